@@ -1,0 +1,46 @@
+# Everything runs in .venv, which the targets make and fill themselves: only Python and make are
+# needed. PYTHON=... chooses the interpreter that .venv is made with.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: help demo test test-peers lint clean
+
+help:
+	@echo "make demo        train two networks on real data, save and load them"
+	@echo "make test        run the tests"
+	@echo "make test-peers  run them beside PyTorch, JAX and array-api-strict"
+	@echo "make lint        check format, rules and types"
+	@echo "make clean       remove what these targets made"
+
+demo: .venv/.plain
+	$(BIN)/python -m lamina demo
+
+test: .venv/.test
+	$(BIN)/python -m pytest -q -n auto
+
+test-peers: .venv/.peers
+	$(BIN)/python -m pytest -q -n auto
+
+lint: .venv/.lint
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.venv/.plain: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Lamina needs Python 3.11 or newer; choose one: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(PIP) install --editable .
+	@touch $@
+
+# Each of these adds the dependencies of one extra.
+.venv/.test .venv/.lint: .venv/.%: .venv/.plain
+	$(PIP) install --editable '.[$*]'
+	@touch $@
+
+.venv/.peers: .venv/.test
+	$(PIP) install --editable '.[test,peers]'
+	@touch $@

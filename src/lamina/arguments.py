@@ -1,0 +1,168 @@
+"""Checks of arguments. Each error says who refuses what, what it expected, and how to mend it.
+
+Every function takes the `owner` that speaks in the error: a layer, or a name.
+"""
+
+import operator
+from collections.abc import Collection
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+NDArray = npt.NDArray[Any]
+
+FLOATS: Final = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+def say(owner: object) -> str:
+    """Return how `owner` names itself in an error: on one line."""
+    text = owner if isinstance(owner, str) else repr(owner)
+    return text if "\n" not in text else type(owner).__name__
+
+
+def integer(owner: object, name: str, value: Any, least: int = 1) -> int:
+    """Return `value` as an int that is at least `least`."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{say(owner)}: {name} must be an integer, got {value!r}")
+    if number < least:
+        raise ValueError(f"{say(owner)}: {name} must be at least {least}, got {value!r}")
+    return number
+
+
+def integers(owner: object, name: str, value: Any, count: int, least: int = 1) -> tuple[int, ...]:
+    """Return `value`, an integer for all or one for each of `count` axes, as a tuple."""
+    if isinstance(value, (tuple, list)):
+        if len(value) != count:
+            raise ValueError(
+                f"{say(owner)}: {name} must be an integer or {count} of them, "
+                f"one an axis, got {value!r}"
+            )
+        return tuple(integer(owner, name, v, least) for v in value)
+    return (integer(owner, name, value, least),) * count
+
+
+def number(
+    owner: object, name: str, value: Any, low: float = -np.inf, high: float = np.inf
+) -> float:
+    """Return `value` as a float in [low, high]."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(
+        value, (int, float, np.integer, np.floating)
+    ):
+        raise TypeError(f"{say(owner)}: {name} must be a number, got {value!r}")
+    if not low <= value <= high:
+        raise ValueError(f"{say(owner)}: {name} must lie in [{low:g}, {high:g}], got {value!r}")
+    return float(value)
+
+
+def choice(owner: object, name: str, value: Any, options: Collection[Any]) -> Any:
+    """Return `value` if it is one of `options`."""
+    if not isinstance(value, (str, bool, int, type(None))) or value not in options:
+        listed = ", ".join(map(repr, options))
+        raise ValueError(f"{say(owner)}: {name} must be one of {listed}; got {value!r}")
+    return value
+
+
+def float_dtype(owner: object, dtype: npt.DTypeLike | None) -> np.dtype[Any]:
+    """Return `dtype` as float32 or float64."""
+    try:
+        found = None if dtype is None else np.dtype(dtype)
+    except TypeError:
+        found = None
+    if found not in FLOATS:
+        raise TypeError(f"{say(owner)}: dtype must be float32 or float64, got {dtype!r}")
+    return found
+
+
+def array(owner: object, name: str, x: Any, dtype: np.dtype[Any] | None = None) -> NDArray:
+    """Return `x` as an array of `dtype`; None takes float32 and float64 alike.
+
+    Values are never rounded: a wrong dtype is an error that names both cures. Arrays in the other
+    byte order are copied into the machine's own.
+    """
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(
+            f"{say(owner)}: {name} is a masked array, whose mask would be lost; "
+            f"fill it first ({name}.filled(0)) or, for padded sequences, pass lengths="
+        )
+    found: NDArray = np.asarray(x)
+    if not found.dtype.isnative:
+        found = found.astype(found.dtype.newbyteorder("="))
+    if dtype is not None and found.dtype != dtype:
+        cure = f"cast it: {name}.astype(np.{dtype})"
+        if found.dtype in FLOATS:
+            cure += (
+                f"; or, if {found.dtype} is what you compute in, build the layer with "
+                f"dtype=np.{found.dtype} or convert it: layer.astype(np.{found.dtype})"
+            )
+        raise TypeError(f"{say(owner)}: {name} has dtype {found.dtype}, expected {dtype}; {cure}")
+    if dtype is None and found.dtype not in FLOATS:
+        raise TypeError(
+            f"{say(owner)}: {name} has dtype {found.dtype}, expected float32 or float64; "
+            f"cast it: {name}.astype(np.float32)"
+        )
+    return found
+
+
+def features(owner: object, x: NDArray, count: int, ndim: int | None = None) -> None:
+    """Check that x has `count` features in its last axis and, where given, `ndim` axes."""
+    if ndim is not None and x.ndim != ndim:
+        raise ValueError(
+            f"{say(owner)}: x has {x.ndim} axes (shape {x.shape}), expected {ndim}, "
+            f"channels last, batch first"
+        )
+    if x.ndim < 1 or x.shape[-1] != count:
+        found = f"{x.shape[-1]} features in its last axis" if x.ndim else "no axes"
+        raise ValueError(f"{say(owner)}: x has {found} (shape {x.shape}), expected {count}")
+
+
+def gradient(
+    owner: object, dy: Any, shape: tuple[int, ...], dtype: np.dtype[Any] | None
+) -> NDArray:
+    """Return dy as an array of the shape and dtype of y."""
+    found = array(owner, "dy", dy, dtype)
+    if found.shape != shape:
+        raise ValueError(
+            f"{say(owner)}: dy has shape {found.shape}, expected {shape}, the shape of y"
+        )
+    return found
+
+
+def lengths(owner: object, lengths: Any, x: NDArray, ndim: int = 3) -> NDArray | None:
+    """Return `lengths` as an integer array of shape (N,) in [0, T], for x of shape (N, T, ...).
+
+    `ndim` is the least number of axes with which x is a batch of sequences to this owner.
+    """
+    if lengths is None:
+        return None
+    if x.ndim < ndim:
+        raise ValueError(
+            f"{say(owner)}: lengths go with x of shape (N, T, ...), {ndim} axes or more; "
+            f"x has shape {x.shape}"
+        )
+    found = np.asarray(lengths)
+    if found.size == 0 and found.ndim == 1:
+        found = found.astype(np.int64)
+    if found.dtype.kind not in "iu":
+        raise TypeError(f"{say(owner)}: lengths must be integers, got dtype {found.dtype}")
+    if found.shape != x.shape[:1]:
+        raise ValueError(
+            f"{say(owner)}: lengths has shape {found.shape}, expected {x.shape[:1]}, "
+            f"one length a sample of x (shape {x.shape})"
+        )
+    if found.size and not (found.min() >= 0 and found.max() <= x.shape[1]):
+        raise ValueError(
+            f"{say(owner)}: lengths must lie in 0 ... {x.shape[1]}, the steps of x; "
+            f"got {found.min()} ... {found.max()}"
+        )
+    return found.astype(np.int64)
+
+
+def no_lengths(owner: object, lengths: Any, reason: str) -> None:
+    """Refuse `lengths` where the owner cannot serve them."""
+    if lengths is not None:
+        raise ValueError(f"{say(owner)}: takes no lengths=; {reason}")

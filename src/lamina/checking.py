@@ -1,0 +1,203 @@
+"""`lm.check`: whether a layer's gradients are those of its forward pass, and precision holds."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .initializers import RNG, generator
+from .layer import Layer
+
+NDArray = npt.NDArray[Any]
+
+GRADIENT_TOLERANCE = 1e-6
+"""Relative, in float64 with the step below: central differences are right to about 1e-9."""
+STEP = 1e-5
+TWIN_TOLERANCE = 256 * float(np.finfo(np.float32).eps)
+"""Relative to the largest value of the array in question."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One comparison: what was compared, the relative error found, the one allowed."""
+
+    name: str
+    error: float
+    tolerance: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether the error is small enough; NaN is not."""
+        return self.error <= self.tolerance
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `check` found for one layer; its text is a line a comparison."""
+
+    layer: str
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every comparison held."""
+        return all(finding.ok for finding in self.findings)
+
+    def __str__(self) -> str:
+        lines = [
+            f"  {'ok  ' if f.ok else 'FAIL'}  {f.name:<24} error {f.error:.1e}  "
+            f"(allowed {f.tolerance:.1e})"
+            for f in self.findings
+        ]
+        return "\n".join([self.layer, *lines])
+
+
+class CheckError(AssertionError):
+    """A layer failed `check`; the message is the whole report."""
+
+
+def check(
+    layer: Layer,
+    x: npt.ArrayLike,
+    *,
+    lengths: npt.ArrayLike | None = None,
+    training: bool = True,
+    rng: RNG = 0,
+) -> Report:
+    r"""Check a layer's gradients, and its results in float32 against those in float64.
+
+    With :math:`L = \langle y, u \rangle` for a random u, `backward(u)` must give the gradient of L.
+    For each of x and the parameters p, along a random direction v,
+
+    .. math::
+        \langle \partial L / \partial p, v \rangle \approx
+        \frac{L(p + h v) - L(p - h v)}{2 h}, \quad h = 10^{-5} \max(1, \max |p|),
+
+    is compared in float64. The *twin* compares y, dx and the gradients of the layer in float32 with
+    those in float64. The layer itself is left as it is.
+
+    Parameters
+    ----------
+    layer : Layer
+        Of Lamina, or your own.
+    x : array
+        An input, of a few elements to a few thousand. Integers (as Embedding takes) have no dx.
+    lengths : integer array, optional
+    training : bool
+        Check the pass of training or that of inference.
+    rng : int, numpy.random.Generator or None
+        Draws u and v.
+
+    Returns
+    -------
+    Report
+        With every comparison and its error.
+
+    Raises
+    ------
+    CheckError
+        A gradient or the twin is off; the message is the report.
+
+    References
+    ----------
+    A. Griewank, A. Walther, *Evaluating Derivatives* (2008), sec. 1.1: central differences.
+
+    Examples
+    --------
+    >>> from lamina import Linear
+    >>> report = check(Linear(3, 2, rng=0), np.ones((4, 3), np.float32))
+    >>> report.ok
+    True
+    """
+    rng = generator(rng)
+    x = np.asarray(x)
+    options: dict[str, Any] = {"training": training}
+    if lengths is not None:
+        options["lengths"] = np.asarray(lengths)
+
+    wide = _Probe(layer.astype(np.float64), _as(x, np.float64), options)
+    u = rng.standard_normal(wide.y.shape)
+    exact = wide.gradients(u)
+    findings = [
+        Finding(
+            f"gradient of {name}", _difference(wide, name, exact[name], u, rng), GRADIENT_TOLERANCE
+        )
+        for name in exact
+    ]
+
+    narrow = _Probe(layer.astype(np.float32), _as(x, np.float32), options)
+    rounded = narrow.gradients(u.astype(np.float32))
+    findings.append(Finding("float32 y", _distance(narrow.y, wide.y), TWIN_TOLERANCE))
+    findings += [
+        Finding(
+            f"float32 gradient of {name}", _distance(rounded[name], exact[name]), TWIN_TOLERANCE
+        )
+        for name in exact
+    ]
+
+    report = Report(repr(layer), tuple(findings))
+    if not report.ok:
+        raise CheckError(str(report))
+    return report
+
+
+class _Probe:
+    """A layer at a point: every pass starts from the same buffers, so Dropout drops the same."""
+
+    def __init__(self, layer: Layer, x: NDArray, options: Mapping[str, Any]) -> None:
+        self.layer, self.x, self.options = layer, x, options
+        self.y, self.cache = self._forward(layer, x)
+
+    def _forward(self, layer: Layer, x: NDArray) -> tuple[NDArray, Any]:
+        return copy.deepcopy(layer).forward(x, **self.options)
+
+    def gradients(self, u: NDArray) -> dict[str, NDArray]:
+        """Return the gradients of <y, u> by name, x among them if it has one."""
+        dx, grads = self.layer.backward(u, self.cache)
+        missing = set(self.layer.params) - set(grads)
+        if missing:
+            raise CheckError(f"{self.layer!r}: backward gave no gradient for {sorted(missing)}")
+        return ({"x": dx} if self.x.dtype.kind == "f" else {}) | grads
+
+    def loss(self, name: str, value: NDArray, u: NDArray) -> float:
+        """Return <y, u> with x or a parameter replaced by `value`."""
+        if name == "x":
+            return float(np.sum(self._forward(self.layer, value)[0] * u))
+        layer = copy.deepcopy(self.layer)
+        layer.assign({name: value})
+        return float(np.sum(self._forward(layer, self.x)[0] * u))
+
+
+def _difference(
+    probe: _Probe, name: str, gradient: NDArray, u: NDArray, rng: np.random.Generator
+) -> float:
+    """Return the relative error of a gradient along a random direction."""
+    p = probe.x if name == "x" else probe.layer.params[name]
+    if gradient.shape != p.shape:
+        raise CheckError(
+            f"{probe.layer!r}: the gradient of {name} has shape {gradient.shape}, "
+            f"expected {p.shape}"
+        )
+    if p.size == 0:
+        return 0.0
+    v = rng.standard_normal(p.shape)
+    h = STEP * max(1.0, float(np.max(np.abs(p))))
+    numeric = (probe.loss(name, p + h * v, u) - probe.loss(name, p - h * v, u)) / (2 * h)
+    analytic = float(np.sum(gradient * v))
+    # The size of the terms: a sum that cancels to nothing has no relative error of its own.
+    scale = float(np.sqrt(np.sum((gradient * v) ** 2))) or 1.0
+    return abs(numeric - analytic) / max(scale, abs(analytic))
+
+
+def _distance(a: NDArray, b: NDArray) -> float:
+    """Return the largest difference relative to the largest value."""
+    if b.size == 0:
+        return 0.0
+    return float(np.max(np.abs(a - b)) / (np.max(np.abs(b)) or 1.0))
+
+
+def _as(x: NDArray, dtype: npt.DTypeLike) -> NDArray:
+    return x.astype(dtype) if x.dtype.kind == "f" else x

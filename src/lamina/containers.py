@@ -1,0 +1,435 @@
+"""Layers made of layers: Sequential, Residual, Concat. They present the protocol of Layer."""
+
+import textwrap
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from .arguments import array
+from .initializers import RNG
+from .layer import Arrays, Layer, NDArray, Shape
+
+
+class Container(Layer):
+    """What all containers share: named children, whose arrays and gradients they present."""
+
+    _children: dict[str, Layer]
+
+    def children(self) -> dict[str, Layer]:
+        """Return the layers inside this one, by name."""
+        return self._children
+
+    def _adopt(self, layers: Iterable[Any]) -> dict[str, Layer]:
+        """Return the layers under the names "0", "1", ..., refusing what is no layer."""
+        adopted = {}
+        for i, layer in enumerate(layers):
+            if not isinstance(layer, Layer):
+                hint = ""
+                if isinstance(layer, (list, tuple)):
+                    hint = f"; write {type(self).__name__}(*layers)"
+                elif isinstance(layer, type) and issubclass(layer, Layer):
+                    hint = f"; write {layer.__name__}(...)"
+                raise TypeError(
+                    f"{type(self).__name__}: argument {i} must be a Layer, got {layer!r}{hint}"
+                )
+            adopted[str(i)] = layer
+        return adopted
+
+    def _named(self, arrays: str) -> Iterator[tuple[str, NDArray]]:
+        for name, child in self._children.items():
+            for key, a in getattr(child, arrays).items():
+                yield f"{name}.{key}", a
+
+    def _distinct(self, arrays: str) -> Arrays:
+        first: dict[int, str] = {}
+        return {name: a for name, a in self._named(arrays) if first.setdefault(id(a), name) == name}
+
+    @property  # type: ignore[misc]
+    def params(self) -> Arrays:
+        """The parameters of all layers by dotted name; a shared one under its first name."""
+        return self._distinct("params")
+
+    @property  # type: ignore[misc]
+    def buffers(self) -> Arrays:
+        """The buffers of all layers by dotted name; a shared one under its first name."""
+        return self._distinct("buffers")
+
+    def _gather(self, grads: dict[str, Arrays]) -> Arrays:
+        """Join the gradients of the children by name; those of a shared parameter add."""
+        first: dict[int, str] = {}
+        owner = {name: first.setdefault(id(a), name) for name, a in self._named("params")}
+        total: Arrays = {}
+        for name in self._children:
+            for key, g in grads[name].items():
+                full = owner[f"{name}.{key}"]
+                total[full] = total[full] + g if full in total else g
+        return total
+
+    @property
+    def stepwise(self) -> bool:  # type: ignore[override]
+        """Whether every layer inside may `step`."""
+        return all(child.stepwise for child in self._children.values())
+
+    def initial_state(self, n: int) -> Any:
+        """Return the state before the first step of `n` sequences: a tuple, an entry a layer."""
+        return tuple(layer.initial_state(n) for layer in self._children.values())
+
+    def _states(self, state: Any, name: str) -> tuple[Any, ...]:
+        count = len(self._children)
+        if state is None:
+            return (None,) * count
+        if not isinstance(state, tuple) or len(state) != count:
+            found = f"{len(state)} entries" if isinstance(state, tuple) else type(state).__name__
+            raise ValueError(
+                f"{type(self).__name__}: {name} must be a tuple of {count} entries, one a layer, "
+                f"as initial_state(n) gives; got {found}"
+            )
+        return state
+
+    def flops(self, shape: Shape) -> int:
+        """Return the additions and multiplications of a forward pass over x of `shape`."""
+        return sum(layer.flops(given) for _, layer, given in self.trace(shape) if layer is not self)
+
+    def __repr__(self) -> str:
+        lines = [
+            f"{child!r}," if name.isdigit() else f"{name}={child!r},"
+            for name, child in self._children.items()
+        ]
+        if not lines:
+            return f"{type(self).__name__}()"
+        inside = textwrap.indent("\n".join(lines), "  ")
+        return f"{type(self).__name__}(\n{inside}\n)"
+
+
+@contextmanager
+def _within(owner: Layer, name: str) -> Iterator[None]:
+    """Let an error say in which layer of a container it arose."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        error.add_note(f"in layer {name} of {type(owner).__name__}")
+        raise
+
+
+class Sequential(Container):
+    """Layers one after the other: y = f_k(... f_1(f_0(x))).
+
+    Parameters
+    ----------
+    *layers : Layer
+        In order; their names are "0", "1", .... A layer that appears twice is one set of
+        parameters, whose gradients add. No layers: y = x.
+    rng : int, numpy.random.Generator or None
+        Where given, all parameters are drawn anew, seeded by name, as `initialize(rng)` does.
+
+    Examples
+    --------
+    >>> from lamina import Linear
+    >>> model = Sequential(Linear(4, 8), Linear(8, 2), rng=0)
+    >>> sorted(model.params)
+    ['0.bias', '0.weight', '1.bias', '1.weight']
+    >>> x = np.ones((5, 4), np.float32)
+    >>> y, cache = model.forward(x, training=True)
+    >>> dx, grads = model.backward(np.ones_like(y), cache)
+    >>> dx.shape, grads["1.weight"].shape
+    ((5, 4), (8, 2))
+    """
+
+    def __init__(self, *layers: Layer, rng: RNG = None) -> None:
+        self._children = self._adopt(layers)
+        if rng is not None:
+            self.initialize(rng)
+
+    def forward(
+        self, x: NDArray, *, lengths: Any = None, training: bool = False, sample_ids: Any = None
+    ) -> tuple[NDArray, Any]:
+        """Return y and the cache of `backward`."""
+        caches = []
+        for name, layer in self._children.items():
+            with _within(self, name):
+                options = layer._accepted(lengths, sample_ids)
+                x, cache = layer.forward(x, **options, training=training)
+                lengths = _after(layer, lengths)
+            caches.append(cache)
+        return x, caches
+
+    def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
+        """Return dx and the gradients of all parameters, by dotted name."""
+        grads = {}
+        for (name, layer), c in zip(reversed(self._children.items()), reversed(cache), strict=True):
+            with _within(self, name):
+                dy, grads[name] = layer.backward(dy, c)
+        return dy, self._gather(grads)
+
+    def __call__(  # type: ignore[override]
+        self, x: NDArray, *, lengths: Any = None, sample_ids: Any = None
+    ) -> NDArray:
+        """Return y, at inference: nothing is kept, and any number of threads may call."""
+        for name, layer in self._children.items():
+            with _within(self, name):
+                x = layer(x, **layer._accepted(lengths, sample_ids))
+                lengths = _after(layer, lengths)
+        return x
+
+    def run(
+        self, x: NDArray, state: Any = None, *, lengths: Any = None, training: bool = False
+    ) -> tuple[NDArray, Any, Any]:
+        """Return y, the state after the last step, and the cache of `run_backward`."""
+        states = self._states(state, "state")
+        after, caches = [], []
+        for (name, layer), before in zip(self._children.items(), states, strict=True):
+            with _within(self, name):
+                x, s, c = layer.run(x, before, lengths=lengths, training=training)
+                lengths = _after(layer, lengths)
+            after.append(s)
+            caches.append(c)
+        return x, tuple(after), caches
+
+    def run_backward(self, dy: NDArray, dstate: Any, cache: Any) -> tuple[NDArray, Any, Arrays]:
+        """Return dx, the gradient of the state before the first step, and those of parameters.
+
+        `dstate` is the gradient of the state after the last step; None stands for zero.
+        """
+        dstates = self._states(dstate, "dstate")
+        before, grads = [], {}
+        for (name, layer), d, c in reversed(
+            list(zip(self._children.items(), dstates, cache, strict=True))
+        ):
+            with _within(self, name):
+                dy, d0, grads[name] = layer.run_backward(dy, d, c)
+            before.append(d0)
+        return dy, tuple(reversed(before)), self._gather(grads)
+
+    def step(self, x_t: NDArray, state: Any) -> tuple[NDArray, Any]:
+        """Return y at one step, at inference, and the next state; x_t has shape (N, features)."""
+        after = []
+        states = self._states(state, "state")
+        for (name, layer), before in zip(self._children.items(), states, strict=True):
+            with _within(self, name):
+                x_t, s = layer.step(x_t, before)
+            after.append(s)
+        return x_t, tuple(after)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """Return the shape of y for x of `shape`."""
+        for name, layer in self._children.items():
+            with _within(self, name):
+                shape = layer.output_shape(shape)
+        return shape
+
+    def output_lengths(self, lengths: NDArray) -> NDArray | None:
+        """Return the lengths of y's sequences; None where y has no steps."""
+        for layer in self._children.values():
+            lengths = _after(layer, lengths)
+        return lengths
+
+    def trace(self, shape: Shape, prefix: str = "") -> Iterator[tuple[str, Layer, Shape]]:
+        """Follow a shape through: dotted names, layers and the shapes that they are given."""
+        for name, layer in self._children.items():
+            yield from layer.trace(shape, f"{prefix}.{name}" if prefix else name)
+            shape = layer.output_shape(shape)
+
+
+class _Parallel(Container):
+    """Branches that are all given x, and whose outputs are joined."""
+
+    @abstractmethod
+    def _join(self, ys: list[NDArray]) -> NDArray:
+        """Return y."""
+
+    @abstractmethod
+    def _split(self, dy: NDArray, shapes: list[Shape]) -> list[NDArray]:
+        """Return the gradient of each branch's output, which has that shape."""
+
+    @abstractmethod
+    def _joined(self, shapes: list[Shape]) -> Shape:
+        """Return the shape of y; raise a ValueError where the branches do not fit together."""
+
+    def forward(
+        self, x: NDArray, *, lengths: Any = None, training: bool = False, sample_ids: Any = None
+    ) -> tuple[NDArray, Any]:
+        """Return y and the cache of `backward`."""
+        ys, caches = [], []
+        for name, layer in self._children.items():
+            with _within(self, name):
+                options = layer._accepted(lengths, sample_ids)
+                y, cache = layer.forward(x, **options, training=training)
+            ys.append(y)
+            caches.append(cache)
+        return self._checked_join(ys, lengths), ([y.shape for y in ys], caches)
+
+    def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
+        """Return dx, the sum over the branches, and the gradients of all parameters."""
+        shapes, caches = cache
+        dys = self._split(dy, shapes)
+        dxs, grads = [], {}
+        for (name, layer), d, c in zip(self._children.items(), dys, caches, strict=True):
+            with _within(self, name):
+                dx, grads[name] = layer.backward(d, c)
+            dxs.append(dx)
+        return sum(dxs[1:], start=dxs[0]), self._gather(grads)
+
+    def __call__(  # type: ignore[override]
+        self, x: NDArray, *, lengths: Any = None, sample_ids: Any = None
+    ) -> NDArray:
+        """Return y, at inference: nothing is kept, and any number of threads may call."""
+        ys = []
+        for name, layer in self._children.items():
+            with _within(self, name):
+                ys.append(layer(x, **layer._accepted(lengths, sample_ids)))
+        return self._checked_join(ys, lengths)
+
+    def run(
+        self, x: NDArray, state: Any = None, *, lengths: Any = None, training: bool = False
+    ) -> tuple[NDArray, Any, Any]:
+        """Return y, the state after the last step, and the cache of `run_backward`."""
+        states = self._states(state, "state")
+        ys, after, caches = [], [], []
+        for (name, layer), before in zip(self._children.items(), states, strict=True):
+            with _within(self, name):
+                y, s, c = layer.run(x, before, lengths=lengths, training=training)
+            ys.append(y)
+            after.append(s)
+            caches.append(c)
+        return self._checked_join(ys, lengths), tuple(after), ([y.shape for y in ys], caches)
+
+    def run_backward(self, dy: NDArray, dstate: Any, cache: Any) -> tuple[NDArray, Any, Arrays]:
+        """Return dx, the gradient of the state before the first step, and those of parameters."""
+        shapes, caches = cache
+        dstates = self._states(dstate, "dstate")
+        dys = self._split(dy, shapes)
+        dxs, before, grads = [], [], {}
+        for (name, layer), d, ds, c in zip(
+            self._children.items(), dys, dstates, caches, strict=True
+        ):
+            with _within(self, name):
+                dx, d0, grads[name] = layer.run_backward(d, ds, c)
+            dxs.append(dx)
+            before.append(d0)
+        return sum(dxs[1:], start=dxs[0]), tuple(before), self._gather(grads)
+
+    def step(self, x_t: NDArray, state: Any) -> tuple[NDArray, Any]:
+        """Return y at one step, at inference, and the next state; x_t has shape (N, features)."""
+        ys, after = [], []
+        states = self._states(state, "state")
+        for (name, layer), before in zip(self._children.items(), states, strict=True):
+            with _within(self, name):
+                y, s = layer.step(x_t, before)
+            ys.append(y)
+            after.append(s)
+        return self._checked_join(ys, None), tuple(after)
+
+    def _checked_join(self, ys: list[NDArray], lengths: Any) -> NDArray:
+        self._joined([y.shape for y in ys])
+        if lengths is not None:
+            self.output_lengths(np.asarray(lengths))
+        return self._join(ys)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """Return the shape of y for x of `shape`."""
+        return self._joined([layer.output_shape(shape) for layer in self._children.values()])
+
+    def output_lengths(self, lengths: NDArray) -> NDArray | None:
+        """Return the lengths of y's sequences, on which all branches must agree."""
+        found: list[NDArray | None] = [_after(layer, lengths) for layer in self._children.values()]
+        for other in found[1:]:
+            if (other is None) != (found[0] is None) or not np.all(other == found[0]):
+                raise ValueError(
+                    f"{type(self).__name__}: its branches turn the lengths {lengths} into "
+                    f"{found[0]} and {other}; give all the same strides and padding in time"
+                )
+        return found[0]
+
+    def trace(self, shape: Shape, prefix: str = "") -> Iterator[tuple[str, Layer, Shape]]:
+        """Follow a shape through: dotted names, layers and the shapes that they are given."""
+        for name, layer in self._children.items():
+            yield from layer.trace(shape, f"{prefix}.{name}" if prefix else name)
+
+
+class Residual(_Parallel):
+    """The sum of a body and a shortcut: y = body(x) + shortcut(x).
+
+    Parameters
+    ----------
+    body : Layer
+        Most often a `Sequential`. Its output must have the shape of the shortcut's.
+    shortcut : Layer, optional
+        The identity where left out; a 1x1 convolution where shapes change.
+
+    References
+    ----------
+    K. He, X. Zhang, S. Ren, J. Sun, *Deep Residual Learning for Image Recognition* (2016), eq. 1-2.
+
+    Examples
+    --------
+    >>> from lamina import Linear
+    >>> block = Residual(Linear(4, 4, rng=0))
+    >>> x = np.ones((2, 4), np.float32)
+    >>> bool(np.allclose(block(x), block.children()["body"](x) + x))
+    True
+    """
+
+    def __init__(self, body: Layer, shortcut: Layer | None = None) -> None:
+        self._adopt([body, *([] if shortcut is None else [shortcut])])
+        self._children = {"body": body, "shortcut": Sequential() if shortcut is None else shortcut}
+
+    def _joined(self, shapes: list[Shape]) -> Shape:
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"Residual: the body gives shape {shapes[0]} and the shortcut {shapes[1]}; "
+                "give shortcut= a layer that maps x to the body's shape"
+            )
+        return shapes[0]
+
+    def _join(self, ys: list[NDArray]) -> NDArray:
+        return ys[0] + ys[1]
+
+    def _split(self, dy: NDArray, shapes: list[Shape]) -> list[NDArray]:
+        return [dy, dy]
+
+
+class Concat(_Parallel):
+    """The outputs of several branches, side by side in the last axis.
+
+    Parameters
+    ----------
+    *branches : Layer
+        At least one. Their outputs agree in all axes but the last.
+
+    Examples
+    --------
+    >>> from lamina import Linear
+    >>> Concat(Linear(4, 3), Linear(4, 5)).output_shape((2, 4))
+    (2, 8)
+    """
+
+    def __init__(self, *branches: Layer) -> None:
+        if not branches:
+            raise ValueError("Concat: needs at least one branch, got none")
+        self._children = self._adopt(branches)
+
+    def _joined(self, shapes: list[Shape]) -> Shape:
+        if any(shape[:-1] != shapes[0][:-1] for shape in shapes):
+            raise ValueError(
+                f"Concat: the branches' outputs have shapes {', '.join(map(str, shapes))}; "
+                "they must agree in all axes but the last"
+            )
+        return (*shapes[0][:-1], sum(shape[-1] for shape in shapes))
+
+    def _join(self, ys: list[NDArray]) -> NDArray:
+        return np.concatenate(ys, axis=-1)
+
+    def _split(self, dy: NDArray, shapes: list[Shape]) -> list[NDArray]:
+        dy = array(self, "dy", dy, None)
+        joined = self._joined(shapes)
+        if dy.shape != joined:
+            raise ValueError(f"Concat: dy has shape {dy.shape}, expected {joined}, the shape of y")
+        return np.split(dy, np.cumsum([shape[-1] for shape in shapes])[:-1], axis=-1)
+
+
+def _after(layer: Layer, lengths: Any) -> Any:
+    """Return the lengths of a layer's output."""
+    return None if lengths is None else layer.output_lengths(lengths)

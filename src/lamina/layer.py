@@ -1,0 +1,313 @@
+"""The abstract Layer: what a layer promises, and the defaults it may rely on."""
+
+import copy
+import inspect
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from .arguments import float_dtype, say
+from .initializers import BLANK, RNG, generator
+from .summary import table
+
+NDArray = npt.NDArray[Any]
+Arrays = dict[str, NDArray]
+Shape = tuple[int, ...]
+
+
+class Parameter:
+    """An attribute that stands for ``layer.params[name]`` or ``layer.buffers[name]``.
+
+    It reads None where the layer was built without it (``bias=False``). Assigning checks shape
+    and dtype and writes into the array that is there.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, layer: "Layer | None", owner: type) -> Any:
+        if layer is None:
+            return self
+        array = layer.params.get(self.name)
+        return layer.buffers.get(self.name) if array is None else array
+
+    def __set__(self, layer: "Layer", value: Any) -> None:
+        layer.assign({self.name: value})
+
+
+class Layer(ABC):
+    """A function of an array, with parameters, and its gradient.
+
+    A layer of your own needs `forward` and `backward`; everything else has a default.
+
+    Attributes
+    ----------
+    params : dict of str to array
+        What training changes, by name.
+    buffers : dict of str to array
+        State that is saved with the layer but has no gradient.
+    dtype : numpy.dtype or None
+        The dtype of the parameters; None for a layer without.
+
+    Examples
+    --------
+    >>> class Scale(Layer):
+    ...     def __init__(self, features):
+    ...         self.params["scale"] = np.ones(features, np.float32)
+    ...
+    ...     def forward(self, x, *, training=False):
+    ...         return x * self.params["scale"], x
+    ...
+    ...     def backward(self, dy, cache):
+    ...         dscale = (dy * cache).sum(axis=tuple(range(dy.ndim - 1)))
+    ...         return dy * self.params["scale"], {"scale": dscale}
+    >>> layer = Scale(3)
+    >>> layer
+    Scale(3)
+    >>> y, cache = layer.forward(np.ones((2, 3), np.float32))
+    >>> dx, grads = layer.backward(y, cache)
+    >>> grads["scale"]
+    array([2., 2., 2.], dtype=float32)
+    """
+
+    stepwise: ClassVar[bool] = False
+    """Whether y at a step depends on x at that step alone, so that the layer may `step`."""
+
+    _params: Arrays
+    _buffers: Arrays
+    _config: dict[str, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Remember the arguments, which are the layer's `config`; a subclass need not call up."""
+        self = super().__new__(cls)
+        object.__setattr__(self, "_params", {})
+        object.__setattr__(self, "_buffers", {})
+        try:
+            bound = inspect.signature(cls.__init__).bind(self, *args, **kwargs)
+        except TypeError:  # __init__ will say it better; and pickle calls without arguments
+            config = {}
+        else:
+            bound.apply_defaults()
+            config = dict(list(bound.arguments.items())[1:])
+            config.pop("rng", None)
+        object.__setattr__(self, "_config", config)
+        return self
+
+    # What a layer computes
+
+    @abstractmethod
+    def forward(self, x: NDArray, *, training: bool = False) -> tuple[NDArray, Any]:
+        """Return y and the cache that `backward` needs.
+
+        A layer that sequences pass through takes ``lengths=`` as well, one whose output depends
+        on the identity of samples ``sample_ids=``; containers hand both on to those that do.
+        """
+
+    @abstractmethod
+    def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
+        """Return dx and the gradients of the parameters, by name."""
+
+    def __call__(self, x: NDArray, **options: Any) -> NDArray:
+        """Return y, at inference: nothing is kept, and any number of threads may call."""
+        return self.forward(x, **options)[0]
+
+    # Sequences, step by step
+
+    def initial_state(self, n: int) -> Any:
+        """Return the state before the first step of `n` sequences: arrays in tuples."""
+        self._refuse_steps()
+        return ()
+
+    def run(
+        self, x: NDArray, state: Any = None, *, lengths: Any = None, training: bool = False
+    ) -> tuple[NDArray, Any, Any]:
+        """Return y, the state after the last step, and the cache of `run_backward`."""
+        self._refuse_steps()
+        y, cache = self.forward(x, **self._accepted(lengths, None), training=training)
+        return y, (), cache
+
+    def run_backward(self, dy: NDArray, dstate: Any, cache: Any) -> tuple[NDArray, Any, Arrays]:
+        """Return dx, the gradient of the state before the first step, and those of parameters."""
+        dx, grads = self.backward(dy, cache)
+        return dx, (), grads
+
+    def step(self, x_t: NDArray, state: Any) -> tuple[NDArray, Any]:
+        """Return y at one step, at inference, and the next state; x_t has shape (N, features)."""
+        self._refuse_steps()
+        return self(x_t), ()
+
+    def _refuse_steps(self) -> None:
+        if not self.stepwise:
+            raise TypeError(
+                f"{say(self)}: cannot go step by step, since an output may depend on later steps; "
+                "use the whole sequence: layer(x)"
+            )
+
+    # Shapes
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """Return the shape of y for x of `shape`; by default, by trying."""
+        return self(np.zeros(shape, self.dtype or np.float32)).shape
+
+    def output_lengths(self, lengths: NDArray) -> NDArray | None:
+        """Return the lengths of y's sequences; None where y has no steps."""
+        return lengths
+
+    def flops(self, shape: Shape) -> int:
+        """Return the additions and multiplications of a forward pass over x of `shape`."""
+        return 0
+
+    # State
+
+    @property
+    def params(self) -> Arrays:
+        """What training changes, by name."""
+        return self._params
+
+    @params.setter
+    def params(self, arrays: Mapping[str, NDArray]) -> None:
+        self._params = dict(arrays)
+
+    @property
+    def buffers(self) -> Arrays:
+        """State that is saved with the layer but has no gradient, by name."""
+        return self._buffers
+
+    @buffers.setter
+    def buffers(self, arrays: Mapping[str, NDArray]) -> None:
+        self._buffers = dict(arrays)
+
+    @property
+    def dtype(self) -> np.dtype[Any] | None:
+        """The dtype of the parameters; None for a layer without."""
+        if "dtype" in self._config:
+            dtype: np.dtype[Any] = np.dtype(self._config["dtype"])
+            return dtype
+        for a in self.params.values():
+            return np.dtype(a.dtype)
+        return None
+
+    def children(self) -> dict[str, "Layer"]:
+        """Return the layers inside this one, by name."""
+        return {}
+
+    def walk(self, prefix: str = "") -> Iterator[tuple[str, "Layer"]]:
+        """Go through this layer and all inside it: dotted names and layers, repeats included."""
+        yield prefix, self
+        for name, child in self.children().items():
+            yield from child.walk(f"{prefix}.{name}" if prefix else name)
+
+    def assign(self, arrays: Mapping[str, Any]) -> None:
+        """Replace the values of parameters and buffers, all of them or, on an error, none.
+
+        Raises
+        ------
+        KeyError
+            A name that the layer does not have.
+        ValueError, TypeError
+            An array of another shape, or of a dtype that would lose values.
+        """
+        here = {**self.params, **self.buffers}
+        new = {}
+        for name, value in arrays.items():
+            if name not in here:
+                known = ", ".join(here) or "none"
+                raise KeyError(
+                    f"{say(self)}: no parameter or buffer named {name!r}; it has {known}"
+                )
+            value = np.asarray(value)
+            if value.shape != here[name].shape:
+                raise ValueError(
+                    f"{say(self)}: {name} has shape {here[name].shape}, got {value.shape}"
+                )
+            if not np.can_cast(value.dtype, here[name].dtype, "same_kind"):
+                raise TypeError(
+                    f"{say(self)}: {name} has dtype {here[name].dtype}, got {value.dtype}"
+                )
+            new[name] = value.copy()
+        for name, value in new.items():
+            here[name][...] = value
+
+    def initialize(self, rng: RNG = None) -> Self:
+        """Draw all parameters anew and return the layer.
+
+        Parameters
+        ----------
+        rng : int, numpy.random.Generator or None
+            Each layer inside is seeded by its name, so that adding one changes no other.
+            None draws fresh entropy.
+        """
+        rng = generator(rng)
+        seed = int(rng.integers(2**63))
+        for name, child in self.children().items():
+            by_name = np.random.default_rng([seed, zlib.crc32(name.encode())])
+            child.initialize(BLANK if rng is BLANK else by_name)
+        return self
+
+    def astype(self, dtype: npt.DTypeLike) -> Self:
+        """Return a copy that computes in float32 or float64."""
+        dtype = float_dtype(self, dtype)
+        other = copy.deepcopy(self)
+        for _, layer in other.walk():
+            layer._cast(dtype)
+        return other
+
+    def _cast(self, dtype: np.dtype[Any]) -> None:
+        """Cast this layer's own floating-point arrays in place."""
+        for arrays in (self._params, self._buffers):
+            for name, a in arrays.items():
+                if a.dtype.kind == "f":
+                    arrays[name] = a.astype(dtype)
+        if "dtype" in self._config:
+            self._config["dtype"] = dtype
+
+    def config(self) -> dict[str, Any]:
+        """Return the arguments that build this layer again, but for `rng`."""
+        return dict(self._config)
+
+    def summary(self, shape: Shape) -> None:
+        """Print the layers with their output shapes, parameters and FLOPs for x of `shape`."""
+        print(table(self, shape))
+
+    def trace(self, shape: Shape, prefix: str = "") -> Iterator[tuple[str, "Layer", Shape]]:
+        """Follow a shape through: dotted names, layers and the shapes that they are given."""
+        yield prefix, self, shape
+
+    # How containers speak to the layers inside
+
+    def _accepted(self, lengths: Any, sample_ids: Any) -> dict[str, Any]:
+        """Return those of the options that were given and that `forward` takes."""
+        if lengths is None and sample_ids is None:
+            return {}
+        takes = inspect.signature(self.forward).parameters
+        options = {}
+        if lengths is not None:
+            if "lengths" not in takes:
+                raise TypeError(
+                    f"{say(self)}: takes no lengths=; give its forward that argument, "
+                    "or put the layer after the sequences are reduced"
+                )
+            options["lengths"] = lengths
+        if sample_ids is not None and "sample_ids" in takes:
+            options["sample_ids"] = sample_ids
+        return options
+
+    def __repr__(self) -> str:
+        signature = inspect.signature(type(self).__init__).parameters
+        config = self.config()
+        said = []
+        for name, parameter in list(signature.items())[1:]:
+            if name not in config:
+                continue
+            value = config[name]
+            if parameter.default is parameter.empty:
+                said.append(repr(value))
+            elif not (value is parameter.default or value == parameter.default):
+                is_dtype = isinstance(value, (type, np.dtype))
+                shown = f"np.{np.dtype(value)}" if is_dtype else repr(value)
+                said.append(f"{name}={shown}")
+        return f"{type(self).__name__}({', '.join(said)})"

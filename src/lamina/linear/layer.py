@@ -1,0 +1,123 @@
+"""The class Linear."""
+
+import math
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import arguments, initializers
+from ..layer import Arrays, Layer, NDArray, Parameter, Shape
+from . import formula
+
+
+class Linear(Layer):
+    r"""An affine map of the last axis: every output is a weighted sum of all inputs.
+
+    .. math:: y_{n,o} = \sum_i x_{n,i} W_{i,o} + b_o
+
+    Parameters
+    ----------
+    in_features, out_features : int
+        I and O, at least 1.
+    bias : bool
+        Whether to add b.
+    init : str
+        The preset that draws the weights, one of `lamina.initializers.PRESETS`.
+    dtype : dtype
+        float32 or float64.
+    rng : int, numpy.random.Generator or None
+        Draws the weights; None takes fresh entropy.
+
+    Attributes
+    ----------
+    weight : array, shape (I, O)
+    bias : array, shape (O,), or None
+
+    Notes
+    -----
+    x has shape (..., I), any number of leading axes; y has shape (..., O). With ``lengths``, x has
+    shape (N, T, ..., I).
+
+    Raises
+    ------
+    ValueError, TypeError
+        x has another number of features or another dtype.
+
+    References
+    ----------
+    I. Goodfellow, Y. Bengio, A. Courville, *Deep Learning* (2016), sec. 6.5.6, gives the gradients.
+
+    Examples
+    --------
+    >>> layer = Linear(2, 3, dtype=np.float64, rng=0)
+    >>> layer.weight = [[1, -1, 0.5], [0, 2, 0.5]]
+    >>> layer.bias = [0, 1, -1]
+    >>> y, cache = layer.forward(np.array([[1.0, 2.0]]), training=True)
+    >>> y
+    array([[1. , 4. , 0.5]])
+    >>> dx, grads = layer.backward(np.ones((1, 3)), cache)
+    >>> dx
+    array([[0.5, 2.5]])
+    >>> grads["weight"]
+    array([[1., 1., 1.],
+           [2., 2., 2.]])
+    """
+
+    stepwise = True
+    weight = Parameter()
+    bias = Parameter()
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        bias: bool = True,
+        init: str = "glorot_uniform",
+        dtype: npt.DTypeLike = np.float32,
+        rng: initializers.RNG = None,
+    ) -> None:
+        self.in_features = arguments.integer(self, "in_features", in_features)
+        self.out_features = arguments.integer(self, "out_features", out_features)
+        self.has_bias = arguments.choice(self, "bias", bias, (True, False))
+        self.init = arguments.choice(self, "init", init, initializers.PRESETS)
+        arguments.float_dtype(self, dtype)
+        self.initialize(rng)
+
+    def initialize(self, rng: initializers.RNG = None) -> Self:
+        """Draw all parameters anew and return the layer."""
+        rng = initializers.generator(rng)
+        dtype = self.dtype
+        fans = self.in_features, self.out_features
+        self.params = {"weight": initializers.draw(self.init, fans, *fans, rng, dtype)}
+        if self.has_bias:
+            shape = (self.out_features,)
+            self.params["bias"] = initializers.draw_bias(self.init, shape, fans[0], rng, dtype)
+        return self
+
+    def forward(
+        self, x: NDArray, *, lengths: Any = None, training: bool = False
+    ) -> tuple[NDArray, Any]:
+        """Return y, shape (..., O), and the cache of `backward`."""
+        x = arguments.array(self, "x", x, self.dtype)
+        arguments.features(self, x, self.in_features)
+        lengths = arguments.lengths(self, lengths, x)
+        y, cache = formula.forward(x, self.weight, self.bias, lengths)
+        return y, (y.shape, cache)
+
+    def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
+        """Return dx, shape (..., I), and the gradients of weight and bias."""
+        shape, cache = cache
+        dy = arguments.gradient(self, dy, shape, self.dtype)
+        return formula.backward(dy, cache)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """Return (..., O) for (..., I)."""
+        arguments.features(self, np.empty((0, *shape[1:])), self.in_features)
+        return (*shape[:-1], self.out_features)
+
+    def flops(self, shape: Shape) -> int:
+        """Return 2 I O, and O for the bias, for each row of x."""
+        per_row: int = self.out_features * (2 * self.in_features + self.has_bias)
+        return math.prod(shape[:-1]) * per_row

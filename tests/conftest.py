@@ -1,0 +1,6 @@
+def pytest_generate_tests(metafunc):
+    """Run the tests of a contract over the cases that the class lists and to which they apply."""
+    if "case" in metafunc.fixturenames and metafunc.cls is not None:
+        applies = getattr(metafunc.function, "applies", lambda case: True)
+        cases = [case for case in metafunc.cls.cases if applies(case)]
+        metafunc.parametrize("case", cases, ids=[case.name for case in cases])
