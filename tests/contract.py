@@ -272,12 +272,10 @@ class LayerContract:
 
 
 def _spoil(x: np.ndarray, lengths: Any) -> np.ndarray:
-    """x with NaN in its padding."""
-    if x.dtype.kind != "f":
-        return x
+    """x with NaN in its padding; integers with -1."""
     x = x.copy()
     for n, length in enumerate(lengths):
-        x[n, length:] = np.nan
+        x[n, length:] = np.nan if x.dtype.kind == "f" else -1
     return x
 
 

@@ -1,21 +1,69 @@
 """Neural-network layers for NumPy: readable formulas, exact gradients, the speed of the CPU."""
 
-from . import initializers, linear
+from . import initializers, linear, parts
 from .checking import CheckError, check
 from .containers import Concat, Residual, Sequential
 from .layer import Layer
 from .linear import Linear
+from .parts import (
+    GELU,
+    AvgPool1d,
+    AvgPool2d,
+    AvgPool3d,
+    BinaryCrossEntropy,
+    CrossEntropy,
+    Embedding,
+    Flatten,
+    GlobalAvgPool,
+    GlobalMaxPool,
+    Huber,
+    Identity,
+    LastStep,
+    LeakyReLU,
+    MaxPool1d,
+    MaxPool2d,
+    MaxPool3d,
+    MeanSquaredError,
+    MeanSteps,
+    ReLU,
+    Sigmoid,
+    Softmax,
+    Tanh,
+)
 
 __version__ = "0.1.0"
-
 __all__ = [
+    "GELU",
+    "AvgPool1d",
+    "AvgPool2d",
+    "AvgPool3d",
+    "BinaryCrossEntropy",
     "CheckError",
     "Concat",
+    "CrossEntropy",
+    "Embedding",
+    "Flatten",
+    "GlobalAvgPool",
+    "GlobalMaxPool",
+    "Huber",
+    "Identity",
+    "LastStep",
     "Layer",
+    "LeakyReLU",
     "Linear",
+    "MaxPool1d",
+    "MaxPool2d",
+    "MaxPool3d",
+    "MeanSquaredError",
+    "MeanSteps",
+    "ReLU",
     "Residual",
     "Sequential",
+    "Sigmoid",
+    "Softmax",
+    "Tanh",
     "check",
     "initializers",
     "linear",
+    "parts",
 ]

@@ -71,9 +71,9 @@ def float_dtype(owner: object, dtype: npt.DTypeLike | None) -> np.dtype[Any]:
     """Return `dtype` as float32 or float64."""
     try:
         found = None if dtype is None else np.dtype(dtype)
-    except TypeError:
+    except (TypeError, ValueError, SyntaxError):  # numpy parses strings as it parses Python
         found = None
-    if found not in FLOATS:
+    if found is None or found not in FLOATS:  # to numpy, float64 == None
         raise TypeError(f"{say(owner)}: dtype must be float32 or float64, got {dtype!r}")
     return found
 

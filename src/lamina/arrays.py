@@ -2,7 +2,7 @@
 
 from typing import Any, TypeAlias
 
-from array_api_compat import array_namespace
+from array_api_compat import array_namespace, device
 
 Array: TypeAlias = Any
 """An array of any library that follows the array API standard."""
@@ -41,3 +41,35 @@ def mask_steps(x: Array, lengths: Array | None) -> Array:
         return x
     xp = namespace(x, lengths)
     return xp.where(is_step(x, lengths), x, xp.zeros((), dtype=x.dtype))
+
+
+def reverse_steps(x: Array, lengths: Array | None) -> Array:
+    """Return x, shape (N, T, ...), with the steps of each sequence in reverse, padding in place.
+
+    A sequence's last real step becomes its first. Doing it twice gives x back, so it is its own
+    inverse, and, as a permutation, its own transpose: gradients are turned by it as well.
+    """
+    xp = namespace(x, lengths)
+    if lengths is None:
+        return xp.flip(x, axis=1)
+    steps = xp.arange(x.shape[1], dtype=lengths.dtype)[None, :]
+    ends = lengths[:, None]
+    index = xp.where(steps < ends, ends - 1 - steps, steps)
+    index = xp.reshape(index, x.shape[:2] + (1,) * (x.ndim - 2))
+    return xp.take_along_axis(x, index, axis=1)
+
+
+def hold(new: Array, old: Array, t: int, lengths: Array | None) -> Array:
+    """Return `new` for the sequences that have a step t (counted from 1), `old` for the others.
+
+    `new` and `old` have shape (N, H). `lengths=None` says that every sequence has.
+    """
+    if lengths is None:
+        return new
+    xp = namespace(new, lengths)
+    return xp.where(lengths[:, None] >= t, new, old)
+
+
+def zeros(shape: tuple[int, ...], like: Array) -> Array:
+    """Return zeros of the library, dtype and device of `like`."""
+    return namespace(like).zeros(shape, dtype=like.dtype, device=device(like))

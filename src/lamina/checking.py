@@ -18,6 +18,9 @@ GRADIENT_TOLERANCE = 1e-6
 STEP = 1e-5
 TWIN_TOLERANCE = 256 * float(np.finfo(np.float32).eps)
 """Relative to the largest value of the array in question."""
+FLOOR = 1e-2
+"""A gradient smaller than this share of |y u| is compared as if it were as large: one that is 0 by
+cancelling (of a bias before BatchNorm) is rounding, and has no relative error."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,9 @@ class Report:
         return all(finding.ok for finding in self.findings)
 
     def __str__(self) -> str:
+        width = max(len(f.name) for f in self.findings)
         lines = [
-            f"  {'ok  ' if f.ok else 'FAIL'}  {f.name:<24} error {f.error:.1e}  "
+            f"  {'ok  ' if f.ok else 'FAIL'}  {f.name:<{width}}  error {f.error:.1e}  "
             f"(allowed {f.tolerance:.1e})"
             for f in self.findings
         ]
@@ -99,7 +103,8 @@ def check(
     Raises
     ------
     CheckError
-        A gradient or the twin is off; the message is the report.
+        A gradient or the twin is off, and the message is the report; or an array that the layer
+        gave is missing or of another shape or dtype.
 
     References
     ----------
@@ -112,30 +117,29 @@ def check(
     >>> report.ok
     True
     """
-    rng = generator(rng)
+    rng = generator(rng).spawn(1)[0]  # or else x drawn from the same seed would be u
     x = np.asarray(x)
     options: dict[str, Any] = {"training": training}
     if lengths is not None:
         options["lengths"] = np.asarray(lengths)
 
-    wide = _Probe(layer.astype(np.float64), _as(x, np.float64), options)
+    wide = _Probe(layer, x, options, np.float64)
     u = rng.standard_normal(wide.y.shape)
     exact = wide.gradients(u)
+    floor = FLOOR * float(np.sqrt(np.sum((wide.y * u) ** 2)))
     findings = [
         Finding(
-            f"gradient of {name}", _difference(wide, name, exact[name], u, rng), GRADIENT_TOLERANCE
+            f"gradient of {name}", _difference(wide, name, g, u, floor, rng), GRADIENT_TOLERANCE
         )
-        for name in exact
+        for name, g in exact.items()
     ]
 
-    narrow = _Probe(layer.astype(np.float32), _as(x, np.float32), options)
-    rounded = narrow.gradients(u.astype(np.float32))
+    narrow = _Probe(layer, x, options, np.float32)
+    rounded = narrow.gradients(u)
     findings.append(Finding("float32 y", _distance(narrow.y, wide.y), TWIN_TOLERANCE))
     findings += [
-        Finding(
-            f"float32 gradient of {name}", _distance(rounded[name], exact[name]), TWIN_TOLERANCE
-        )
-        for name in exact
+        Finding(f"float32 gradient of {name}", _distance(rounded[name], g, floor), TWIN_TOLERANCE)
+        for name, g in exact.items()
     ]
 
     report = Report(repr(layer), tuple(findings))
@@ -147,20 +151,44 @@ def check(
 class _Probe:
     """A layer at a point: every pass starts from the same buffers, so Dropout drops the same."""
 
-    def __init__(self, layer: Layer, x: NDArray, options: Mapping[str, Any]) -> None:
-        self.layer, self.x, self.options = layer, x, options
-        self.y, self.cache = self._forward(layer, x)
+    def __init__(
+        self, layer: Layer, x: NDArray, options: Mapping[str, Any], dtype: npt.DTypeLike
+    ) -> None:
+        self.layer = layer.astype(dtype)
+        self.x = x.astype(dtype) if x.dtype.kind == "f" else x
+        self.options, self.dtype = options, np.dtype(dtype)
+        self.y, self.cache = self._forward(self.layer, self.x)
+        self._fits("y", self.y, self.y.shape)
 
     def _forward(self, layer: Layer, x: NDArray) -> tuple[NDArray, Any]:
         return copy.deepcopy(layer).forward(x, **self.options)
 
+    @property
+    def arrays(self) -> dict[str, NDArray]:
+        """Return what y can be differentiated by: the parameters, and x where it is no integers."""
+        return ({"x": self.x} if self.x.dtype.kind == "f" else {}) | self.layer.params
+
     def gradients(self, u: NDArray) -> dict[str, NDArray]:
-        """Return the gradients of <y, u> by name, x among them if it has one."""
-        dx, grads = self.layer.backward(u, self.cache)
-        missing = set(self.layer.params) - set(grads)
-        if missing:
-            raise CheckError(f"{self.layer!r}: backward gave no gradient for {sorted(missing)}")
-        return ({"x": dx} if self.x.dtype.kind == "f" else {}) | grads
+        """Return the gradients of <y, u> by name."""
+        dx, grads = self.layer.backward(u.astype(self.dtype), self.cache)
+        unknown = sorted(set(grads) - set(self.layer.params))
+        if unknown:
+            raise CheckError(f"{self.layer!r}: backward gave gradients for no parameter: {unknown}")
+        found = {"x": dx, **grads}
+        for name, a in self.arrays.items():
+            if found.get(name) is None:
+                raise CheckError(f"{self.layer!r}: backward gave no gradient of {name}")
+            self._fits(f"the gradient of {name}", found[name], a.shape)
+        return {name: found[name] for name in self.arrays}
+
+    def _fits(self, what: str, a: NDArray, shape: tuple[int, ...]) -> None:
+        if a.shape != shape:
+            raise CheckError(f"{self.layer!r}: {what} has shape {a.shape}, expected {shape}")
+        if a.dtype != self.dtype:
+            raise CheckError(
+                f"{self.layer!r}: {what} has dtype {a.dtype}, expected {self.dtype}, "
+                "that of x and the parameters"
+            )
 
     def loss(self, name: str, value: NDArray, u: NDArray) -> float:
         """Return <y, u> with x or a parameter replaced by `value`."""
@@ -172,15 +200,15 @@ class _Probe:
 
 
 def _difference(
-    probe: _Probe, name: str, gradient: NDArray, u: NDArray, rng: np.random.Generator
+    probe: _Probe,
+    name: str,
+    gradient: NDArray,
+    u: NDArray,
+    floor: float,
+    rng: np.random.Generator,
 ) -> float:
     """Return the relative error of a gradient along a random direction."""
-    p = probe.x if name == "x" else probe.layer.params[name]
-    if gradient.shape != p.shape:
-        raise CheckError(
-            f"{probe.layer!r}: the gradient of {name} has shape {gradient.shape}, "
-            f"expected {p.shape}"
-        )
+    p = probe.arrays[name]
     if p.size == 0:
         return 0.0
     v = rng.standard_normal(p.shape)
@@ -188,16 +216,12 @@ def _difference(
     numeric = (probe.loss(name, p + h * v, u) - probe.loss(name, p - h * v, u)) / (2 * h)
     analytic = float(np.sum(gradient * v))
     # The size of the terms: a sum that cancels to nothing has no relative error of its own.
-    scale = float(np.sqrt(np.sum((gradient * v) ** 2))) or 1.0
-    return abs(numeric - analytic) / max(scale, abs(analytic))
+    scale = max(float(np.sqrt(np.sum((gradient * v) ** 2))), abs(analytic), floor)
+    return abs(numeric - analytic) / (scale or 1.0)
 
 
-def _distance(a: NDArray, b: NDArray) -> float:
+def _distance(a: NDArray, b: NDArray, floor: float = 0.0) -> float:
     """Return the largest difference relative to the largest value."""
     if b.size == 0:
         return 0.0
-    return float(np.max(np.abs(a - b)) / (np.max(np.abs(b)) or 1.0))
-
-
-def _as(x: NDArray, dtype: npt.DTypeLike) -> NDArray:
-    return x.astype(dtype) if x.dtype.kind == "f" else x
+    return float(np.max(np.abs(a - b)) / (max(np.max(np.abs(b)), floor) or 1.0))

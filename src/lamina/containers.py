@@ -11,6 +11,7 @@ import numpy as np
 from .arguments import array
 from .initializers import RNG
 from .layer import Arrays, Layer, NDArray, Shape
+from .parts.activations import Identity
 
 
 class Container(Layer):
@@ -75,7 +76,11 @@ class Container(Layer):
 
     def initial_state(self, n: int) -> Any:
         """Return the state before the first step of `n` sequences: a tuple, an entry a layer."""
-        return tuple(layer.initial_state(n) for layer in self._children.values())
+        states = []
+        for name, layer in self._children.items():
+            with _within(self, name):
+                states.append(layer.initial_state(n))
+        return tuple(states)
 
     def _states(self, state: Any, name: str) -> tuple[Any, ...]:
         count = len(self._children)
@@ -109,7 +114,7 @@ def _within(owner: Layer, name: str) -> Iterator[None]:
     """Let an error say in which layer of a container it arose."""
     try:
         yield
-    except (TypeError, ValueError) as error:
+    except Exception as error:
         error.add_note(f"in layer {name} of {type(owner).__name__}")
         raise
 
@@ -121,25 +126,25 @@ class Sequential(Container):
     ----------
     *layers : Layer
         In order; their names are "0", "1", .... A layer that appears twice is one set of
-        parameters, whose gradients add. No layers: y = x.
+        parameters, whose gradients add. No layers: y = x, by an `Identity`.
     rng : int, numpy.random.Generator or None
         Where given, all parameters are drawn anew, seeded by name, as `initialize(rng)` does.
 
     Examples
     --------
-    >>> from lamina import Linear
-    >>> model = Sequential(Linear(4, 8), Linear(8, 2), rng=0)
+    >>> from lamina import Linear, ReLU
+    >>> model = Sequential(Linear(4, 8), ReLU(), Linear(8, 2), rng=0)
     >>> sorted(model.params)
-    ['0.bias', '0.weight', '1.bias', '1.weight']
+    ['0.bias', '0.weight', '2.bias', '2.weight']
     >>> x = np.ones((5, 4), np.float32)
     >>> y, cache = model.forward(x, training=True)
     >>> dx, grads = model.backward(np.ones_like(y), cache)
-    >>> dx.shape, grads["1.weight"].shape
+    >>> dx.shape, grads["2.weight"].shape
     ((5, 4), (8, 2))
     """
 
     def __init__(self, *layers: Layer, rng: RNG = None) -> None:
-        self._children = self._adopt(layers)
+        self._children = self._adopt(layers or [Identity()])
         if rng is not None:
             self.initialize(rng)
 
@@ -270,7 +275,7 @@ class _Parallel(Container):
             with _within(self, name):
                 dx, grads[name] = layer.backward(d, c)
             dxs.append(dx)
-        return sum(dxs[1:], start=dxs[0]), self._gather(grads)
+        return _sum(dxs), self._gather(grads)
 
     def __call__(  # type: ignore[override]
         self, x: NDArray, *, lengths: Any = None, sample_ids: Any = None
@@ -309,7 +314,7 @@ class _Parallel(Container):
                 dx, d0, grads[name] = layer.run_backward(d, ds, c)
             dxs.append(dx)
             before.append(d0)
-        return sum(dxs[1:], start=dxs[0]), tuple(before), self._gather(grads)
+        return _sum(dxs), tuple(before), self._gather(grads)
 
     def step(self, x_t: NDArray, state: Any) -> tuple[NDArray, Any]:
         """Return y at one step, at inference, and the next state; x_t has shape (N, features)."""
@@ -325,12 +330,16 @@ class _Parallel(Container):
     def _checked_join(self, ys: list[NDArray], lengths: Any) -> NDArray:
         self._joined([y.shape for y in ys])
         if lengths is not None:
-            self.output_lengths(np.asarray(lengths))
+            self.output_lengths(lengths)
         return self._join(ys)
 
     def output_shape(self, shape: Shape) -> Shape:
         """Return the shape of y for x of `shape`."""
-        return self._joined([layer.output_shape(shape) for layer in self._children.values()])
+        shapes = []
+        for name, layer in self._children.items():
+            with _within(self, name):
+                shapes.append(layer.output_shape(shape))
+        return self._joined(shapes)
 
     def output_lengths(self, lengths: NDArray) -> NDArray | None:
         """Return the lengths of y's sequences, on which all branches must agree."""
@@ -365,16 +374,17 @@ class Residual(_Parallel):
 
     Examples
     --------
-    >>> from lamina import Linear
-    >>> block = Residual(Linear(4, 4, rng=0))
+    >>> from lamina import Linear, ReLU, Sequential
+    >>> block = Residual(Sequential(Linear(4, 4), ReLU(), rng=0))
     >>> x = np.ones((2, 4), np.float32)
     >>> bool(np.allclose(block(x), block.children()["body"](x) + x))
     True
     """
 
     def __init__(self, body: Layer, shortcut: Layer | None = None) -> None:
-        self._adopt([body, *([] if shortcut is None else [shortcut])])
-        self._children = {"body": body, "shortcut": Sequential() if shortcut is None else shortcut}
+        shortcut = Identity() if shortcut is None else shortcut
+        self._adopt([body, shortcut])
+        self._children = {"body": body, "shortcut": shortcut}
 
     def _joined(self, shapes: list[Shape]) -> Shape:
         if shapes[0] != shapes[1]:
@@ -430,6 +440,12 @@ class Concat(_Parallel):
         return np.split(dy, np.cumsum([shape[-1] for shape in shapes])[:-1], axis=-1)
 
 
+def _sum(dxs: list[Any]) -> Any:
+    """Return the sum of the branches' dx; None, as of integers, where all are None."""
+    found = [dx for dx in dxs if dx is not None]
+    return sum(found[1:], start=found[0]) if found else None
+
+
 def _after(layer: Layer, lengths: Any) -> Any:
     """Return the lengths of a layer's output."""
-    return None if lengths is None else layer.output_lengths(lengths)
+    return None if lengths is None else layer.output_lengths(np.asarray(lengths))

@@ -32,14 +32,25 @@ RNG: TypeAlias = int | np.random.Generator | None
 """An int seed, a NumPy Generator, or None for fresh entropy of the operating system."""
 
 
-class _Blank(np.random.Generator):
-    """Stands in for a generator where what is drawn is overwritten at once: draws nothing."""
+class Blank(np.random.Generator):
+    """Stands in for a generator where what is drawn is overwritten at once: draws nothing.
 
-    def __init__(self) -> None:
+    It gives no more than `room` numbers in all.
+    """
+
+    def __init__(self, room: float = math.inf) -> None:
         super().__init__(np.random.PCG64(0))
+        self.room = room
+
+    def array(self, shape: tuple[int, ...], dtype: npt.DTypeLike | None) -> NDArray:
+        """Return an array whose values are not set."""
+        self.room -= math.prod(shape)
+        if self.room < 0:
+            raise ValueError(f"initializers: no room for an array of shape {shape}")
+        return np.empty(shape, dtype)
 
 
-BLANK: Final = _Blank()
+BLANK: Final = Blank()
 
 _UNIFORM: Final[dict[str, Callable[[int, int], float]]] = {
     "glorot_uniform": lambda fan_in, fan_out: math.sqrt(6 / (fan_in + fan_out)),
@@ -93,8 +104,8 @@ def draw(
     True
     """
     arguments.choice("initializers", "preset", preset, PRESETS)
-    if rng is BLANK:
-        return np.empty(shape, dtype)
+    if isinstance(rng, Blank):
+        return rng.array(shape, dtype)
     if preset in _UNIFORM:
         bound = _UNIFORM[preset](fan_in, fan_out)
         return rng.uniform(-bound, bound, shape).astype(dtype)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .arguments import float_dtype, say
-from .initializers import BLANK, RNG, generator
+from .initializers import RNG, Blank, generator
 from .summary import table
 
 NDArray = npt.NDArray[Any]
@@ -96,6 +96,9 @@ class Layer(ABC):
             config.pop("rng", None)
         object.__setattr__(self, "_config", config)
         return self
+
+    def __init__(self) -> None:  # noqa: B027
+        """Take no arguments, where a layer has no __init__ of its own."""
 
     # What a layer computes
 
@@ -184,7 +187,7 @@ class Layer(ABC):
     @property
     def dtype(self) -> np.dtype[Any] | None:
         """The dtype of the parameters; None for a layer without."""
-        if "dtype" in self._config:
+        if self._config.get("dtype") is not None:
             dtype: np.dtype[Any] = np.dtype(self._config["dtype"])
             return dtype
         for a in self.params.values():
@@ -245,7 +248,7 @@ class Layer(ABC):
         seed = int(rng.integers(2**63))
         for name, child in self.children().items():
             by_name = np.random.default_rng([seed, zlib.crc32(name.encode())])
-            child.initialize(BLANK if rng is BLANK else by_name)
+            child.initialize(rng if isinstance(rng, Blank) else by_name)
         return self
 
     def astype(self, dtype: npt.DTypeLike) -> Self:
@@ -299,14 +302,17 @@ class Layer(ABC):
     def __repr__(self) -> str:
         signature = inspect.signature(type(self).__init__).parameters
         config = self.config()
-        said = []
+        said: list[str] = []
         for name, parameter in list(signature.items())[1:]:
             if name not in config:
                 continue
             value = config[name]
-            if parameter.default is parameter.empty:
+            required = parameter.default is parameter.empty
+            if parameter.kind is parameter.VAR_POSITIONAL:
+                said.extend(map(repr, value))
+            elif required and parameter.kind is not parameter.KEYWORD_ONLY:
                 said.append(repr(value))
-            elif not (value is parameter.default or value == parameter.default):
+            elif required or not np.all(value == parameter.default):
                 is_dtype = isinstance(value, (type, np.dtype))
                 shown = f"np.{np.dtype(value)}" if is_dtype else repr(value)
                 said.append(f"{name}={shown}")

@@ -1,0 +1,355 @@
+r"""Activations: functions of each element, and softmax, a function of the last axis.
+
+With x, y, dy and dx of one shape (..., C). Forward, and backward by dx = dy ∂y/∂x:
+
+    ReLU        y = max(x, 0)                        dx = dy where x > 0, else 0         (1)
+    LeakyReLU   y = x where x > 0, else s x          dx = dy where x > 0, else s dy      (2)
+    Sigmoid     y = σ(x) = 1/(1 + exp(−x))           dx = dy y (1 − y)                   (3)
+    Tanh        y = tanh(x)                          dx = dy (1 − y²)                    (4)
+    GELU        y = x Φ(x)                           dx = dy (Φ(x) + x φ(x))             (5)
+                Φ(x) = erfc(−x/√2)/2                 φ(x) = Φ'(x) = exp(−x²/2)/√(2π)     (6)
+    GELU, tanh  y = x σ(v)                           dx = dy σ(v) (1 + x (1 − σ(v)) v')  (7)
+                v = √(8/π) (x + k x³), k = 0.044715  v' = √(8/π) (1 + 3 k x²)            (8)
+    Softmax     y_c = exp(x_c − m)/Σ_k exp(x_k − m)  dx_c = y_c (dy_c − Σ_k dy_k y_k)    (9)
+
+The tanh of (7): σ(v) = (1 + tanh(v/2))/2, and as σ it keeps its digits where it is close to 0.
+In (9) any m gives the same y, since exp(−m) cancels; m = max_c x_c keeps exp from overflowing. Its
+gradient follows from ∂y_k/∂x_c = y_k (δ_kc − y_c). No exp overflows; NaN gives NaN.
+"""
+
+import math
+from abc import abstractmethod
+from typing import Any
+
+from .. import arguments
+from ..arrays import Array, mask_steps, namespace
+from ..layer import Arrays, Layer, NDArray, Shape
+from .erfc import erfc
+
+_ROOT_8_OVER_PI = math.sqrt(8 / math.pi)
+
+
+def relu(x: Array) -> tuple[Array, Array]:
+    """Return y and the cache of `relu_backward`."""
+    xp = namespace(x)
+    off = x <= 0  # not for NaN, which goes through
+    return xp.where(off, xp.zeros((), dtype=x.dtype), x), off  # (1)
+
+
+def relu_backward(dy: Array, off: Array) -> Array:
+    """Return dx."""
+    xp = namespace(dy)
+    return xp.where(off, xp.zeros((), dtype=dy.dtype), dy)  # (1)
+
+
+def leaky_relu(x: Array, slope: float) -> tuple[Array, Any]:
+    """Return y and the cache of `leaky_relu_backward`."""
+    on = x > 0
+    return namespace(x).where(on, x, slope * x), (on, slope)  # (2)
+
+
+def leaky_relu_backward(dy: Array, cache: Any) -> Array:
+    """Return dx."""
+    on, slope = cache
+    return namespace(dy).where(on, dy, slope * dy)  # (2)
+
+
+def sigmoid(x: Array) -> tuple[Array, Array]:
+    """Return y, which is the cache of `sigmoid_backward` too."""
+    xp = namespace(x)
+    e = xp.exp(-xp.abs(x))  # at most 1
+    y = xp.where(x < 0, e, xp.ones_like(e)) / (1 + e)  # (3)
+    return y, y
+
+
+def sigmoid_backward(dy: Array, y: Array) -> Array:
+    """Return dx."""
+    return dy * (y * (1 - y))  # (3)
+
+
+def tanh(x: Array) -> tuple[Array, Array]:
+    """Return y, which is the cache of `tanh_backward` too."""
+    y = namespace(x).tanh(x)  # (4)
+    return y, y
+
+
+def tanh_backward(dy: Array, y: Array) -> Array:
+    """Return dx."""
+    return dy * ((1 - y) * (1 + y))  # (4)
+
+
+def gelu(x: Array) -> tuple[Array, Any]:
+    """Return y and the cache of `gelu_backward`."""
+    Phi = erfc(x * -math.sqrt(0.5)) / 2  # (6)
+    return x * Phi, (x, Phi)  # (5)
+
+
+def gelu_backward(dy: Array, cache: Any) -> Array:
+    """Return dx."""
+    x, Phi = cache
+    xp = namespace(x)
+    z = xp.clip(x, min=-40.0, max=40.0)  # φ is 0 there, and x² would overflow farther out
+    phi = xp.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)  # (6)
+    return dy * (Phi + z * phi)  # (5)
+
+
+def gelu_tanh(x: Array) -> tuple[Array, Any]:
+    """Return y and the cache of `gelu_tanh_backward`."""
+    z = namespace(x).clip(x, min=-100.0, max=100.0)  # σ is 0 or 1 there, and x³ may overflow
+    s, _ = sigmoid(_ROOT_8_OVER_PI * (z + 0.044715 * z * z * z))  # (8)
+    return x * s, (z, s)  # (7)
+
+
+def gelu_tanh_backward(dy: Array, cache: Any) -> Array:
+    """Return dx."""
+    z, s = cache
+    dv = _ROOT_8_OVER_PI * (1 + 3 * 0.044715 * z * z)  # (8)
+    return dy * (s * (1 + z * (1 - s) * dv))  # (7)
+
+
+def softmax(x: Array) -> tuple[Array, Array]:
+    """Return y, which is the cache of `softmax_backward` too."""
+    xp = namespace(x)
+    e = xp.exp(x - xp.max(x, axis=-1, keepdims=True))
+    y = e / xp.sum(e, axis=-1, keepdims=True)  # (9)
+    return y, y
+
+
+def softmax_backward(dy: Array, y: Array) -> Array:
+    """Return dx."""
+    return y * (dy - namespace(dy).sum(dy * y, axis=-1, keepdims=True))  # (9)
+
+
+class _Activation(Layer):
+    """What all activations share: no parameters, y of x's shape and dtype, steps and lengths."""
+
+    stepwise = True
+
+    @abstractmethod
+    def _function(self, x: NDArray) -> tuple[NDArray, Any]:
+        """Return y and the cache of `_gradient`."""
+
+    @abstractmethod
+    def _gradient(self, dy: NDArray, cache: Any) -> Array:
+        """Return dx."""
+
+    def forward(
+        self, x: NDArray, *, lengths: Any = None, training: bool = False
+    ) -> tuple[NDArray, Any]:
+        """Return y, of x's shape, and the cache of `backward`."""
+        x = arguments.array(self, "x", x)
+        lengths = arguments.lengths(self, lengths, x)
+        y, cache = self._function(mask_steps(x, lengths))
+        return mask_steps(y, lengths), (y.shape, y.dtype, lengths, cache)
+
+    def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
+        """Return dx, of x's shape, and no gradients."""
+        shape, dtype, lengths, cache = cache
+        dy = arguments.gradient(self, dy, shape, dtype)
+        return self._gradient(mask_steps(dy, lengths), cache), {}
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """Return `shape`."""
+        return shape
+
+
+class Identity(_Activation):
+    """y = x: where a place in a network needs a layer that does nothing.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> Identity()(np.array([-1.0, 2.0]))
+    array([-1.,  2.])
+    """
+
+    def _function(self, x: NDArray) -> tuple[NDArray, Any]:
+        return x, None
+
+    def _gradient(self, dy: NDArray, cache: Any) -> Array:
+        return dy
+
+
+class ReLU(_Activation):
+    r"""The rectified linear unit: what is positive passes, the rest is 0.
+
+    .. math:: y = \max(x, 0)
+
+    Notes
+    -----
+    x has any shape, with ``lengths`` (N, T, ...); y has the same. The gradient at 0 is 0.
+
+    References
+    ----------
+    V. Nair, G. Hinton, *Rectified Linear Units Improve Restricted Boltzmann Machines* (2010),
+    sec. 2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> ReLU()(np.array([-1.0, 0.0, 2.0]))
+    array([0., 0., 2.])
+    """
+
+    def _function(self, x: NDArray) -> tuple[NDArray, Any]:
+        return relu(x)
+
+    def _gradient(self, dy: NDArray, cache: Any) -> Array:
+        return relu_backward(dy, cache)
+
+
+class LeakyReLU(_Activation):
+    r"""A rectified linear unit that lets a little of the negative through.
+
+    .. math:: y = x \text{ where } x > 0, \text{ else } s x
+
+    Parameters
+    ----------
+    slope : float
+        s, at least 0.
+
+    Notes
+    -----
+    x has any shape, with ``lengths`` (N, T, ...); y has the same. The gradient at 0 is s.
+
+    References
+    ----------
+    A. Maas, A. Hannun, A. Ng, *Rectifier Nonlinearities Improve Neural Network Acoustic Models*
+    (2013), sec. 2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> LeakyReLU(0.1)(np.array([-1.0, 0.0, 2.0]))
+    array([-0.1,  0. ,  2. ])
+    """
+
+    def __init__(self, slope: float = 0.01) -> None:
+        self.slope = arguments.number(self, "slope", slope, low=0)
+
+    def _function(self, x: NDArray) -> tuple[NDArray, Any]:
+        return leaky_relu(x, self.slope)
+
+    def _gradient(self, dy: NDArray, cache: Any) -> Array:
+        return leaky_relu_backward(dy, cache)
+
+
+class Sigmoid(_Activation):
+    r"""The logistic function, from 0 to 1.
+
+    .. math:: y = \frac{1}{1 + e^{-x}}
+
+    Notes
+    -----
+    x has any shape, with ``lengths`` (N, T, ...); y has the same. As the last layer before a loss,
+    leave it out: `BinaryCrossEntropy` takes the logits.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> Sigmoid()(np.array([-1000.0, 0.0, 1000.0]))
+    array([0. , 0.5, 1. ])
+    """
+
+    def _function(self, x: NDArray) -> tuple[NDArray, Any]:
+        return sigmoid(x)
+
+    def _gradient(self, dy: NDArray, cache: Any) -> Array:
+        return sigmoid_backward(dy, cache)
+
+
+class Tanh(_Activation):
+    r"""The hyperbolic tangent, from -1 to 1.
+
+    .. math:: y = \tanh(x)
+
+    Notes
+    -----
+    x has any shape, with ``lengths`` (N, T, ...); y has the same.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> Tanh()(np.array([-1000.0, 0.0, 1000.0]))
+    array([-1.,  0.,  1.])
+    """
+
+    def _function(self, x: NDArray) -> tuple[NDArray, Any]:
+        return tanh(x)
+
+    def _gradient(self, dy: NDArray, cache: Any) -> Array:
+        return tanh_backward(dy, cache)
+
+
+class GELU(_Activation):
+    r"""The Gaussian error linear unit: x times the probability that a normal variable is below x.
+
+    .. math:: y = x \Phi(x), \quad \Phi(x) = \tfrac12 \operatorname{erfc}(-x / \sqrt 2)
+
+    Parameters
+    ----------
+    approximate : bool
+        Whether to take :math:`\tfrac12 (1 + \tanh(\sqrt{2/\pi} (x + 0.044715 x^3)))` for
+        :math:`\Phi(x)`. It is off by up to 5e-4, and quicker.
+
+    Notes
+    -----
+    x has any shape, with ``lengths`` (N, T, ...); y has the same.
+
+    References
+    ----------
+    D. Hendrycks, K. Gimpel, *Gaussian Error Linear Units* (2016), sec. 2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> GELU()(np.array([-1.0, 0.0, 2.0])).round(4)
+    array([-0.1587,  0.    ,  1.9545])
+    """
+
+    def __init__(self, approximate: bool = False) -> None:
+        self.approximate = arguments.choice(self, "approximate", approximate, (True, False))
+
+    def _function(self, x: NDArray) -> tuple[NDArray, Any]:
+        return gelu_tanh(x) if self.approximate else gelu(x)
+
+    def _gradient(self, dy: NDArray, cache: Any) -> Array:
+        return gelu_tanh_backward(dy, cache) if self.approximate else gelu_backward(dy, cache)
+
+
+class Softmax(_Activation):
+    r"""Positive shares that sum to 1, over the last axis.
+
+    .. math:: y_c = \frac{e^{x_c}}{\sum_k e^{x_k}}
+
+    Notes
+    -----
+    x has shape (..., C), with ``lengths`` (N, T, ..., C); y has the same. As the last layer before
+    a loss, leave it out: `CrossEntropy` takes the logits.
+
+    Raises
+    ------
+    ValueError
+        x has no axes, or none of 1 class at least.
+
+    References
+    ----------
+    I. Goodfellow, Y. Bengio, A. Courville, *Deep Learning* (2016), sec. 6.2.2.3.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> Softmax()(np.array([[0.0, np.log(3.0)], [1000.0, 1000.0]]))
+    array([[0.25, 0.75],
+           [0.5 , 0.5 ]])
+    """
+
+    def _function(self, x: NDArray) -> tuple[NDArray, Any]:
+        if x.ndim < 1 or x.shape[-1] < 1:
+            raise ValueError(
+                f"Softmax(): x has shape {x.shape}, expected (..., C) with at least 1 class"
+            )
+        return softmax(x)
+
+    def _gradient(self, dy: NDArray, cache: Any) -> Array:
+        return softmax_backward(dy, cache)

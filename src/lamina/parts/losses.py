@@ -1,0 +1,403 @@
+r"""Losses: how far an output y is from its target, and the gradient with respect to y.
+
+Every loss is a mean over terms l. With targets t, a term and its derivative are:
+
+    mean squared error     l = (y − t)²                        ∂l/∂y = 2 (y − t)                 (1)
+    Huber                  l = c (r − c/2), r = y − t          ∂l/∂y = c                         (2)
+                           c = min(max(r, −δ), δ)
+    binary cross-entropy   l = w t s(−y) + (1 − t) s(y)        ∂l/∂y = (1 − t) σ(y) − w t σ(−y)  (3)
+                           s(y) = log(1 + exp(y))              s'(y) = σ(y) = 1/(1 + exp(−y))
+                                = max(y, 0) + log(1 + exp(−|y|))                                 (4)
+    cross-entropy          l = −Σ_c q_c log p_c, q_c = w_c t_c                                   (5)
+                           log p_c = y_c − m − log Σ_k exp(y_k − m), m = max_k y_k               (6)
+                           ∂l/∂y_c = p_c Σ_k q_k − q_c                                           (7)
+
+In (2), c = r near 0, where l = r²/2. In (3), y is a logit: log σ(y) = −s(−y), and
+log(1 − σ(y)) = −s(y). (7) is (5) with ∂log p_k/∂y_c = δ_kc − p_c.
+
+The mean goes over all samples or, with lengths, all real steps n, each of R terms:
+
+    L = 1/(K R) Σ_n Σ_r l[n, r]                                ∂L/∂y = (∂l/∂y)/(K R)             (8)
+
+K is the number of samples or of real steps. Where classes have weights, a sample or step counts as
+the mean weight of its R targets' classes. A normalizer stands in for K where a batch is part of a
+larger one: the K of all parts together, whose losses and gradients then add to those of the whole.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import arguments
+from ..arrays import Array, mask_steps, namespace
+from ..layer import NDArray, Shape
+from .activations import sigmoid
+
+SHARES_TOLERANCE = 1e-3
+"""How far the sum of a target's shares may be from 1: float16 shares are rounded by 5e-4."""
+
+
+def squared_error(y: Array, target: Array) -> tuple[Array, Array]:
+    """Return l and ∂l/∂y, of y's shape."""
+    r = y - target
+    return r * r, 2 * r  # (1)
+
+
+def huber(y: Array, target: Array, delta: float) -> tuple[Array, Array]:
+    """Return l and ∂l/∂y, of y's shape."""
+    r = y - target
+    c = namespace(r).clip(r, min=-delta, max=delta)
+    return c * (r - c / 2), c  # (2)
+
+
+def binary_cross_entropy(y: Array, target: Array, weight: Array | float) -> tuple[Array, Array]:
+    """Return l and ∂l/∂y, of y's shape; `weight` goes with the targets 1."""
+    xp = namespace(y)
+    rest = xp.log1p(xp.exp(-xp.abs(y)))
+    softplus, softplus_of_minus = xp.clip(y, min=0.0) + rest, xp.clip(-y, min=0.0) + rest  # (4)
+    positive = weight * target
+    loss = positive * softplus_of_minus + (1 - target) * softplus
+    return loss, (1 - target) * sigmoid(y)[0] - positive * sigmoid(-y)[0]  # (3)
+
+
+def cross_entropy(y: Array, target: Array) -> tuple[Array, Array]:
+    """Return l, shape (...), and ∂l/∂y, shape (..., C); `target` is q, shape (..., C)."""
+    xp = namespace(y)
+    shifted = y - xp.max(y, axis=-1, keepdims=True)
+    log_p = shifted - xp.log(xp.sum(xp.exp(shifted), axis=-1, keepdims=True))  # (6)
+    # A target of 0 asks nothing of its logit, which may be -inf.
+    asked = xp.where(target == 0, xp.zeros((), dtype=y.dtype), log_p)
+    loss = -xp.sum(target * asked, axis=-1)  # (5)
+    return loss, xp.exp(log_p) * xp.sum(target, axis=-1, keepdims=True) - target  # (7)
+
+
+class _Loss(ABC):
+    """What all losses share: lengths and the mean."""
+
+    _least_axes = 1
+
+    def __call__(
+        self,
+        y: NDArray,
+        target: npt.ArrayLike,
+        lengths: Any = None,
+        normalizer: float | None = None,
+    ) -> tuple[float, NDArray]:
+        """Return the loss and its gradient dy, of y's shape and dtype.
+
+        Parameters
+        ----------
+        y : array, shape (N, ...)
+            The output of the network, float32 or float64; with `lengths`, of shape (N, T, ...).
+        target : array
+        lengths : integer array, shape (N,), optional
+            What y and target hold from step lengths[n] on is ignored, and dy is 0 there.
+        normalizer : float, optional
+            K, where the batch is part of a larger one: the sum of `count` over all its parts.
+
+        Notes
+        -----
+        Where K is 0, as in an empty batch or one of padding alone, the loss and dy are 0.
+
+        Raises
+        ------
+        ValueError, TypeError
+            The target has another shape or dtype than goes with y, or values out of range.
+        """
+        y = arguments.array(self, "y", y)
+        if y.ndim < self._least_axes:
+            raise ValueError(
+                f"{self}: y has {y.ndim} axes (shape {y.shape}), expected {self._least_axes} or "
+                "more, batch first"
+            )
+        lengths = arguments.lengths(self, lengths, y)
+        target = np.asarray(target)
+        terms, dy = self._terms(mask_steps(y, lengths), target, lengths)
+        if normalizer is None:
+            count = self.count(target, lengths)
+        else:
+            count = arguments.number(self, "normalizer", normalizer, low=0)
+        total = count * math.prod(terms.shape[1 if lengths is None else 2 :])
+        if total == 0:
+            return 0.0, np.zeros_like(y)
+        value = np.sum(mask_steps(terms, lengths), dtype=np.float64) / total
+        return float(value), mask_steps(dy, lengths) / total  # (8)
+
+    def count(self, target: npt.ArrayLike, lengths: Any = None) -> float:
+        """Return K of a batch: its samples or, with lengths, its real steps."""
+        return float(len(np.asarray(target)) if lengths is None else np.sum(lengths))
+
+    @abstractmethod
+    def _terms(
+        self, y: NDArray, target: NDArray, lengths: NDArray | None
+    ) -> tuple[NDArray, NDArray]:
+        """Check the target; return l, which may lack y's last axis, and its derivative."""
+
+
+class _Pointwise(_Loss):
+    """What the losses share whose target is an array of y's shape."""
+
+    def _terms(
+        self, y: NDArray, target: NDArray, lengths: NDArray | None
+    ) -> tuple[NDArray, NDArray]:
+        if target.dtype.kind not in "biuf":
+            raise TypeError(f"{self}: target has dtype {target.dtype}, expected real numbers")
+        if target.shape != y.shape:
+            raise ValueError(
+                f"{self}: target has shape {target.shape}, expected {y.shape}, the shape of y; "
+                "give it the same axes: target.reshape(y.shape)"
+            )
+        return self._pointwise(y, mask_steps(target, lengths).astype(y.dtype))
+
+    @abstractmethod
+    def _pointwise(self, y: NDArray, target: NDArray) -> tuple[NDArray, NDArray]:
+        """Return l and its derivative, of y's shape."""
+
+
+@dataclass(eq=False)
+class MeanSquaredError(_Pointwise):
+    r"""The mean of the squared differences between y and the target.
+
+    .. math:: L = \frac{1}{K R} \sum_{n,r} (y_{n,r} - t_{n,r})^2
+
+    Notes
+    -----
+    y and target have one shape (N, ...), with ``lengths`` (N, T, ...); K counts the samples or the
+    real steps, R the elements of each.
+
+    Examples
+    --------
+    >>> loss = MeanSquaredError()
+    >>> loss(np.array([[1.0, 2.0]]), [[1, 4]])
+    (2.0, array([[ 0., -2.]]))
+    """
+
+    def _pointwise(self, y: NDArray, target: NDArray) -> tuple[NDArray, NDArray]:
+        return squared_error(y, target)
+
+
+@dataclass(eq=False)
+class Huber(_Pointwise):
+    r"""Squared error for small differences, absolute error for large ones: outliers pull less.
+
+    .. math::
+        L = \frac{1}{K R} \sum_{n,r} \begin{cases}
+            \tfrac12 d^2 & |d| \le \delta \\
+            \delta (|d| - \tfrac12 \delta) & \text{else} \end{cases},
+        \quad d = y_{n,r} - t_{n,r}
+
+    Parameters
+    ----------
+    delta : float
+        Where the parabola goes over into a line, above 0.
+
+    Notes
+    -----
+    y and target have one shape (N, ...), with ``lengths`` (N, T, ...); K counts the samples or the
+    real steps, R the elements of each.
+
+    References
+    ----------
+    P. Huber, *Robust Estimation of a Location Parameter* (1964), sec. 4.
+
+    Examples
+    --------
+    >>> loss = Huber(delta=1.0)
+    >>> loss(np.array([[1.0, 2.0]]), [[1.5, 6]])
+    (1.8125, array([[-0.25, -0.5 ]]))
+    """
+
+    delta: float = 1.0
+
+    def __post_init__(self) -> None:
+        self.delta = arguments.number(self, "delta", self.delta, low=0)
+        if self.delta == 0:
+            raise ValueError(f"{self}: delta must be above 0")
+
+    def _pointwise(self, y: NDArray, target: NDArray) -> tuple[NDArray, NDArray]:
+        return huber(y, target, self.delta)
+
+
+@dataclass(eq=False)
+class BinaryCrossEntropy(_Pointwise):
+    r"""Cross-entropy of yes-or-no questions, from logits.
+
+    .. math:: L = -\frac{1}{K R} \sum_{n,r} \bigl( w_r t_{n,r} \log \sigma(y_{n,r})
+              + (1 - t_{n,r}) \log (1 - \sigma(y_{n,r})) \bigr)
+
+    Parameters
+    ----------
+    pos_weight : float or array, shape (F,), optional
+        w, for the last axis of y: how much more the targets 1 weigh. It changes no count.
+
+    Notes
+    -----
+    y (logits) and target (from 0 to 1, or booleans) have one shape (N, ...), with ``lengths``
+    (N, T, ...); K counts the samples or the real steps, R the elements of each.
+
+    References
+    ----------
+    I. Goodfellow, Y. Bengio, A. Courville, *Deep Learning* (2016), sec. 6.2.2.2.
+
+    Examples
+    --------
+    >>> loss = BinaryCrossEntropy()
+    >>> value, dy = loss(np.array([[0.0, 1000.0]]), [[1, 0]])
+    >>> value
+    500.34657359027995
+    >>> dy
+    array([[-0.25,  0.5 ]])
+    """
+
+    pos_weight: npt.ArrayLike | None = None
+
+    def __post_init__(self) -> None:
+        if self.pos_weight is not None:
+            self.pos_weight = _weights(self, "pos_weight", self.pos_weight)
+
+    def _pointwise(self, y: NDArray, target: NDArray) -> tuple[NDArray, NDArray]:
+        if not np.all((target >= 0) & (target <= 1)):
+            raise ValueError(
+                f"{self}: targets must lie in [0, 1], got {np.min(target):g} ... {np.max(target):g}"
+            )
+        weight = np.asarray(1 if self.pos_weight is None else self.pos_weight, y.dtype)
+        if weight.ndim and weight.shape != y.shape[-1:]:
+            raise ValueError(
+                f"{self}: pos_weight has {len(weight)} entries, "
+                f"but the last axis of y (shape {y.shape}) has {y.shape[-1]}"
+            )
+        return binary_cross_entropy(y, target, weight)
+
+
+@dataclass(eq=False)
+class CrossEntropy(_Loss):
+    r"""Cross-entropy between the target's classes and the softmax of y, from logits.
+
+    .. math:: L = -\frac{1}{K R} \sum_{n,r} \sum_c w_c \, t_{n,r,c} \log p_{n,r,c}, \quad
+              p_{n,r,c} = \frac{e^{y_{n,r,c}}}{\sum_k e^{y_{n,r,k}}}
+
+    Parameters
+    ----------
+    label_smoothing : float
+        s, from 0 to 1: the target t becomes (1 - s) t + s/C.
+    weights : array, shape (C,), optional
+        w, at least 0: how much each class weighs. The mean is then the weighted one: a sample or
+        step counts in K as its class weighs.
+
+    Notes
+    -----
+    y (logits) has shape (N, ..., C), with ``lengths`` (N, T, ..., C). The target holds integers,
+    the classes 0 to C - 1, in shape (N, ...), or floats that sum to 1 over the classes, in y's
+    shape. K counts the samples or the real steps, R the rows of logits in each.
+
+    With `weights` and targets of y's shape PyTorch divides by the number of samples. Here a target
+    means the same in both forms: the weight of a mixture is the mean of its classes'.
+
+    References
+    ----------
+    I. Goodfellow, Y. Bengio, A. Courville, *Deep Learning* (2016), sec. 6.2.2.3; C. Szegedy et al.,
+    *Rethinking the Inception Architecture for Computer Vision* (2016), sec. 7: label smoothing.
+
+    Examples
+    --------
+    >>> loss = CrossEntropy()
+    >>> value, dy = loss(np.array([[0.0, np.log(3.0)]]), [1])
+    >>> round(value, 6)  # log 4/3
+    0.287682
+    >>> dy
+    array([[ 0.25, -0.25]])
+    """
+
+    label_smoothing: float = 0.0
+    weights: npt.ArrayLike | None = None
+
+    _least_axes = 2
+
+    def __post_init__(self) -> None:
+        self.label_smoothing = arguments.number(
+            self, "label_smoothing", self.label_smoothing, low=0, high=1
+        )
+        if self.weights is not None:
+            self.weights = _weights(self, "weights", self.weights)
+            if not isinstance(self.weights, tuple):
+                raise ValueError(f"{self}: weights must have one entry a class")
+
+    def count(self, target: npt.ArrayLike, lengths: Any = None) -> float:
+        """Return K of a batch: its samples or, with lengths, its real steps; or their weight."""
+        if self.weights is None:
+            return super().count(target, lengths)
+        target = np.asarray(target)
+        lengths = None if lengths is None else np.asarray(lengths)
+        weights = np.asarray(self.weights)
+        shape = target.shape if target.dtype.kind == "f" else (*target.shape, len(weights))
+        each = mask_steps(self._shares(target, shape, lengths) @ weights, lengths)
+        return float(np.sum(each)) / (math.prod(each.shape[1 if lengths is None else 2 :]) or 1)
+
+    def _terms(
+        self, y: NDArray, target: NDArray, lengths: NDArray | None
+    ) -> tuple[NDArray, NDArray]:
+        classes = y.shape[-1]
+        shares = self._shares(target, y.shape, lengths).astype(y.dtype)
+        if self.label_smoothing:
+            shares = (1 - self.label_smoothing) * shares + self.label_smoothing / classes
+        if self.weights is not None:
+            weights = np.asarray(self.weights, y.dtype)
+            if len(weights) != classes:
+                raise ValueError(
+                    f"{self}: weights has {len(weights)} entries, but y (shape {y.shape}) has "
+                    f"{classes} classes"
+                )
+            shares = shares * weights
+        return cross_entropy(y, shares)
+
+    def _shares(self, target: NDArray, shape: Shape, lengths: NDArray | None) -> NDArray:
+        """Check the target for y of that shape; return t, of that shape, from either form."""
+        if target.dtype.kind not in "iuf":
+            raise TypeError(
+                f"{self}: target has dtype {target.dtype}, expected integers (classes) or floats "
+                "(shares of the classes)"
+            )
+        if target.dtype.kind == "f":
+            if target.shape != shape:
+                raise ValueError(
+                    f"{self}: target has shape {target.shape}, expected {shape}, the shape of y; "
+                    "if it holds classes, make them integers: target.astype(np.int64)"
+                )
+            target = mask_steps(target, lengths)
+            sums = np.sum(target, axis=-1, dtype=np.float64)
+            good = (np.abs(sums - 1) <= SHARES_TOLERANCE) & np.all(target >= 0, axis=-1)
+            if np.any(mask_steps(~good, lengths)):
+                raise ValueError(
+                    f"{self}: each target's shares of the classes must be at least 0 and sum to 1"
+                )
+            return target
+        if target.shape != shape[:-1]:
+            raise ValueError(
+                f"{self}: target has shape {target.shape}, expected {shape[:-1]}, a class for each "
+                f"row of y (shape {shape}); if it holds shares of the classes, make them floats: "
+                "target.astype(y.dtype)"
+            )
+        classes = shape[-1]
+        target = mask_steps(target, lengths)
+        if target.size and not (target.min() >= 0 and target.max() < classes):
+            raise ValueError(
+                f"{self}: classes must lie in 0 ... {classes - 1}, "
+                f"got {target.min()} ... {target.max()}"
+            )
+        one_hot: NDArray = target[..., None] == np.arange(classes)
+        return one_hot
+
+
+def _weights(owner: _Loss, name: str, value: npt.ArrayLike) -> float | tuple[float, ...]:
+    """Return weights at least 0 as a number or a tuple of numbers."""
+    found = np.asarray(value)
+    good = found.dtype.kind in "iuf" and found.ndim < 2
+    if not (good and np.all(np.isfinite(found) & (found >= 0))):
+        raise ValueError(
+            f"{type(owner).__name__}: {name} must be finite numbers, at least 0, got {value!r}"
+        )
+    return tuple(map(float, found)) if found.ndim else float(found)

@@ -1,0 +1,133 @@
+"""Windowed: what the layers of convolution and pooling share."""
+
+import math
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+import numpy as np
+
+from . import arguments
+from .layer import Layer, NDArray, Shape
+from .windows import NAMES, Ints, Pads, Windows, resolve
+
+
+class Windowed(Layer):
+    r"""A layer whose windows slide over the axes between batch and channels.
+
+    A subclass sets the attributes in its constructor, `padding` by `_settled_padding`.
+
+    Attributes
+    ----------
+    rank : int
+        The number of those axes.
+    window, stride, dilation : tuple of int
+        One for each.
+    padding : str or tuple of (before, after)
+    padding_mode : str
+    """
+
+    rank: ClassVar[int]
+    window: Ints
+    stride: Ints
+    dilation: Ints
+    padding: str | Pads
+    padding_mode: str = "zeros"
+
+    @abstractmethod
+    def _channels(self, shape: Shape) -> int:
+        """Return the channels of y; refuse an x of `shape` that has the wrong number."""
+
+    def _settled_padding(self, padding: Any) -> str | Pads:
+        """Return `padding`, if it is one, as a name or as pairs."""
+        names = NAMES if self.rank == 1 else NAMES[:-1]
+        if isinstance(padding, str) and padding in names:
+            return padding
+        listed = padding if isinstance(padding, (tuple, list)) else (padding,) * self.rank
+        if isinstance(padding, str) or len(listed) != self.rank:
+            raise ValueError(
+                f"{arguments.say(self)}: padding must be one of {', '.join(map(repr, names))}, an "
+                f"integer, or a tuple of {self.rank} entries, one an axis, each an integer or "
+                f"(before, after); got {padding!r}"
+            )
+        # Each entry is itself an integer for both sides or one for each.
+        pairs = [arguments.integers(self, "padding", entry, 2, least=0) for entry in listed]
+        return tuple((before, after) for before, after in pairs)
+
+    def _windows(self, sizes: Ints) -> Windows:
+        """Return the windows on axes of `sizes`."""
+        shape = self.window, self.stride, self.dilation
+        if isinstance(self.padding, str):
+            return Windows(*shape, resolve(self.padding, sizes, *shape))
+        return Windows(*shape, self.padding)
+
+    def _fit(self, sizes: Ints) -> None:
+        """Check that windows fit on axes of `sizes`, and that x has what the padding repeats.
+
+        On an axis of no elements there are no windows, and nothing needs to fit.
+        """
+        windows = self._windows(sizes)
+        for axis, (size, span, pair) in enumerate(
+            zip(sizes, windows.spans, windows.pads, strict=True), start=1
+        ):
+            if 0 < size < span - sum(pair):
+                raise ValueError(
+                    f"{arguments.say(self)}: the window spans {span} elements, x has {size} on "
+                    f"axis {axis}, {size + sum(pair)} with padding; use a smaller window or "
+                    'padding="same"'
+                )
+            most = {
+                "zeros": math.inf,
+                "reflect": max(size - 1, 0),
+                "replicate": math.inf if size else 0,
+                "circular": size,
+            }[self.padding_mode]
+            if max(pair) > most:
+                raise ValueError(
+                    f"{arguments.say(self)}: padding {pair} on axis {axis} repeats more than x "
+                    f"has there: {size} elements give at most {most} by padding_mode="
+                    f'"{self.padding_mode}"; use less padding or padding_mode="zeros"'
+                )
+
+    def _served(self, lengths: Any) -> None:
+        """Refuse `lengths` where the padding or the axes do not let sequences stand alone."""
+        if self.rank > 1:
+            arguments.no_lengths(
+                self, lengths, f"x has {self.rank} axes between batch and channels, not steps"
+            )
+        if self.padding in ("same", "same_lower") and self.stride[0] > 1:
+            arguments.no_lengths(
+                self,
+                lengths,
+                f'with padding="{self.padding}" and a stride above 1, the padding depends on the '
+                "length of each sequence; give it as an integer or (before, after)",
+            )
+        if self.padding_mode != "zeros":
+            arguments.no_lengths(
+                self,
+                lengths,
+                f"{self.padding_mode} padding depends on the end of each sequence; "
+                'use padding_mode="zeros"',
+            )
+
+    def _checked(self, x: NDArray, lengths: Any) -> NDArray | None:
+        """Return `lengths` as an array, having checked the shape of x."""
+        self._channels(x.shape)
+        self._served(lengths)
+        if lengths is None:
+            self._fit(x.shape[1:-1])
+        return arguments.lengths(self, lengths, x)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        r"""Return (N, \*Q, O) for (N, \*S, C)."""
+        channels = self._channels(shape)
+        sizes = tuple(shape[1:-1])
+        self._fit(sizes)
+        return (shape[0], *self._windows(sizes).outputs(sizes), channels)
+
+    def output_lengths(self, lengths: NDArray) -> NDArray | None:
+        """Return how often the windows fit on each sequence: 0 where it is too short."""
+        self._served(lengths)
+        # Where lengths are served, the padding is the same for every length.
+        windows = self._windows((1,))
+        found: NDArray | None = windows.output_lengths(np.asarray(lengths, np.int64))
+        return found

@@ -1,0 +1,204 @@
+import copy
+import pickle
+
+import numpy as np
+import pytest
+
+import lamina as lm
+from contract import assert_same, random
+from lamina.layer import Parameter
+
+
+class Scale(lm.Layer):
+    """A user's layer: an __init__ that sets parameters, forward and backward, nothing else."""
+
+    def __init__(self, features, start=1.0):
+        self.params["scale"] = np.full(features, start, np.float32)
+
+    def forward(self, x, *, training=False):
+        return x * self.params["scale"], x
+
+    def backward(self, dy, cache):
+        axes = tuple(range(dy.ndim - 1))
+        return dy * self.params["scale"], {"scale": np.sum(dy * cache, axis=axes)}
+
+
+class Halve(lm.Layer):
+    """A user's layer without an __init__."""
+
+    def forward(self, x, *, training=False):
+        return x / 2, None
+
+    def backward(self, dy, cache):
+        return dy / 2, {}
+
+
+class Tall(lm.Layer):
+    """A user's layer with every kind of argument, attributes for its arrays, and steps."""
+
+    stepwise = True
+    shift = Parameter()
+    seen = Parameter()
+    other = Parameter()
+
+    def __init__(self, *sizes, mode, table=None, dtype=np.float32, rng=None):
+        self.params = {"shift": np.zeros(sizes, dtype)}
+        self.buffers = {"seen": np.zeros((), np.int64)}
+
+    def forward(self, x, *, lengths=None, training=False):
+        return x + self.shift, None
+
+    def backward(self, dy, cache):
+        return dy, {"shift": dy.reshape(-1, *self.shift.shape).sum(axis=0)}
+
+
+def test_check_holds():
+    x = random("x", (4, 3))
+    assert lm.check(Scale(3), x).ok
+    assert lm.check(Scale(3, start=0.5), random("x", (4, 2, 3)), training=False).ok
+    assert lm.check(Halve(), x).ok
+    assert lm.check(Tall(3, mode="a"), x).ok
+
+
+def test_defaults():
+    layer = Scale(3)
+    assert layer.output_shape((7, 2, 3)) == (7, 2, 3)
+    assert_same(layer.output_lengths(np.array([1, 2])), np.array([1, 2]))
+    assert layer.flops((7, 3)) == 0
+    assert layer.dtype == np.float32
+    assert layer.astype(np.float64).dtype == np.float64
+    assert layer.buffers == {}
+    assert layer.children() == {}
+    assert Halve().dtype is None
+    assert_same(layer(np.ones((2, 3), np.float32)), np.ones((2, 3), np.float32))
+
+
+def test_forward_is_inference_unless_told():
+    dropout = lm.Dropout(0.9, rng=0)
+    x = np.ones((4, 5))
+    assert_same(dropout.forward(x)[0], x)
+
+
+@pytest.mark.parametrize(
+    ("layer", "text", "config"),
+    [
+        (Scale(3), "Scale(3)", {"features": 3, "start": 1.0}),
+        (Scale(3, 2), "Scale(3, start=2)", {"features": 3, "start": 2}),
+        (Scale(features=3), "Scale(3)", {"features": 3, "start": 1.0}),
+        (Halve(), "Halve()", {}),
+        (
+            Tall(2, 3, mode="a", rng=0),
+            "Tall(2, 3, mode='a')",
+            {"sizes": (2, 3), "mode": "a", "table": None, "dtype": np.float32},
+        ),
+        (
+            Tall(2, mode="b", dtype=np.float64).astype(np.float64),
+            "Tall(2, mode='b', dtype=np.float64)",
+            {"sizes": (2,), "mode": "b", "table": None, "dtype": np.float64},
+        ),
+        (
+            Tall(mode="c", table=[1, 2]),
+            "Tall(mode='c', table=[1, 2])",
+            {"sizes": (), "mode": "c", "table": [1, 2], "dtype": np.float32},
+        ),
+    ],
+    ids=["plain", "option", "by name", "none", "all", "dtype", "list"],
+)
+def test_repr_and_config(layer, text, config):
+    assert repr(layer) == text
+    assert layer.config() == config
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert repr(other) == text
+        for name, a in layer.params.items():
+            assert_same(other.params[name], a)
+
+
+def test_repr_shows_an_array():
+    assert "table=array([1, 2])" in repr(Tall(mode="c", table=np.array([1, 2])))
+
+
+def test_wrong_arguments_are_pythons_own_errors():
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'features'"):
+        Scale()
+    with pytest.raises(TypeError, match="takes 1 positional argument but 2 were given"):
+        Halve(3)
+    with pytest.raises(TypeError, match="abstract"):
+        lm.Layer()
+
+
+def test_in_a_sequential():
+    model = lm.Sequential(lm.Linear(4, 3), Scale(3), Halve(), lm.ReLU(), rng=0)
+    assert "1.scale" in model.params
+    assert model.output_shape((5, 4)) == (5, 3)
+    x = random("x", (5, 4))
+    lm.check(model, x)
+    assert_same(copy.deepcopy(model).astype(np.float64)(x), model.astype(np.float64)(x))
+
+
+def test_a_layer_without_lengths_in_a_sequential():
+    model = lm.Sequential(lm.Linear(4, 3, rng=0), Scale(3))
+    with pytest.raises(TypeError, match=r"Scale\(3\): takes no lengths=; give its forward") as e:
+        model(np.ones((2, 5, 4), np.float32), lengths=[5, 2])
+    assert e.value.__notes__ == ["in layer 1 of Sequential"]
+
+
+def test_steps_are_declared():
+    x = np.ones((2, 3), np.float32)
+    with pytest.raises(TypeError, match=r"Scale\(3\): cannot go step by step, since an output"):
+        Scale(3).step(x, ())
+    with pytest.raises(TypeError, match=r"Scale\(3\): cannot go step by step"):
+        Scale(3).initial_state(2)
+    layer = Tall(3, mode="a")
+    assert layer.initial_state(2) == ()
+    y, state = layer.step(x, layer.initial_state(2))
+    assert_same(y, x)
+    assert state == ()
+    y, state, cache = layer.run(x[:, None], lengths=[1, 1])
+    dx, dstate, grads = layer.run_backward(y, (), cache)
+    assert_same(dx, y)
+    assert (state, dstate) == ((), ())
+    assert_same(grads["shift"], np.full(3, 2, np.float32))
+
+
+def test_parameter_reads_and_writes_the_array():
+    layer = Tall(3, mode="a")
+    assert layer.shift is layer.params["shift"]
+    assert layer.seen is layer.buffers["seen"]
+    assert layer.other is None
+    assert isinstance(Tall.shift, Parameter)
+    before, value = layer.shift, [1, 2, 3]
+    layer.shift = value
+    assert layer.shift is before
+    assert_same(before, np.array(value, np.float32))
+    layer.seen = 7
+    assert layer.buffers["seen"] == 7
+
+
+def test_parameter_copies_what_it_is_given():
+    layer, value = Scale(3), np.ones(3, np.float32)
+    layer.assign({"scale": value})
+    value[0] = 9
+    assert layer.params["scale"][0] == 1
+    layer.assign({"scale": layer.params["scale"][::-1]})
+
+
+def test_parameter_refuses():
+    layer = Tall(3, mode="a")
+    with pytest.raises(ValueError, match=r"Tall\(3, mode='a'\): shift has shape \(3,\), got \(\)"):
+        layer.shift = 1
+    with pytest.raises(TypeError, match=r"shift has dtype float32, got <U1"):
+        layer.shift = ["a", "b", "c"]
+    with pytest.raises(TypeError, match=r"seen has dtype int64, got float64"):
+        layer.seen = 0.5
+    with pytest.raises(KeyError, match=r"no parameter or buffer named 'other'; it has shift, seen"):
+        layer.other = 1
+    with pytest.raises(KeyError, match=r"no parameter or buffer named 'a'; it has none"):
+        Halve().assign({"a": 1})
+
+
+def test_dtype_of_a_layer_whose_argument_is_none():
+    class Late(Scale):
+        def __init__(self, dtype=None):
+            super().__init__(2)
+
+    assert Late().dtype == np.float32
