@@ -1,8 +1,9 @@
 """Neural-network layers for NumPy: readable formulas, exact gradients, the speed of the CPU."""
 
-from . import initializers, linear, parts
+from . import convolution, initializers, linear, parts
 from .checking import CheckError, check
 from .containers import Concat, Residual, Sequential
+from .convolution import Conv1d, Conv2d, Conv3d
 from .layer import Layer
 from .linear import Linear
 from .parts import (
@@ -40,6 +41,9 @@ __all__ = [
     "BinaryCrossEntropy",
     "CheckError",
     "Concat",
+    "Conv1d",
+    "Conv2d",
+    "Conv3d",
     "CrossEntropy",
     "Embedding",
     "Flatten",
@@ -63,6 +67,7 @@ __all__ = [
     "Softmax",
     "Tanh",
     "check",
+    "convolution",
     "initializers",
     "linear",
     "parts",

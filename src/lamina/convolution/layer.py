@@ -1,0 +1,383 @@
+"""The classes Conv1d, Conv2d and Conv3d."""
+
+import math
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import arguments, initializers
+from ..layer import Arrays, NDArray, Parameter, Shape
+from ..windowed import Windowed
+from ..windows import MODES
+from . import formula, streaming
+
+
+class _Conv(Windowed):
+    """A convolution over `rank` axes."""
+
+    weight = Parameter()
+    bias = Parameter()
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, ...],
+        *,
+        stride: int | tuple[int, ...] = 1,
+        padding: str | int | tuple[int | tuple[int, int], ...] = "valid",
+        dilation: int | tuple[int, ...] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        init: str = "glorot_uniform",
+        dtype: npt.DTypeLike = np.float32,
+        rng: initializers.RNG = None,
+    ) -> None:
+        self.in_channels = arguments.integer(self, "in_channels", in_channels)
+        self.out_channels = arguments.integer(self, "out_channels", out_channels)
+        self.window = arguments.integers(self, "kernel_size", kernel_size, self.rank)
+        self.stride = arguments.integers(self, "stride", stride, self.rank)
+        self.padding = self._settled_padding(padding)
+        self.dilation = arguments.integers(self, "dilation", dilation, self.rank)
+        self.groups = arguments.integer(self, "groups", groups)
+        for name, count in (("in_channels", in_channels), ("out_channels", out_channels)):
+            if count % groups:
+                raise ValueError(
+                    f"{arguments.say(self)}: groups must divide {name}; {count} is no multiple "
+                    f"of {groups}"
+                )
+        self.has_bias = arguments.choice(self, "bias", bias, (True, False))
+        self.padding_mode = arguments.choice(self, "padding_mode", padding_mode, MODES)
+        self.init = arguments.choice(self, "init", init, initializers.PRESETS)
+        arguments.float_dtype(self, dtype)
+        self.initialize(rng)
+
+    def initialize(self, rng: initializers.RNG = None) -> Self:
+        """Draw all parameters anew and return the layer."""
+        rng = initializers.generator(rng)
+        dtype = self.dtype
+        c, o = self.in_channels // self.groups, self.out_channels
+        taps = math.prod(self.window)
+        fans = taps * c, taps * o // self.groups
+        self.params = {
+            "weight": initializers.draw(self.init, (*self.window, c, o), *fans, rng, dtype)
+        }
+        if self.has_bias:
+            self.params["bias"] = initializers.draw_bias(self.init, (o,), fans[0], rng, dtype)
+        return self
+
+    def forward(
+        self, x: NDArray, *, lengths: Any = None, training: bool = False
+    ) -> tuple[NDArray, Any]:
+        r"""Return y, shape (N, \*Q, O), and the cache of `backward`."""
+        x = arguments.array(self, "x", x, self.dtype)
+        lengths = self._checked(x, lengths)
+        y, cache = formula.forward(
+            x,
+            self.weight,
+            self.bias,
+            lengths,
+            stride=self.stride,
+            dilation=self.dilation,
+            padding=self._windows(x.shape[1:-1]).pads,
+            padding_mode=self.padding_mode,
+            groups=self.groups,
+        )
+        return y, (y.shape, cache)
+
+    def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
+        r"""Return dx, shape (N, \*S, C), and the gradients of weight and bias."""
+        shape, cache = cache
+        dy = arguments.gradient(self, dy, shape, self.dtype)
+        return formula.backward(dy, cache)
+
+    def _channels(self, shape: Shape) -> int:
+        arguments.features(self, np.broadcast_to(0, shape), self.in_channels, self.rank + 2)
+        return self.out_channels
+
+    def flops(self, shape: Shape) -> int:
+        r"""Return 2 ∏K C / G, and 1 for the bias, for each element of y."""
+        taps = math.prod(self.window) * self.in_channels // self.groups
+        per_output: int = 2 * taps + self.has_bias
+        return math.prod(self.output_shape(shape)) * per_output
+
+
+class Conv1d(_Conv):
+    r"""A convolution over signals and sequences, of any lengths, whole or in parts.
+
+    .. math:: y_{n,t,o} = \sum_{k,c} \tilde x_{n,\,t s + k d,\,c} W_{k,c,o} + b_o
+
+    Parameters
+    ----------
+    in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode,
+    init, dtype, rng
+        As of `Conv2d`, with one axis in the place of two: ``padding=((1, 2),)`` is one before and
+        two after. Moreover ``padding="causal"`` puts (K - 1) d elements before x and none after,
+        so that an output depends on no later step.
+
+    Attributes
+    ----------
+    weight : array, shape (K, C/G, O)
+    bias : array, shape (O,), or None
+    stepwise : bool
+        Whether the layer may `run` and `step`: with causal padding of zeros and a stride of 1.
+
+    Notes
+    -----
+    x has shape (N, T, C); y has shape (N, Q, O), with Q as for `Conv2d`.
+
+    With ``lengths``, the zeros of the padding begin at each sequence's own end, and y holds of each
+    sequence what it gives alone: none where it is empty or shorter than the kernel. Padding that
+    depends on where a sequence ends is refused: ``"same"`` and ``"same_lower"`` with a stride above
+    1, and every `padding_mode` but ``"zeros"``.
+
+    The state of `run` and `step` is a tuple of one array, the last (K - 1) d inputs, shape
+    (N, (K - 1) d, C): zeros at first. With ``lengths``, `run` returns the state after each
+    sequence's own last step.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `Conv2d`; lengths or steps that the padding does not allow.
+
+    References
+    ----------
+    A. van den Oord et al., *WaveNet: A Generative Model for Raw Audio* (2016), sec. 2.1: causal and
+    dilated convolutions.
+
+    Examples
+    --------
+    >>> layer = Conv1d(1, 1, 3, padding="causal", bias=False, dtype=np.float64)
+    >>> layer.weight = np.reshape([1, 10, 100], (3, 1, 1))
+    >>> x = np.array([1.0, 2, 3, 4]).reshape(1, 4, 1)
+    >>> layer(x).ravel()
+    array([100., 210., 321., 432.])
+    >>> y, state, cache = layer.run(x[:, :2])
+    >>> y.ravel()
+    array([100., 210.])
+    >>> y_t, state = layer.step(x[:, 2], state)
+    >>> y_t
+    array([[321.]])
+    """
+
+    rank = 1
+
+    @property
+    def stepwise(self) -> bool:  # type: ignore[override]
+        """Whether the layer may `run` and `step`: with causal zeros and a stride of 1."""
+        return (self.padding, self.stride, self.padding_mode) == ("causal", (1,), "zeros")
+
+    def initial_state(self, n: int) -> tuple[NDArray]:
+        """Return the state before the first step of `n` sequences: zeros."""
+        self._refuse_steps()
+        n = arguments.integer(self, "n", n, least=0)
+        return (np.zeros((n, self._past, self.in_channels), self.dtype),)
+
+    def run(
+        self, x: NDArray, state: Any = None, *, lengths: Any = None, training: bool = False
+    ) -> tuple[NDArray, tuple[NDArray], Any]:
+        """Return y, the state after the last step, and the cache of `run_backward`."""
+        self._refuse_steps()
+        x = arguments.array(self, "x", x, self.dtype)
+        lengths = self._checked(x, lengths)
+        state = self._state("state", state, len(x))
+        y, after, cache = streaming.run(
+            x,
+            state,
+            self.weight,
+            self.bias,
+            lengths,
+            dilation=self.dilation[0],
+            groups=self.groups,
+        )
+        return y, (after,), (y.shape, cache)
+
+    def run_backward(
+        self, dy: NDArray, dstate: Any, cache: Any
+    ) -> tuple[NDArray, tuple[NDArray], Arrays]:
+        """Return dx, the gradient of the state before the first step, and those of parameters.
+
+        `dstate` is the gradient of the state after the last step; None stands for zero.
+        """
+        shape, cache = cache
+        dy = arguments.gradient(self, dy, shape, self.dtype)
+        dstate = self._state("dstate", dstate, len(dy))
+        dx, before, grads = streaming.run_backward(dy, dstate, cache)
+        return dx, (before,), grads
+
+    def step(self, x_t: NDArray, state: Any) -> tuple[NDArray, tuple[NDArray]]:
+        """Return y at one step, at inference, and the next state; x_t has shape (N, C)."""
+        x_t = arguments.array(self, "x_t", x_t, self.dtype)
+        arguments.features(self, x_t, self.in_channels, 2)
+        y, state, _ = self.run(x_t[:, None, :], state)
+        return y[:, 0, :], state
+
+    @property
+    def _past(self) -> int:
+        """How many inputs before a step its output depends on."""
+        return self._windows((1,)).spans[0] - 1
+
+    def _state(self, name: str, state: Any, n: int) -> NDArray:
+        """Return the array of a state, or zeros for None."""
+        (zeros,) = self.initial_state(n)
+        if state is None:
+            return zeros
+        if not isinstance(state, tuple) or len(state) != 1:
+            raise ValueError(
+                f"{arguments.say(self)}: {name} must be a tuple of one array of shape "
+                f"{zeros.shape}, as initial_state({n}) gives; got {type(state).__name__}"
+            )
+        array = arguments.array(self, name, state[0], self.dtype)
+        if array.shape != zeros.shape:
+            raise ValueError(
+                f"{arguments.say(self)}: {name} has shape {array.shape}, expected {zeros.shape}, "
+                f"as initial_state({n}) gives"
+            )
+        return array
+
+    def _refuse_steps(self) -> None:
+        if not self.stepwise:
+            raise TypeError(
+                f'{arguments.say(self)}: goes step by step with padding="causal", stride=1 and '
+                'padding_mode="zeros" alone; use the whole sequence: layer(x)'
+            )
+
+
+class Conv2d(_Conv):
+    r"""A convolution over images: a small grid of weights slides over x.
+
+    With the padded x written :math:`\tilde x`, the stride s and the dilation d,
+
+    .. math::
+        y_{n,p,q,o} = \sum_{u,v,c} \tilde x_{n,\,p s + u d,\,q s + v d,\,c} W_{u,v,c,o} + b_o
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+        C and O, at least 1.
+    kernel_size : int or (int, int)
+        K, for both axes or for each, as is every option that may be a tuple.
+    stride : int or (int, int)
+        s: how far the kernel moves from one output to the next.
+    padding : str, int or tuple
+        What stands around x, on an axis of S elements:
+
+        - ``"valid"``: nothing;
+        - ``"same"``: as much as gives ⌈S / s⌉ outputs, half of it on each side and an odd element
+          at the end (TensorFlow's rule; it depends on S where s > 1);
+        - ``"same_lower"``: the same with the odd element at the start;
+        - an integer, or one for each axis: so much on both sides;
+        - (before, after) pairs, one for each axis: ``((1, 2), (0, 1))``.
+    dilation : int or (int, int)
+        d: how far apart in x the elements of the kernel are.
+    groups : int
+        G, which divides C and O: the g-th C/G of the inputs go to the g-th O/G of the outputs
+        alone. ``groups=in_channels`` is a depthwise convolution.
+    bias : bool
+        Whether to add b.
+    padding_mode : str
+        What the padding holds: ``"zeros"``; ``"reflect"``, x mirrored about its first and last
+        element (padding below S); ``"replicate"``, the nearest element of x; ``"circular"``, x
+        once more (padding up to S).
+    init : str
+        The preset that draws the weights, one of `lamina.initializers.PRESETS`, with a fan-in of
+        ∏K C/G and a fan-out of ∏K O/G.
+    dtype : dtype
+        float32 or float64.
+    rng : int, numpy.random.Generator or None
+        Draws the weights; None takes fresh entropy.
+
+    Attributes
+    ----------
+    weight : array, shape (K, K, C/G, O)
+    bias : array, shape (O,), or None
+
+    Notes
+    -----
+    x has shape (N, H, W, C), channels last; y has shape (N, P, Q, O), with P from H, as Q from W,
+
+    .. math:: P = \lfloor (\text{before} + H + \text{after} - (K - 1) d - 1) / s \rfloor + 1
+
+    An axis of no elements gives no outputs. There are no ``lengths``: an image has no steps.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Options that do not fit together; x of another shape or dtype, smaller than the kernel, or
+        smaller than the padding that repeats it.
+
+    References
+    ----------
+    V. Dumoulin, F. Visin, *A guide to convolution arithmetic for deep learning* (2016), ch. 2 on
+    sizes, ch. 4 on the transposed convolution, which is the gradient of x.
+
+    Examples
+    --------
+    >>> image = np.array(
+    ...     [
+    ...         [260.745, 261.332, 112.27, 262.351],
+    ...         [260.302, 208.802, 139.05, 230.709],
+    ...         [261.775, 93.73, 166.118, 122.847],
+    ...         [259.56, 232.038, 262.351, 228.937],
+    ...     ]
+    ... )
+    >>> layer = Conv2d(1, 1, 2, bias=False, dtype=np.float64)
+    >>> layer.weight = np.reshape([[1, 0], [0, 1]], (2, 2, 1, 1))
+    >>> y, cache = layer.forward(image.reshape(1, 4, 4, 1), training=True)
+    >>> y[0, :, :, 0]
+    array([[469.547, 400.382, 342.979],
+           [354.032, 374.92 , 261.897],
+           [493.813, 356.081, 395.055]])
+    >>> dx, grads = layer.backward(np.ones((1, 3, 3, 1)), cache)
+    >>> dx[0, :, :, 0]
+    array([[1., 1., 1., 0.],
+           [1., 2., 2., 1.],
+           [1., 2., 2., 1.],
+           [0., 1., 1., 1.]])
+    """
+
+    rank = 2
+
+
+class Conv3d(_Conv):
+    r"""A convolution over volumes, or over images in time: `Conv2d` with an axis more.
+
+    .. math::
+        y_{n,p,q,r,o} = \sum_{u,v,w,c}
+        \tilde x_{n,\,p s + u d,\,q s + v d,\,r s + w d,\,c} W_{u,v,w,c,o} + b_o
+
+    Parameters
+    ----------
+    in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode,
+    init, dtype, rng
+        As of `Conv2d`, with three axes in the place of two.
+
+    Attributes
+    ----------
+    weight : array, shape (K, K, K, C/G, O)
+    bias : array, shape (O,), or None
+
+    Notes
+    -----
+    x has shape (N, D, H, W, C); y has shape (N, P, Q, R, O), sizes as those of `Conv2d`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `Conv2d`.
+
+    References
+    ----------
+    D. Tran, L. Bourdev, R. Fergus, L. Torresani, M. Paluri, *Learning Spatiotemporal Features with
+    3D Convolutional Networks* (2015), sec. 3.1.
+
+    Examples
+    --------
+    >>> layer = Conv3d(1, 8, 3, padding="same", stride=(1, 2, 2), rng=0)
+    >>> layer(np.ones((2, 5, 9, 9, 1), np.float32)).shape
+    (2, 5, 5, 5, 8)
+    """
+
+    rank = 3
