@@ -1,6 +1,7 @@
 """Neural-network layers for NumPy: readable formulas, exact gradients, the speed of the CPU."""
 
-from . import convolution, initializers, linear, parts
+from . import batchnorm, convolution, initializers, linear, parts
+from .batchnorm import BatchNorm
 from .checking import CheckError, check
 from .containers import Concat, Residual, Sequential
 from .convolution import Conv1d, Conv2d, Conv3d
@@ -38,6 +39,7 @@ __all__ = [
     "AvgPool1d",
     "AvgPool2d",
     "AvgPool3d",
+    "BatchNorm",
     "BinaryCrossEntropy",
     "CheckError",
     "Concat",
@@ -66,6 +68,7 @@ __all__ = [
     "Sigmoid",
     "Softmax",
     "Tanh",
+    "batchnorm",
     "check",
     "convolution",
     "initializers",

@@ -1,0 +1,234 @@
+"""The class BatchNorm."""
+
+import math
+import warnings
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import arguments, initializers
+from ..arguments import say
+from ..layer import Arrays, Layer, NDArray, Parameter, Shape
+from . import formula
+
+
+class BatchNorm(Layer):
+    r"""Every channel at mean 0 and deviation 1 over the batch, then scaled and shifted.
+
+    .. math::
+        \hat x_{n,c} = \frac{x_{n,c} - \mu_c}{\sqrt{\sigma^2_c + \varepsilon}}, \qquad
+        y_{n,c} = \gamma_c \hat x_{n,c} + \beta_c
+
+    In training, :math:`\mu` and :math:`\sigma^2` are the mean and the variance of the batch, over
+    all axes of x but the last, and running values follow them with the momentum a,
+
+    .. math::
+        \mu^{run} \leftarrow a \mu^{run} + (1 - a) \mu, \qquad
+        \sigma^{2,run} \leftarrow a \sigma^{2,run} + (1 - a) \tfrac{M}{M - 1} \sigma^2
+
+    for M values a channel. At inference the running values take their place.
+
+    Parameters
+    ----------
+    features : int
+        C, at least 1.
+    eps : float
+        :math:`\varepsilon`, above 0.
+    momentum : float or None
+        a, 0 to 1: the share of the *old* running value that is kept, as in Keras, ONNX and the
+        literature. PyTorch's momentum is 1 - a. None makes the running values the mean over all
+        batches so far.
+    gamma, beta : bool
+        Whether to scale by :math:`\gamma` and to shift by :math:`\beta`.
+    running : bool
+        Whether to keep running values; without, the batch's own are used at inference too.
+    unbiased : bool
+        Whether the running variance is the unbiased one, as PyTorch's; Keras and ONNX keep the
+        biased one, without the factor M / (M - 1). The batch is normalised by the biased one
+        always.
+    frozen : bool
+        Use the running values and keep them as they are, in training too.
+    update : bool
+        False keeps the running values as they are, though training uses the batch's own.
+    init : str
+        The preset that draws gamma, one of `lamina.initializers.PRESETS`, as for one input and one
+        output; ``"torch"`` is ones here, as in ``torch.nn``. beta starts at 0.
+    dtype : dtype
+        float32 or float64.
+    rng : int, numpy.random.Generator or None
+        Draws gamma, where `init` is random; None takes fresh entropy.
+
+    Attributes
+    ----------
+    gamma, beta : array, shape (C,), or None
+    running_mean, running_var : array, shape (C,), or None
+        0 and 1 at first. A pass with ``training=True`` writes into them.
+    batches : int64 array, shape (), or None
+        How many batches the running values have seen.
+
+    Notes
+    -----
+    x and y have shape (..., C), any number of leading axes. With ``lengths``, x has shape
+    (N, T, ..., C) and padding counts for nothing.
+
+    Raises
+    ------
+    ValueError, TypeError
+        x has another number of features or another dtype; or a training batch has fewer than 2
+        values a channel, whose variance says nothing.
+
+    Warns
+    -----
+    UserWarning
+        `momentum` is below 0.5, which looks like PyTorch's.
+
+    References
+    ----------
+    S. Ioffe, C. Szegedy, *Batch Normalization: Accelerating Deep Network Training by Reducing
+    Internal Covariate Shift* (2015), sec. 3: algorithm 1 and the gradients; sec. 3.1: inference.
+
+    Examples
+    --------
+    >>> layer = BatchNorm(2, eps=1e-8, dtype=np.float64)
+    >>> x = np.array([[1.0, 10.0], [3.0, 50.0]])
+    >>> y, cache = layer.forward(x, training=True)
+    >>> y.round(6)
+    array([[-1., -1.],
+           [ 1.,  1.]])
+    >>> layer.running_mean, layer.running_var
+    (array([0.2, 3. ]), array([ 1.1, 80.9]))
+    >>> dx, grads = layer.backward(np.array([[1.0, 0.0], [0.0, 2.0]]), cache)
+    >>> grads["gamma"].round(6), grads["beta"]
+    (array([-1.,  2.]), array([1., 2.]))
+    """
+
+    gamma = Parameter()
+    beta = Parameter()
+    running_mean = Parameter()
+    running_var = Parameter()
+    batches = Parameter()
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        eps: float = 1e-5,
+        momentum: float | None = 0.9,
+        gamma: bool = True,
+        beta: bool = True,
+        running: bool = True,
+        unbiased: bool = True,
+        frozen: bool = False,
+        update: bool = True,
+        init: str = "ones",
+        dtype: npt.DTypeLike = np.float32,
+        rng: initializers.RNG = None,
+    ) -> None:
+        self.features = arguments.integer(self, "features", features)
+        # Any less would be 0 in float32, and a constant channel 0 / 0.
+        self.eps = arguments.number(self, "eps", eps, low=float(np.finfo(np.float32).tiny))
+        self.momentum = momentum
+        if momentum is not None:
+            self.momentum = arguments.number(self, "momentum", momentum, 0, 1)
+            if momentum < 0.5:
+                warnings.warn(
+                    f"{say(self)}: momentum is the share of the old running value that is kept; "
+                    f"PyTorch's momentum is 1 - ours, so its {momentum:g} is "
+                    f"momentum={1 - momentum:g} here",
+                    stacklevel=2,
+                )
+        self.has_gamma = arguments.choice(self, "gamma", gamma, (True, False))
+        self.has_beta = arguments.choice(self, "beta", beta, (True, False))
+        self.running = arguments.choice(self, "running", running, (True, False))
+        self.unbiased = arguments.choice(self, "unbiased", unbiased, (True, False))
+        self.frozen = arguments.choice(self, "frozen", frozen, (True, False))
+        self.update = arguments.choice(self, "update", update, (True, False))
+        self.init = arguments.choice(self, "init", init, initializers.PRESETS)
+        arguments.float_dtype(self, dtype)
+        if frozen and not running:
+            raise ValueError(
+                f"{say(self)}: frozen=True uses running values, and running=False keeps none; "
+                "leave one of them out"
+            )
+        self.initialize(rng)
+
+    @property
+    def stepwise(self) -> bool:  # type: ignore[override]
+        """Whether the layer may `step`: with running values, no step depends on another."""
+        return bool(self.running)
+
+    def initialize(self, rng: initializers.RNG = None) -> Self:
+        """Draw gamma anew, reset beta and the running values, and return the layer."""
+        rng = initializers.generator(rng)
+        shape, dtype = (self.features,), self.dtype
+        self.params, self.buffers = {}, {}
+        if self.has_gamma:
+            preset = "ones" if self.init == "torch" else self.init
+            self.params["gamma"] = initializers.draw(preset, shape, 1, 1, rng, dtype)
+        if self.has_beta:
+            self.params["beta"] = np.zeros(shape, dtype)
+        if self.running:
+            self.buffers = {
+                "running_mean": np.zeros(shape, dtype),
+                "running_var": np.ones(shape, dtype),
+                "batches": np.zeros((), np.int64),
+            }
+        return self
+
+    def forward(
+        self, x: NDArray, *, lengths: Any = None, training: bool = False
+    ) -> tuple[NDArray, Any]:
+        """Return y, of the shape of x, and the cache of `backward`."""
+        x = arguments.array(self, "x", x, self.dtype)
+        arguments.features(self, x, self.features)
+        lengths = arguments.lengths(self, lengths, x)
+        mean, var = self.running_mean, self.running_var
+        of_batch = training and not self.frozen
+        if of_batch:
+            mean = var = None
+            self._check_count(x, lengths)
+        y, cache = formula.forward(x, self.gamma, self.beta, mean, var, self.eps, lengths)
+        if of_batch and self.running and self.update:
+            self._follow(cache)
+        return y, (y.shape, cache)
+
+    def _check_count(self, x: NDArray, lengths: NDArray | None) -> None:
+        found = int(formula.count(x, lengths))
+        if found < 2:
+            real = "" if lengths is None else " without its padding"
+            raise ValueError(
+                f"{say(self)}: a training batch needs 2 values a channel or more, for a variance; "
+                f"x (shape {x.shape}){real} has {found}; take a larger batch (drop the last one if "
+                "it is smaller), or train on the running values: frozen=True"
+            )
+
+    def _follow(self, cache: formula.Cache) -> None:
+        """Let the running values follow the statistics of a batch."""
+        mean, var = formula.update(
+            self.running_mean,
+            self.running_var,
+            int(self.batches),
+            cache.mean,
+            cache.var,
+            cache.M,
+            self.momentum,
+            self.unbiased,
+        )
+        self.assign({"running_mean": mean, "running_var": var, "batches": self.batches + 1})
+
+    def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
+        """Return dx, of the shape of x, and the gradients of gamma and beta."""
+        shape, cache = cache
+        dy = arguments.gradient(self, dy, shape, self.dtype)
+        return formula.backward(dy, cache)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """Return `shape`."""
+        arguments.features(self, np.empty((0, *shape[1:])), self.features)
+        return shape
+
+    def flops(self, shape: Shape) -> int:
+        """Return 2 for each value of x, and 1 each for gamma and beta: the cost at inference."""
+        per_value: int = 2 + self.has_gamma + self.has_beta
+        return math.prod(shape) * per_value
