@@ -1,10 +1,11 @@
 """Neural-network layers for NumPy: readable formulas, exact gradients, the speed of the CPU."""
 
-from . import batchnorm, convolution, initializers, linear, parts
+from . import batchnorm, convolution, dropout, initializers, linear, parts
 from .batchnorm import BatchNorm
 from .checking import CheckError, check
 from .containers import Concat, Residual, Sequential
 from .convolution import Conv1d, Conv2d, Conv3d
+from .dropout import Dropout
 from .layer import Layer
 from .linear import Linear
 from .parts import (
@@ -47,6 +48,7 @@ __all__ = [
     "Conv2d",
     "Conv3d",
     "CrossEntropy",
+    "Dropout",
     "Embedding",
     "Flatten",
     "GlobalAvgPool",
@@ -71,6 +73,7 @@ __all__ = [
     "batchnorm",
     "check",
     "convolution",
+    "dropout",
     "initializers",
     "linear",
     "parts",

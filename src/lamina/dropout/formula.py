@@ -1,0 +1,150 @@
+"""Dropout: units set to 0 at random, so that none can rely on another.
+
+With x and y (N, ...), the rate p at which units are dropped, and the mask m, true where a unit is
+kept: of the shape of x, or with 1 in the axes along which units share their fate.
+
+Forward
+
+    y = s x  where m,  0 elsewhere                                              (1)
+
+                    a pass that drops    inference: m is true everywhere
+    s  inverted     1 / (1 - p)          1                                      (2)
+       classic      1                    1 - p
+
+A unit is kept with probability 1 - p, so the mean of y over masks is (1 - p) s x: in either mode
+what inference gives. (1) selects and does not multiply, so a dropped NaN or infinity is gone.
+
+Backward. With dy = ∂L/∂y and ∂y/∂x = s where m, 0 elsewhere,
+
+    dx = s dy  where m,  0 elsewhere                                            (3)
+
+The mask. Philox4x32-10 turns a counter of four 32-bit words and a key of two into four random words
+by ten rounds, with the 64-bit products a = 0xD2511F53 c0 and b = 0xCD9E8D57 c2, high and low:
+
+    c0, c1, c2, c3 <- high(b) ^ c1 ^ k0, low(b), high(a) ^ c3 ^ k1, low(a)      (4)
+    k0, k1 <- k0 + 0x9E3779B9, k1 + 0xBB67AE85 modulo 2³², between rounds       (5)
+
+The draw of unit u of sample id in pass number `call`, and its fate:
+
+    draw = word u mod 4 of philox((u div 4, id mod 2³², id div 2³², call mod 2³²), key)     (6)
+    m = draw >= p 2³², rounded to an integer                                    (7)
+
+J. Salmon, M. Moraes, R. Dror, D. Shaw, *Parallel Random Numbers: As Easy as 1, 2, 3* (2011),
+sec. 3.3 and table 2, give Philox.
+"""
+
+import math
+from typing import Final, Literal, NamedTuple, TypeAlias
+
+from ..arrays import Array, mask_steps, namespace
+
+Mode: TypeAlias = Literal["inverted", "classic"]
+Words: TypeAlias = tuple[Array, Array, Array, Array]
+
+LOW: Final = 0xFFFFFFFF
+
+
+class Cache(NamedTuple):
+    """What `backward` needs."""
+
+    keep: Array | None
+    scale: float
+    lengths: Array | None
+
+
+def forward(
+    x: Array,
+    keep: Array | None = None,
+    rate: float = 0.5,
+    mode: Mode = "inverted",
+    lengths: Array | None = None,
+) -> tuple[Array, Cache]:
+    """Return y, of the shape of x, and the cache of `backward`.
+
+    Parameters
+    ----------
+    x : array, shape (N, ...)
+    keep : boolean array, broadcast to the shape of x, optional
+        The mask; without it the pass is one of inference.
+    rate : float
+        The probability to drop, 0 to 1.
+    mode : str
+        ``"inverted"`` or ``"classic"``.
+    lengths : integer array, shape (N,), optional
+        x has shape (N, T, ...); steps from lengths[n] on are padding.
+    """
+    scale = 1.0  # (2)
+    if mode == "inverted" and keep is not None and rate < 1:  # at rate 1 there is nothing to scale
+        scale = 1 / (1 - rate)
+    if mode == "classic" and keep is None:
+        scale = 1 - rate
+    cache = Cache(keep, scale, lengths)
+    return _select(x, cache), cache  # (1)
+
+
+def backward(dy: Array, cache: Cache) -> tuple[Array, dict[str, Array]]:
+    """Return dx, of the shape of x, and no gradients: there are no parameters."""
+    return _select(dy, cache), {}  # (3)
+
+
+def _select(a: Array, cache: Cache) -> Array:
+    keep, scale, lengths = cache
+    if keep is not None:
+        xp = namespace(a, keep)
+        a = xp.where(keep, a, xp.zeros((), dtype=a.dtype))
+    return mask_steps(a, lengths) * scale
+
+
+def keep_mask(
+    shape: tuple[int, ...],
+    rate: float,
+    key: Array,
+    call: int,
+    shared_axes: tuple[int, ...] = (),
+    sample_ids: Array | None = None,
+) -> Array:
+    """Return the mask of a pass: version 1 of the stream, equations (4) to (7).
+
+    It needs a library with uint64, as NumPy; a mask made there serves everywhere.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Of x, (N, ...).
+    rate : float
+    key : integer array, shape (2,)
+        The low and the high 32 bits of the seed.
+    call : int
+    shared_axes : tuple of int
+        The axes along which units share their fate.
+    sample_ids : integer array, shape (N,), optional
+        0, 1, ..., N - 1 where left out; all 0 if axis 0 is shared.
+
+    Returns
+    -------
+    boolean array, of `shape` but for 1 in the shared axes
+    """
+    xp = namespace(key, sample_ids)
+    shared = {axis % len(shape) for axis in shared_axes}
+    shape = tuple(1 if axis in shared else size for axis, size in enumerate(shape))
+    if sample_ids is None or 0 in shared:
+        sample_ids = xp.arange(shape[0])
+    ids = xp.astype(sample_ids, xp.uint64)[:, None]
+    units = math.prod(shape[1:])
+    blocks = xp.arange(-(-units // 4), dtype=xp.uint64)[None, :]
+    calls = xp.asarray(call & LOW, dtype=xp.uint64)
+    counter = blocks, ids & LOW, ids >> 32, calls
+    words = philox(counter, (int(key[0]), int(key[1])))
+    draws = xp.reshape(xp.stack(words, axis=-1), (shape[0], 4 * blocks.shape[1]))[:, :units]  # (6)
+    return xp.reshape(draws >= round(rate * 2**32), shape)  # (7)
+
+
+def philox(counter: Words, key: tuple[int, int]) -> Words:
+    """Return four random words for each counter; words are 32-bit values in uint64 arrays."""
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(10):
+        a, b = c0 * 0xD2511F53, c2 * 0xCD9E8D57
+        c0, c1, c2, c3 = (b >> 32) ^ c1 ^ k0, b & LOW, (a >> 32) ^ c3 ^ k1, a & LOW  # (4)
+        k0, k1 = (k0 + 0x9E3779B9) & LOW, (k1 + 0xBB67AE85) & LOW  # (5)
+    return c0, c1, c2, c3
