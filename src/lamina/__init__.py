@@ -1,6 +1,6 @@
 """Neural-network layers for NumPy: readable formulas, exact gradients, the speed of the CPU."""
 
-from . import batchnorm, convolution, dropout, initializers, linear, parts
+from . import batchnorm, convolution, dropout, initializers, linear, lstm, parts, rnn
 from .batchnorm import BatchNorm
 from .checking import CheckError, check
 from .containers import Concat, Residual, Sequential
@@ -8,6 +8,7 @@ from .convolution import Conv1d, Conv2d, Conv3d
 from .dropout import Dropout
 from .layer import Layer
 from .linear import Linear
+from .lstm import LSTM
 from .parts import (
     GELU,
     AvgPool1d,
@@ -33,10 +34,13 @@ from .parts import (
     Softmax,
     Tanh,
 )
+from .rnn import RNN
 
 __version__ = "0.1.0"
 __all__ = [
     "GELU",
+    "LSTM",
+    "RNN",
     "AvgPool1d",
     "AvgPool2d",
     "AvgPool3d",
@@ -76,5 +80,7 @@ __all__ = [
     "dropout",
     "initializers",
     "linear",
+    "lstm",
     "parts",
+    "rnn",
 ]

@@ -1,0 +1,150 @@
+"""The class LSTM."""
+
+from types import ModuleType
+from typing import ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import arguments, initializers
+from ..recurrence import Recurrent
+from . import formula
+
+
+class LSTM(Recurrent):
+    r"""Recurrent layers whose gates decide what a cell takes in, keeps and shows.
+
+    .. math::
+        \begin{aligned}
+        i_t, f_t, o_t &= \sigma(x_t W_x + h_{t-1} W_h + b)^{i, f, o} \\
+        g_t &= \tanh(x_t W_x + h_{t-1} W_h + b)^g \\
+        c_t &= f_t \odot c_{t-1} + i_t \odot g_t \\
+        h_t &= o_t \odot \tanh(c_t), \quad y_t = h_t
+        \end{aligned}
+
+    Where bidirectional, a second set of weights goes through each sequence from its end, and y_t
+    holds the state of either direction. A further layer takes y of the one before as its x.
+
+    Parameters
+    ----------
+    in_features, hidden : int
+        I and H, at least 1.
+    layers : int
+        How many layers are stacked, at least 1.
+    bidirectional : bool
+        Whether each layer goes in both directions.
+    dropout : float
+        The rate, 0 to 1, of a `Dropout` on what a layer hands to the next; none after the last.
+    bias : bool
+        Whether to add b.
+    forget_bias : float
+        What b starts from for the forget gate, so that cells keep at first; elsewhere b is 0. Left
+        out by ``init="torch"``, and where there is no bias.
+    init : str
+        The preset that draws W_x, gate by gate, one of `lamina.initializers.PRESETS`. ``"torch"``
+        draws every array, b too, uniformly from :math:`\pm 1 / \sqrt H`.
+    recurrent_init : str or None
+        The preset that draws W_h, gate by gate, so that with ``"orthogonal"`` each gate's block
+        (H, H) is orthogonal; None stands for that, with ``init="torch"`` for ``"torch"``.
+    dtype : dtype
+        float32 or float64.
+    rng : int, numpy.random.Generator or None
+        Draws the weights and the keys of the Dropout layers; None takes fresh entropy.
+
+    Attributes
+    ----------
+    weight_x : array, shape (I, 4H)
+    weight_h : array, shape (H, 4H)
+    bias : array, shape (4H,), or None
+        Columns in blocks of H for i, f, g, o, in this order. These three belong to the first layer,
+        forward. `params` has those of the others, whose names end in ``_1``, ``_2``, ... for
+        further layers, which are given H features or 2H, then in ``_reverse``:
+        ``params["weight_x_1_reverse"]``.
+
+    Notes
+    -----
+    x has shape (N, T, I); y has shape (N, T, H), where bidirectional (N, T, 2H), forward first.
+    T may be 0. With ``lengths``, zero allowed, a sequence's state stays as it is after its own last
+    step, and the reverse direction starts there.
+
+    A state, as `run` and `step` take and return it, is a tuple with an entry ``(h, c)`` for each
+    layer, where bidirectional for each layer's forward and then reverse direction; h and c have
+    shape (N, H). A bidirectional layer does not `step`, and its windows cannot be joined: the
+    reverse direction comes from the end.
+
+    Raises
+    ------
+    ValueError, TypeError
+        x has another number of axes or features or another dtype; a state has another form; a
+        bidirectional layer is asked to `step`; `dropout` with one layer.
+
+    References
+    ----------
+    S. Hochreiter, J. Schmidhuber, *Long Short-Term Memory* (1997), sec. 4: the cell. F. Gers,
+    J. Schmidhuber, F. Cummins, *Learning to Forget* (2000), sec. 3: the forget gate. P. Werbos,
+    *Backpropagation Through Time: What It Does and How to Do It* (1990), sec. III: the gradients.
+    M. Schuster, K. Paliwal, *Bidirectional Recurrent Neural Networks* (1997), sec. II.
+    R. Jozefowicz, W. Zaremba, I. Sutskever, *An Empirical Exploration of Recurrent Network
+    Architectures* (2015), sec. 2: a forget bias of 1. A. Saxe et al., *Exact Solutions to the
+    Nonlinear Dynamics of Learning in Deep Linear Neural Networks* (2014), sec. 3: orthogonal
+    weights.
+
+    Examples
+    --------
+    >>> layer = LSTM(1, 1, dtype=np.float64)
+    >>> layer.weight_x = layer.weight_h = np.ones((1, 4))
+    >>> layer.bias = np.zeros(4)
+    >>> h, c = np.array([[0.5]]), np.array([[1.0]])
+    >>> y, ((h, c),) = layer.step(np.array([[1.0]]), ((h, c),))
+    >>> c.round(4), h.round(4)
+    (array([[1.5576]]), array([[0.7481]]))
+
+    The formula shows the gates i, f, g and o of that step:
+
+    >>> x_t, before = np.array([[1.0]]), (np.array([[0.5]]), np.array([[1.0]]))
+    >>> weights = layer.weight_x, layer.weight_h, layer.bias
+    >>> [round(float(gate[0, 0]), 4) for gate in formula.gates(x_t, before, weights)]
+    [0.8176, 0.8176, 0.9051, 0.8176]
+    """
+
+    formula: ClassVar[ModuleType] = formula
+    gates = 4
+    state_names = ("h", "c")
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden: int,
+        *,
+        layers: int = 1,
+        bidirectional: bool = False,
+        dropout: float = 0.0,
+        bias: bool = True,
+        forget_bias: float = 1.0,
+        init: str = "glorot_uniform",
+        recurrent_init: str | None = None,
+        dtype: npt.DTypeLike = np.float32,
+        rng: initializers.RNG = None,
+    ) -> None:
+        self.forget_bias = arguments.number(self, "forget_bias", forget_bias)
+        super().__init__(
+            in_features,
+            hidden,
+            layers=layers,
+            bidirectional=bidirectional,
+            dropout=dropout,
+            bias=bias,
+            init=init,
+            recurrent_init=recurrent_init,
+            dtype=dtype,
+            rng=rng,
+        )
+
+    def initialize(self, rng: initializers.RNG = None) -> Self:
+        """Draw all parameters anew, and the keys of the Dropout layers; return the layer."""
+        super().initialize(rng)
+        if self.init != "torch":
+            for name, a in self.params.items():
+                if name.startswith("bias"):
+                    a[self.hidden : 2 * self.hidden] = self.forget_bias
+        return self

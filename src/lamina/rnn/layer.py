@@ -1,0 +1,130 @@
+"""The class RNN."""
+
+from types import ModuleType
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import arguments, initializers
+from ..recurrence import Recurrent
+from . import formula
+
+
+class RNN(Recurrent):
+    r"""Simple recurrent layers: the next state is a function of the input and the state before.
+
+    .. math:: h_t = \varphi(x_t W_x + h_{t-1} W_h + b), \quad y_t = h_t
+
+    Where bidirectional, a second set of weights goes through each sequence from its end, and y_t
+    holds the state of either direction. A further layer takes y of the one before as its x.
+
+    Parameters
+    ----------
+    in_features, hidden : int
+        I and H, at least 1.
+    layers : int
+        How many layers are stacked, at least 1.
+    bidirectional : bool
+        Whether each layer goes in both directions.
+    activation : str
+        :math:`\varphi`, ``"tanh"`` or ``"relu"``.
+    dropout : float
+        The rate, 0 to 1, of a `Dropout` on what a layer hands to the next; none after the last.
+    bias : bool
+        Whether to add b.
+    init : str
+        The preset that draws W_x, one of `lamina.initializers.PRESETS`; b is 0. ``"torch"`` draws
+        every array, b too, uniformly from :math:`\pm 1 / \sqrt H`.
+    recurrent_init : str or None
+        The preset that draws W_h; None stands for ``"orthogonal"``, with ``init="torch"`` for
+        ``"torch"``.
+    dtype : dtype
+        float32 or float64.
+    rng : int, numpy.random.Generator or None
+        Draws the weights and the keys of the Dropout layers; None takes fresh entropy.
+
+    Attributes
+    ----------
+    weight_x : array, shape (I, H)
+    weight_h : array, shape (H, H)
+    bias : array, shape (H,), or None
+        These three belong to the first layer, forward. `params` has those of the others, whose
+        names end in ``_1``, ``_2``, ... for further layers, which are given H features or 2H, then
+        in ``_reverse``: ``params["weight_x_1_reverse"]``.
+
+    Notes
+    -----
+    x has shape (N, T, I); y has shape (N, T, H), where bidirectional (N, T, 2H), forward first.
+    T may be 0. With ``lengths``, zero allowed, a sequence's state stays as it is after its own last
+    step, and the reverse direction starts there.
+
+    A state, as `run` and `step` take and return it, is a tuple with an entry ``(h,)`` for each
+    layer, where bidirectional for each layer's forward and then reverse direction; h has shape
+    (N, H). A bidirectional layer does not `step`, and its windows cannot be joined: the reverse
+    direction comes from the end.
+
+    Raises
+    ------
+    ValueError, TypeError
+        x has another number of axes or features or another dtype; a state has another form; a
+        bidirectional layer is asked to `step`; `dropout` with one layer.
+
+    References
+    ----------
+    J. Elman, *Finding Structure in Time* (1990), sec. "Networks with Memory": the network.
+    P. Werbos, *Backpropagation Through Time: What It Does and How to Do It* (1990), sec. III: the
+    gradients. M. Schuster, K. Paliwal, *Bidirectional Recurrent Neural Networks* (1997), sec. II.
+    A. Saxe et al., *Exact Solutions to the Nonlinear Dynamics of Learning in Deep Linear Neural
+    Networks* (2014), sec. 3: orthogonal weights.
+
+    Examples
+    --------
+    >>> layer = RNN(1, 1, dtype=np.float64)
+    >>> layer.weight_x, layer.weight_h = [[1]], [[0.5]]
+    >>> y, cache = layer.forward(np.array([[[1.0], [0.0], [0.0]]]), training=True)
+    >>> y.round(4)
+    array([[[0.7616],
+            [0.3634],
+            [0.1797]]])
+
+    What the last output owes to the state before the first step:
+
+    >>> dx, ((dh0,),), grads = layer.run_backward(np.array([[[0.0], [0.0], [1.0]]]), None, cache)
+    >>> dh0.round(4)
+    array([[0.0441]])
+    """
+
+    formula: ClassVar[ModuleType] = formula
+    gates = 1
+    state_names = ("h",)
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden: int,
+        *,
+        layers: int = 1,
+        bidirectional: bool = False,
+        activation: str = "tanh",
+        dropout: float = 0.0,
+        bias: bool = True,
+        init: str = "glorot_uniform",
+        recurrent_init: str | None = None,
+        dtype: npt.DTypeLike = np.float32,
+        rng: initializers.RNG = None,
+    ) -> None:
+        self.activation = arguments.choice(self, "activation", activation, formula.ACTIVATIONS)
+        super().__init__(
+            in_features,
+            hidden,
+            layers=layers,
+            bidirectional=bidirectional,
+            dropout=dropout,
+            bias=bias,
+            init=init,
+            recurrent_init=recurrent_init,
+            dtype=dtype,
+            rng=rng,
+            activation=self.activation,
+        )

@@ -1,0 +1,451 @@
+import copy
+import pickle
+
+import numpy as np
+import pytest
+
+import lamina as lm
+from contract import LayerCase, LayerContract, assert_close, assert_same, passes, random
+
+
+def mlp(d):
+    return lm.Sequential(
+        lm.Linear(5, 4, dtype=d), lm.Tanh(), lm.Linear(4, 3, bias=False, dtype=d), rng=1
+    )
+
+
+def speech(d):
+    return lm.Sequential(lm.Linear(5, 4, dtype=d), lm.ReLU(), lm.LSTM(4, 3, dtype=d), rng=2)
+
+
+def to_vector(d):
+    return lm.Sequential(speech(d), lm.LastStep(), lm.Linear(3, 2, dtype=d), rng=3)
+
+
+def image(d):
+    return lm.Sequential(
+        lm.Conv2d(2, 3, 3, padding="same", dtype=d),
+        lm.BatchNorm(3, dtype=d),
+        lm.GELU(),
+        lm.Flatten(),
+        lm.Dropout(0.3, rng=0),
+        lm.Linear(48, 2, dtype=d),
+        rng=4,
+    )
+
+
+def residual(d):
+    body = lm.Sequential(lm.Linear(5, 4, dtype=d), lm.Tanh(), lm.Linear(4, 5, dtype=d), rng=5)
+    return lm.Residual(body)
+
+
+def projected(d):
+    return lm.Residual(lm.LSTM(5, 3, dtype=d, rng=6), lm.Linear(5, 3, dtype=d, rng=7))
+
+
+def concat(d):
+    return lm.Concat(lm.LSTM(5, 3, dtype=d, rng=8), lm.Linear(5, 2, dtype=d, rng=9), residual(d))
+
+
+def shared(d):
+    layer = lm.Linear(5, 5, dtype=d, rng=10)
+    return lm.Sequential(layer, lm.Tanh(), layer)
+
+
+def shared_deep_inside(d):
+    layer = lm.Linear(5, 5, dtype=d, rng=11)
+    return lm.Sequential(
+        lm.Residual(lm.Sequential(lm.Tanh(), layer, lm.Tanh(), layer)), lm.Concat(layer, layer)
+    )
+
+
+LENGTHS = (3, 0, 6, 1)
+
+
+class TestLayer(LayerContract):
+    cases = [
+        LayerCase("a network", mlp, (4, 5)),
+        LayerCase("a network over steps", mlp, (4, 6, 5), LENGTHS),
+        LayerCase("speech", speech, (4, 6, 5)),
+        LayerCase("speech, lengths", speech, (4, 6, 5), LENGTHS),
+        LayerCase("to vector", to_vector, (4, 6, 5)),
+        LayerCase("to vector, lengths", to_vector, (4, 6, 5), LENGTHS),
+        LayerCase("image", image, (3, 4, 4, 2), together=True),
+        LayerCase("image, inference", image, (3, 4, 4, 2), training=False),
+        LayerCase("nothing", lambda d: lm.Sequential(), (4, 6, 5)),
+        LayerCase("nothing, lengths", lambda d: lm.Sequential(), (4, 6, 5), LENGTHS),
+        LayerCase("residual", residual, (4, 6, 5)),
+        LayerCase("residual, lengths", residual, (4, 6, 5), LENGTHS),
+        LayerCase("projected", projected, (4, 6, 5)),
+        LayerCase("projected, lengths", projected, (4, 6, 5), LENGTHS),
+        LayerCase("concat", concat, (4, 6, 5)),
+        LayerCase("concat, lengths", concat, (4, 6, 5), LENGTHS),
+        LayerCase("shared", shared, (4, 5)),
+        LayerCase("shared deep inside", shared_deep_inside, (4, 6, 5), LENGTHS),
+    ]
+
+
+# Names
+
+
+def test_names_are_dotted():
+    assert list(to_vector(np.float32).params) == [
+        "0.0.weight",
+        "0.0.bias",
+        "0.2.weight_x",
+        "0.2.weight_h",
+        "0.2.bias",
+        "2.weight",
+        "2.bias",
+    ]
+    assert list(residual(np.float32).params) == [
+        "body.0.weight",
+        "body.0.bias",
+        "body.2.weight",
+        "body.2.bias",
+    ]
+    assert sorted(image(np.float32).buffers) == [
+        "1.batches",
+        "1.running_mean",
+        "1.running_var",
+        "4.calls",
+        "4.key",
+    ]
+
+
+def test_a_shared_layer_is_one_set_of_parameters():
+    model = shared(np.float64)
+    assert list(model.params) == ["0.weight", "0.bias"]
+    deep = shared_deep_inside(np.float64)
+    assert list(deep.params) == ["0.body.1.weight", "0.body.1.bias"]
+    model.assign({"0.bias": np.ones(5)})
+    assert (model.children()["2"].bias == 1).all()
+
+
+def test_the_gradients_of_a_shared_layer_add():
+    model, x = shared(np.float64), random("x", (4, 5))
+    apart = lm.Sequential(*(copy.deepcopy(layer) for layer in model.children().values()))
+    both, each = passes(model, x, {}), passes(apart, x, {})
+    assert_same(both["y"], each["y"])
+    assert_close(both["0.weight"], each["0.weight"] + each["2.weight"], np.float64)
+    assert_close(both["0.bias"], each["0.bias"] + each["2.bias"], np.float64)
+
+
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_copies_share_what_the_original_shares(how):
+    model = how(shared_deep_inside(np.float64))
+    inside = model.children()["1"].children()
+    assert inside["0"] is inside["1"]
+    assert list(model.params) == ["0.body.1.weight", "0.body.1.bias"]
+    assert list(model.astype(np.float32).params) == ["0.body.1.weight", "0.body.1.bias"]
+
+
+# Values
+
+
+def test_sequential_residual_and_concat_by_hand():
+    a, b = lm.Linear(5, 5, dtype=np.float64, rng=0), lm.Linear(5, 5, dtype=np.float64, rng=1)
+    x = random("x", (4, 5))
+    assert_same(lm.Sequential(a, b)(x), b(a(x)))
+    assert_same(lm.Residual(a)(x), a(x) + x)
+    assert_same(lm.Residual(a, b)(x), a(x) + b(x))
+    assert_same(lm.Concat(a, b)(x), np.concatenate([a(x), b(x)], axis=1))
+    assert_same(lm.Sequential()(x), x)
+
+
+def test_branches_on_integers_have_no_dx():
+    model = lm.Concat(lm.Embedding(7, 3, rng=0), lm.Embedding(7, 2, rng=1))
+    y, cache = model.forward(np.array([1, 5]))
+    dx, grads = model.backward(y, cache)
+    assert dx is None
+    assert set(grads) == {"0.weight", "1.weight"}
+
+
+# Lengths and sample ids
+
+
+def test_lengths_end_where_the_steps_end():
+    model, lengths = to_vector(np.float32), np.array([2, 3])
+    assert model.output_lengths(lengths) is None
+    assert_same(model.children()["0"].output_lengths(lengths), lengths)
+
+
+def test_strides_shorten_lengths_on_the_way():
+    model = lm.Sequential(
+        lm.Conv1d(5, 4, 3, stride=2, dtype=np.float64),
+        lm.LSTM(4, 3, dtype=np.float64),
+        lm.MeanSteps(),
+        rng=0,
+    )
+    x = random("x", (3, 9, 5))
+    y = model(x, lengths=[9, 5, 7])
+    assert_close(y[1:2], model(x[1:2, :5]), np.float64)
+    assert_same(model.children()["0"].output_lengths(np.array([9, 5, 7])), np.array([4, 2, 3]))
+
+
+def test_a_layer_without_lengths_refuses_them():
+    x = np.ones((2, 3, 4), np.float32)
+    with pytest.raises(ValueError, match=r"Flatten\(\): takes no lengths=") as caught:
+        lm.Sequential(lm.ReLU(), lm.Flatten())(x, lengths=[1, 2])
+    assert caught.value.__notes__ == ["in layer 1 of Sequential"]
+
+    class Double(lm.Layer):
+        def forward(self, x, *, training=False):
+            return 2 * x, None
+
+        def backward(self, dy, cache):
+            return 2 * dy, {}
+
+    model = lm.Sequential(Double())
+    assert_same(model(x), 2 * x)
+    with pytest.raises(TypeError, match=r"Double\(\): takes no lengths=; give its forward that"):
+        model(x, lengths=[1, 2])
+
+
+def test_branches_agree_on_lengths():
+    strided = lm.Concat(
+        lm.Conv1d(4, 2, 1, stride=2, rng=0), lm.Conv1d(4, 2, 2, stride=2, rng=0), lm.ReLU()
+    )
+    with pytest.raises(ValueError, match=r"Concat: its branches turn the lengths .* \[2\] and"):
+        strided.output_lengths(np.array([3]))
+    with pytest.raises(ValueError, match="give all the same strides and padding in time"):
+        lm.Concat(lm.ReLU(), lm.LastStep()).output_lengths(np.array([3]))
+
+
+def test_sample_ids_reach_the_layers_that_take_them():
+    model = lm.Sequential(lm.Residual(lm.Dropout(0.5, rng=0)), lm.Linear(4, 3, rng=0))
+    x = np.ones((6, 4), np.float32)
+    other = copy.deepcopy(model)
+    y, _ = model.forward(x, training=True)
+    part, _ = other.forward(x[4:], training=True, sample_ids=np.array([4, 5]))
+    assert_same(part, y[4:])
+
+
+# Steps
+
+
+def test_run_in_pieces_is_forward_on_the_whole():
+    model, x = speech(np.float64), random("x", (3, 6, 5))
+    whole = passes(model, x, {})
+    dy = random("dy", whole["y"].shape)
+    first, state, cache_1 = model.run(x[:, :2], training=True)
+    second, _, cache_2 = model.run(x[:, 2:], state, training=True)
+    assert_close(np.concatenate([first, second], axis=1), whole["y"], np.float64)
+
+    dx_2, dstate, grads_2 = model.run_backward(dy[:, 2:], None, cache_2)
+    dx_1, _, grads_1 = model.run_backward(dy[:, :2], dstate, cache_1)
+    assert_close(np.concatenate([dx_1, dx_2], axis=1), whole["dx"], np.float64)
+    for name in grads_1:
+        assert_close(grads_1[name] + grads_2[name], whole[name], np.float64, what=name)
+
+
+@pytest.mark.parametrize("build", [residual, projected, concat])
+def test_branches_run_in_pieces(build):
+    model, x = build(np.float64), random("x", (3, 6, 5))
+    whole = passes(model, x, {})
+    dy = random("dy", whole["y"].shape)
+    first, state, cache_1 = model.run(x[:, :2], model.initial_state(3))
+    second, _, cache_2 = model.run(x[:, 2:], state)
+    assert_close(np.concatenate([first, second], axis=1), whole["y"], np.float64)
+    dx_2, dstate, _ = model.run_backward(dy[:, 2:], None, cache_2)
+    dx_1, _, _ = model.run_backward(dy[:, :2], dstate, cache_1)
+    assert_close(np.concatenate([dx_1, dx_2], axis=1), whole["dx"], np.float64)
+
+
+def test_run_takes_lengths():
+    model, x = speech(np.float64), random("x", (3, 6, 5))
+    y, state, _ = model.run(x, lengths=[2, 6, 0])
+    alone, alone_state, _ = model.run(x[:1, :2])
+    assert_close(y[:1, :2], alone, np.float64)
+    assert not y[0, 2:].any()
+    (h, c), (alone_h, alone_c) = state[2][0], alone_state[2][0]
+    assert_close(h[:1], alone_h, np.float64)
+    assert_close(c[:1], alone_c, np.float64)
+
+
+def test_what_cannot_step_says_so():
+    model = lm.Sequential(lm.ReLU(), lm.Flatten())
+    assert not model.stepwise
+    for call in (
+        lambda: model.initial_state(2),
+        lambda: model.step(np.zeros((2, 3)), (None, None)),
+        lambda: model.run(np.zeros((2, 3, 4))),
+    ):
+        with pytest.raises(TypeError, match=r"Flatten\(\): cannot go step by step") as caught:
+            call()
+        assert caught.value.__notes__ == ["in layer 1 of Sequential"]
+
+
+def test_refuses_states():
+    model, x = speech(np.float32), np.zeros((2, 5), np.float32)
+    with pytest.raises(ValueError, match=r"state must be a tuple of 3 entries, .* got 2 entries"):
+        model.step(x, ((), ()))
+    with pytest.raises(ValueError, match=r"state must be a tuple of 3 entries, .* got list"):
+        model.run(x[:, None], [])
+
+
+# Errors
+
+
+def test_an_error_names_the_layer():
+    model = lm.Sequential(lm.Linear(4, 3, rng=0), lm.Residual(lm.Linear(2, 2, rng=0)))
+    with pytest.raises(ValueError, match=r"Linear\(2, 2\): x has 3 features") as caught:
+        model(np.ones((1, 4), np.float32))
+    assert caught.value.__notes__ == ["in layer body of Residual", "in layer 1 of Sequential"]
+    with pytest.raises(ValueError, match=r"Linear\(2, 2\): x has 3 features") as caught:
+        model.output_shape((1, 4))
+    assert caught.value.__notes__ == ["in layer body of Residual", "in layer 1 of Sequential"]
+
+
+def test_an_error_in_a_layer_of_your_own_names_it_too():
+    class Broken(lm.Layer):
+        def forward(self, x, *, training=False):
+            return x, None
+
+        def backward(self, dy, cache):
+            return dy * cache["scale"], {}
+
+    model = lm.Sequential(lm.ReLU(), Broken())
+    y, cache = model.forward(np.ones((1, 4)))
+    with pytest.raises(TypeError, match="not subscriptable") as caught:
+        model.backward(y, cache)
+    assert caught.value.__notes__ == ["in layer 1 of Sequential"]
+
+
+@pytest.mark.parametrize("build", [lm.Sequential, lm.Concat, lm.Residual])
+@pytest.mark.parametrize(
+    ("argument", "hint"),
+    [(np.tanh, ""), (lm.ReLU, r"; write ReLU\(...\)"), ([lm.ReLU()], r"; write \w+\(\*layers\)")],
+)
+def test_takes_only_layers(build, argument, hint):
+    with pytest.raises(
+        TypeError, match=rf"{build.__name__}: argument 0 must be a Layer, .*{hint}$"
+    ):
+        build(argument)
+
+
+def test_branches_fit_together():
+    x = np.ones((2, 4), np.float32)
+    block = lm.Residual(lm.Linear(4, 3, rng=0))
+    for call in (lambda: block(x), lambda: block.output_shape((2, 4))):
+        with pytest.raises(
+            ValueError, match=r"Residual: the body gives shape \(2, 3\) and the shortcut \(2, 4\)"
+        ):
+            call()
+    with pytest.raises(ValueError, match=r"Concat: the branches' outputs have shapes .* agree in"):
+        lm.Concat(lm.Flatten(), lm.ReLU())(np.ones((2, 3, 4), np.float32))
+    with pytest.raises(ValueError, match="Concat: needs at least one branch, got none"):
+        lm.Concat()
+    model = lm.Concat(lm.ReLU(), lm.Tanh())
+    _, cache = model.forward(x)
+    with pytest.raises(ValueError, match=r"Concat: dy has shape \(2, 4\), expected \(2, 8\)"):
+        model.backward(x, cache)
+
+
+def test_assigns_all_or_nothing():
+    model = mlp(np.float32)
+    before = copy.deepcopy(model.params)
+    new = {"0.weight": np.ones((5, 4)), "0.bias": np.ones(4)}
+    for bad, error, message in [
+        ({"1.weight": 0}, KeyError, r"named '1.weight'; it has 0.weight, 0.bias, 2.weight"),
+        ({"2.weight": np.ones((3, 4))}, ValueError, r"2.weight has shape \(4, 3\), got \(3, 4\)"),
+        ({"2.weight": np.ones((4, 3), complex)}, TypeError, "has dtype float32, got complex128"),
+    ]:
+        with pytest.raises(error, match=message):
+            model.assign(new | bad)
+        for name, a in model.params.items():
+            assert_same(a, before[name], name)
+    model.assign(new)
+    assert (model.params["0.weight"] == 1).all()
+    assert_same(model.params["2.weight"], before["2.weight"])
+
+
+# Drawing
+
+
+def test_a_new_layer_changes_no_other_draw():
+    short = lm.Sequential(lm.Linear(5, 4), lm.Linear(4, 3), rng=7)
+    long = lm.Sequential(lm.Linear(5, 4), lm.Linear(4, 3), lm.Linear(3, 2), rng=7)
+    for name, a in short.params.items():
+        assert_same(long.params[name], a, name)
+    a, b = short.children().values()
+    assert not np.isin(a.weight, b.weight).any()
+
+
+def test_initialize_draws_by_seed_and_name():
+    model = to_vector(np.float32)
+    first = copy.deepcopy(model.initialize(1).params)
+    second = copy.deepcopy(model.initialize(2).params)
+    again = model.initialize(np.random.default_rng(1)).params
+    for name in first:
+        assert_same(again[name], first[name], name)
+        if "weight" in name:
+            assert (first[name] != second[name]).any()
+    assert (model.initialize().params["2.weight"] != first["2.weight"]).any()
+
+
+# What users see
+
+
+def test_astype():
+    model = image(np.float32)
+    wide = model.astype(np.float64)
+    assert {a.dtype for a in wide.params.values()} == {np.dtype(np.float64)}
+    assert {a.dtype for a in model.params.values()} == {np.dtype(np.float32)}
+    assert wide(random("x", (2, 4, 4, 2))).dtype == np.float64
+    for bad in ("int8", "nonsense", "1,,", None):
+        with pytest.raises(TypeError, match=rf"dtype must be float32 or float64, got {bad!r}"):
+            model.astype(bad)
+
+
+def test_repr():
+    model = lm.Sequential(lm.Linear(4, 8), lm.Residual(lm.Sequential(lm.Tanh())), rng=0)
+    assert repr(model) == (
+        "Sequential(\n"
+        "  Linear(4, 8),\n"
+        "  Residual(\n"
+        "    body=Sequential(\n"
+        "      Tanh(),\n"
+        "    ),\n"
+        "    shortcut=Identity(),\n"
+        "  ),\n"
+        ")"
+    )
+
+
+def test_summary(capsys):
+    layer = lm.Linear(3, 3)
+    lm.Sequential(
+        lm.Linear(2, 3), lm.Residual(lm.Sequential(layer, lm.ReLU())), layer, rng=0
+    ).summary((10, 2))
+    line = "─" * 52
+    assert capsys.readouterr().out == (
+        "            layer         output   parameters  FLOPs\n"
+        f"{line}\n"
+        "0           Linear(2, 3)  (10, 3)           9    150\n"
+        "1.body.0    Linear(3, 3)  (10, 3)          12    210\n"
+        "1.body.1    ReLU()        (10, 3)           0      0\n"
+        "1.shortcut  Identity()    (10, 3)           0      0\n"
+        "2           Linear(3, 3)  (10, 3)           0    210\n"
+        f"{line}\n"
+        "            total         (10, 3)          21    570\n"
+    )
+
+
+def test_summary_of_one_layer(capsys):
+    lm.Linear(2, 3).summary((10, 2))
+    assert "  Linear(2, 3)  (10, 3)           9    150\n" in capsys.readouterr().out
+
+
+def test_summary_of_ids_and_of_large_layers(capsys):
+    lm.Sequential(lm.Embedding(1000, 8), lm.LastStep(), lm.Linear(8, 200), rng=0).summary((4, 6))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].split()[-5:] == ["(4,", "6,", "8)", "8,000", "0"]
+    assert "(4, 8)" in lines[3]
+    assert "1,800" in lines[4]
+    assert lines[-1].split()[-2:] == ["9,800", "13,600"]
+
+
+def test_walk_visits_what_is_inside():
+    model = lm.Sequential(lm.Residual(lm.ReLU()), lm.Tanh())
+    assert [name for name, _ in model.walk()] == ["", "0", "0.body", "0.shortcut", "1"]
