@@ -1,6 +1,6 @@
 """Neural-network layers for NumPy: readable formulas, exact gradients, the speed of the CPU."""
 
-from . import batchnorm, convolution, dropout, initializers, linear, lstm, parts, rnn
+from . import batchnorm, convolution, dropout, initializers, linear, lstm, parts, rnn, train
 from .batchnorm import BatchNorm
 from .checking import CheckError, check
 from .containers import Concat, Residual, Sequential
@@ -35,12 +35,34 @@ from .parts import (
     Tanh,
 )
 from .rnn import RNN
+from .train import (
+    SGD,
+    Adam,
+    AdamW,
+    Constant,
+    Cosine,
+    EarlyStopping,
+    FormatError,
+    History,
+    RMSprop,
+    StepDecay,
+    WarmUp,
+    accuracy,
+    evaluate,
+    fit,
+    load,
+    predict,
+    save,
+)
 
 __version__ = "0.1.0"
 __all__ = [
     "GELU",
     "LSTM",
     "RNN",
+    "SGD",
+    "Adam",
+    "AdamW",
     "AvgPool1d",
     "AvgPool2d",
     "AvgPool3d",
@@ -48,15 +70,20 @@ __all__ = [
     "BinaryCrossEntropy",
     "CheckError",
     "Concat",
+    "Constant",
     "Conv1d",
     "Conv2d",
     "Conv3d",
+    "Cosine",
     "CrossEntropy",
     "Dropout",
+    "EarlyStopping",
     "Embedding",
     "Flatten",
+    "FormatError",
     "GlobalAvgPool",
     "GlobalMaxPool",
+    "History",
     "Huber",
     "Identity",
     "LastStep",
@@ -68,19 +95,29 @@ __all__ = [
     "MaxPool3d",
     "MeanSquaredError",
     "MeanSteps",
+    "RMSprop",
     "ReLU",
     "Residual",
     "Sequential",
     "Sigmoid",
     "Softmax",
+    "StepDecay",
     "Tanh",
+    "WarmUp",
+    "accuracy",
     "batchnorm",
     "check",
     "convolution",
     "dropout",
+    "evaluate",
+    "fit",
     "initializers",
     "linear",
+    "load",
     "lstm",
     "parts",
+    "predict",
     "rnn",
+    "save",
+    "train",
 ]

@@ -1,0 +1,31 @@
+"""Training: optimizers, schedules, the loop, its history, and models on disk."""
+
+from .checkpoints import FormatError, load, save
+from .evaluation import Evaluation, accuracy, evaluate, predict
+from .fit import fit
+from .history import History
+from .optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
+from .schedules import Constant, Cosine, StepDecay, WarmUp
+from .stopping import EarlyStopping
+
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "Constant",
+    "Cosine",
+    "EarlyStopping",
+    "Evaluation",
+    "FormatError",
+    "History",
+    "Optimizer",
+    "RMSprop",
+    "StepDecay",
+    "WarmUp",
+    "accuracy",
+    "evaluate",
+    "fit",
+    "load",
+    "predict",
+    "save",
+]

@@ -1,0 +1,129 @@
+"""Data as batches: what may be given, checked and cast once, then cut and shuffled."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Self, TypeAlias
+
+import numpy as np
+
+from .. import arguments
+from ..layer import NDArray
+
+Data: TypeAlias = tuple[Any, Any] | Iterable[tuple[Any, Any]]
+"""``(x, y)`` as a tuple, or an iterable of such batches; x is an array or ``(x, lengths)``."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples with their targets, and for padded sequences their lengths."""
+
+    x: NDArray
+    y: NDArray
+    lengths: NDArray | None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, rows: Any) -> Self:
+        lengths = None if self.lengths is None else self.lengths[rows]
+        return type(self)(self.x[rows], self.y[rows], lengths)
+
+
+def batch(owner: str, data: Any, dtype: np.dtype[Any] | None) -> Batch:
+    """Return ``(x, y)`` or ``((x, lengths), y)`` as a Batch whose floats have that dtype."""
+    if not isinstance(data, (tuple, list)) or len(data) != 2:
+        raise TypeError(
+            f"{owner}: data must be (x, y), with x an array or (x, lengths), or an iterable of "
+            f"such batches; got {type(data).__name__}"
+        )
+    x, y = data
+    x, lengths = x if isinstance(x, tuple) and len(x) == 2 else (x, None)
+    if isinstance(x, tuple) or isinstance(y, tuple):
+        raise TypeError(f"{owner}: x and y must be arrays; put several batches in a list")
+    x, y = inputs(owner, "x", x, dtype), inputs(owner, "y", y, dtype)
+    if len(x) != len(y):
+        raise ValueError(
+            f"{owner}: x has {len(x)} samples (shape {x.shape}) and y {len(y)} (shape {y.shape}); "
+            "they must have as many"
+        )
+    if not len(x):
+        raise ValueError(f"{owner}: x has no samples (shape {x.shape})")
+    return Batch(x, y, arguments.lengths(owner, lengths, x, ndim=2))
+
+
+def inputs(owner: str, name: str, x: Any, dtype: np.dtype[Any] | None) -> NDArray:
+    """Return an array of samples, floats cast to `dtype`, integers as they are."""
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{owner}: {name} is a masked array, whose mask would be lost; fill it")
+    try:
+        found: NDArray = np.asarray(x)
+    except ValueError:  # sequences of unequal lengths
+        found = np.empty((), object)
+    if found.dtype.kind not in "fiub":
+        cures = {
+            "O": "; join sequences of unequal lengths by lamina.data.pad",
+            "U": "; number the classes: np.unique(y, return_inverse=True)[1]",
+        }
+        raise TypeError(
+            f"{owner}: {name} must be an array of real numbers, got dtype {found.dtype}"
+            + cures.get(found.dtype.kind, "")
+        )
+    if not found.ndim:
+        raise ValueError(f"{owner}: {name} must have samples along its first axis, got {x!r}")
+    return found.astype(dtype, copy=False) if found.dtype.kind == "f" and dtype else found
+
+
+class Batches:
+    """The batches of one epoch after the other.
+
+    Data in memory is checked and cast once, shuffled anew each epoch, and cut; an iterable is gone
+    through anew each epoch, in its own order, each batch checked and cast as it comes.
+    """
+
+    def __init__(
+        self, owner: str, data: Any, batch_size: int, dtype: np.dtype[Any] | None, passes: int = 1
+    ) -> None:
+        self.owner, self.dtype = owner, dtype
+        self.batch_size = arguments.integer(owner, "batch_size", batch_size)
+        in_memory = isinstance(data, tuple) or not isinstance(data, Iterable)
+        self.whole = batch(owner, data, dtype) if in_memory else None
+        self.source = data
+        if passes > 1 and isinstance(data, Iterator):
+            raise ValueError(
+                f"{owner}: an iterator can be gone through once only, not {passes} times; "
+                "give a list of batches, or an object whose __iter__ starts anew"
+            )
+
+    @property
+    def samples(self) -> int | None:
+        """How many samples an epoch has; None where the source alone knows."""
+        return None if self.whole is None else len(self.whole)
+
+    def epoch(self, rng: np.random.Generator | None = None) -> Iterator[Batch]:
+        """Go through all samples once, in the order that `rng` draws, or as they are."""
+        if self.whole is None:
+            yield from self._from_source()
+            return
+        n = len(self.whole)
+        order = np.arange(n) if rng is None else rng.permutation(n)
+        for start, stop in cuts(n, self.batch_size):
+            yield self.whole[order[start:stop]]
+
+    def _from_source(self) -> Iterator[Batch]:
+        empty = True
+        for given in self.source:
+            empty = False
+            yield batch(self.owner, given, self.dtype)
+        if empty:
+            raise ValueError(f"{self.owner}: the data has no batches")
+
+
+def cuts(n: int, size: int) -> list[tuple[int, int]]:
+    """Cut 0 ... n into batches of `size`, the last one smaller.
+
+    A single sample left over goes with the batch before: batch statistics of one value are none.
+    """
+    starts = [*range(0, n, size)] or [0]
+    if n % size == 1 and size < n:
+        starts.pop()
+    return list(zip(starts, [*starts[1:], n], strict=True))

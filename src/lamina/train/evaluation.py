@@ -1,0 +1,202 @@
+"""A trained model at work: predict, evaluate, accuracy."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from ..arguments import integer
+from ..arguments import lengths as checked_lengths
+from ..arrays import is_step
+from ..layer import Layer, NDArray
+from .batches import Batches, Data, cuts, inputs
+
+Loss: TypeAlias = Callable[..., tuple[float, NDArray]]
+"""``loss(y, target, lengths=None, normalizer=None)`` returns the loss and dy.
+
+``lengths`` is given for sequences alone, ``normalizer`` where gradients accumulate.
+"""
+Metric: TypeAlias = Callable[[NDArray, NDArray, NDArray | None], float]
+"""``metric(y, target, lengths)`` returns a mean over samples or, with lengths, over real steps."""
+
+
+class Evaluation(NamedTuple):
+    """What `evaluate` found; it unpacks into loss and metric, None where not asked for."""
+
+    loss: float | None
+    metric: float | None
+
+
+class Mean:
+    """A weighted mean that grows."""
+
+    def __init__(self) -> None:
+        self._total = self._weight = 0.0
+
+    def add(self, value: float, weight: float) -> None:
+        """Take in a value; one without weight may be NaN."""
+        if weight:
+            self._total += weight * float(value)
+            self._weight += weight
+
+    @property
+    def value(self) -> float:
+        """The mean so far; NaN before there is any."""
+        return self._total / self._weight if self._weight else np.nan
+
+
+def accuracy(
+    y: npt.ArrayLike, target: npt.ArrayLike, lengths: npt.ArrayLike | None = None
+) -> float:
+    """Return the share of samples, or of real steps, whose class is the one of the largest y.
+
+    Parameters
+    ----------
+    y : array, shape (N, ..., C)
+        A value a class: logits or probabilities. Or, in shape (N,) or (N, ..., 1), the logit of a
+        yes-or-no question, whose answer is yes where it is above 0.
+    target : array
+        Classes, shape (N, ...), or their shares, y's shape, of which the largest counts. Or, to
+        yes-or-no questions, the answers 0 and 1 in y's shape.
+    lengths : integer array, shape (N,), optional
+        y has shape (N, T, ..., C); steps from lengths[n] on are padding.
+
+    Returns
+    -------
+    float
+        NaN where there are no samples or steps.
+
+    Examples
+    --------
+    >>> accuracy([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]], [1, 0, 1, 1])
+    0.75
+    """
+    y, target = np.asarray(y), np.asarray(target)
+    if y.ndim > 1 and target.shape == y.shape[:-1]:
+        right = np.argmax(y, axis=-1) == target
+    elif target.shape == y.shape and y.ndim and (y.ndim == 1 or y.shape[-1] == 1):
+        right = (y > 0) == (target > 0.5)
+    elif target.shape == y.shape and y.ndim:
+        right = np.argmax(y, axis=-1) == np.argmax(target, axis=-1)
+    else:
+        raise ValueError(
+            f"accuracy: y has shape {y.shape} and target {target.shape}; expected (N, ..., C) and "
+            "(N, ...), or the same shape"
+        )
+    if lengths is not None:
+        lengths = checked_lengths("accuracy", lengths, right, ndim=2)
+        right = right[np.broadcast_to(is_step(right, lengths), right.shape)]
+    return float(np.mean(right)) if right.size else np.nan
+
+
+def predict(
+    model: Layer, x: npt.ArrayLike, *, lengths: npt.ArrayLike | None = None, batch_size: int = 256
+) -> NDArray:
+    """Return y of all samples, computed batch by batch.
+
+    Parameters
+    ----------
+    model : Layer
+    x : array, shape (N, ...)
+        Floats are cast to the dtype of the model, integers stay.
+    lengths : integer array, shape (N,), optional
+        For padded sequences, x of shape (N, T, ...).
+    batch_size : int
+        How many samples are computed at a time: it bounds the memory.
+
+    Examples
+    --------
+    >>> from lamina import Linear
+    >>> predict(Linear(3, 2, rng=0), np.ones((1000, 3))).shape
+    (1000, 2)
+    """
+    batch_size = integer("predict", "batch_size", batch_size)
+    x = inputs("predict", "x", x, model.dtype)
+    lengths = checked_lengths("predict", lengths, x, ndim=2)
+    ys = []
+    for start, stop in cuts(len(x), batch_size):
+        some = None if lengths is None else lengths[start:stop]
+        ys.append(model(x[start:stop], **model._accepted(some, None)))
+    return np.concatenate(ys)
+
+
+def evaluate(
+    model: Layer,
+    data: Data,
+    *,
+    loss: Loss | None = None,
+    metric: Metric | str | None = None,
+    batch_size: int = 256,
+) -> Evaluation:
+    """Return the loss and the metric of a model at inference, over all samples.
+
+    Parameters
+    ----------
+    model : Layer
+    data : (x, y) or iterable of such batches
+        As in `fit`.
+    loss : Loss, optional
+    metric : callable or "accuracy", optional
+        As in `fit`. At least one of the two must be given.
+    batch_size : int
+        How many samples are computed at a time, where data is ``(x, y)``.
+
+    Returns
+    -------
+    Evaluation
+        A named tuple: ``loss, metric = evaluate(...)``.
+
+    Examples
+    --------
+    >>> from lamina import Linear
+    >>> layer = Linear(2, 2, dtype=np.float64, rng=0)
+    >>> layer.weight = [[1, 0], [0, 1]]
+    >>> evaluate(layer, (np.eye(2), np.array([0, 0])), metric="accuracy")
+    Evaluation(loss=None, metric=0.5)
+    """
+    if loss is None and metric is None:
+        raise ValueError('evaluate: nothing to evaluate; give loss= or metric="accuracy"')
+    batches = Batches("evaluate", data, batch_size, model.dtype)
+    return score(model, batches, loss, as_metric("evaluate", metric))
+
+
+def score(model: Layer, batches: Batches, loss: Loss | None, metric: Metric | None) -> Evaluation:
+    """Return the loss and the metric over all batches."""
+    losses, metrics = Mean(), Mean()
+    for batch in batches.epoch():
+        y = model(batch.x, **model._accepted(batch.lengths, None))
+        lengths = output_lengths(model, batch.lengths)
+        if loss is not None:
+            value, _ = loss(y, batch.y, **({} if lengths is None else {"lengths": lengths}))
+            losses.add(value, loss_count(loss, batch.y, lengths))
+        if metric is not None:
+            metrics.add(metric(y, batch.y, lengths), real_count(batch.y, lengths))
+    return Evaluation(losses.value if loss else None, metrics.value if metric else None)
+
+
+def as_metric(owner: str, metric: Metric | str | None) -> Metric | None:
+    """Return a metric given as a function or by name as a function."""
+    if metric is None or callable(metric):
+        return metric
+    if metric == "accuracy":
+        return accuracy
+    raise ValueError(
+        f'{owner}: metric must be "accuracy" or a function of y, target and lengths, got {metric!r}'
+    )
+
+
+def output_lengths(model: Layer, lengths: NDArray | None) -> NDArray | None:
+    """Return the lengths of the model's output; None where it has no steps, or x has none."""
+    return None if lengths is None else model.output_lengths(lengths)
+
+
+def real_count(target: NDArray, lengths: NDArray | None) -> float:
+    """Return the number of samples or, with lengths, of real steps."""
+    return float(len(target) if lengths is None else np.sum(lengths))
+
+
+def loss_count(loss: Loss, target: NDArray, lengths: NDArray | None) -> float:
+    """Return what a loss divides by: what it counts itself, or else samples or real steps."""
+    own: Any = getattr(loss, "count", None)
+    return real_count(target, lengths) if own is None else float(own(target, lengths))

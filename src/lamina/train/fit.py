@@ -1,0 +1,255 @@
+"""The training loop."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any, TypeAlias
+
+import numpy as np
+from tqdm import tqdm
+
+from ..arguments import integer
+from ..layer import Arrays, Layer
+from .batches import Batch, Batches, Data
+from .evaluation import (
+    Evaluation,
+    Loss,
+    Mean,
+    Metric,
+    as_metric,
+    loss_count,
+    output_lengths,
+    real_count,
+    score,
+)
+from .history import History
+from .names import matches, refuse_idle
+from .optimizers import Optimizer
+from .schedules import rate
+from .stopping import EarlyStopping, Watch
+
+Callback: TypeAlias = Callable[[History, Layer], Any]
+"""``callback(history, model)``, called after each epoch; something true ends the training."""
+
+
+def fit(
+    model: Layer,
+    data: Data,
+    *,
+    loss: Loss,
+    optimizer: Optimizer,
+    epochs: int,
+    batch_size: int = 32,
+    accumulate: int = 1,
+    metric: Metric | str | None = None,
+    validation: Data | None = None,
+    seed: int = 0,
+    trainable: str | Iterable[str] = "*",
+    callbacks: Iterable[Callback] = (),
+    early_stopping: EarlyStopping | None = None,
+    progress: bool | None = None,
+) -> History:
+    r"""Train a model: change its parameters so that the loss falls.
+
+    Parameters
+    ----------
+    model : Layer
+        Trained in place.
+    data : (x, y) or iterable of such batches
+        A tuple of arrays with as many samples; for padded sequences x is ``(x, lengths)``. Floats
+        are cast to the dtype of the model once, integers stay. Or an iterable of such tuples, the
+        batches, gone through anew each epoch in its own order.
+    loss : callable
+        One of Lamina's, or ``loss(y, target, lengths=None, normalizer=None)`` that returns the loss
+        and its gradient dy. `lengths` are those of the model's output; it and `normalizer` are
+        given only where there are any.
+    optimizer : Optimizer
+        It keeps its state: a second training with the same one goes on where the first ended.
+    epochs : int
+        How often to go through the data.
+    batch_size : int
+        Samples a batch, where data is ``(x, y)``. The last batch of an epoch has what is left; a
+        single sample left over joins the batch before, since batch statistics of one are none.
+    accumulate : int
+        Batches an update. Their gradients add to that of the one large batch that they make up
+        together, at the memory of a small one. (BatchNorm normalises each batch by itself, and
+        Dropout draws for each anew.)
+    metric : callable or "accuracy", optional
+        ``metric(y, target, lengths)``, a mean over samples or real steps, with the lengths of y or
+        None; its mean over the batches is reported.
+    validation : (x, y) or iterable of such batches, optional
+        Evaluated after each epoch.
+    seed : int
+        Of the order of the samples: ``numpy.random.default_rng([seed, epoch])`` draws it. The same
+        model, data, settings and seed give the same bits.
+    trainable : str or iterable of str
+        Patterns of the names of the parameters to change, ``"4.*"`` say; the others stay as they
+        are. Buffers are not parameters: to keep BatchNorm's, build it with ``frozen=True``.
+    callbacks : iterable of callables
+        Each is called as ``callback(history, model)`` after each epoch; where one returns something
+        true, training ends there.
+    early_stopping : EarlyStopping, optional
+    progress : bool, optional
+        Whether to show a bar; by default where standard error is a terminal.
+
+    Returns
+    -------
+    History
+
+    Raises
+    ------
+    FloatingPointError
+        The loss, a gradient or a parameter is not finite. The model has the parameters of the last
+        finite loss.
+    ValueError, TypeError
+        The arguments do not fit together.
+
+    Examples
+    --------
+    >>> import lamina as lm
+    >>> x = np.linspace(-1, 1, 32)[:, None]
+    >>> model = lm.Linear(1, 1, rng=0)
+    >>> history = lm.fit(
+    ...     model, (x, 3 * x + 1), loss=lm.MeanSquaredError(), optimizer=lm.SGD(0.5), epochs=40
+    ... )
+    >>> model.weight.round(2), model.bias.round(2)
+    (array([[3.]], dtype=float32), array([1.], dtype=float32))
+    """
+    if not isinstance(model, Layer):
+        raise TypeError(f"fit: model must be a layer, Sequential(...) say, got {model!r}")
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"fit: optimizer must be an optimizer, Adam(1e-3) say, got {optimizer!r}")
+    if isinstance(loss, type) or not callable(loss):
+        raise TypeError(f"fit: loss must be a loss, CrossEntropy() say, got {loss!r}")
+    epochs = integer("fit", "epochs", epochs)
+    accumulate = integer("fit", "accumulate", accumulate)
+    seed = integer("fit", "seed", seed, least=0)
+    metric = as_metric("fit", metric)
+    callbacks = tuple(callbacks)
+    batches = Batches("fit", data, batch_size, model.dtype, epochs)
+    held_out = (
+        None
+        if validation is None
+        else Batches("fit: validation", validation, batch_size, model.dtype, epochs)
+    )
+    watch = _watch(early_stopping, metric is not None, held_out is not None)
+    update = _Update(model, loss, metric, optimizer, trainable)
+    history = History()
+    total = None if batches.samples is None else epochs * batches.samples
+    disable = None if progress is None else not progress
+    with (
+        tqdm(total=total, unit=" samples", unit_scale=True, disable=disable) as bar,
+        np.errstate(over="ignore", invalid="ignore"),  # what comes of it is found and said below
+    ):
+        for epoch in range(epochs):
+            start = time.perf_counter()
+            bar.set_description(f"epoch {epoch + 1}/{epochs}", refresh=False)
+            losses, metrics = Mean(), Mean()
+            for i, group in enumerate(_groups(batches, accumulate, seed, epoch)):
+                try:
+                    update(group, losses, metrics)
+                except FloatingPointError as error:
+                    raise FloatingPointError(
+                        f"fit: epoch {epoch + 1}, update {i + 1}: {error}"
+                    ) from error
+                said = {"loss": losses.value} | ({"metric": metrics.value} if metric else {})
+                bar.set_postfix(said, refresh=False)
+                bar.update(sum(map(len, group)))
+            found = Evaluation(None, None)
+            if held_out is not None:
+                found = score(model, held_out, loss, metric)
+            history.record(
+                loss=losses.value,
+                metric=metrics.value if metric else None,
+                val_loss=found.loss,
+                val_metric=found.metric,
+                lr=rate(optimizer.lr, optimizer.steps - 1),
+                seconds=time.perf_counter() - start,
+            )
+            stop = watch is not None and watch.look(history, model)
+            for callback in callbacks:
+                stop |= bool(callback(history, model))
+            if stop:
+                break
+    if watch is not None:
+        watch.restore(model)
+    return history
+
+
+class _Update:
+    """One update of the parameters after the other, each from a group of batches."""
+
+    def __init__(
+        self,
+        model: Layer,
+        loss: Loss,
+        metric: Metric | None,
+        optimizer: Optimizer,
+        trainable: str | Iterable[str],
+    ) -> None:
+        self.model, self.loss, self.metric, self.optimizer = model, loss, metric, optimizer
+        patterns = (trainable,) if isinstance(trainable, str) else tuple(trainable)
+        refuse_idle("fit", "trainable", patterns, model.params)
+        self.params = {name: p for name, p in model.params.items() if matches(patterns, name)}
+        self.before = {name: p.copy() for name, p in self.params.items()}
+
+    def __call__(self, group: list[Batch], losses: Mean, metrics: Mean) -> None:
+        """Make one update, or leave the model at the last finite loss; add to the means."""
+        buffers = {name: a.copy() for name, a in self.model.buffers.items()}
+        try:
+            grads = self._gradients(group, losses, metrics)
+            for name, p in self.params.items():
+                self.before[name][...] = p
+            self.optimizer.step(self.params, grads)
+            for name, p in self.params.items():
+                if not np.isfinite(p).all():
+                    raise FloatingPointError(f"{name} became infinite; lower the learning rate")
+        except FloatingPointError:
+            self.model.assign({**self.before, **buffers})
+            raise
+
+    def _gradients(self, group: list[Batch], losses: Mean, metrics: Mean) -> Arrays:
+        """Return the gradients of the mean loss over all batches of a group."""
+        lengths = [output_lengths(self.model, batch.lengths) for batch in group]
+        count = sum(
+            loss_count(self.loss, batch.y, n) for batch, n in zip(group, lengths, strict=True)
+        )
+        grads: Arrays = {}
+        total = 0.0
+        for batch, n in zip(group, lengths, strict=True):
+            options = self.model._accepted(batch.lengths, None)
+            y, cache = self.model.forward(batch.x, **options, training=True)
+            options = {} if n is None else {"lengths": n}
+            if len(group) > 1:
+                options["normalizer"] = count
+            value, dy = self.loss(y, batch.y, **options)
+            if not np.isfinite(value):
+                raise FloatingPointError(
+                    f"the loss is {value}; lower the learning rate or set clip_norm=, and look for "
+                    "NaN in the data"
+                )
+            _, own = self.model.backward(dy, cache)
+            for name, g in own.items():
+                grads[name] = grads[name] + g if name in grads else g
+            total += value
+            if self.metric is not None:
+                metrics.add(self.metric(y, batch.y, n), real_count(batch.y, n))
+        losses.add(total, count)
+        return grads
+
+
+def _groups(batches: Batches, size: int, seed: int, epoch: int) -> Iterator[list[Batch]]:
+    """Go through an epoch's batches, `size` at a time, fewer at the end."""
+    epoch_batches = batches.epoch(np.random.default_rng([seed, epoch]))
+    while group := list(islice(epoch_batches, size)):
+        yield group
+
+
+def _watch(rule: EarlyStopping | None, metric: bool, validation: bool) -> Watch | None:
+    if rule is None:
+        return None
+    if rule.monitor.startswith("val_") and not validation:
+        raise ValueError(f"fit: early stopping watches {rule.monitor}; give validation=")
+    if rule.monitor.endswith("metric") and not metric:
+        raise ValueError(f"fit: early stopping watches {rule.monitor}; give metric=")
+    return Watch(rule)

@@ -1,0 +1,400 @@
+"""How gradients change parameters: SGD, Adam, AdamW, RMSprop.
+
+One update, number t = 1, 2, ..., of parameters θ with gradients ∂L/∂θ goes
+
+    g = ∂L/∂θ · min(1, clip_norm / ‖∂L/∂θ‖)                                     (1)
+    g = g + λ θ                                                                 (2)
+
+and on as each class says. The norm in (1) is that of the gradients of all parameters together, as
+if they were one vector (Pascanu et al. 2013, sec. 3.2), and is taken in float64. λ is the weight
+decay; it is 0 for parameters that `no_decay` names. η is the learning rate of the update.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Final
+
+import numpy as np
+
+from ..arguments import choice, number
+from ..layer import Arrays, NDArray
+from .names import matches, refuse_idle
+from .schedules import Schedule, rate
+
+NO_DECAY: Final = ("*bias*", "*gamma*", "*beta*")
+"""Offsets and scales, which weight decay spares by default."""
+
+
+@dataclass(eq=False)
+class Optimizer(ABC):
+    """What the optimizers share; each brings its slots and its update.
+
+    Parameters
+    ----------
+    lr : float or schedule
+        η: a number, or a function of the number of the update, from 0, that returns it.
+    weight_decay : float
+        λ, at least 0.
+    no_decay : collection of str
+        Patterns of the names of parameters that weight decay spares.
+    groups : dict of str to dict
+        Settings for the parameters that a pattern of names fits: ``{"0.*": {"lr": 1e-4}}``. They
+        may set ``"lr"`` and ``"weight_decay"``; where several patterns fit, the later one holds.
+    clip_norm : float, optional
+        Gradients are scaled down together to this norm where theirs is larger.
+
+    Attributes
+    ----------
+    steps : int
+        How many updates were made.
+    slots : dict of str to dict of str to array
+        What the optimizer remembers, by the parameter's name, then by its own.
+    """
+
+    OPTIONS: ClassVar = ("lr", "weight_decay")
+
+    lr: float | Schedule
+    weight_decay: float = field(default=0.0, kw_only=True)
+    no_decay: Collection[str] = field(default=NO_DECAY, kw_only=True)
+    groups: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, kw_only=True)
+    clip_norm: float | None = field(default=None, kw_only=True)
+    steps: int = field(default=0, init=False, repr=False)
+    slots: dict[str, Arrays] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        owner = type(self).__name__
+        rate(self.lr, 0)
+        number(owner, "weight_decay", self.weight_decay, 0)
+        if isinstance(self.no_decay, str):
+            self.no_decay = (self.no_decay,)
+        for pattern, settings in self.groups.items():
+            for option, value in settings.items():
+                choice(f"{owner}: group {pattern!r}", "an option", option, self.OPTIONS)
+                if option == "lr":
+                    rate(value, 0)
+                else:
+                    number(f"{owner}: group {pattern!r}", option, value, 0)
+        if self.clip_norm is not None and not number(owner, "clip_norm", self.clip_norm, 0):
+            raise ValueError(f"{owner}: clip_norm must be more than 0, got {self.clip_norm!r}")
+
+    def step(self, params: Arrays, grads: Arrays) -> None:
+        """Make one update: write the new values into the arrays of `params`.
+
+        Parameters
+        ----------
+        params : dict of str to array
+            The parameters to change, by name: a layer's ``params``, or some of them.
+        grads : dict of str to array
+            Their gradients, as `Layer.backward` returns them; others are ignored.
+
+        Raises
+        ------
+        FloatingPointError
+            A gradient holds NaN or infinity.
+        ValueError
+            A gradient is missing or has another shape; a group's pattern fits no parameter; the
+            slots belong to other parameters.
+
+        Nothing is written where an error is raised.
+        """
+        if self.steps == 0:
+            refuse_idle(type(self).__name__, "group", self.groups, params)
+        for name, p in params.items():
+            self._check(name, p, grads)
+        settings = {name: self._settings(name) for name in params}
+        scale = self._clip({name: grads[name] for name in params})
+        for name, p in params.items():
+            if name not in self.slots:
+                self.slots[name] = self._slots(p)
+            lr, decay = settings[name]
+            g = grads[name] if scale == 1 else grads[name] * scale  # (1)
+            if decay:
+                g = self._decay(p, g, lr, decay)
+            self._update(p, g, lr, self.slots[name])
+        self.steps += 1
+
+    @abstractmethod
+    def _slots(self, p: NDArray) -> Arrays:
+        """Return the slots of a parameter before its first update, by name."""
+
+    @abstractmethod
+    def _update(self, p: NDArray, g: NDArray, lr: float, slots: Arrays) -> None:
+        """Write the new values into a parameter and its slots."""
+
+    def _decay(self, p: NDArray, g: NDArray, lr: float, decay: float) -> NDArray:
+        """Return the gradient with that of the weight decay."""
+        return g + decay * p  # (2)
+
+    def _settings(self, name: str) -> tuple[float, float]:
+        """Return the learning rate and the weight decay of a parameter at this update."""
+        settings: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay}
+        for pattern, own in self.groups.items():
+            if matches(pattern, name):
+                settings |= own
+        decay = 0.0 if matches(self.no_decay, name) else settings["weight_decay"]
+        return rate(settings["lr"], self.steps), decay
+
+    def _check(self, name: str, p: NDArray, grads: Arrays) -> None:
+        owner = type(self).__name__
+        if name not in grads:
+            raise ValueError(
+                f"{owner}: no gradient for {name}; there are {', '.join(grads) or 'none'}"
+            )
+        g = grads[name]
+        if g.shape != p.shape:
+            raise ValueError(f"{owner}: the gradient of {name} has shape {g.shape}, not {p.shape}")
+        if not np.isfinite(g).all():
+            raise FloatingPointError(
+                f"{owner}: the gradient of {name} holds NaN or infinity; "
+                "lower the learning rate or set clip_norm=, and look for NaN in the data"
+            )
+        if any(a.ndim and a.shape != p.shape for a in self.slots.get(name, {}).values()):
+            raise ValueError(
+                f"{owner}: remembers {name} in another shape than {p.shape}; "
+                "make a new optimizer for a new model"
+            )
+
+    def _clip(self, grads: Arrays) -> float:
+        """Return the factor that brings the norm of all gradients to `clip_norm` at most."""
+        if self.clip_norm is None:
+            return 1.0
+        squares = [np.sum(np.square(g, dtype=np.float64)) for g in grads.values()]
+        norm = float(np.sqrt(sum(squares)))
+        return self.clip_norm / norm if norm > self.clip_norm else 1.0
+
+
+@dataclass(eq=False)
+class SGD(Optimizer):
+    r"""Stochastic gradient descent, with momentum where asked for.
+
+    .. math::
+        v_t = \mu v_{t-1} + g, \qquad
+        \theta_t = \theta_{t-1} - \eta \begin{cases}
+            v_t & \text{(heavy ball)} \\
+            g + \mu v_t & \text{(Nesterov)}
+        \end{cases}
+
+    Parameters
+    ----------
+    lr : float or schedule
+        η.
+    momentum : float in [0, 1)
+        μ.
+    nesterov : bool
+        Whether to look ahead by the momentum; needs momentum.
+    weight_decay, no_decay, groups, clip_norm
+        As in `Optimizer`; the decay is an L2 penalty, equation (2) there.
+
+    References
+    ----------
+    B. T. Polyak, *Some methods of speeding up the convergence of iteration methods* (1964), for
+    the heavy ball; I. Sutskever, J. Martens, G. Dahl, G. Hinton, *On the importance of
+    initialization and momentum in deep learning* (2013), sec. 2, for Nesterov's.
+
+    Examples
+    --------
+    >>> theta = {"theta": np.array([1.0, -2.0])}
+    >>> optimizer = SGD(0.1)
+    >>> optimizer.step(theta, {"theta": np.array([10.0, 10.0])})
+    >>> theta["theta"]
+    array([ 0., -3.])
+    """
+
+    momentum: float = 0.0
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _below_one("SGD", "momentum", self.momentum)
+        if choice("SGD", "nesterov", self.nesterov, (True, False)) and not self.momentum:
+            raise ValueError("SGD: nesterov=True needs a momentum above 0")
+
+    def _slots(self, p: NDArray) -> Arrays:
+        return {"velocity": np.zeros_like(p)} if self.momentum else {}
+
+    def _update(self, p: NDArray, g: NDArray, lr: float, slots: Arrays) -> None:
+        if self.momentum:
+            v = slots["velocity"]
+            v *= self.momentum
+            v += g
+            g = g + self.momentum * v if self.nesterov else v
+        p -= lr * g
+
+
+@dataclass(eq=False)
+class Adam(Optimizer):
+    r"""Steps scaled by running averages of the gradient and of its square.
+
+    .. math::
+        m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g \\
+        s_t &= \beta_2 s_{t-1} + (1 - \beta_2) g^2 \\
+        \theta_t &= \theta_{t-1} - \eta \,
+        \frac{m_t / (1 - \beta_1^t)}{\sqrt{s_t / (1 - \beta_2^t)} + \epsilon}
+
+    Parameters
+    ----------
+    lr : float or schedule
+        η.
+    betas : pair of floats in [0, 1)
+        β₁ and β₂.
+    eps : float
+        ε, above 0.
+    weight_decay, no_decay, groups, clip_norm
+        As in `Optimizer`; the decay is an L2 penalty, equation (2) there.
+
+    Notes
+    -----
+    The defaults are those of the paper and of ``torch.optim.Adam``. t counts the updates of each
+    parameter by itself: one that joins later begins with t = 1.
+
+    References
+    ----------
+    D. P. Kingma, J. Ba, *Adam: A Method for Stochastic Optimization* (2015), algorithm 1.
+
+    Examples
+    --------
+    >>> theta = {"theta": np.array([1.0, -2.0])}
+    >>> Adam(0.1).step(theta, {"theta": np.array([10.0, -0.01])})
+    >>> theta["theta"].round(6)
+    array([ 0.9, -1.9])
+    """
+
+    lr: float | Schedule = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        owner = type(self).__name__
+        if not isinstance(self.betas, (tuple, list)) or len(self.betas) != 2:
+            raise ValueError(f"{owner}: betas must be a pair of numbers, got {self.betas!r}")
+        for beta in self.betas:
+            _below_one(owner, "betas", beta)
+        _above_zero(owner, "eps", self.eps)
+
+    def _slots(self, p: NDArray) -> Arrays:
+        return {
+            "mean": np.zeros_like(p),
+            "square": np.zeros_like(p),
+            "updates": np.zeros((), np.int64),
+        }
+
+    def _update(self, p: NDArray, g: NDArray, lr: float, slots: Arrays) -> None:
+        beta1, beta2 = self.betas
+        m, s = slots["mean"], slots["square"]
+        slots["updates"] += 1
+        t = int(slots["updates"])
+        m *= beta1
+        m += (1 - beta1) * g
+        s *= beta2
+        s += (1 - beta2) * g * g
+        root = np.sqrt(s / (1 - beta2**t))
+        root += self.eps
+        p -= lr / (1 - beta1**t) * m / root
+
+
+@dataclass(eq=False)
+class AdamW(Adam):
+    r"""Adam with weight decay beside the gradient instead of within it.
+
+    Before Adam's update, and in place of equation (2) of `Optimizer`,
+
+    .. math:: \theta_{t-1} \leftarrow (1 - \eta \lambda) \, \theta_{t-1}
+
+    Parameters
+    ----------
+    lr, betas, eps
+        As in `Adam`.
+    weight_decay : float
+        λ.
+    no_decay, groups, clip_norm
+        As in `Optimizer`.
+
+    Notes
+    -----
+    The defaults are those of ``torch.optim.AdamW``.
+
+    References
+    ----------
+    I. Loshchilov, F. Hutter, *Decoupled Weight Decay Regularization* (2019), algorithm 2; η stands
+    for the paper's product of schedule and step size, and λ is counted in its units.
+
+    Examples
+    --------
+    >>> theta = {"weight": np.array([1.0]), "bias": np.array([1.0])}
+    >>> still = {"weight": np.array([0.0]), "bias": np.array([0.0])}
+    >>> AdamW(0.1, weight_decay=0.5).step(theta, still)
+    >>> theta["weight"], theta["bias"]
+    (array([0.95]), array([1.]))
+    """
+
+    weight_decay: float = field(default=0.01, kw_only=True)
+
+    def _decay(self, p: NDArray, g: NDArray, lr: float, decay: float) -> NDArray:
+        p *= 1 - lr * decay
+        return g
+
+
+@dataclass(eq=False)
+class RMSprop(Optimizer):
+    r"""Steps scaled by a running average of the gradient's square.
+
+    .. math::
+        s_t = \alpha s_{t-1} + (1 - \alpha) g^2, \qquad
+        \theta_t = \theta_{t-1} - \eta \frac{g}{\sqrt{s_t} + \epsilon}
+
+    Parameters
+    ----------
+    lr : float or schedule
+        η.
+    alpha : float in [0, 1)
+        α.
+    eps : float
+        ε, above 0.
+    weight_decay, no_decay, groups, clip_norm
+        As in `Optimizer`; the decay is an L2 penalty, equation (2) there.
+
+    Notes
+    -----
+    The defaults are those of ``torch.optim.RMSprop``.
+
+    References
+    ----------
+    G. Hinton, *Neural Networks for Machine Learning* (2012), lecture 6e.
+
+    Examples
+    --------
+    >>> theta = {"theta": np.array([1.0])}
+    >>> RMSprop(0.1, alpha=0.75).step(theta, {"theta": np.array([4.0])})
+    >>> theta["theta"].round(6)
+    array([0.8])
+    """
+
+    lr: float | Schedule = 1e-2
+    alpha: float = 0.99
+    eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _below_one("RMSprop", "alpha", self.alpha)
+        _above_zero("RMSprop", "eps", self.eps)
+
+    def _slots(self, p: NDArray) -> Arrays:
+        return {"square": np.zeros_like(p)}
+
+    def _update(self, p: NDArray, g: NDArray, lr: float, slots: Arrays) -> None:
+        s = slots["square"]
+        s *= self.alpha
+        s += (1 - self.alpha) * g * g
+        p -= lr * g / (np.sqrt(s) + self.eps)
+
+
+def _below_one(owner: str, name: str, value: Any) -> None:
+    if number(owner, name, value, 0) >= 1:
+        raise ValueError(f"{owner}: {name} must lie in [0, 1), got {value!r}")
+
+
+def _above_zero(owner: str, name: str, value: Any) -> None:
+    if number(owner, name, value, 0) == 0:
+        raise ValueError(f"{owner}: {name} must be more than 0, got {value!r}")

@@ -1,0 +1,560 @@
+import copy
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+
+import lamina as lm
+from contract import assert_close, assert_same, random
+
+
+def moons(n=200, seed=0):
+    """Two half circles that reach into one another; each point belongs to one."""
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % 2
+    angle = rng.uniform(0, np.pi, n)
+    x = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    x = np.where(y[:, None] == 0, x, [1, 0.5] - x) + rng.normal(0, 0.1, (n, 2))
+    return x, y
+
+
+def rising(n=120, seed=0):
+    """Sequences of noise: does the larger half of a sequence come first or last?"""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(2, 8, n)
+    y = np.arange(n) % 2
+    x = rng.normal(0, 0.1, (n, 8, 1))
+    for i, length in enumerate(lengths):
+        x[i, :length, 0] += np.linspace(-1, 1, length) * (1 if y[i] else -1)
+        x[i, length:] = np.nan
+    return (x, lengths), y
+
+
+def mlp(dtype=np.float32, rng=0):
+    return lm.Sequential(
+        lm.Linear(2, 16, dtype=dtype), lm.ReLU(), lm.Linear(16, 2, dtype=dtype), rng=rng
+    )
+
+
+def train(model, data, **options):
+    settings = {"loss": lm.CrossEntropy(), "optimizer": lm.Adam(0.02), "epochs": 3} | options
+    return lm.fit(model, data, **settings)
+
+
+def state(model):
+    return copy.deepcopy({**model.params, **model.buffers})
+
+
+def assert_same_state(one, two):
+    assert one.keys() == two.keys()
+    for name in one:
+        assert_same(one[name], two[name], name)
+
+
+def differs(one, two):
+    return {name for name in one if not np.array_equal(one[name], two[name])}
+
+
+class TestLearning:
+    def test_two_moons(self):
+        model = mlp()
+        history = train(model, moons(), epochs=60, metric="accuracy", validation=moons(seed=1))
+        assert history.metric[-1] > 0.97
+        assert history.val_metric[-1] > 0.95
+        assert history.loss[-1] < 0.2 * history.loss[0]
+        assert lm.evaluate(model, moons(seed=1), metric="accuracy").metric == history.val_metric[-1]
+
+    def test_sequences_with_padding(self):
+        model = lm.Sequential(lm.LSTM(1, 8), lm.LastStep(), lm.Linear(8, 2), rng=0)
+        history = train(model, rising(), epochs=15, metric="accuracy")
+        assert history.metric[-1] > 0.95
+        (x, lengths), y = rising(seed=1)
+        assert lm.accuracy(lm.predict(model, x, lengths=lengths), y) > 0.95
+
+    def test_a_target_at_every_step(self):
+        (x, lengths), _ = rising()
+        y = (np.nan_to_num(x[..., 0]) > 0).astype(int)
+        y[:, -1] = 99  # padding for all but a few
+        y[lengths == 8, -1] = (x[lengths == 8, -1, 0] > 0).astype(int)
+        model = lm.Sequential(lm.Linear(1, 2), rng=0)
+        history = train(model, ((x, lengths), y), epochs=20, metric="accuracy")
+        assert history.metric[-1] > 0.97
+
+    def test_embedded_words(self):
+        words = np.random.default_rng(0).integers(0, 10, (100, 4))
+        y = (words.sum(axis=1) > 18).astype(int)
+        model = lm.Sequential(lm.Embedding(10, 4), lm.Flatten(), lm.Linear(16, 2), rng=0)
+        assert train(model, (words, y), epochs=30, metric="accuracy").metric[-1] > 0.95
+
+    def test_regression(self):
+        x = random("x", (64, 3))
+        model = lm.Linear(3, 1, dtype=np.float64, rng=0)
+        weight = np.array([[1.0], [-2.0], [3.0]])
+        train(model, (x, x @ weight), loss=lm.MeanSquaredError(), optimizer=lm.SGD(0.1), epochs=60)
+        np.testing.assert_allclose(model.weight, weight, atol=1e-3)
+
+    def test_fine_tuning_leaves_the_rest_alone(self):
+        model = lm.Sequential(
+            lm.Linear(2, 8), lm.BatchNorm(8, frozen=True), lm.ReLU(), lm.Linear(8, 2), rng=0
+        )
+        before = state(model)
+        train(model, moons(), trainable="3.*", optimizer=lm.AdamW(0.02))
+        assert differs(before, state(model)) == {"3.weight", "3.bias"}
+        before = state(model)
+        train(model, moons(), trainable=["1.gamma", "*.bias"])
+        assert differs(before, state(model)) == {"0.bias", "1.gamma", "3.bias"}
+
+
+class TestSameBits:
+    def test_of_two_runs_with_one_seed(self):
+        def run(seed):
+            model = lm.Sequential(
+                lm.Linear(2, 8), lm.BatchNorm(8), lm.Dropout(0.2), lm.Linear(8, 2), rng=3
+            )
+            history = train(model, moons(), seed=seed, metric="accuracy", validation=moons(seed=1))
+            return state(model), dataclasses.asdict(history) | {"seconds": None}
+
+        one, two, other = run(0), run(0), run(1)
+        assert_same_state(one[0], two[0])
+        assert one[1] == two[1]
+        assert differs(one[0], other[0])
+
+    def test_progress_validation_and_metric_change_nothing(self):
+        plain, watched = mlp(), mlp()
+        train(plain, moons())
+        train(watched, moons(), progress=True, validation=moons(seed=1), metric="accuracy")
+        assert_same_state(state(plain), state(watched))
+
+    def test_float64_data_is_cast_once(self):
+        one, two = mlp(), mlp()
+        x, y = moons()
+        train(one, (x, y))
+        train(two, (x.astype(np.float32), y))
+        assert_same_state(state(one), state(two))
+
+
+class TestAccumulation:
+    """The gradient of k batches together is that of their union."""
+
+    def agree(self, make, data, **options):
+        small, large = make(), make()
+        settings = {"optimizer": lm.SGD(0.1), "epochs": 2} | options
+        one = train(
+            small, data, **copy.deepcopy(settings), batch_size=8, accumulate=4, metric="accuracy"
+        )
+        two = train(large, data, **copy.deepcopy(settings), batch_size=32, metric="accuracy")
+        for name, p in state(small).items():
+            assert_close(p, state(large)[name], np.float64, what=name)
+        assert one.loss == pytest.approx(two.loss, rel=1e-12)
+        assert one.metric == pytest.approx(two.metric, rel=1e-12)
+
+    @pytest.mark.parametrize("n", [64, 65, 70])
+    def test_of_samples(self, n):
+        self.agree(lambda: mlp(np.float64), moons(n))
+
+    def test_of_weighted_classes(self):
+        loss = lm.CrossEntropy(weights=(0.3, 2.0), label_smoothing=0.1)
+        self.agree(lambda: mlp(np.float64), moons(70), loss=loss)
+
+    def test_of_sequences(self):
+        def make():
+            layers = lm.LSTM(1, 4, dtype=np.float64), lm.Linear(4, 2, dtype=np.float64)
+            return lm.Sequential(*layers, rng=0)
+
+        (x, lengths), y = rising(70)
+        self.agree(make, ((x, lengths), np.repeat(y[:, None], 8, axis=1)))
+
+    def test_of_batches_of_an_iterable(self):
+        x, y = moons(64)
+        small = [(x[i : i + 8], y[i : i + 8]) for i in range(0, 64, 8)]
+        large = [(x[i : i + 32], y[i : i + 32]) for i in (0, 32)]
+        one, two = mlp(np.float64), mlp(np.float64)
+        train(one, small, accumulate=4, optimizer=lm.SGD(0.1))
+        train(two, large, optimizer=lm.SGD(0.1))
+        for name, p in state(one).items():
+            assert_close(p, state(two)[name], np.float64, what=name)
+
+
+class TestBatches:
+    def seen(self, n, **options):
+        """The samples of each batch, by their number."""
+        batches = []
+
+        def loss(y, target):
+            batches.append(target[:, 0].astype(int).tolist())
+            return 0.0, np.zeros_like(y)
+
+        model = lm.Linear(1, 1, rng=0)
+        data = np.zeros((n, 1)), np.arange(n, dtype=float)[:, None]
+        lm.fit(model, data, loss=loss, optimizer=lm.SGD(0.1), **options)
+        return batches
+
+    def test_every_sample_once_an_epoch_in_a_new_order(self):
+        batches = self.seen(10, epochs=2, batch_size=4)
+        assert [len(b) for b in batches] == [4, 4, 2, 4, 4, 2]
+        first, second = np.concatenate(batches[:3]).tolist(), np.concatenate(batches[3:]).tolist()
+        assert sorted(first) == sorted(second) == list(range(10))
+        assert first != second
+        assert first == np.random.default_rng([0, 0]).permutation(10).tolist()
+
+    @pytest.mark.parametrize(
+        ("n", "size", "expected"),
+        [(9, 4, [4, 5]), (1, 4, [1]), (3, 1, [1, 1, 1]), (8, 4, [4, 4]), (3, 4, [3])],
+    )
+    def test_a_single_sample_left_over_joins_the_batch_before(self, n, size, expected):
+        assert [len(b) for b in self.seen(n, epochs=1, batch_size=size)] == expected
+
+    def test_batch_statistics_live_with_what_is_left_over(self):
+        model = lm.Sequential(lm.Linear(2, 4), lm.BatchNorm(4), lm.Linear(4, 2), rng=0)
+        train(model, moons(33), batch_size=32)
+
+    def test_an_iterable_in_its_own_order_and_sizes(self):
+        (x, lengths), y = rising(12)
+        data = [((x[:5], lengths[:5]), y[:5]), ((x[5:, :7], np.minimum(lengths[5:], 7)), y[5:])]
+        model = lm.Sequential(lm.LSTM(1, 3), lm.LastStep(), lm.Linear(3, 2), rng=0)
+        history = train(model, data, validation=data, metric="accuracy")
+        assert history.epochs == 3
+        expected = lm.evaluate(model, data, loss=lm.CrossEntropy(), metric="accuracy")
+        assert (history.val_loss[-1], history.val_metric[-1]) == expected
+
+    def test_an_iterator_serves_one_epoch(self):
+        batches = [moons(16), moons(16, seed=1)]
+        train(mlp(), iter(batches), epochs=1)
+        with pytest.raises(ValueError, match="fit: an iterator can be gone through once only, not"):
+            train(mlp(), iter(batches), epochs=2)
+
+
+class TestWhatIsNotFinite:
+    def test_a_loss_that_runs_away_leaves_the_last_finite_parameters(self):
+        model = lm.Sequential(lm.Linear(3, 1, rng=0))
+        x = random("x", (64, 3), np.float32)
+        with pytest.raises(
+            FloatingPointError, match=r"fit: epoch \d+, update \d+: .*; lower the learning rate"
+        ):
+            train(
+                model,
+                (x, x[:, :1]),
+                loss=lm.MeanSquaredError(),
+                optimizer=lm.SGD(1e12),
+                epochs=50,
+            )
+        assert all(np.isfinite(p).all() for p in model.params.values())
+        assert math.isfinite(lm.evaluate(model, (x, x[:, :1]), loss=lm.MeanSquaredError()).loss)
+
+    def test_an_update_beyond_the_numbers_is_undone(self):
+        model = lm.Linear(3, 1, rng=0)
+        before = state(model)
+        x = random("x", (8, 3), np.float32)
+        with pytest.raises(FloatingPointError, match="update 1: weight became infinite; lower"):
+            train(
+                model,
+                (x, x[:, :1]),
+                loss=lm.MeanSquaredError(),
+                optimizer=lm.SGD(1e39),
+                epochs=1,
+            )
+        assert_same_state(state(model), before)
+
+    def test_nan_in_the_data_does_not_reach_the_model(self):
+        model = lm.Sequential(lm.Linear(2, 4), lm.BatchNorm(4), lm.Linear(4, 2), rng=0)
+        before = state(model)
+        x, y = moons(64)
+        x[5, 0] = np.nan
+        with pytest.raises(
+            FloatingPointError, match=r"fit: epoch 1, update 1: the loss is nan; .* NaN in the data"
+        ):
+            train(model, (x, y), batch_size=64)
+        assert_same_state(state(model), before)
+
+    def test_a_gradient_names_its_parameter(self):
+        def loss(y, target):
+            return 1.0, np.full_like(y, np.inf)
+
+        with pytest.raises(
+            FloatingPointError, match=r"update 1: Adam: the gradient of 0.weight holds"
+        ):
+            train(mlp(), moons(), loss=loss)
+
+
+class TestEarlyStopping:
+    def scripted(self, values, rule, **options):
+        """Train under a metric that says what it is told, one value an epoch."""
+        script = iter(values)
+        model = lm.Sequential(lm.Linear(2, 4), lm.BatchNorm(4), lm.Linear(4, 2), rng=0)
+        states = []
+        history = train(
+            model,
+            moons(32),
+            metric=lambda y, target, lengths: next(script),
+            callbacks=[lambda history, model: states.append(state(model))],
+            early_stopping=rule,
+            epochs=len(values),
+            **options,
+        )
+        return history, model, states
+
+    def test_restores_the_parameters_and_buffers_of_the_best_epoch(self):
+        rule = lm.EarlyStopping("metric", patience=2)
+        history, model, states = self.scripted([0.1, 0.5, 0.4, 0.5, 0.9], rule)
+        assert (history.epochs, history.best_epoch) == (4, 2)
+        assert_same_state(state(model), states[1])
+        assert "1.running_mean" in states[1]
+        assert differs(states[1], states[3])
+
+    def test_restores_where_the_training_ran_to_its_end(self):
+        rule = lm.EarlyStopping("metric", patience=10)
+        history, model, states = self.scripted([0.1, 0.5, 0.4], rule)
+        assert (history.epochs, history.best_epoch) == (3, 2)
+        assert_same_state(state(model), states[1])
+
+    def test_need_not_restore(self):
+        rule = lm.EarlyStopping("metric", patience=1, restore_best=False)
+        history, model, states = self.scripted([0.5, 0.4, 0.9], rule)
+        assert (history.epochs, history.best_epoch) == (2, 1)
+        assert_same_state(state(model), states[1])
+
+    def test_asks_for_an_improvement_that_counts(self):
+        rule = lm.EarlyStopping("metric", patience=2, min_delta=0.1)
+        history, *_ = self.scripted([0.5, 0.55, 0.59, 0.9], rule)
+        assert (history.epochs, history.best_epoch) == (3, 1)
+
+    def test_a_metric_that_is_to_fall(self):
+        rule = lm.EarlyStopping("metric", patience=2, mode="min")
+        history, *_ = self.scripted([0.5, 0.3, 0.4, 0.6, 0.1], rule)
+        assert (history.epochs, history.best_epoch) == (4, 2)
+
+    def test_values_that_are_no_numbers_are_no_improvement(self):
+        rule = lm.EarlyStopping("metric", patience=2)
+        history, model, states = self.scripted([math.nan] * 4, rule)
+        assert (history.epochs, history.best_epoch) == (2, None)
+        assert_same_state(state(model), states[-1])
+
+    def test_watches_the_validation_loss(self):
+        history = train(
+            mlp(),
+            moons(40),
+            validation=moons(400, seed=1),
+            early_stopping=lm.EarlyStopping(patience=2),
+            optimizer=lm.Adam(0.5),
+            epochs=200,
+        )
+        assert history.epochs < 200
+        assert history.best_epoch == 1 + np.argmin(history.val_loss)
+        assert history.epochs == history.best_epoch + 2
+
+    @pytest.mark.parametrize(
+        ("make", "error", "message"),
+        [
+            (lambda: lm.EarlyStopping("accuracy"), ValueError, "monitor must be one of 'loss', 'm"),
+            (lambda: lm.EarlyStopping(patience=0), ValueError, "patience must be at least 1"),
+            (lambda: lm.EarlyStopping(min_delta=-1), ValueError, "min_delta must lie in"),
+            (lambda: lm.EarlyStopping(mode="up"), ValueError, "mode must be one of 'min', 'max'"),
+            (lambda: lm.EarlyStopping(restore_best=2), ValueError, "restore_best must be one of"),
+        ],
+    )
+    def test_refuses_settings(self, make, error, message):
+        with pytest.raises(error, match=message):
+            make()
+
+    def test_refuses_to_watch_what_is_not_there(self):
+        with pytest.raises(ValueError, match="stopping watches val_loss; give validation="):
+            train(mlp(), moons(), early_stopping=lm.EarlyStopping())
+        with pytest.raises(ValueError, match="stopping watches metric; give metric="):
+            train(mlp(), moons(), early_stopping=lm.EarlyStopping("metric"))
+
+
+class TestHistory:
+    def test_has_an_entry_an_epoch(self):
+        history = train(mlp(), moons(), validation=moons(seed=1), metric="accuracy")
+        columns = dataclasses.asdict(history)
+        assert columns.pop("best_epoch") is None
+        assert {len(values) for values in columns.values()} == {3}
+        assert lm.History(**json.loads(json.dumps(dataclasses.asdict(history)))) == history
+
+    def test_leaves_out_what_was_not_asked_for(self):
+        history = train(mlp(), moons())
+        assert (history.metric, history.val_loss, history.val_metric) == ([], [], [])
+        assert str(history).splitlines()[0].split() == ["epoch", "loss", "lr", "seconds"]
+
+    def test_has_the_learning_rate_of_the_last_update(self):
+        schedule = lm.StepDecay(0.1, every=2, factor=0.5)
+        history = train(mlp(), moons(64), optimizer=lm.SGD(schedule), batch_size=16)
+        assert history.lr == [0.05, 0.0125, 0.003125]
+
+    def test_reads_as_a_table_with_the_best_epoch_marked(self):
+        text = str(lm.History(loss=[1, 0.5], seconds=[1, 2], best_epoch=2))
+        assert [line.split() for line in text.splitlines()] == [
+            ["epoch", "loss", "seconds"],
+            ["1", "1", "1"],
+            ["*2", "0.5", "2"],
+        ]
+
+    def test_loss_is_the_mean_over_samples(self):
+        model = mlp(np.float64)
+        data = moons(37)
+        expected = lm.evaluate(model, data, loss=lm.CrossEntropy())
+        history = train(model, data, batch_size=8, optimizer=lm.SGD(0.0), epochs=1)
+        assert history.loss == pytest.approx([expected.loss])
+
+
+class TestCallbacks:
+    def test_see_history_and_model_and_may_end_the_training(self):
+        model, seen = mlp(), []
+
+        def callback(history, given):
+            assert given is model
+            seen.append(history.epochs)
+            return history.epochs == 2
+
+        history = train(model, moons(), epochs=9, callbacks=[callback, lambda h, m: seen.append(0)])
+        assert history.epochs == 2
+        assert seen == [1, 0, 2, 0]
+
+    def test_may_keep_the_best(self, tmp_path):
+        def keep(history, model):
+            if history.best_epoch == history.epochs:
+                lm.save(model, tmp_path / "best.safetensors")
+
+        model = mlp()
+        rule = lm.EarlyStopping("loss", patience=50)
+        train(model, moons(), epochs=10, callbacks=[keep], early_stopping=rule)
+        assert_same_state(state(lm.load(tmp_path / "best.safetensors")), state(model))
+
+    def test_an_interrupt_passes_through(self):
+        def interrupt(history, model):
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            train(mlp(), moons(), callbacks=[interrupt])
+
+
+class TestBar:
+    def test_says_loss_metric_and_pace(self, capsys):
+        train(mlp(), moons(), metric="accuracy", progress=True)
+        shown = capsys.readouterr().err
+        for part in ("epoch 3/3", "600/600", "loss=", "metric=", "samples/s"):
+            assert part in shown
+
+    @pytest.mark.parametrize("progress", [None, False])
+    def test_is_silent_without_a_terminal_or_on_request(self, capsys, progress):
+        train(mlp(), moons(), progress=progress)
+        assert capsys.readouterr() == ("", "")
+
+
+class TestPredictAndEvaluate:
+    def test_predict_joins_the_batches(self):
+        model = mlp()
+        x = moons(37)[0].astype(np.float32)
+        whole = model(x)
+        for size in (1, 9, 37, 256):
+            assert_close(lm.predict(model, x, batch_size=size), whole, np.float32)
+        assert lm.predict(model, x.astype(np.float64)).dtype == np.float32
+        assert lm.predict(model, x[:0]).shape == (0, 2)
+
+    def test_predict_sequences(self):
+        model = lm.Sequential(lm.LSTM(1, 3), rng=0)
+        (x, lengths), _ = rising(20)
+        y = lm.predict(model, x, lengths=lengths, batch_size=7)
+        assert_close(y, model(x.astype(np.float32), lengths=lengths), np.float32)
+
+    def test_evaluate_weighs_every_sample_and_step_alike(self):
+        (x, lengths), _ = rising(20)
+        lengths[3] = 0
+        target = np.repeat(np.arange(20)[:, None] % 2, 8, axis=1)
+        model = lm.Sequential(lm.LSTM(1, 2, dtype=np.float64), rng=0)
+        y = model(x, lengths=lengths)
+        expected, _ = lm.CrossEntropy()(y, target, lengths)
+        for size in (3, 20):
+            loss, metric = lm.evaluate(
+                model,
+                ((x, lengths), target),
+                loss=lm.CrossEntropy(),
+                metric="accuracy",
+                batch_size=size,
+            )
+            assert loss == pytest.approx(expected)
+            assert metric == pytest.approx(lm.accuracy(y, target, lengths))
+
+    def test_evaluate_needs_a_question(self):
+        with pytest.raises(ValueError, match="evaluate: nothing to evaluate"):
+            lm.evaluate(mlp(), moons())
+
+    def test_accuracy(self):
+        y = np.array([[0.1, 0.9], [0.8, 0.2]])
+        assert lm.accuracy(y, [1, 1]) == 0.5
+        assert lm.accuracy(y, [[0.3, 0.7], [0.2, 0.8]]) == 0.5
+        assert lm.accuracy([[0.5], [-0.5], [2.0]], [[1], [1], [1]]) == pytest.approx(2 / 3)
+        assert lm.accuracy([0.5, -0.5], [1, 0]) == 1.0
+        steps = np.array([[[1, 0], [1, 0]], [[0, 1], [0, 1]]])
+        assert lm.accuracy(steps, [[0, 1], [1, 0]], [1, 2]) == pytest.approx(2 / 3)
+        assert math.isnan(lm.accuracy(steps, [[0, 1], [1, 0]], [0, 0]))
+        with pytest.raises(ValueError, match=r"accuracy: lengths go with x of shape \(N, T, ...\)"):
+            lm.accuracy(y, [1, 1], [1, 1])
+        with pytest.raises(ValueError, match=r"accuracy: y has shape \(2, 2\) and target \(3,\)"):
+            lm.accuracy(y, [1, 0, 1])
+
+
+X, Y = moons(8)
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "message"),
+    [
+        ((X, Y[:7]), ValueError, r"fit: x has 8 samples \(shape \(8, 2\)\) and y 7"),
+        ((X[:0], Y[:0]), ValueError, "fit: x has no samples"),
+        ([], ValueError, "fit: the data has no batches"),
+        (X, TypeError, r"data must be \(x, y\), .* or an iterable of such batches; got ndarray"),
+        (5, TypeError, r"data must be \(x, y\), .*; got int"),
+        ((X, Y, Y), TypeError, r"data must be \(x, y\)"),
+        (((X, Y), (X, Y)), TypeError, "x and y must be arrays; put several batches in a list"),
+        ((X, Y.astype(str)), TypeError, "y must be .* got dtype <U21; number the classes: np.uni"),
+        (([[1.0], [1.0, 2.0]], [0, 1]), TypeError, "x must be .* dtype object; .* lamina.data.pad"),
+        ((X + 1j, Y), TypeError, "x must be an array of real numbers, got dtype complex128"),
+        ((np.ma.masked_array(X), Y), TypeError, "x is a masked array, whose mask would be lost"),
+        ((1.0, Y), ValueError, "x must have samples along its first axis, got 1.0"),
+        (((X, [2] * 7), Y), ValueError, r"fit: lengths has shape \(7,\), expected \(8,\)"),
+        (((X, [9] * 8), Y), ValueError, r"fit: lengths must lie in 0 \.\.\. 2"),
+    ],
+)
+def test_refuses_data(data, error, message):
+    with pytest.raises(error, match=message):
+        train(mlp(), data)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"epochs": 0}, ValueError, "fit: epochs must be at least 1, got 0"),
+        ({"batch_size": 0}, ValueError, "fit: batch_size must be at least 1, got 0"),
+        ({"batch_size": 2.5}, TypeError, "fit: batch_size must be an integer, got 2.5"),
+        ({"accumulate": 0}, ValueError, "fit: accumulate must be at least 1"),
+        ({"seed": -1}, ValueError, "fit: seed must be at least 0"),
+        ({"metric": "auc"}, ValueError, "metric must be \"accuracy\" or a function .* got 'auc'"),
+        ({"trainable": "7.*"}, ValueError, r"fit: trainable '7.\*' fits no parameter; .* 0.weight"),
+        ({"trainable": ["0.*", "b"]}, ValueError, "fit: trainable 'b' fits no parameter"),
+        ({"optimizer": lm.Adam}, TypeError, r"must be an optimizer, Adam\(1e-3\) say, got <"),
+        ({"loss": lm.CrossEntropy}, TypeError, r"fit: loss must be a loss, CrossEntropy\(\) say"),
+        ({"loss": "mse"}, TypeError, r"fit: loss must be a loss, .* got 'mse'"),
+        ({"validation": (X, Y[:7])}, ValueError, "fit: validation: x has 8 samples"),
+        ({"validation": iter([(X, Y)])}, ValueError, "validation: an iterator can be gone through"),
+    ],
+)
+def test_refuses_arguments(options, error, message):
+    with pytest.raises(error, match=message):
+        train(mlp(), moons(), **options)
+
+
+def test_refuses_what_is_no_model():
+    with pytest.raises(TypeError, match="fit: model must be a layer, Sequential"):
+        train(lm.Linear, moons())
+    with pytest.raises(ValueError, match=r"trainable '\*' fits no parameter; the .* are none"):
+        train(lm.ReLU(), moons())
+
+
+def test_predict_refuses():
+    with pytest.raises(ValueError, match="predict: batch_size must be at least 1"):
+        lm.predict(mlp(), X, batch_size=0)
+    with pytest.raises(TypeError, match="predict: x must be an array of real numbers"):
+        lm.predict(mlp(), ["a"])

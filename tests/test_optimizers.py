@@ -1,0 +1,274 @@
+import copy
+import math
+
+import numpy as np
+import pytest
+
+import lamina as lm
+from contract import assert_close, assert_same, random
+
+NAMES = {"0.weight": (4, 3), "0.bias": (3,), "1.gamma": (3,), "2.weight": (3, 2)}
+
+
+def params(dtype=np.float64):
+    return {name: random(name, shape, dtype) for name, shape in NAMES.items()}
+
+
+def grads(t, dtype=np.float64):
+    return {name: random(f"{name} {t}", shape, dtype) for name, shape in NAMES.items()}
+
+
+def run(optimizer, steps=5, dtype=np.float64):
+    theta = params(dtype)
+    for t in range(steps):
+        optimizer.step(theta, grads(t, dtype))
+    return theta
+
+
+TWINS = {
+    "sgd": (lambda: lm.SGD(0.1), "SGD", {"lr": 0.1}),
+    "sgd decay": (
+        lambda: lm.SGD(0.1, weight_decay=0.3, no_decay=()),
+        "SGD",
+        {"lr": 0.1, "weight_decay": 0.3},
+    ),
+    "momentum": (lambda: lm.SGD(0.1, 0.9), "SGD", {"lr": 0.1, "momentum": 0.9}),
+    "nesterov": (
+        lambda: lm.SGD(0.1, 0.9, nesterov=True, weight_decay=0.2, no_decay=()),
+        "SGD",
+        {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.2},
+    ),
+    "adam": (lambda: lm.Adam(), "Adam", {}),
+    "adam options": (
+        lambda: lm.Adam(0.1, (0.7, 0.8), 1e-3, weight_decay=0.3, no_decay=()),
+        "Adam",
+        {"lr": 0.1, "betas": (0.7, 0.8), "eps": 1e-3, "weight_decay": 0.3},
+    ),
+    "adamw": (lambda: lm.AdamW(no_decay=()), "AdamW", {}),
+    "adamw options": (
+        lambda: lm.AdamW(0.1, weight_decay=0.5, no_decay=()),
+        "AdamW",
+        {"lr": 0.1, "weight_decay": 0.5},
+    ),
+    "rmsprop": (lambda: lm.RMSprop(), "RMSprop", {}),
+    "rmsprop options": (
+        lambda: lm.RMSprop(0.1, 0.7, 1e-3, weight_decay=0.3, no_decay=()),
+        "RMSprop",
+        {"lr": 0.1, "alpha": 0.7, "eps": 1e-3, "weight_decay": 0.3},
+    ),
+}
+
+
+def like_torch(name, options, clip_norm=None):
+    torch = pytest.importorskip("torch")
+    theta = {n: torch.tensor(p, requires_grad=True) for n, p in params().items()}
+    optimizer = getattr(torch.optim, name)(theta.values(), **options)
+    for t in range(5):
+        for n, g in grads(t).items():
+            theta[n].grad = torch.tensor(g)
+        if clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(theta.values(), clip_norm)
+        optimizer.step()
+    return {n: p.detach().numpy() for n, p in theta.items()}
+
+
+@pytest.mark.parametrize("twin", TWINS)
+def test_like_torch(twin):
+    ours, name, options = TWINS[twin]
+    expected = like_torch(name, {"lr": 1e-3} | options if name == "SGD" else options)
+    for n, p in run(ours()).items():
+        assert_close(p, expected[n], np.float64, what=n)
+
+
+def test_clips_like_torch():
+    expected = like_torch("SGD", {"lr": 0.1, "momentum": 0.9}, clip_norm=2.0)
+    for n, p in run(lm.SGD(0.1, 0.9, clip_norm=2.0)).items():
+        np.testing.assert_allclose(p, expected[n], rtol=1e-5, atol=1e-6)  # torch adds 1e-6 to it
+
+
+ALL = [
+    lambda: lm.SGD(0.1),
+    lambda: lm.SGD(0.1, 0.9),
+    lambda: lm.Adam(),
+    lambda: lm.AdamW(),
+    lambda: lm.RMSprop(),
+]
+
+
+@pytest.mark.parametrize("make", ALL)
+def test_writes_into_the_arrays_that_are_there(make):
+    theta, given = params(np.float32), grads(0, np.float32)
+    arrays, before, given_before = dict(theta), copy.deepcopy(theta), copy.deepcopy(given)
+    optimizer = make()
+    optimizer.step(theta, given)
+    for name, p in theta.items():
+        assert p is arrays[name]
+        assert p.dtype == np.float32
+        assert not np.array_equal(p, before[name])
+        assert_same(given[name], given_before[name])
+        for slot in optimizer.slots.get(name, {}).values():
+            assert slot.dtype in (np.float32, np.int64)
+    assert optimizer.steps == 1
+
+
+@pytest.mark.parametrize("make", ALL)
+def test_same_bits_twice_and_from_a_copy(make):
+    first, again = run(make()), run(make())
+    for name in first:
+        assert_same(first[name], again[name])
+    optimizer = make()
+    run(optimizer, steps=2)
+    other = copy.deepcopy(optimizer)
+    one, two = run(optimizer), run(other)
+    for name in one:
+        assert_same(one[name], two[name])
+
+
+@pytest.mark.parametrize("make", ALL)
+def test_reaches_the_minimum_of_a_bowl(make):
+    optimizer = make()
+    optimizer.lr = lm.Cosine(0.1, steps=500)
+    theta = {"theta": np.array([3.0, -2.0])}
+    for _ in range(500):
+        optimizer.step(theta, {"theta": theta["theta"] * [1, 4]})
+    assert np.max(np.abs(theta["theta"])) < 1e-2
+
+
+@pytest.mark.parametrize("kind", [lm.SGD, lm.Adam, lm.AdamW, lm.RMSprop])
+def test_decay_spares_biases_and_scales(kind):
+    zero = {name: np.zeros(shape) for name, shape in NAMES.items()}
+    theta = params()
+    kind(0.1, weight_decay=0.5).step(theta, zero)
+    for name, p in theta.items():
+        spared = name in ("0.bias", "1.gamma")
+        assert np.array_equal(p, params()[name]) == spared, name
+    theta = params()
+    kind(0.1, weight_decay=0.5, no_decay="2.*").step(theta, zero)
+    for name, p in theta.items():
+        assert np.array_equal(p, params()[name]) == name.startswith("2."), name
+
+
+def test_groups():
+    optimizer = lm.SGD(
+        1.0,
+        weight_decay=0.5,
+        groups={
+            "0.*": {"lr": 0.1},
+            "0.b*": {"lr": lm.StepDecay(0.01, every=1)},
+            "2.*": {"weight_decay": 0},
+        },
+    )
+    theta = params()
+    for t in range(2):
+        before = copy.deepcopy(theta)
+        optimizer.step(theta, grads(t))
+        step = {name: theta[name] - before[name] for name in theta}
+        g = grads(t)
+        weight = g["0.weight"] + 0.5 * before["0.weight"]
+        assert_close(step["0.weight"], -0.1 * weight, np.float64)
+        assert_close(step["0.bias"], -(0.01 * 0.1**t) * g["0.bias"], np.float64)
+        assert_close(step["1.gamma"], -g["1.gamma"], np.float64)
+        assert_close(step["2.weight"], -g["2.weight"], np.float64)
+
+
+def test_a_schedule_counts_updates_from_0():
+    seen = []
+    optimizer = lm.SGD(lambda t: seen.append(t) or 0.1)
+    seen.clear()
+    run(optimizer, steps=3)
+    assert sorted(set(seen)) == [0, 1, 2]
+
+
+def test_clips_the_norm_of_all_gradients_together():
+    theta = {"a": np.zeros(2, np.float32), "b": np.zeros(1, np.float32)}
+    g = {"a": np.array([3e30, 0], np.float32), "b": np.array([4e30], np.float32)}
+    lm.SGD(1.0, clip_norm=10.0).step(theta, g)  # its square is beyond float32
+    assert_close(theta["a"], [-6, 0], np.float32)
+    assert_close(theta["b"], [-8], np.float32)
+    theta = {"a": np.zeros(2)}
+    lm.SGD(1.0, clip_norm=10.0).step(theta, {"a": np.array([3.0, 4.0])})
+    assert_same(theta["a"], np.array([-3.0, -4.0]))
+
+
+def test_adam_counts_each_parameter_by_itself():
+    early, late = params(), params()
+    optimizer = lm.Adam(0.1)
+    for t in range(3):
+        optimizer.step({"0.bias": early["0.bias"]}, grads(t))
+    optimizer.step({"2.weight": early["2.weight"]}, grads(0))
+    lm.Adam(0.1).step({"2.weight": late["2.weight"]}, grads(0))
+    assert_same(early["2.weight"], late["2.weight"])
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("make", ALL)
+def test_refuses_gradients_that_are_not_finite_and_writes_nothing(make, bad):
+    theta, g, optimizer = params(), grads(0), make()
+    optimizer.step(theta, g)
+    before, slots = copy.deepcopy(theta), copy.deepcopy(optimizer.slots)
+    g["2.weight"][1, 1] = bad
+    with pytest.raises(
+        FloatingPointError, match=r"the gradient of 2.weight holds NaN or infinity; lower"
+    ):
+        optimizer.step(theta, g)
+    for name, p in theta.items():
+        assert_same(p, before[name])
+        for slot, a in optimizer.slots.get(name, {}).items():
+            assert_same(a, slots[name][slot])
+    assert optimizer.steps == 1
+
+
+def test_refuses_gradients_that_do_not_fit():
+    theta = params()
+    with pytest.raises(ValueError, match=r"SGD: no gradient for 0.weight; there are 0.bias, 1"):
+        lm.SGD(0.1).step(theta, {n: g for n, g in grads(0).items() if n != "0.weight"})
+    with pytest.raises(ValueError, match=r"the gradient of 0.bias has shape \(2,\), not \(3,\)"):
+        lm.SGD(0.1).step(theta, grads(0) | {"0.bias": np.zeros(2)})
+    optimizer = lm.Adam()
+    run(optimizer)
+    with pytest.raises(ValueError, match=r"Adam: remembers 0.bias in another shape than \(4,\)"):
+        optimizer.step({"0.bias": np.zeros(4)}, {"0.bias": np.zeros(4)})
+
+
+def test_refuses_a_group_that_fits_nothing():
+    optimizer = lm.SGD(0.1, groups={"9.*": {"lr": 1}})
+    with pytest.raises(ValueError, match=r"SGD: group '9.\*' fits no parameter; .* 0.weight, 0.b"):
+        run(optimizer)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: lm.SGD(-0.1), ValueError, "the learning rate of update 0 must lie in"),
+        (lambda: lm.SGD("fast"), TypeError, "must be a number, got 'fast'"),
+        (lambda: lm.SGD(0.1, 1.0), ValueError, r"SGD: momentum must lie in \[0, 1\), got 1.0"),
+        (lambda: lm.SGD(0.1, nesterov=True), ValueError, "nesterov=True needs a momentum above 0"),
+        (lambda: lm.Adam(betas=0.9), ValueError, "Adam: betas must be a pair of numbers, got 0.9"),
+        (lambda: lm.AdamW(betas=(0.9, 1)), ValueError, r"AdamW: betas must lie in \[0, 1\), got 1"),
+        (lambda: lm.Adam(eps=0), ValueError, "Adam: eps must be more than 0"),
+        (lambda: lm.RMSprop(alpha=2), ValueError, r"RMSprop: alpha must lie in \[0, 1\)"),
+        (lambda: lm.RMSprop(eps=0), ValueError, "RMSprop: eps must be more than 0"),
+        (lambda: lm.Adam(weight_decay=-1), ValueError, "Adam: weight_decay must lie in"),
+        (lambda: lm.Adam(clip_norm=0), ValueError, "Adam: clip_norm must be more than 0, got 0"),
+        (
+            lambda: lm.Adam(groups={"0.*": {"beta": 1}}),
+            ValueError,
+            r"Adam: group '0.\*': an option must be one of 'lr', 'weight_decay'; got 'beta'",
+        ),
+        (
+            lambda: lm.Adam(groups={"0.*": {"weight_decay": -1}}),
+            ValueError,
+            r"Adam: group '0.\*': weight_decay must lie in",
+        ),
+        (lambda: lm.Adam(groups={"0.*": {"lr": -1}}), ValueError, "the learning rate of update 0"),
+    ],
+)
+def test_refuses_settings(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
+def test_says_how_it_is_set():
+    optimizer = lm.SGD(0.1, 0.9, groups={"0.*": {"lr": 1}})
+    run(optimizer)
+    assert repr(eval(repr(optimizer), {"SGD": lm.SGD})) == repr(optimizer)
