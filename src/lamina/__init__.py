@@ -1,6 +1,6 @@
 """Neural-network layers for NumPy: readable formulas, exact gradients, the speed of the CPU."""
 
-from . import batchnorm, convolution, dropout, initializers, linear, lstm, parts, rnn, train
+from . import batchnorm, convolution, data, dropout, initializers, linear, lstm, parts, rnn, train
 from .batchnorm import BatchNorm
 from .checking import CheckError, check
 from .containers import Concat, Residual, Sequential
@@ -108,6 +108,7 @@ __all__ = [
     "batchnorm",
     "check",
     "convolution",
+    "data",
     "dropout",
     "evaluate",
     "fit",

@@ -1,0 +1,12 @@
+"""Real data sets, and ragged sequences as padded batches.
+
+Every set is a `Split`: ``train`` and ``test``, each as `lamina.fit` takes it.
+"""
+
+from .embedded import digits, vowels
+from .idxfiles import idx
+from .sequences import pad
+from .signals import mnist1d
+from .splits import Split, stratified
+
+__all__ = ["Split", "digits", "idx", "mnist1d", "pad", "stratified", "vowels"]
