@@ -225,3 +225,32 @@ class TestMnist1d:
         assert split.train[0].shape == (4000, 40, 1)
         assert split.test[0].shape == (1000, 40, 1)
         assert np.bincount(split.train[1]).min() > 300
+
+
+class TestBatches:
+    data = np.arange(14.0).reshape(7, 2), np.arange(7)
+
+    def test_in_order(self):
+        found = list(lm.data.batches(self.data, 3))
+        assert [y.tolist() for _, y in found] == [[0, 1, 2], [3, 4, 5, 6]]
+        np.testing.assert_array_equal(np.concatenate([x for x, _ in found]), self.data[0])
+
+    def test_shuffled(self):
+        def order(rng):
+            return [y for _, ys in lm.data.batches(self.data, 2, shuffle=True, rng=rng) for y in ys]
+
+        assert sorted(order(0)) == list(range(7))
+        assert order(0) == order(0)
+        assert order(0) != order(1)
+
+    def test_lengths_go_with_their_sequences(self):
+        x, lengths = lm.data.pad([[1.0], [2.0, 2.0], [3.0] * 3])
+        for (some, their), y in lm.data.batches(((x, lengths), [1, 2, 3]), 2, shuffle=True, rng=3):
+            np.testing.assert_array_equal(their, y)
+            np.testing.assert_array_equal(some[:, 0], y)
+
+    def test_refuses(self):
+        with pytest.raises(ValueError, match="batches: batch_size must be at least 1, got 0"):
+            next(lm.data.batches(self.data, 0))
+        with pytest.raises(ValueError, match=r"batches: x has 7 samples .* and y 6"):
+            next(lm.data.batches((self.data[0], self.data[1][1:])))
