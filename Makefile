@@ -4,12 +4,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
+# Tests run side by side, and the demo's matrices are small: threads would only get in the way.
+export OPENBLAS_NUM_THREADS ?= 1
+export OMP_NUM_THREADS ?= 1
+
 .PHONY: help demo test test-peers lint clean
 
 help:
 	@echo "make demo        train two networks on real data, save and load them"
 	@echo "make test        run the tests"
-	@echo "make test-peers  run them beside PyTorch, JAX and array-api-strict"
+	@echo "make test-peers  run them beside PyTorch, JAX and the other optional packages"
 	@echo "make lint        check format, rules and types"
 	@echo "make clean       remove what these targets made"
 
@@ -42,5 +46,5 @@ clean:
 	@touch $@
 
 .venv/.peers: .venv/.test
-	$(PIP) install --editable '.[test,peers]'
+	$(PIP) install --editable '.[test,peers,plot,mnist1d]'
 	@touch $@

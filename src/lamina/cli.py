@@ -1,0 +1,366 @@
+"""The command `lamina`: train, predict, check, info, demo.
+
+It returns 0; 1 where something did not hold (a check, the demo's accuracy); 2, after one line on
+standard error, where what it was given cannot be used; 130 where it was interrupted.
+"""
+
+import argparse
+import io
+import math
+import os
+import platform
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+import numpy as np
+
+from . import __version__, data, selfcheck
+from .containers import Sequential
+from .layer import NDArray
+from .models import RECIPES, Recipe
+from .parts import CrossEntropy
+from .train import AdamW, Cosine, History, evaluate, fit, load, predict, save
+
+FASHION_MNIST: Final = "/usr/share/datasets/fashion-mnist"
+"""Where Debian's package dataset-fashion-mnist puts its files."""
+
+DEMO: Final = {"digits": 0.985, "vowels": 0.95}
+"""The sets that the demo learns, and the accuracy each must reach."""
+
+
+class UsageError(Exception):
+    """What the command was given cannot be used; the message is the line to print."""
+
+
+@contextmanager
+def refusing(what: str = "") -> Iterator[None]:
+    """Turn what the library and the system say of given things into `UsageError`."""
+    try:
+        yield
+    except OSError as error:
+        named = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        raise UsageError(named) from error
+    except (ValueError, TypeError, ImportError, ArithmeticError, MemoryError) as error:
+        said = " ".join([str(error) or type(error).__name__, *getattr(error, "__notes__", [])])
+        raise UsageError(f"{what}{said}") from error
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the line and exit with 2."""
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def parser() -> Parser:
+    """Return the parser of the whole command line."""
+    top = Parser(
+        prog="lamina",
+        description="Neural-network layers for NumPy: train them, use them, check them.",
+    )
+    top.add_argument("--version", action="version", version=f"lamina {__version__}")
+    commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Any, text: str, more: str = "") -> Parser:
+        sub = commands.add_parser(
+            name, help=text, description=f"{text[0].upper()}{text[1:]}. {more}"
+        )
+        sub.set_defaults(run=run)
+        return sub
+
+    sub = command(
+        "train",
+        train,
+        "train a network on real data, say how well it does, and save it",
+        "digits and vowels come with the package; fashion-mnist reads MNIST-style files, those of "
+        "Debian's package dataset-fashion-mnist or any others; mnist1d needs pip install mnist1d.",
+    )
+    sub.add_argument("set", choices=RECIPES, help="the data")
+    models = "; ".join(f"{name}: {', '.join(some)}" for name, some in RECIPES.items())
+    sub.add_argument("--model", help=f"the network, by default the first of the set's ({models})")
+    sub.add_argument(
+        "--epochs", type=at_least(1), help="passes over the data (default: the model's own)"
+    )
+    sub.add_argument(
+        "--batch-size", type=at_least(1), help="samples an update (default: the model's own)"
+    )
+    sub.add_argument(
+        "--seed", type=at_least(0), default=0, help="of all that is drawn (default: %(default)s)"
+    )
+    sub.add_argument(
+        "--data-dir",
+        default=FASHION_MNIST,
+        help="the folder of fashion-mnist's files (default: %(default)s)",
+    )
+    sub.add_argument("--out", help="the file to save (default: SET-MODEL.safetensors)")
+    sub.add_argument("--plot", help="draw loss and accuracy into this image; needs matplotlib")
+
+    sub = command(
+        "predict",
+        classify,
+        "print the class of each sample, a line each",
+        "A network's class is the place of its largest output, counted from 0.",
+    )
+    sub.add_argument("model", help="a file that train or lamina.save wrote")
+    sub.add_argument("input", help="the samples, batch first: an array in a .npy file")
+    sub.add_argument("--lengths", help="a .npy file: the steps of each sequence")
+    sub.add_argument("--out", help="write the classes into this .npy file instead")
+
+    sub = command(
+        "check",
+        check,
+        "check the layers on this machine",
+        "Gradients are compared with central differences, float32 with float64.",
+    )
+    sub.add_argument("layer", nargs="?", choices=selfcheck.EXAMPLES, help="only this one")
+
+    command("info", info, "print versions and what is known of the CPU")
+
+    sub = command(
+        "demo",
+        demo,
+        "train two networks, save them, load them again and test them",
+        "Handwritten digits by convolutions, and speakers of Japanese vowels by an LSTM.",
+    )
+    sub.add_argument("--out-dir", default=".", help="where to save them (default: here)")
+    return top
+
+
+def at_least(least: int) -> Any:
+    """Return a type of arguments: integers that are at least so large."""
+
+    def integer(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not an integer of {least} or more")
+        return int(text)
+
+    return integer
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    given = parser().parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a summary has lines that ASCII has not
+    try:
+        code: int = given.run(given)
+        sys.stdout.flush()
+        return code
+    except UsageError as error:
+        print("lamina:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("lamina: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader, head say, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def train(given: argparse.Namespace) -> int:
+    """Train a network on a set, test it, save it."""
+    recipes = RECIPES[given.set]
+    name = given.model or next(iter(recipes))
+    if name not in recipes:
+        raise UsageError(f"no model {name!r} for {given.set}; there are {', '.join(recipes)}")
+    out = Path(given.out or f"{given.set}-{name}.safetensors")
+    refuse_target(out)
+    if given.plot:
+        refuse_plot(Path(given.plot))
+
+    split = read(given.set, given.data_dir)
+    model, history = learn(recipes[name], split, given.seed, given.epochs, given.batch_size)
+    print(f"{given.set}: test accuracy {accuracy(model, split):.3f}")
+    with refusing():
+        save(model, out)
+    print(f"saved {out}")
+    if given.plot:
+        with refusing():
+            draw(history, given.plot)
+        print(f"drew {given.plot}")
+    return 0
+
+
+def read(name: str, folder: str) -> data.Split:
+    """Return the set of a name."""
+    with refusing():
+        if name == "digits":
+            return data.digits()
+        if name == "vowels":
+            return data.vowels()
+        if name == "mnist1d":
+            return data.mnist1d()
+        try:
+            return data.idx(folder)
+        except FileNotFoundError as error:
+            raise UsageError(
+                f"{error}; install Debian's dataset-fashion-mnist or name the folder: --data-dir"
+            ) from error
+
+
+def learn(
+    recipe: Recipe,
+    split: data.Split,
+    seed: int,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+) -> tuple[Sequential, History]:
+    """Print a network's summary and train it, by default as long as its recipe says."""
+    epochs, batch_size = epochs or recipe.epochs, batch_size or recipe.batch_size
+    model = recipe.network().initialize(seed)
+    x, y = split.train
+    model.summary((1, *(x[0] if isinstance(x, tuple) else x).shape[1:]))
+    updates = epochs * math.ceil(len(y) / batch_size)
+    with refusing():
+        history = fit(
+            model,
+            split.train,
+            loss=CrossEntropy(),
+            optimizer=AdamW(
+                Cosine(recipe.lr, steps=updates), weight_decay=recipe.weight_decay, clip_norm=1.0
+            ),
+            epochs=epochs,
+            batch_size=batch_size,
+            metric="accuracy",
+            seed=seed,
+        )
+    return model, history
+
+
+def accuracy(model: Any, split: data.Split) -> float:
+    """Return the share of a set's test samples that a model gets right."""
+    found: Any = evaluate(model, split.test, metric="accuracy")
+    return float(found.metric)
+
+
+def refuse_target(path: Path) -> None:
+    """Refuse a file that could not be written, before there is anything to write."""
+    if not path.parent.is_dir():
+        raise UsageError(f"{path}: there is no folder {path.parent}")
+    if path.is_dir():
+        raise UsageError(f"{path}: is a folder, expected the name of a file")
+
+
+def refuse_plot(path: Path) -> None:
+    """Refuse an image that could not be drawn."""
+    refuse_target(path)
+    with refusing("--plot needs matplotlib, pip install matplotlib: "):
+        from matplotlib.figure import Figure
+    known = Figure().canvas.get_supported_filetypes()
+    if path.suffix[1:] not in known:
+        raise UsageError(
+            f"{path}: no image is called {path.suffix!r}; there are {', '.join(known)}"
+        )
+
+
+def draw(history: History, path: str) -> None:
+    """Draw loss and accuracy over the epochs into an image."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3), layout="constrained")
+    epochs = np.arange(1, history.epochs + 1)
+    for axes, (name, values) in zip(
+        figure.subplots(1, 2),
+        (("loss", history.loss), ("training accuracy", history.metric)),
+        strict=True,
+    ):
+        axes.plot(epochs, values, marker=".")
+        axes.set(xlabel="epoch", ylabel=name)
+    figure.savefig(path, dpi=150)
+
+
+def classify(given: argparse.Namespace) -> int:
+    """Print or write the classes that a saved model gives to samples."""
+    if given.out:
+        refuse_target(Path(given.out))
+    with refusing():
+        model = load(given.model)
+    x = array(given.input)
+    lengths = array(given.lengths) if given.lengths else None
+    with refusing(f"{given.model} cannot take {given.input}: "):
+        y = predict(model, x, lengths=lengths)
+    if y.ndim != 2:
+        raise UsageError(f"{given.model} gives y of shape {y.shape}, expected (samples, classes)")
+    classes = np.argmax(y, axis=1)
+    if given.out:
+        with refusing(), open(given.out, "wb") as file:
+            np.save(file, classes)
+    else:
+        np.savetxt(sys.stdout, classes, fmt="%d")
+    return 0
+
+
+def array(path: str) -> NDArray:
+    """Read an array from a .npy file; nothing in the file is run."""
+    with refusing(), open(path, "rb") as file, refusing(f"{path}: not a whole .npy file: "):
+        found: NDArray = np.lib.format.read_array(file, allow_pickle=False)
+    return found
+
+
+def check(given: argparse.Namespace) -> int:
+    """Check one layer or all, printing the reports."""
+    failed = 0
+    for name in [given.layer] if given.layer else selfcheck.EXAMPLES:
+        for report in selfcheck.reports(name):
+            print(report, flush=True)
+            failed += isinstance(report, Exception)
+    print(f"\n{failed} failed" if failed else "\nall hold")
+    return 1 if failed else 0
+
+
+def info(given: argparse.Namespace) -> int:
+    """Print versions, CPU, vector width and threads."""
+    rows = {"lamina": __version__, "python": platform.python_version()}
+    for package in ("numpy", "numba", "llvmlite", "array-api-compat", "safetensors"):
+        try:
+            rows[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            rows[package] = "not installed"
+    rows |= {"system": f"{platform.system()} {platform.machine()}", **cpu()}
+    affinity = getattr(os, "sched_getaffinity", None)  # not on every system
+    rows["threads"] = str(len(affinity(0)) if affinity else os.cpu_count())
+    for name, value in rows.items():
+        print(f"{name:<18}{value}")
+    return 0
+
+
+def cpu() -> dict[str, str]:
+    """Return the CPU's name and the width of its vectors, as LLVM tells them."""
+    try:
+        from llvmlite import binding
+    except ImportError:
+        return {"cpu": "unknown without llvmlite"}
+    features = binding.get_host_cpu_features()
+    widths = (("avx512f", 512), ("avx", 256), ("sse2", 128), ("neon", 128))
+    bits = next((width for feature, width in widths if features.get(feature)), None)
+    return {
+        "cpu": binding.get_host_cpu_name(),
+        "vector width": f"{bits} bits" if bits else "unknown",
+    }
+
+
+def demo(given: argparse.Namespace) -> int:
+    """Train, save, load and test two networks."""
+    folder = Path(given.out_dir)
+    reached = {}
+    for name in DEMO:
+        refuse_target(folder / f"{name}.safetensors")
+    for name in DEMO:
+        split = read(name, FASHION_MNIST)
+        model, _ = learn(next(iter(RECIPES[name].values())), split, seed=0)
+        path = folder / f"{name}.safetensors"
+        with refusing():
+            save(model, path)
+            reached[name] = accuracy(load(path), split)
+        print(f"saved {path} and loaded it\n")
+    for name, value in reached.items():
+        print(f"{name}: test accuracy {value:.3f}")
+    low = [name for name, value in reached.items() if value < DEMO[name]]
+    for name in low:
+        print(f"{name}: expected at least {DEMO[name]}", file=sys.stderr)
+    return 1 if low else 0

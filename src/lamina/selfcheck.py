@@ -1,0 +1,113 @@
+"""Small examples of every layer, on which `lamina check` tries it on the machine at hand."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from .batchnorm import BatchNorm
+from .checking import CheckError, Report, check
+from .containers import Concat, Residual, Sequential
+from .convolution import Conv1d, Conv2d, Conv3d
+from .dropout import Dropout
+from .layer import Layer, NDArray
+from .linear import Linear
+from .lstm import LSTM
+from .parts import (
+    GELU,
+    AvgPool2d,
+    Embedding,
+    Flatten,
+    GlobalAvgPool,
+    LastStep,
+    LeakyReLU,
+    MaxPool2d,
+    MeanSteps,
+    ReLU,
+    Sigmoid,
+    Softmax,
+    Tanh,
+)
+from .rnn import RNN
+
+
+@dataclass(frozen=True)
+class Example:
+    """A layer and the shape of its x; integers below `integers` where that is given."""
+
+    layer: Callable[[], Layer]
+    shape: tuple[int, ...]
+    lengths: tuple[int, ...] | None = None
+    integers: int | None = None
+    training: bool = True
+
+    def x(self) -> NDArray:
+        """Return an input, always the same."""
+        rng = np.random.default_rng(0)
+        if self.integers is not None:
+            return rng.integers(0, self.integers, self.shape)
+        return rng.standard_normal(self.shape)
+
+
+EXAMPLES: Final[dict[str, list[Example]]] = {
+    "linear": [
+        Example(lambda: Linear(5, 3, rng=0), (4, 5)),
+        Example(lambda: Linear(5, 3, bias=False, rng=0), (3, 6, 5), (6, 0, 2)),
+    ],
+    "convolution": [
+        Example(lambda: Conv1d(3, 4, 3, padding="causal", rng=0), (3, 9, 3), (9, 0, 4)),
+        Example(lambda: Conv2d(4, 6, 3, stride=2, padding="same", groups=2, rng=0), (2, 7, 6, 4)),
+        Example(lambda: Conv2d(2, 3, 3, padding=1, padding_mode="reflect", rng=0), (2, 5, 6, 2)),
+        Example(lambda: Conv3d(2, 3, 2, dilation=2, rng=0), (2, 5, 4, 4, 2)),
+    ],
+    "batchnorm": [
+        Example(lambda: BatchNorm(4), (8, 4)),
+        Example(lambda: BatchNorm(4), (3, 6, 4), (6, 0, 2)),
+        Example(lambda: BatchNorm(4), (2, 3, 3, 4), training=False),
+    ],
+    "dropout": [
+        Example(lambda: Dropout(0.3, rng=0), (6, 5)),
+        Example(lambda: Dropout(0.3, mode="classic", rng=0), (3, 6, 5), (6, 0, 2), training=False),
+        Example(lambda: Dropout(0.3, shared_axes=(1, 2), rng=0), (3, 4, 4, 5)),
+    ],
+    "rnn": [
+        Example(lambda: RNN(3, 4, rng=0), (3, 7, 3), (7, 0, 4)),
+        Example(lambda: RNN(3, 4, layers=2, bidirectional=True, rng=0), (3, 7, 3), (7, 0, 4)),
+    ],
+    "lstm": [
+        Example(lambda: LSTM(3, 4, rng=0), (3, 7, 3), (7, 0, 4)),
+        Example(lambda: LSTM(3, 4, layers=2, bidirectional=True, rng=0), (3, 7, 3), (7, 0, 4)),
+    ],
+    "parts": [
+        Example(ReLU, (4, 5)),
+        Example(LeakyReLU, (4, 5)),
+        Example(GELU, (4, 5)),
+        Example(Sigmoid, (4, 5)),
+        Example(Tanh, (4, 5)),
+        Example(Softmax, (4, 5)),
+        Example(lambda: MaxPool2d(2), (2, 6, 6, 3)),
+        Example(lambda: AvgPool2d(2), (2, 6, 6, 3)),
+        Example(GlobalAvgPool, (2, 6, 6, 3)),
+        Example(Flatten, (2, 3, 4)),
+        Example(lambda: Embedding(10, 4, padding_index=0, rng=0), (3, 6), (6, 0, 2), integers=10),
+        Example(LastStep, (3, 6, 4), (6, 1, 2)),
+        Example(MeanSteps, (3, 6, 4), (6, 1, 2)),
+        Example(
+            lambda: Sequential(Residual(Linear(4, 4)), Concat(Linear(4, 2), Linear(4, 3)), rng=0),
+            (5, 4),
+        ),
+    ],
+}
+"""By the name of the layer's folder."""
+
+
+def reports(name: str) -> Iterator[Report | CheckError]:
+    """Check all examples of a name; what failed comes as the error."""
+    for example in EXAMPLES[name]:
+        try:
+            yield check(
+                example.layer(), example.x(), lengths=example.lengths, training=example.training
+            )
+        except CheckError as error:
+            yield error
