@@ -1,3 +1,9 @@
+import os
+
+# Test processes share the cores; threads that wait by spinning would keep them from each other.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
 def pytest_generate_tests(metafunc):
     """Run the tests of a contract over the cases that the class lists and to which they apply."""
     if "case" in metafunc.fixturenames and metafunc.cls is not None:

@@ -1,0 +1,312 @@
+"""The only place for compiler flags, CPU features, threads and the cache of compiled code."""
+
+import contextlib
+import ctypes
+import hashlib
+import os
+import sys
+import threading
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import llvmlite.binding as llvm
+import numba
+import numpy as np
+import numpy.typing as npt
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core import config as _config
+from numba.extending import intrinsic
+
+NDArray = npt.NDArray[Any]
+Task: TypeAlias = tuple[Any, ...]
+"""The integers that a kernel is given: sizes, strides, addresses."""
+numba_config: Any = _config
+
+DISABLED: Final = bool(numba_config.DISABLE_JIT)
+"""Whether NUMBA_DISABLE_JIT=1: kernels run as plain Python, tiles as their twin."""
+
+
+# The CPU
+
+
+@cache
+def cpu() -> tuple[str, str]:
+    """Return name and features of the CPU to compile for; NUMBA_CPU_NAME and _FEATURES override."""
+    name = numba_config.CPU_NAME or llvm.get_host_cpu_name()
+    features = numba_config.CPU_FEATURES
+    if features is None:
+        features = "" if numba_config.CPU_NAME else llvm.get_host_cpu_features().flatten()
+    return name, features
+
+
+@cache
+def vector_bytes() -> int:
+    """Return the width of a vector register in bytes."""
+    _, features = cpu()
+    has = set(features.split(","))
+    if "+avx512f" in has:
+        return 64
+    if "+avx" in has:
+        return 32
+    return 16
+
+
+@cache
+def has_fma() -> bool:
+    """Return whether one instruction multiplies and adds with one rounding."""
+    if llvm.get_process_triple().startswith(("aarch64", "arm64")):
+        return True
+    return "+fma" in cpu()[1].split(",")
+
+
+@cache
+def vector_registers() -> int:
+    """Return how many vector registers there are."""
+    wide = llvm.get_process_triple().startswith(("aarch64", "arm64")) or vector_bytes() == 64
+    return 32 if wide else 16
+
+
+# The cache on disk
+
+
+@cache
+def sources() -> str:
+    """Return a hash of all engine and kernel sources and of what compiles them."""
+    digest = hashlib.sha256()
+    package = Path(__file__).parent.parent
+    for path in sorted(package.glob("*/*.py")):
+        source = path.read_bytes()
+        if path.parent.name == "engine" or b"@jit." in source:
+            digest.update(source)
+    versions = (sys.version_info[:2], numba.__version__, llvm.llvm_version_info, *cpu())
+    digest.update(repr(versions).encode())
+    return digest.hexdigest()[:24]
+
+
+@cache
+def folder() -> Path | None:
+    """Return the folder for compiled code; None where none can be written.
+
+    LAMINA_CACHE_DIR names its parent; by default it lies in the user's cache folder.
+    """
+    parent = os.environ.get("LAMINA_CACHE_DIR")
+    if parent is None:
+        parent = os.path.join(
+            os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "lamina"
+        )
+    path = Path(parent) / sources()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError:
+        return None
+    return path
+
+
+_engines: list[Any] = []  # machine code lives as long as the engine that holds it
+
+
+def native(name: str, emit: Callable[[], str], function: str) -> int:
+    """Return the address of a function in a module of LLVM IR, compiled once a machine.
+
+    Parameters
+    ----------
+    name : str
+        Names the module in the cache.
+    emit : callable
+        Returns the IR, where it was not compiled before.
+    function : str
+    """
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    cpu_name, features = cpu()
+    machine = llvm.Target.from_default_triple().create_target_machine(
+        cpu=cpu_name, features=features, opt=3, jit=True
+    )
+    code = None
+    parent = folder()
+    path = None if parent is None else parent / f"{name}.o"
+    if path is not None:
+        with contextlib.suppress(OSError):
+            code = path.read_bytes()
+    if code is None:
+        module = llvm.parse_assembly(emit())
+        module.verify()
+        code = machine.emit_object(module)
+        if path is not None:
+            with contextlib.suppress(OSError):
+                partial = path.with_suffix(f".{os.getpid()}")
+                partial.write_bytes(code)
+                partial.replace(path)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    _engines.append(engine)
+    return int(engine.get_function_address(function))
+
+
+def kernel(function: Callable[..., None]) -> Any:
+    """Compile a kernel when it is first called: strict floating point, NumPy's division, no GIL."""
+    return _njit(function, parallel=False)
+
+
+def parallel(function: Callable[..., None]) -> Any:
+    """Compile a kernel whose `prange` goes over threads."""
+    return _njit(function, parallel=True)
+
+
+def _njit(function: Callable[..., None], parallel: bool) -> Any:
+    # Numba's cache knows changes of a function's own file only. Ours is keyed by all sources, and
+    # Numba takes the folder from its configuration at the moment of decoration.
+    before = numba_config.CACHE_DIR
+    try:
+        if folder() is not None:
+            numba_config.CACHE_DIR = str(folder())
+        return numba.njit(
+            function,
+            parallel=parallel,
+            error_model="numpy",
+            fastmath=False,
+            nogil=True,
+            cache=folder() is not None,
+        )
+    finally:
+        numba_config.CACHE_DIR = before
+
+
+# Calling machine code
+
+
+class Address:
+    """What stands for a pointer where the JIT is disabled: an array and an offset, checked."""
+
+    def __init__(self, array: NDArray, offset: int = 0) -> None:
+        self.flat, self.offset = array.reshape(-1, copy=False), offset
+        self.dtype = array.dtype
+
+    def __add__(self, count: int) -> "Address":
+        """Move on by `count` bytes."""
+        return Address(self.flat, self.offset + int(count))
+
+    def row(self, first: int, count: int) -> NDArray:
+        """Return `count` elements from the element `first` on, to read or to write."""
+        first += self.offset // self.dtype.itemsize
+        if self.offset % self.dtype.itemsize or not 0 <= first <= first + count <= self.flat.size:
+            raise IndexError(f"elements {first} ... {first + count} of {self.flat.size}")
+        return self.flat[first : first + count]
+
+
+_Byte: Final[Any] = ctypes.c_char
+
+
+def address(array: NDArray) -> Any:
+    """Return where the data of an array begins; hold on to the array while it is used."""
+    if DISABLED:
+        return Address(array)
+    try:
+        return ctypes.addressof(_Byte.from_buffer(array))  # the quickest way, if it is writable
+    except (TypeError, ValueError):
+        return array.ctypes.data
+
+
+_compiling = threading.Lock()
+
+
+class Code:
+    """A function of machine code for each dtype, compiled when first asked for.
+
+    Parameters
+    ----------
+    name : str
+        The function's name in the module.
+    emit : callable
+        Returns the module's LLVM IR for a dtype. The function takes 64-bit integers, addresses
+        among them, and returns nothing.
+    twin : callable
+        Does the same in plain Python, with an `Address` for each address.
+    """
+
+    def __init__(self, name: str, emit: Callable[[Any], str], twin: Callable[..., None]) -> None:
+        self.name, self.emit, self.twin = name, emit, twin
+        self.known: dict[Any, Any] = {}
+
+    def __call__(self, dtype: np.dtype[Any]) -> Any:
+        """Return what `call` calls."""
+        found = self.known.get(dtype)
+        if found is None:
+            with _compiling:  # several threads may come here at once
+                found = self.known.get(dtype) or self._compiled(dtype)
+                self.known[dtype] = found
+        return found
+
+    def _compiled(self, dtype: np.dtype[Any]) -> Any:
+        if DISABLED:
+            return self.twin
+        return native(f"{self.name}-{dtype}", lambda: self.emit(dtype), self.name)
+
+
+@intrinsic
+def _call(typing_context: Any, code: Any, arguments: Any) -> Any:
+    """Call the function at the address `code` with a tuple of integers."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        address, packed = values
+        unpacked: Any = cgutils.unpack_tuple(builder, packed)  # type: ignore[no-untyped-call]
+        integers = [
+            context.cast(builder, v, kind, types.int64)
+            for v, kind in zip(unpacked, signature.args[1], strict=True)
+        ]
+        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64)] * len(integers))
+        builder.call(builder.inttoptr(address, kind.as_pointer()), integers)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, arguments), codegen
+
+
+def _call_twin(code: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    code(*arguments)
+
+
+call: Final[Any] = _call_twin if DISABLED else _call
+"""`call(code, (integers...))`, in a kernel: run the machine code."""
+
+
+# Running kernels
+
+_lock = threading.Lock()
+_concurrent = DISABLED  # whether parallel kernels may be entered from several threads at once
+
+
+def launch(
+    serial: Callable[..., None], parallel: Callable[..., None], count: int, *arguments: Any
+) -> None:
+    """Run a kernel's parts 0 ... count - 1: `parallel(count, ...)`, or `serial(0, ...)` if one.
+
+    Numba's "workqueue" threads abort the process when two Python threads enter them at once, so
+    until another layer is known to be there, calls go one at a time.
+    """
+    global _concurrent
+    if count == 1:
+        serial(0, *arguments)
+    elif _concurrent:
+        parallel(count, *arguments)
+    else:
+        with _lock:
+            parallel(count, *arguments)
+            layer: Any = numba.threading_layer  # type: ignore[attr-defined]
+            _concurrent = layer() in ("omp", "tbb")
+
+
+def _after_fork() -> None:
+    global _lock, _compiling
+    _lock, _compiling = threading.Lock(), threading.Lock()  # the parent's may be held
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

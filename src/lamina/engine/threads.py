@@ -1,0 +1,80 @@
+"""How many threads kernels use. Imports no compiler, so that it costs nothing to import."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from contextvars import ContextVar
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+_chosen: ContextVar[int | None] = ContextVar("lamina_threads", default=None)
+_forked = False
+
+
+def _after_fork() -> None:
+    global _forked
+    _forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+@cache
+def available() -> int:
+    """Return LAMINA_THREADS, or how many threads Numba may use."""
+    import numba
+
+    config: Any = numba.config
+    most = int(config.NUMBA_NUM_THREADS)
+    given = os.environ.get("LAMINA_THREADS")
+    if given is None:
+        return most
+    if not given.isdecimal() or int(given) < 1:
+        raise ValueError(f"LAMINA_THREADS must be a positive integer, got {given!r}")
+    return min(int(given), most)
+
+
+def count() -> int:
+    """Return how many threads a kernel may use here and now.
+
+    A child of a fork stays on one: OpenMP's threads did not come along, and GNU's OpenMP ends the
+    process that asks for them.
+    """
+    if _forked:
+        return 1
+    return min(_chosen.get() or available(), available())
+
+
+@contextlib.contextmanager
+def threads(n: int) -> Iterator[None]:
+    """Let kernels use `n` threads within a block; results have the same bits for any n.
+
+    Parameters
+    ----------
+    n : int
+        At least 1; more than there are count as all there are.
+
+    Raises
+    ------
+    ValueError
+        n is not a positive integer.
+
+    Examples
+    --------
+    >>> import lamina as lm
+    >>> layer, x = lm.Linear(64, 64, rng=0), np.ones((32, 64), np.float32)
+    >>> with lm.threads(1):
+    ...     alone = layer(x)
+    >>> bool((alone == layer(x)).all())
+    True
+    """
+    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
+        raise ValueError(f"threads: n must be a positive integer, got {n!r}")
+    token = _chosen.set(int(n))
+    try:
+        yield
+    finally:
+        _chosen.reset(token)

@@ -1,0 +1,305 @@
+"""THE microkernel: a register tile, emitted as LLVM vector IR.
+
+A tile of H rows and V vectors of L lanes computes
+
+    C[m, j] = start[m, j] + Σ_s Σ_i A[a_s + m·row + i·col] · B[b_s + i·ldb + j]                 (1)
+
+for 0 <= m < H and 0 <= j < (V - 1)·L + last, with all its sums in registers, and at the end
+max(0, C) where a ReLU is asked for. Segments s are consecutive parts of the sum, each of K terms
+i: one for a matrix product, one a kernel row for a convolution over channels-last images, two (x
+and h) for a recurrent step.
+
+- Each element is ONE chain of multiply-adds, over s and within it over i in rising order. Height,
+  width and place of the tile do not matter to it: that is why results have the same bits alone, in
+  any batch, and on any number of threads.
+- `start` is C itself to go on with a sum, a bias (row stride 0), or zeros (row stride 0).
+- The last vector has `last` lanes, 1 to L; the others are not read or written, in C, B or start.
+- NaN passes the ReLU, as it passes everything else.
+
+A *lanewise* tile reads a vector of A where (1) reads an element, A[... + j], so that the lanes are
+products of their own: what a depthwise convolution sums.
+
+The code of all heights and widths is one LLVM module, compiled once a dtype and machine and kept in
+the cache on disk. Drivers call it through its address, so that no driver compiles it again.
+"""
+
+from functools import partial
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+from llvmlite import ir
+
+from . import jit
+from .jit import Address, Code
+
+WIDTHS: Final = range(1, 9)
+"""The numbers of vectors a tile may have."""
+TALLEST: Final = 14
+"""No tile is taller, however narrow: enough chains to hide the latency of a multiply-add."""
+
+_i64, _i32, _i1, _pointer = ir.IntType(64), ir.IntType(32), ir.IntType(1), ir.PointerType()
+_Values: TypeAlias = list[list[ir.Value]]
+
+
+def lanes(dtype: Any) -> int:
+    """Return how many elements a vector register holds."""
+    size: int = np.dtype(dtype).itemsize
+    return jit.vector_bytes() // size
+
+
+def tallest(vectors: int) -> int:
+    """Return the height of the tallest tile of so many vectors that stays in registers.
+
+    Besides the sums it holds a row of B and one element of A; a row of one or two tiles reads B
+    from memory instead.
+    """
+    registers = jit.vector_registers() - (0 if jit.has_fma() else 1)
+    if vectors * 2 + 2 > registers:
+        return 1
+    return max(1, min(TALLEST, (registers - 1) // vectors - 1))
+
+
+def heights(vectors: int) -> range:
+    """Return the heights of the tiles of so many vectors."""
+    return range(1, tallest(vectors) + 1)
+
+
+class Emitter:
+    """An LLVM module of functions on vectors of one dtype, and the words to write them with."""
+
+    def __init__(self, dtype: Any) -> None:
+        self.lanes = lanes(dtype)
+        double = np.dtype(dtype) == np.float64
+        self.scalar = ir.DoubleType() if double else ir.FloatType()
+        self.vector = ir.VectorType(self.scalar, self.lanes)
+        self.mask = ir.VectorType(_i1, self.lanes)
+        self.suffix = f"v{self.lanes}f{64 if double else 32}"
+        self.align = np.dtype(dtype).itemsize
+        self.module = ir.Module("lamina")
+        self.arguments = [
+            _pointer, _pointer, _i64, _i64,  # a, its segments, row, col
+            _pointer, _pointer, _i64,  # b, its segments, ldb
+            _i64, _i64,  # segments, k
+            _pointer, _i64,  # start, its row stride
+            _pointer, _i64,  # c, ldc
+            _i64, _i64,  # last, relu
+            _pointer, _i64,  # what to prefetch while summing, its stride by k
+        ]  # fmt: skip
+
+    # Small words
+
+    def intrinsic(self, name: str, result: ir.Type, arguments: list[ir.Type]) -> ir.Function:
+        """Return the function of that name that LLVM provides."""
+        found = self.module.globals.get(name)
+        return found or ir.Function(self.module, ir.FunctionType(result, arguments), name)
+
+    def at(self, b: ir.IRBuilder, pointer: ir.Value, elements: ir.Value | int) -> ir.Value:
+        """Return the pointer to an element."""
+        if isinstance(elements, int):
+            elements = _i64(elements)
+        return b.gep(pointer, [elements], source_etype=self.scalar)
+
+    def load(self, b: ir.IRBuilder, pointer: ir.Value, mask: ir.Value | None) -> ir.Value:
+        """Return a vector; lanes outside the mask are 0 and are not read."""
+        if mask is None:
+            return b.load(pointer, typ=self.vector, align=self.align)
+        call = self.intrinsic(
+            f"llvm.masked.load.{self.suffix}.p0", self.vector,
+            [_pointer, _i32, self.mask, self.vector],
+        )  # fmt: skip
+        return b.call(call, [pointer, _i32(self.align), mask, self.vector(0.0)])
+
+    def store(
+        self, b: ir.IRBuilder, value: ir.Value, pointer: ir.Value, mask: ir.Value | None
+    ) -> None:
+        """Write a vector; lanes outside the mask are not written."""
+        if mask is None:
+            b.store(value, pointer, align=self.align)
+            return
+        call = self.intrinsic(
+            f"llvm.masked.store.{self.suffix}.p0", ir.VoidType(),
+            [self.vector, _pointer, _i32, self.mask],
+        )  # fmt: skip
+        b.call(call, [value, pointer, _i32(self.align), mask])
+
+    def spread(self, b: ir.IRBuilder, scalar: ir.Value, vector: ir.Type) -> ir.Value:
+        """Return a vector with the scalar in every lane."""
+        undefined = ir.Constant(vector, ir.Undefined)
+        first = b.insert_element(undefined, scalar, _i32(0))
+        zeros = ir.Constant(ir.VectorType(_i32, vector.count), [0] * vector.count)
+        return b.shuffle_vector(first, undefined, zeros)
+
+    def first_lanes(self, b: ir.IRBuilder, count: ir.Value) -> ir.Value:
+        """Return the mask of the first `count` lanes."""
+        numbers = ir.VectorType(_i32, self.lanes)
+        limit = self.spread(b, b.trunc(count, _i32), numbers)
+        return b.icmp_signed("<", ir.Constant(numbers, list(range(self.lanes))), limit)
+
+    def multiply_add(self, b: ir.IRBuilder, x: ir.Value, y: ir.Value, z: ir.Value) -> ir.Value:
+        """Return x y + z, rounded once where the CPU can."""
+        if not jit.has_fma():
+            return b.fadd(b.fmul(x, y), z)
+        fma = self.intrinsic(f"llvm.fma.{self.suffix}", self.vector, [self.vector] * 3)
+        return b.call(fma, [x, y, z])
+
+    def prefetch(self, b: ir.IRBuilder, pointer: ir.Value) -> None:
+        """Ask for the memory at a pointer, which need not be there."""
+        call = self.intrinsic("llvm.prefetch.p0", ir.VoidType(), [_pointer, _i32, _i32, _i32])
+        b.call(call, [pointer, _i32(0), _i32(2), _i32(1)])  # to read, to level 2, data
+
+    # The tile
+
+    def tile(self, rows: int, vectors: int, masked: bool, lanewise: bool) -> ir.Function:
+        """Emit the tile of one height and width."""
+        name = f"tile_{rows}x{vectors}{'_masked' if masked else ''}"
+        f = ir.Function(self.module, ir.FunctionType(ir.VoidType(), self.arguments), name)
+        f.linkage = "internal"
+        f.attributes.add("nounwind")
+        (a, a_at, row, col, b_, b_at, ldb, segments, k, start, lds, c, ldc, last, relu,
+         ahead, ahead_step) = f.args  # fmt: skip
+        b = ir.IRBuilder(f.append_basic_block("entry"))
+        masks = [None] * (vectors - 1) + [self.first_lanes(b, last) if masked else None]
+
+        def grid(base: ir.Value, stride: ir.Value) -> _Values:
+            lines = [self.at(b, base, b.mul(stride, _i64(m))) for m in range(rows)]
+            return [[self.at(b, line, v * self.lanes) for v in range(vectors)] for line in lines]
+
+        first = [
+            [self.load(b, p, masks[v]) for v, p in enumerate(line)] for line in grid(start, lds)
+        ]
+        offsets = [b.mul(row, _i64(m)) for m in range(rows)]
+        entry = b.block
+        segment, step, joined, done = (
+            f.append_basic_block(name) for name in ("segment", "step", "joined", "done")
+        )
+        b.branch(segment)
+
+        b.position_at_end(segment)
+        s = b.phi(_i64)
+        segment_sums = [[b.phi(self.vector) for _ in range(vectors)] for _ in range(rows)]
+        segment_ahead = b.phi(_pointer)
+        s.add_incoming(_i64(0), entry)
+        segment_ahead.add_incoming(ahead, entry)
+        _each(segment_sums, first, lambda phi, value: phi.add_incoming(value, entry))
+        a_first = self.at(b, a, b.load(b.gep(a_at, [s], source_etype=_i64), typ=_i64))
+        b_first = self.at(b, b_, b.load(b.gep(b_at, [s], source_etype=_i64), typ=_i64))
+        b.branch(step)
+
+        b.position_at_end(step)
+        i, a_k, b_k, ahead_k = b.phi(_i64), b.phi(_pointer), b.phi(_pointer), b.phi(_pointer)
+        sums = [[b.phi(self.vector) for _ in range(vectors)] for _ in range(rows)]
+        _each(sums, segment_sums, lambda phi, value: phi.add_incoming(value, segment))
+        self.prefetch(b, ahead_k)
+        line = [self.load(b, self.at(b, b_k, v * self.lanes), masks[v]) for v in range(vectors)]
+        added = []
+        for m in range(rows):
+            place = self.at(b, a_k, offsets[m])
+            if lanewise:
+                values = [
+                    self.load(b, self.at(b, place, v * self.lanes), masks[v])
+                    for v in range(vectors)
+                ]
+            else:
+                element = b.load(place, typ=self.scalar, align=self.align)
+                values = [self.spread(b, element, self.vector)] * vectors
+            terms = zip(values, line, sums[m], strict=True)
+            added.append([self.multiply_add(b, *term) for term in terms])
+        moved = [
+            (i, _i64(0), b.add(i, _i64(1))),
+            (a_k, a_first, self.at(b, a_k, col)),
+            (b_k, b_first, self.at(b, b_k, ldb)),
+            (ahead_k, segment_ahead, self.at(b, ahead_k, ahead_step)),
+        ]
+        for phi, before, after in moved:
+            phi.add_incoming(before, segment)
+            phi.add_incoming(after, step)
+        _each(sums, added, lambda phi, value: phi.add_incoming(value, step))
+        b.cbranch(b.icmp_signed("<", moved[0][2], k), step, joined)
+
+        b.position_at_end(joined)
+        s_next = b.add(s, _i64(1))
+        s.add_incoming(s_next, joined)
+        segment_ahead.add_incoming(moved[3][2], joined)
+        _each(segment_sums, added, lambda phi, value: phi.add_incoming(value, joined))
+        b.cbranch(b.icmp_signed("<", s_next, segments), segment, done)
+
+        b.position_at_end(done)
+        # One comparison serves both ends: nothing is below -inf, and NaN is below nothing.
+        zero, lowest = self.scalar(0.0), self.scalar(float("-inf"))
+        floor = b.select(b.icmp_signed("!=", relu, _i64(0)), zero, lowest)
+        low = self.spread(b, floor, self.vector)
+        for line_c, line_sums in zip(grid(c, ldc), added, strict=True):
+            for v, (pointer, value) in enumerate(zip(line_c, line_sums, strict=True)):
+                below = b.fcmp_ordered("<", value, low)
+                self.store(b, b.select(below, low, value), pointer, masks[v])
+        b.ret_void()
+        return f
+
+    def entry(self, name: str, lanewise: bool) -> None:
+        """Emit `name(rows, vectors, ...)`, which calls the tile of that height and width."""
+        kinds = [_i64] * (2 + len(self.arguments))
+        f = ir.Function(self.module, ir.FunctionType(ir.VoidType(), kinds), name)
+        b = ir.IRBuilder(f.append_basic_block("entry"))
+        nothing = f.append_basic_block("nothing")
+        rows, vectors, *rest = f.args
+        arguments = [
+            b.inttoptr(v, kind) if kind == _pointer else v
+            for v, kind in zip(rest, self.arguments, strict=True)
+        ]
+        masked = b.zext(b.icmp_signed("<", rest[13], _i64(self.lanes)), _i64)
+        key = b.add(b.add(b.mul(vectors, _i64(32)), rows), b.mul(masked, _i64(1024)))
+        choose = b.switch(key, nothing)
+        for v in WIDTHS:
+            for m in heights(v):
+                for mask in (False, True):
+                    block = f.append_basic_block(f"call_{m}x{v}")
+                    choose.add_case(_i64(v * 32 + m + mask * 1024), block)
+                    b.position_at_end(block)
+                    b.call(self.tile(m, v, mask, lanewise), arguments)
+                    b.ret_void()
+        b.position_at_end(nothing)
+        b.ret_void()
+
+
+def _each(phis: _Values, values: _Values, do: Any) -> None:
+    for line, others in zip(phis, values, strict=True):
+        for phi, value in zip(line, others, strict=True):
+            do(phi, value)
+
+
+def _emit(name: str, lanewise: bool, dtype: Any) -> str:
+    emitter = Emitter(dtype)
+    emitter.entry(name, lanewise)
+    return str(emitter.module)
+
+
+def twin(
+    rows: int, vectors: int,
+    a: Address, a_at: Address, row: int, col: int, b: Address, b_at: Address, ldb: int,
+    segments: int, k: int, start: Address, lds: int, c: Address, ldc: int,
+    last: int, relu: int, ahead: Address, ahead_step: int, lanewise: bool = False,
+) -> None:  # fmt: skip
+    """Compute equation (1) in plain Python: what the machine code does, each access checked."""
+    n = lanes(c.dtype)
+    fits = vectors in WIDTHS and rows in heights(vectors) and 1 <= last <= n
+    if not (fits and segments >= 1 and k >= 1):
+        raise IndexError(f"no tile of {rows} rows, {vectors} vectors, {segments} x {k} terms")
+    width = (vectors - 1) * n + last
+    sums = np.stack([start.row(m * lds, width) for m in range(rows)])
+    for s in range(segments):
+        a_s, b_s = int(a_at.row(s, 1)[0]), int(b_at.row(s, 1)[0])
+        for i in range(k):
+            many = width if lanewise else 1
+            column = np.stack([a.row(a_s + m * row + i * col, many) for m in range(rows)])
+            sums += column * b.row(b_s + i * ldb, width)
+    if relu:
+        sums[sums < 0] = 0
+    for m in range(rows):
+        c.row(m * ldc, width)[...] = sums[m]
+
+
+tile: Final = Code("tile", partial(_emit, "tile", False), twin)
+"""`tile(dtype)`: the code for `jit.call`; its arguments are those of `twin`."""
+
+lanewise: Final = Code("lanewise", partial(_emit, "lanewise", True), partial(twin, lanewise=True))
+"""`lanewise(dtype)`: the same for lanewise tiles."""

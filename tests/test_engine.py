@@ -1,0 +1,530 @@
+"""The engine against NumPy and against its own twins in plain Python."""
+
+import contextvars
+import ctypes
+import itertools
+import os
+import subprocess
+import sys
+import threading
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from contract import EPS, assert_same, random
+from lamina.engine import jit, matmul, packing, threads, tile
+from lamina.engine.jit import Address
+from lamina.engine.matmul import contiguous
+
+DTYPES = [np.dtype(np.float32), np.dtype(np.float64)]
+CODES = {code.name: code for code in (tile.tile, tile.lanewise, packing.copy, packing.transpose)}
+by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+
+
+def machine(code, dtype, *arguments):
+    """Run machine code on integers, and on arrays by (array, offset in elements)."""
+    found = code(dtype)
+    kind = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * len(arguments))
+    kind(found)(*(a if isinstance(a, int) else _place(*a) for a in arguments))
+
+
+def _place(array, offset):
+    return array.ctypes.data + offset * array.itemsize
+
+
+def twin(code, dtype, *arguments):
+    """Run the twin of machine code on the same arguments."""
+    code.twin(
+        *(a if isinstance(a, int) else Address(a[0], a[1] * a[0].itemsize) for a in arguments)
+    )
+
+
+def whole(rng, shape, dtype):
+    """Small whole numbers, whose sums of products are exact."""
+    return rng.integers(-8, 9, shape).astype(dtype)
+
+
+NOWHERE = (np.zeros(0), 0)
+FIRST = (np.zeros(1, np.int64), 0)
+
+
+def product(run, dtype, a, b, rows, columns, start=None, relu=0, code=tile.tile, ahead=NOWHERE):
+    """C = A B by one tile at the place (rows.start, columns.start), the rest of C being NaN."""
+    n = tile.lanes(dtype)
+    k = a.shape[1]
+    vectors, last = divmod(len(columns) - 1, n)
+    c = np.full((len(a), b.shape[1]), np.nan, dtype)
+    if start is None:
+        start = np.zeros(vectors * n + n, dtype)
+    at = rows.start * b.shape[1] + columns.start
+    run(
+        code, dtype, len(rows), vectors + 1, (a, rows.start * k), FIRST, k, 1,
+        (b, columns.start), FIRST, b.shape[1], 1, k, (start, 0), 0, (c, at), b.shape[1],
+        last + 1, relu, ahead, 0,
+    )  # fmt: skip
+    return c
+
+
+# The tile
+
+
+def view(array, first, shape, steps):
+    """What lies in an array from its element `first` on, by steps in elements."""
+    strides = [step * array.itemsize for step in steps]
+    return np.lib.stride_tricks.as_strided(array[first:], shape, strides)
+
+
+@by_dtype
+@pytest.mark.parametrize("name", ["tile", "lanewise"])
+@pytest.mark.parametrize("run", [machine, twin], ids=["machine", "twin"])
+def test_every_tile(run, name, dtype):
+    rng, n = np.random.default_rng(0), tile.lanes(dtype)
+    turn = itertools.count()
+    every = itertools.product((1, n // 2, n) if run is twin else range(1, n + 1), "CBZ", (0, 1))
+    lasts_starts_relus = list(every)
+    for vectors in tile.WIDTHS:
+        for rows in tile.heights(vectors):
+            for last, begin, relu in lasts_starts_relus:
+                i = next(turn)
+                width, segments, k = (vectors - 1) * n + last, 1 + i % 3, 1 + i % 5
+                # A (segments, rows, k) with gaps, its rows or its terms side by side.
+                across = width if name == "lanewise" else 1
+                row, col = ((k + 1) * across, across) if i % 2 else (across, rows * across + 3)
+                a = whole(rng, 20 + segments * (rows + 1) * (k + 3) * (across + 3), dtype)
+                a_at = 7 + np.arange(segments)[::-1] * (rows + 1) * (k + 2) * across
+                ldb = width + i % 4
+                b = whole(rng, 5 + segments * k * ldb, dtype)
+                b_at = 5 + np.arange(segments) * k * ldb
+                ldc = width + i % 3
+                c = whole(rng, 3 + rows * ldc, dtype)
+                start, lds = {
+                    "C": ((c, 3), ldc),
+                    "B": ((whole(rng, width, dtype), 0), 0),
+                    "Z": ((np.zeros(width, dtype), 0), 0),
+                }[begin]
+
+                expected = c.copy()
+                total = view(*start, (rows, width), (lds, 1)).copy()
+                for at, bt in zip(a_at, b_at, strict=True):
+                    part_a = view(a, at, (rows, k, across), (row, col, 1))
+                    total += np.sum(part_a * view(b, bt, (k, width), (ldb, 1)), axis=1)
+                if relu:
+                    total = np.maximum(total, 0)
+                view(expected, 3, (rows, width), (ldc, 1))[...] = total
+
+                run(
+                    CODES[name], dtype, rows, vectors, (a, 0), (a_at, 0), row, col, (b, 0),
+                    (b_at, 0), ldb, segments, k, start, lds, (c, 3), ldc, last, relu, (b, 0), i,
+                )  # fmt: skip
+                assert_same(c, expected, f"{rows} x {vectors}, last {last}, {begin}, {relu}")
+
+
+@by_dtype
+def test_an_element_is_one_chain_in_rising_order(dtype):
+    a, b, start = (random(n, s, dtype) for n, s in (("a", (3, 9)), ("b", (9, 5)), ("s", (5,))))
+    expected = np.empty((3, 5), dtype)
+    for m, j in np.ndindex(3, 5):
+        z = start[j]
+        for i in range(9):
+            x, y = a[m, i], b[i, j]
+            if jit.has_fma():  # one rounding
+                z = dtype.type(float(Fraction(float(x)) * Fraction(float(y)) + Fraction(float(z))))
+            else:
+                z = z + x * y
+        expected[m, j] = z
+    assert_same(product(machine, dtype, a, b, range(3), range(5), start), expected)
+
+
+@by_dtype
+def test_height_width_and_place_change_no_bit(dtype):
+    n, tall = tile.lanes(dtype), tile.TALLEST
+    a, b = random("a", (tall, 40), dtype), random("b", (40, 8 * n), dtype)
+    start = random("start", (8 * n,), dtype)
+    ones = np.concatenate(
+        [
+            product(machine, dtype, a, b, range(tall), range(v * n, v * n + n), start[v * n :])
+            [:, v * n : v * n + n]
+            for v in range(8)
+        ],
+        axis=1,
+    )  # fmt: skip
+    for vectors in tile.WIDTHS:
+        for rows in tile.heights(vectors):
+            for m in {0, tall - rows}:
+                for j in {0, n, 8 * n - vectors * n} - {n if vectors == 8 else None}:
+                    columns = range(j, j + vectors * n - (rows % 3))
+                    c = product(machine, dtype, a, b, range(m, m + rows), columns, start[j:].copy())
+                    part = np.s_[m : m + rows, columns.start : columns.stop]
+                    assert_same(c[part], ones[part], f"{rows} x {vectors} at {m}, {j}")
+                    c[part] = np.nan
+                    assert np.isnan(c).all(), "wrote outside"
+
+
+@by_dtype
+def test_a_sum_in_segments_or_in_parts_is_the_same_sum(dtype):
+    n = tile.lanes(dtype)
+    width = 2 * n - 1
+    a, b = random("a", (3, 12), dtype), random("b", (12, width), dtype)
+    expected = product(machine, dtype, a, b, range(3), range(width))
+    common = (3, 2, (a, 0))
+
+    by_segments = np.zeros((3, width), dtype)
+    starts = (np.arange(0, 12, 4), 0), (np.arange(0, 12, 4) * width, 0)
+    machine(
+        tile.tile, dtype, *common, starts[0], 12, 1, (b, 0), starts[1], width, 3, 4,
+        (by_segments, 0), width, (by_segments, 0), width, n - 1, 0, NOWHERE, 0,
+    )  # fmt: skip
+    assert_same(by_segments, expected)
+
+    in_parts = np.zeros((3, width), dtype)
+    for i in (0, 6):
+        machine(
+            tile.tile, dtype, 3, 2, (a, i), FIRST, 12, 1, (b, i * width), FIRST, width, 1, 6,
+            (in_parts, 0), width, (in_parts, 0), width, n - 1, 0, NOWHERE, 0,
+        )  # fmt: skip
+    assert_same(in_parts, expected)
+
+
+@by_dtype
+@pytest.mark.parametrize("run", [machine, twin], ids=["machine", "twin"])
+def test_relu_passes_nan_and_nothing_below_zero(run, dtype):
+    n = tile.lanes(dtype)
+    values = np.array([np.nan, -np.inf, -1, -0.0, 0.0, 1, np.inf], dtype)
+    for relu in (0, 1):
+        for columns in (range(len(values)), range(2 * n)):
+            b = np.resize(values, (1, len(columns)))
+            c = product(run, dtype, np.ones((1, 1), dtype), b, range(1), columns, relu=relu)
+            assert_same(c, np.where(b < 0, 0, b) if relu else b)
+
+
+@by_dtype
+def test_prefetching_from_anywhere_does_nothing(dtype):
+    a, b = random("a", (4, 6), dtype), random("b", (6, 3), dtype)
+    expected = product(machine, dtype, a, b, range(4), range(3))
+    for ahead in (0, 1, -1, 2**62, -(2**63)):
+        assert_same(product(machine, dtype, a, b, range(4), range(3), ahead=ahead), expected)
+
+
+@by_dtype
+def test_no_tile_spills_its_sums(dtype):
+    assert 1 <= tile.tallest(8) <= tile.tallest(1) == tile.TALLEST
+    for vectors in tile.WIDTHS:
+        rows = tile.tallest(vectors)
+        # Sums, a row of B and an element of A; a single row may read B from memory.
+        assert rows == 1 or (rows + 1) * vectors + 1 <= jit.vector_registers()
+
+
+# Stray addresses
+
+
+def _arguments(dtype):
+    """Arguments of a tile of 3 rows and 2 vectors with nothing to spare."""
+    width = tile.lanes(dtype) + 1
+    a, b, start, c = (np.ones(s, dtype) for s in ((3, 4), (4, width), (1, width), (3, width)))
+    return {
+        "rows": 3, "vectors": 2, "a": (a, 0), "a_at": FIRST, "row": 4, "col": 1, "b": (b, 0),
+        "b_at": FIRST, "ldb": width, "segments": 1, "k": 4, "start": (start, 0), "lds": 0,
+        "c": (c, 0), "ldc": width, "last": 1, "relu": 0, "ahead": NOWHERE, "ahead_step": 0,
+    }  # fmt: skip
+
+
+def test_the_twin_of_the_tile_takes_what_fits():
+    twin(tile.tile, DTYPES[0], *_arguments(DTYPES[0]).values())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({name: offset} for name in ("a", "b", "start", "c", "a_at") for offset in (1, -1, 0.25)),
+        {"row": 5}, {"col": 2}, {"ldb": 100}, {"lds": 1}, {"ldc": 100}, {"row": -1},
+        {"last": 2}, {"last": 0}, {"last": 65}, {"k": 5}, {"k": 0}, {"segments": 0},
+        {"segments": 2}, {"rows": 4}, {"rows": 0}, {"rows": 15}, {"vectors": 3}, {"vectors": 0},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_the_twin_of_the_tile_refuses_a_stray_address(wrong):
+    arguments = _arguments(DTYPES[0])
+    for name, value in wrong.items():
+        if isinstance(arguments[name], tuple):
+            array = arguments[name][0]
+            arguments[name] = array, value
+        else:
+            arguments[name] = value
+    arguments = [
+        a if isinstance(a, int) else Address(a[0], int(a[1] * a[0].itemsize))
+        for a in arguments.values()
+    ]
+    with pytest.raises(IndexError):
+        tile.tile.twin(*arguments)
+
+
+def test_an_address_knows_its_array():
+    address = Address(np.arange(6.0).reshape(2, 3)) + 16
+    assert_same(address.row(1, 2), np.array([3.0, 4.0]))
+    assert_same((address + -16).row(0, 6), np.arange(6.0))
+    assert_same(address.row(4, 0), np.empty(0))
+    for first, count in ((-3, 1), (3, 2), (5, 0), (0, -1)):
+        with pytest.raises(IndexError):
+            address.row(first, count)
+
+
+# Copies
+
+
+@by_dtype
+@pytest.mark.parametrize("run", [machine, twin], ids=["machine", "twin"])
+def test_copies_of_every_size(run, dtype):
+    n = tile.lanes(dtype)
+    for rows, vectors, last, gap in itertools.product(range(4), (1, 2, 3), range(1, n + 1), (0, 3)):
+        width = (vectors - 1) * n + last
+        source = np.arange(1 + rows * (width + gap), dtype=dtype)
+        target = np.full((rows, width + 2), np.nan, dtype)
+        run(
+            packing.copy, dtype, (source, 1), width + gap, rows, vectors, last, (target, 0),
+            width + 2,
+        )  # fmt: skip
+        assert_same(target[:, :width], source[1:].reshape(rows, width + gap)[:, :width])
+        assert np.isnan(target[:, width:]).all()
+
+
+@by_dtype
+@pytest.mark.parametrize("run", [machine, twin], ids=["machine", "twin"])
+def test_transposes_of_every_size(run, dtype):
+    n = tile.lanes(dtype)
+    sizes = range(2 * n + 2) if run is machine else (0, 1, n, n + 1)
+    for rows, columns in itertools.product(sizes, sizes):
+        source = np.arange(1 + columns * (rows + 2), dtype=dtype)
+        target = np.full((rows, columns + 1), np.nan, dtype)
+        run(
+            packing.transpose, dtype, (source, 1), rows + 2, rows, columns, (target, 0), columns + 1
+        )
+        expected = source[1:].reshape(columns, rows + 2)[:, :rows].T
+        assert_same(target[:, :columns], expected, f"{rows} x {columns}")
+        assert np.isnan(target[:, columns:]).all()
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments"),
+    [
+        (packing.copy, (1, 9, 2, 1, 5, 0, 5)),  # the last row's last element
+        (packing.copy, (0, 9, 2, 1, 5, 1, 9)),
+        (packing.copy, (0, 9, 2, 1, 5, -1, 5)),
+        (packing.transpose, (1, 3, 3, 4, 0, 4)),
+        (packing.transpose, (0, 3, 3, 4, 1, 4)),
+        (packing.transpose, (-1, 3, 3, 4, 0, 4)),
+    ],
+)
+def test_the_twins_of_copies_refuse_a_stray_address(code, arguments):
+    size = 14 if code is packing.copy else 12
+    source, target = np.zeros(size, np.float32), np.zeros(size, np.float32)
+    first, *numbers, into, ldt = arguments
+    with pytest.raises(IndexError):
+        twin(code, DTYPES[0], (source, first), *numbers, (target, into), ldt)
+    twin(code, DTYPES[0], (source, 0), *numbers, (target, 0), 5 if code is packing.copy else ldt)
+
+
+# Matrix products
+
+
+def multiply(a, b, c, bias=None, relu=False, transposed_a=False, transposed_b=False):
+    """Run matmul on A (m, k) and B (k, n), each held in memory as it is or transposed."""
+    (m, k), n = a.shape, b.shape[1]
+    held_a = np.ascontiguousarray(a.T if transposed_a else a)
+    held_b = np.ascontiguousarray(b.T if transposed_b else b)
+    a_strides = (1, m) if transposed_a else (k, 1)
+    b_strides = (1, k) if transposed_b else (n, 1)
+    matmul.matmul(held_a, *a_strides, held_b, *b_strides, m, n, k, c, bias, relu)
+    return c
+
+
+ALL_FOUR = list(itertools.product((False, True), repeat=2))
+
+
+@by_dtype
+def test_products_around_every_edge_of_a_tile(dtype):
+    rng, n = np.random.default_rng(0), tile.lanes(dtype)
+    widths = {w * n + d for w in (1, 2, 4, 8, 12) for d in (-1, 0, 1)} | {1, 2, 3}
+    most = {tile.tallest(v) for v in tile.WIDTHS}
+    packed = matmul.IN_PLACE * tile.tallest(4)
+    heights = {h + d for h in most for d in (0, 1)} | {packed, packed + 1, 2 * packed + 3}
+    for turn, (m, w) in enumerate(itertools.product(sorted(heights), sorted(widths))):
+        k = (1, 2, 17)[turn % 3]
+        a, b, bias = (whole(rng, shape, dtype) for shape in ((m, k), (k, w), w))
+        for relu, (ta, tb) in enumerate(ALL_FOUR):
+            with_bias = bias if (turn + relu) % 2 else None
+            expected = a @ b + (0 if with_bias is None else bias)
+            if relu % 2:
+                expected = np.maximum(expected, 0)
+            c = multiply(a, b, np.full((m, w), np.nan, dtype), with_bias, bool(relu % 2), ta, tb)
+            assert_same(c, expected, f"{m} x {w} x {k}, {ta}, {tb}")
+
+
+@by_dtype
+@pytest.mark.parametrize(("ta", "tb"), ALL_FOUR)
+@pytest.mark.parametrize("parts", [1, 2, 3, 4])
+def test_products_around_every_edge_of_a_block(monkeypatch, parts, ta, tb, dtype):
+    monkeypatch.setattr(matmul, "SERIAL", 0)
+    monkeypatch.setattr(matmul.threads, "count", lambda: parts)
+    rng = np.random.default_rng(0)
+    terms, rows, columns = matmul.TERMS, matmul.ROWS, matmul.COLUMNS
+    for m, n, k in [
+        *((5, 9, terms + d) for d in (-1, 0, 1, terms, terms + 1)),
+        *((rows + d, 9, 7) for d in (-1, 0, 1, rows, rows + 1)),
+        *((21, columns + d, 3) for d in (-1, 0, 1, columns, columns + 1)),
+        (rows + 3, 130, terms + 5), (1, columns + 1, 2), (1, 1, 2 * terms), (2, 1, 1), (1, 2, 1),
+    ]:  # fmt: skip
+        a, b, bias = (whole(rng, shape, dtype) for shape in ((m, k), (k, n), n))
+        c = multiply(a, b, np.full((m, n), np.nan, dtype), bias, True, ta, tb)
+        assert_same(c, np.maximum(a @ b + bias, 0), f"{m} x {n} x {k}")
+
+
+@by_dtype
+def test_products_keep_their_bits(monkeypatch, dtype):
+    m, n, k = 2 * matmul.ROWS + 3, 150, 2 * matmul.TERMS + 1
+    a, b, bias = (random(name, s, dtype) for name, s in (("a", (m, k)), ("b", (k, n)), ("c", (n,))))
+    expected = multiply(a, b, np.empty((m, n), dtype), bias)
+    bound = (k + 2) * EPS[dtype] * (np.abs(a).astype(float) @ np.abs(b) + np.abs(bias))
+    assert np.all(np.abs(expected - (a.astype(float) @ b + bias)) <= bound)
+    for parts in (1, 2, 3, 5, 8):
+        monkeypatch.setattr(matmul.threads, "count", lambda parts=parts: parts)
+        for ta, tb in ALL_FOUR:  # in place and packed
+            c = multiply(a, b, np.empty((m, n), dtype), bias, transposed_a=ta, transposed_b=tb)
+            assert_same(c, expected, f"in {parts} parts, {ta}, {tb}")
+    for first, count in ((0, 1), (m - 1, 1), (7, 2), (100, 15), (3, 19), (200, 250)):
+        for j, width in ((0, n), (5, 1), (17, 40), (n - 3, 3)):
+            some = b[:, j : j + width]
+            c = multiply(
+                a[first : first + count], some, np.empty((count, width), dtype), bias[j : j + width]
+            )
+            assert_same(c, expected[first : first + count, j : j + width])
+
+
+@by_dtype
+@pytest.mark.parametrize("bias", [None, [-1.0, 2.0, np.nan]])
+@pytest.mark.parametrize("relu", [False, True])
+def test_products_of_nothing(dtype, bias, relu):
+    bias = None if bias is None else np.array(bias, dtype)
+    for m, n, k in ((0, 3, 4), (4, 0, 3), (0, 0, 0)):
+        some = None if bias is None or n == 0 else bias
+        assert multiply(
+            np.ones((m, k), dtype), np.ones((k, n), dtype), np.empty((m, n), dtype), some, relu
+        ).shape == (m, n)
+    c = multiply(
+        np.ones((2, 0), dtype), np.ones((0, 3), dtype), np.full((2, 3), np.nan, dtype), bias, relu
+    )
+    expected = np.zeros(3, dtype) if bias is None else np.where(bias < 0, 0, bias) if relu else bias
+    assert_same(c, np.stack([expected, expected]))
+
+
+def test_the_grid_makes_the_largest_part_smallest():
+    assert matmul.grid(100, 1, 2) == (2, 1)
+    assert matmul.grid(1, 100, 2) == (1, 2)
+    assert matmul.grid(1, 1, 4) in ((1, 1), (1, 4), (2, 2), (4, 1))
+    for m, vectors, parts in itertools.product((1, 2, 7, 100), (1, 3, 8), (1, 2, 6)):
+        rows, cols = matmul.grid(m, vectors, parts)
+        assert rows * cols in (1, parts)
+
+
+def test_contiguous_copies_what_kernels_cannot_read():
+    x = random("x", (4, 6), np.float32)
+    x.flags.writeable = False
+    assert contiguous(x) is x
+    memory = np.empty(x.nbytes + 1, np.uint8)[1:].view(np.float32).reshape(x.shape)
+    memory[...] = x
+    for other in (np.asfortranarray(x), np.repeat(x, 2, axis=1)[:, ::2], memory):
+        found = contiguous(other)
+        assert found.flags.c_contiguous
+        assert found.flags.aligned
+        assert_same(found, x)
+
+
+@pytest.mark.parametrize("writeable", [True, False])
+@pytest.mark.parametrize("shape", [(2, 3), (0,), ()])
+def test_the_address_of_an_array(shape, writeable):
+    x = np.zeros(shape)
+    x.flags.writeable = writeable
+    assert jit.address(x) == x.ctypes.data
+
+
+# Threads
+
+
+@pytest.fixture
+def eight(monkeypatch):
+    monkeypatch.setattr(threads, "available", lambda: 8)
+
+
+def test_threads_are_chosen_by_block(eight):
+    assert threads.count() == 8
+    with threads.threads(3):
+        assert threads.count() == 3
+        with threads.threads(np.int64(1)):
+            assert threads.count() == 1
+        assert threads.count() == 3
+        with threads.threads(99):
+            assert threads.count() == 8
+    assert threads.count() == 8
+    with pytest.raises(KeyError), threads.threads(2):
+        raise KeyError
+    assert threads.count() == 8
+
+
+@pytest.mark.parametrize("n", [0, -1, 1.0, True, "2", None])
+def test_threads_refuses(n):
+    with (
+        pytest.raises(ValueError, match="threads: n must be a positive integer, got"),
+        threads.threads(n),
+    ):
+        pass
+
+
+def test_a_block_holds_for_its_own_thread(eight):
+    inside, leave, counts = threading.Event(), threading.Event(), []
+
+    def other():
+        with threads.threads(2):
+            counts.append(threads.count())
+            inside.set()
+            leave.wait()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    inside.wait()
+    assert threads.count() == 8
+    with threads.threads(5):
+        copied = contextvars.copy_context()
+    leave.set()
+    thread.join()
+    assert counts == [2]
+    threading.Thread(target=lambda: counts.append(copied.run(threads.count))).run()
+    assert counts == [2, 5]
+
+
+@pytest.mark.parametrize(("given", "expected"), [("1", 1), ("2", 2), ("4000", 3)])
+def test_lamina_threads(monkeypatch, given, expected):
+    monkeypatch.setenv("LAMINA_THREADS", given)
+    monkeypatch.setattr("numba.config.NUMBA_NUM_THREADS", 3)
+    assert threads.available.__wrapped__() == expected
+    monkeypatch.delenv("LAMINA_THREADS")
+    assert threads.available.__wrapped__() == 3
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "1.5", "two", "", "²"])
+def test_lamina_threads_refuses(monkeypatch, given):
+    monkeypatch.setenv("LAMINA_THREADS", given)
+    with pytest.raises(ValueError, match="LAMINA_THREADS must be a positive integer, got"):
+        threads.available.__wrapped__()
+
+
+def test_lamina_threads_of_a_process():
+    script = "from lamina.engine import threads; print(threads.count())"
+    for given, expected in (("1", "1"), ("none", "LAMINA_THREADS must be a positive integer")):
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            env=os.environ | {"LAMINA_THREADS": given},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert expected in done.stdout + done.stderr
