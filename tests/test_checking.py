@@ -101,12 +101,15 @@ def test_a_right_layer_and_its_report():
         "float32 y",
         "float32 gradient of x",
         "float32 gradient of w",
+        "float64 y",
+        "float64 gradient of x",
+        "float64 gradient of w",
     ]
     first, *lines = str(report).splitlines()
     assert first == "Square()"
     for line in lines:
         assert re.fullmatch(
-            r"  ok    [\w ]{21}  error \d\.\de-\d\d  \(allowed \d\.\de-\d\d\)", line
+            r"  ok    [\w ]{21}  error \d\.\de[-+]\d\d  \(allowed \d\.\de-\d\d\)", line
         )
 
 

@@ -6,6 +6,8 @@ from .checking import CheckError, check
 from .containers import Concat, Residual, Sequential
 from .convolution import Conv1d, Conv2d, Conv3d
 from .dropout import Dropout
+from .engine.threads import threads
+from .kernels import formulas
 from .layer import Layer
 from .linear import Linear
 from .lstm import LSTM
@@ -112,6 +114,7 @@ __all__ = [
     "dropout",
     "evaluate",
     "fit",
+    "formulas",
     "initializers",
     "linear",
     "load",
@@ -120,5 +123,6 @@ __all__ = [
     "predict",
     "rnn",
     "save",
+    "threads",
     "train",
 ]

@@ -1,4 +1,4 @@
-"""`lm.check`: whether a layer's gradients are those of its forward pass, and precision holds."""
+"""`lm.check`: whether a layer's gradients are right, and its kernels do what its formula does."""
 
 import copy
 from collections.abc import Mapping
@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .arguments import FLOATS
 from .initializers import RNG, generator
+from .kernels import formulas
 from .layer import Layer
 
 NDArray = npt.NDArray[Any]
@@ -16,8 +18,8 @@ NDArray = npt.NDArray[Any]
 GRADIENT_TOLERANCE = 1e-6
 """Relative, in float64 with the step below: central differences are right to about 1e-9."""
 STEP = 1e-5
-TWIN_TOLERANCE = 256 * float(np.finfo(np.float32).eps)
-"""Relative to the largest value of the array in question."""
+TWIN_TOLERANCE = 256
+"""In units of the dtype's eps, relative to the largest value of the array in question."""
 FLOOR = 1e-2
 """A gradient smaller than this share of |y u| is compared as if it were as large: one that is 0 by
 cancelling (of a bias before BatchNorm) is rounding, and has no relative error."""
@@ -71,7 +73,7 @@ def check(
     training: bool = True,
     rng: RNG = 0,
 ) -> Report:
-    r"""Check a layer's gradients, and its results in float32 against those in float64.
+    r"""Check a layer's gradients, and what it computes against its formula in float64.
 
     With :math:`L = \langle y, u \rangle` for a random u, `backward(u)` must give the gradient of L.
     For each of x and the parameters p, along a random direction v,
@@ -80,8 +82,9 @@ def check(
         \langle \partial L / \partial p, v \rangle \approx
         \frac{L(p + h v) - L(p - h v)}{2 h}, \quad h = 10^{-5} \max(1, \max |p|),
 
-    is compared in float64. The *twin* compares y, dx and the gradients of the layer in float32 with
-    those in float64. The layer itself is left as it is.
+    is compared in float64, by the layer's formula where it has one. The *twin* then holds y, dx and
+    the gradients that the layer computes, by its kernels where it has them, in float64 and in
+    float32, against these. The layer itself is left as it is.
 
     Parameters
     ----------
@@ -123,24 +126,29 @@ def check(
     if lengths is not None:
         options["lengths"] = np.asarray(lengths)
 
-    wide = _Probe(layer, x, options, np.float64)
-    u = rng.standard_normal(wide.y.shape)
-    exact = wide.gradients(u)
-    floor = FLOOR * float(np.sqrt(np.sum((wide.y * u) ** 2)))
-    findings = [
-        Finding(
-            f"gradient of {name}", _difference(wide, name, g, u, floor, rng), GRADIENT_TOLERANCE
-        )
-        for name, g in exact.items()
-    ]
+    with formulas():
+        formula = _Probe(layer, x, options, np.float64)
+        u = rng.standard_normal(formula.y.shape)
+        exact = formula.gradients(u)
+        floor = FLOOR * float(np.sqrt(np.sum((formula.y * u) ** 2)))
+        findings = [
+            Finding(
+                f"gradient of {name}",
+                _difference(formula, name, g, u, floor, rng),
+                GRADIENT_TOLERANCE,
+            )
+            for name, g in exact.items()
+        ]
 
-    narrow = _Probe(layer, x, options, np.float32)
-    rounded = narrow.gradients(u)
-    findings.append(Finding("float32 y", _distance(narrow.y, wide.y), TWIN_TOLERANCE))
-    findings += [
-        Finding(f"float32 gradient of {name}", _distance(rounded[name], g, floor), TWIN_TOLERANCE)
-        for name, g in exact.items()
-    ]
+    for dtype in FLOATS:
+        twin = _Probe(layer, x, options, dtype)
+        grads = twin.gradients(u)
+        allowed = TWIN_TOLERANCE * float(np.finfo(dtype).eps)
+        findings.append(Finding(f"{dtype} y", _distance(twin.y, formula.y), allowed))
+        findings += [
+            Finding(f"{dtype} gradient of {name}", _distance(grads[name], g, floor), allowed)
+            for name, g in exact.items()
+        ]
 
     report = Report(repr(layer), tuple(findings))
     if not report.ok:

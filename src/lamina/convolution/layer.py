@@ -7,10 +7,11 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import arguments, initializers
+from ..kernels import functions
 from ..layer import Arrays, NDArray, Parameter, Shape
 from ..windowed import Windowed
 from ..windows import MODES
-from . import formula, streaming
+from . import streaming
 
 
 class _Conv(Windowed):
@@ -74,7 +75,8 @@ class _Conv(Windowed):
         r"""Return y, shape (N, \*Q, O), and the cache of `backward`."""
         x = arguments.array(self, "x", x, self.dtype)
         lengths = self._checked(x, lengths)
-        y, cache = formula.forward(
+        how = functions(__name__)
+        y, cache = how.forward(
             x,
             self.weight,
             self.bias,
@@ -85,13 +87,14 @@ class _Conv(Windowed):
             padding_mode=self.padding_mode,
             groups=self.groups,
         )
-        return y, (y.shape, cache)
+        return y, (y.shape, how, cache)
 
     def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
         r"""Return dx, shape (N, \*S, C), and the gradients of weight and bias."""
-        shape, cache = cache
+        shape, how, cache = cache
         dy = arguments.gradient(self, dy, shape, self.dtype)
-        return formula.backward(dy, cache)
+        found: tuple[NDArray, Arrays] = how.backward(dy, cache)
+        return found
 
     def _channels(self, shape: Shape) -> int:
         arguments.features(self, np.broadcast_to(0, shape), self.in_channels, self.rank + 2)
@@ -191,6 +194,7 @@ class Conv1d(_Conv):
             lengths,
             dilation=self.dilation[0],
             groups=self.groups,
+            how=functions(__name__),
         )
         return y, (after,), (y.shape, cache)
 

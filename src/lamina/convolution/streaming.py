@@ -14,6 +14,7 @@ Backward. z reaches the loss through y and through h', and its two parts are h a
     [dh, dx] = dz                                                               (5)
 """
 
+from types import ModuleType
 from typing import Any
 
 from ..arrays import Array, namespace
@@ -29,6 +30,7 @@ def run(
     *,
     dilation: int = 1,
     groups: int = 1,
+    how: ModuleType = formula,
 ) -> tuple[Array, Array, tuple[Any, ...]]:
     """Return y, shape (N, T, O), the state after the last step, and the cache of `run_backward`.
 
@@ -42,17 +44,19 @@ def run(
     lengths : integer array, shape (N,), optional
         Steps from lengths[n] on are padding; the state is that after each sequence's own last.
     dilation, groups : int
+    how : module
+        Whose `forward` and `backward` do (2): those of formula.py or of kernel.py.
     """
     xp = namespace(x, state)
     N, steps, _ = x.shape
     past = state.shape[1]
     z = xp.concat([state, x], axis=1)  # (1)
     z_lengths = None if lengths is None else lengths + past
-    y, cache = formula.forward(z, weight, bias, z_lengths, dilation=dilation, groups=groups)  # (2)
+    y, cache = how.forward(z, weight, bias, z_lengths, dilation=dilation, groups=groups)  # (2)
     ends = xp.full((N,), steps) if lengths is None else lengths
     last = ends[:, None] + xp.arange(past, dtype=ends.dtype)
     after = xp.take_along_axis(z, _for_each_channel(last, z), axis=1)  # (3)
-    return y, after, (cache, ends, past)
+    return y, after, (how, cache, ends, past)
 
 
 def run_backward(
@@ -62,9 +66,9 @@ def run_backward(
 
     `dstate`, shape (N, (K - 1) dilation, C), is the gradient of the state after x.
     """
-    cache, ends, past = cache
+    how, cache, ends, past = cache
     xp = namespace(dy, dstate)
-    dz, grads = formula.backward(dy, cache)
+    dz, grads = how.backward(dy, cache)
     # Step t of z is entry j = t - L_n of the state, or none: then it takes the 0 put at its end.
     j = xp.arange(dz.shape[1], dtype=ends.dtype) - ends[:, None]
     j = xp.where((j >= 0) & (j < past), j, xp.asarray(past, dtype=j.dtype))

@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import arguments, initializers
+from ..kernels import functions
 from ..layer import Arrays, Layer, NDArray, Parameter, Shape
-from . import formula
 
 
 class Linear(Layer):
@@ -103,14 +103,16 @@ class Linear(Layer):
         x = arguments.array(self, "x", x, self.dtype)
         arguments.features(self, x, self.in_features)
         lengths = arguments.lengths(self, lengths, x)
-        y, cache = formula.forward(x, self.weight, self.bias, lengths)
-        return y, (y.shape, cache)
+        how = functions(__name__)
+        y, cache = how.forward(x, self.weight, self.bias, lengths)
+        return y, (y.shape, how, cache)
 
     def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
         """Return dx, shape (..., I), and the gradients of weight and bias."""
-        shape, cache = cache
+        shape, how, cache = cache
         dy = arguments.gradient(self, dy, shape, self.dtype)
-        return formula.backward(dy, cache)
+        found: tuple[NDArray, Arrays] = how.backward(dy, cache)
+        return found
 
     def output_shape(self, shape: Shape) -> Shape:
         """Return (..., O) for (..., I)."""

@@ -1,0 +1,182 @@
+"""The gradient of a convolution's weights, on the engine's tile.
+
+    dW[t, c, o] += Σ_n Σ_q X[n, q s + t d - before, c] dY[n, q, o]                              (1)
+
+For one tap t this is the product of a matrix of X, transposed, with dY. Its rows are channels, its
+terms the positions q for which the tap meets X: a run of columns for each row of Y, which are the
+segments of the tile. Nothing is padded or copied.
+
+The positions go by blocks that stay in the level-2 cache: some rows of Y, or parts of long ones.
+The sum goes on from block to block through dW itself. Threads share the tiles of dW, and each goes
+through all positions: the sum of an element has one order, whatever the threads.
+"""
+
+import math
+from typing import Any, Final
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from ..engine import jit
+from ..engine.jit import Task, address, call
+from ..engine.matmul import plan_of
+from ..engine.threads import count as count_threads
+from ..engine.tile import lanewise
+from ..windows import Ints
+
+NDArray = npt.NDArray[Any]
+
+TERMS: Final = 512
+"""About how many positions a block has."""
+FEW: Final = 8
+"""So few channels make no tall tile: whole rows of taps are taken together, or wider tiles."""
+SERIAL: Final = 400_000
+"""Below so many multiply-adds a call stays on one core: a second one would cost more."""
+
+
+@jit.kernel
+def _tiles(
+    g: int, task: Task, heights: NDArray, low: NDArray, high: NDArray, lists: NDArray
+) -> None:
+    """Compute part g of the tiles of dW."""
+    (
+        parts, size, lane, widest, tile, block, chunks, out_d, out_h, out_w, n,
+        x, x_n, x_d, x_h, x_w, shift, dy, dw, rows, taps, taps_h, taps_w,
+        s_d, s_h, s_w, d_d, d_h, d_w, b_d, b_h, b_w, groups, outputs, vectors, lists_at,
+    ) = task  # fmt: skip
+    count = (vectors + widest - 1) // widest
+    height = heights[min(widest, vectors)]
+    tall = (rows + height - 1) // height
+    tiles = groups * tall * count
+    t0, t1 = taps * tiles * g // parts, taps * tiles * (g + 1) // parts
+    ldb = groups * outputs
+    lines = n * out_d * out_h
+    list_x = lists_at + g * 2 * block * 8
+    list_y = list_x + block * 8
+    for chunk in range(chunks):
+        for line0 in range(0, lines, block):
+            listed, many, terms = -1, 0, 0
+            for u in range(t0, t1):
+                tap, group, i, p = (
+                    u // tiles,
+                    u // (tall * count) % groups,
+                    u // count % tall,
+                    u % count,
+                )
+                if tap != listed:  # which runs of columns does this tap meet in the block?
+                    listed, many = tap, 0
+                    k_d, k_h, k_w = tap // taps_w // taps_h, tap // taps_w % taps_h, tap % taps_w
+                    w0 = max(low[2, k_w], out_w * chunk // chunks)
+                    terms = min(high[2, k_w], out_w * (chunk + 1) // chunks) - w0
+                    column = w0 * s_w + k_w * d_w - b_w
+                    for line in range(line0, min(lines, line0 + block)):
+                        q_h, q_d = line % out_h, line // out_h % out_d
+                        if q_h < low[1, k_h] or q_h >= high[1, k_h]:
+                            continue
+                        if q_d < low[0, k_d] or q_d >= high[0, k_d]:
+                            continue
+                        lists[g, 0, many] = (
+                            line // out_h // out_d * x_n + (q_d * s_d + k_d * d_d - b_d) * x_d
+                            + (q_h * s_h + k_h * d_h - b_h) * x_h + column * x_w
+                        )  # fmt: skip
+                        lists[g, 1, many] = (line * out_w + w0) * ldb
+                        many += 1
+                if many == 0 or terms <= 0:
+                    continue
+                m = rows * i // tall
+                h = rows * (i + 1) // tall - m
+                p0, p1 = vectors * p // count, vectors * (p + 1) // count
+                last = min(lane, outputs - (p1 - 1) * lane)
+                j = group * outputs + p0 * lane
+                part = x + (group * rows + m + p0 * shift) * size
+                into = dw + ((tap * rows + m) * ldb + j) * size
+                across = s_w * x_w
+                call(tile, (
+                    h, p1 - p0, part, list_x, 1, across, dy + j * size, list_y, ldb,
+                    many, terms, into, ldb, into, ldb, last, 0,
+                    part + (lists[g, 0, 0] + block * s_h * x_h) * size, across,
+                ))  # fmt: skip
+
+
+@jit.parallel
+def _tiles_of_all(
+    count: int, task: Task, heights: NDArray, low: NDArray, high: NDArray, lists: NDArray
+) -> None:
+    for g in numba.prange(count):
+        _tiles(numba.int64(g), task, heights, low, high, lists)
+
+
+def add_weight_gradient(
+    x: NDArray, dy: NDArray, dw: NDArray, groups: int,
+    stride: Ints, dilation: Ints, before: Ints,
+) -> None:  # fmt: skip
+    """Add the sum (1) to dw.
+
+    Parameters
+    ----------
+    x : array, shape (N, D, H, W, C)
+    dy : array, shape (N, QD, QH, QW, O)
+    dw : array, shape (KD, KH, KW, C / groups, O)
+    groups : int
+        1, a divisor of C, or C itself with as many outputs: then the tiles are lanewise.
+    stride, dilation, before : tuple of three int
+        `before` is what pads x with zeros at the start of each axis.
+    """
+    *kernel, c, o = dw.shape
+    moves = stride, dilation, before
+    # The positions q that each tap of each axis meets X with: low <= q < high.
+    low, high = np.zeros((2, 3, max(kernel)), np.int64)
+    for axis in range(3):
+        place = np.arange(kernel[axis]) * dilation[axis] - before[axis]
+        low[axis, : kernel[axis]] = np.maximum(0, -(place // stride[axis]))
+        fits = (x.shape[1 + axis] - 1 - place) // stride[axis] + 1
+        high[axis, : kernel[axis]] = np.clip(fits, 0, dy.shape[1 + axis])
+    if c >= FEW or groups > 1 or dilation[2] > 1:
+        _add(x, dy, dw, groups, *moves, low, high)
+        return
+    # Where a window lies within X its row of taps is one run: so many more rows for the tiles.
+    taps = slice(0, kernel[2])
+    inner = int(low[2, taps].max()), int(high[2, taps].min())
+    if inner[0] < inner[1]:
+        within, until = low.copy(), high.copy()
+        within[2], until[2] = inner
+        rows = dw.reshape(*kernel[:2], 1, kernel[2] * c, o)
+        _add(x, dy, rows, groups, *moves, within, until)
+    else:
+        inner = 0, 0
+    for edge in ((0, inner[0]), (inner[1], dy.shape[3])):
+        within, until = np.maximum(low, 0), high.copy()
+        within[2], until[2] = np.maximum(low[2], edge[0]), np.minimum(high[2], edge[1])
+        if (within[2, taps] < until[2, taps]).any():
+            _add(x, dy, dw, groups, *moves, within, until)
+
+
+def _add(
+    x: NDArray, dy: NDArray, dw: NDArray, groups: int,
+    stride: Ints, dilation: Ints, before: Ints, low: NDArray, high: NDArray,
+) -> None:  # fmt: skip
+    """Add the sum (1), over the positions low <= q < high of each tap, to dw."""
+    plan = plan_of(x.dtype)
+    size, lane, heights = plan.size, plan.lane, plan.heights
+    kernel, (rows, total) = dw.shape[:3], dw.shape[3:]
+    outs, outputs = dy.shape[1:4], total // groups
+    tile, shift = plan.codes[0], 0
+    if groups == x.shape[-1] == total:  # depthwise
+        tile, shift, groups, outputs = lanewise(x.dtype), lane, 1, total
+    vectors = -(-outputs // lane)
+    chunks = -(-outs[2] // TERMS)
+    block = max(1, TERMS // -(-outs[2] // chunks))
+    widest = 8 if rows == 1 else 4 if rows < FEW else 2
+    taps = math.prod(kernel)
+    work = dy.size * rows * taps
+    units = taps * groups * -(-rows // int(heights[min(widest, vectors)])) * -(-vectors // widest)
+    parts = min(count_threads(), units) if work > SERIAL else 1
+    lists = np.empty((parts, 2, block), np.int64)
+    task = (
+        parts, size, lane, widest, tile, block, chunks, *outs, len(x),
+        address(x), *(step // size for step in x.strides[:4]), shift, address(dy), address(dw),
+        rows, taps, *kernel[1:], *stride, *dilation, *before, groups, outputs, vectors,
+        address(lists),
+    )  # fmt: skip
+    jit.launch(_tiles, _tiles_of_all, parts, task, heights, low, high, lists)

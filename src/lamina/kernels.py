@@ -1,0 +1,55 @@
+"""Which functions compute a layer: its kernels, or its formulas."""
+
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+from functools import cache
+from importlib import import_module
+from types import ModuleType
+
+_formulas: ContextVar[bool] = ContextVar("lamina_formulas", default=False)
+
+
+@contextlib.contextmanager
+def formulas() -> Iterator[None]:
+    """Let layers compute by their formulas within a block: the code that their pages show.
+
+    It is slower; results agree with those of the kernels to rounding.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lamina as lm
+    >>> layer, x = lm.Linear(8, 4, rng=0), np.ones((2, 8), np.float32)
+    >>> with lm.formulas():
+    ...     y = layer(x)
+    >>> bool(np.allclose(y, layer(x), rtol=1e-6))
+    True
+    """
+    token = _formulas.set(True)
+    try:
+        yield
+    finally:
+        _formulas.reset(token)
+
+
+@cache
+def _compiled(folder: str) -> ModuleType:
+    """Return the kernels of a layer's folder, its formulas where Numba is missing."""
+    try:
+        import numba  # noqa: F401
+    except ImportError:
+        return import_module(f"{folder}.formula")
+    return import_module(f"{folder}.kernel")
+
+
+def functions(name: str) -> ModuleType:
+    """Return the module whose `forward` and `backward` a layer calls.
+
+    Parameters
+    ----------
+    name : str
+        ``__name__`` of the module beside formula.py and kernel.py.
+    """
+    folder = name.rpartition(".")[0]
+    return import_module(f"{folder}.formula") if _formulas.get() else _compiled(folder)

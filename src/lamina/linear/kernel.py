@@ -1,0 +1,40 @@
+"""Linear: the functions of formula.py, as matrix products on the engine."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..arrays import mask_steps
+from ..engine.matmul import contiguous, matmul
+
+NDArray = npt.NDArray[Any]
+
+
+def forward(
+    x: NDArray, weight: NDArray, bias: NDArray | None = None, lengths: NDArray | None = None
+) -> tuple[NDArray, tuple[Any, ...]]:
+    """Return y, shape (..., O), and the cache of `backward`."""
+    x, weight = contiguous(mask_steps(x, lengths)), contiguous(weight)
+    bias = None if bias is None else contiguous(bias)
+    I, O = weight.shape  # noqa: E741
+    y = np.empty((*x.shape[:-1], O), x.dtype)
+    matmul(x, I, 1, weight, O, 1, x.size // I, O, I, y, bias)  # (1)
+    return mask_steps(y, lengths), (x, weight, bias, lengths)
+
+
+def backward(dy: NDArray, cache: tuple[Any, ...]) -> tuple[NDArray, dict[str, NDArray]]:
+    """Return dx, shape (..., I), and the gradients of weight and bias."""
+    x, weight, bias, lengths = cache
+    dy = contiguous(mask_steps(dy, lengths))
+    I, O = weight.shape  # noqa: E741
+    N = x.size // I
+    dx = np.empty(x.shape, x.dtype)
+    matmul(dy, O, 1, weight, 1, O, N, I, O, dx)  # (2)
+    grads = {"weight": np.empty((I, O), x.dtype)}
+    matmul(x, 1, I, dy, O, 1, I, O, N, grads["weight"])  # (3)
+    if bias is not None:
+        grads["bias"] = np.empty(O, x.dtype)
+        one = np.ones(1, x.dtype)
+        matmul(one, 0, 0, dy, O, 1, 1, O, N, grads["bias"])  # (4)
+    return dx, grads

@@ -1,0 +1,147 @@
+"""Run kernels on arrays that lie flush against pages that nobody may touch.
+
+`python guarded.py problems SEED LINEARS CONVOLUTIONS` checks so many random problems. It prints
+each before its turn, for a stray access ends the process. `python guarded.py strays` makes such
+accesses on purpose, each in a fork, and prints the signals that ended them.
+
+Guarded are not only the arguments of kernels but all the memory they take: results, scratch,
+panels, lists. It begins as NaN, or as integers that lead far away, and is unmapped when it dies.
+"""
+
+import ctypes
+import itertools
+import math
+import mmap
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import lamina.convolution.kernel
+import lamina.linear.kernel
+import problems
+from lamina.convolution import direct, weights
+from lamina.engine import jit, matmul, tile
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+LIBC.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+
+
+at_end = itertools.cycle((True, False))
+"""Where the next arrays go: each to one end of its memory."""
+
+
+def empty(shape: Any, dtype: Any = np.float64) -> np.ndarray:
+    """Return an array that ends where a protected page begins, or begins where one ends."""
+    dtype, shape = np.dtype(dtype), tuple(map(int, np.atleast_1d(shape)))
+    size = math.prod(shape) * dtype.itemsize
+    pages = max(1, -(-size // mmap.PAGESIZE))
+    memory = mmap.mmap(-1, (pages + 2) * mmap.PAGESIZE)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    for page in (0, pages + 1):
+        if LIBC.mprotect(start + page * mmap.PAGESIZE, mmap.PAGESIZE, 0):
+            raise OSError(ctypes.get_errno(), "mprotect")
+    offset = (pages + 1) * mmap.PAGESIZE - size if next(at_end) else mmap.PAGESIZE
+    array = np.ndarray(shape, dtype, memory, offset)
+    array[...] = np.nan if dtype.kind == "f" else 1 << 40
+    return array
+
+
+def copy(a: np.ndarray) -> np.ndarray:
+    other = empty(a.shape, a.dtype)
+    other[...] = a
+    return other
+
+
+class GuardedNumPy:
+    """NumPy, but for the functions by which kernels take memory."""
+
+    empty = staticmethod(empty)
+    array = staticmethod(lambda a: copy(np.array(a)))
+    zeros = staticmethod(lambda shape, dtype: copy(np.zeros(shape, dtype)))
+    ones = staticmethod(lambda shape, dtype: copy(np.ones(shape, dtype)))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+
+def guard() -> None:
+    """Let kernels take guarded memory alone."""
+    kernels = lamina.linear.kernel, lamina.convolution.kernel
+    for module in (matmul, direct, weights, *kernels):
+        module.np = GuardedNumPy()
+    for module in kernels:
+        module.contiguous = copy  # even what is contiguous, so that x, dy and weights are guarded
+    launch = jit.launch
+
+    def guarded_launch(serial: Any, parallel: Any, count: int, *arguments: Any) -> None:
+        # What is guarded must stay where it is, for the kernels may know its address, too.
+        held = [
+            copy(a) if isinstance(a, np.ndarray) and not isinstance(a.base, mmap.mmap) else a
+            for a in arguments
+        ]
+        launch(serial, parallel, count, *held)
+
+    jit.launch = guarded_launch
+
+
+def run(seed: int, linears: int, convolutions: int) -> None:
+    """Check random problems, in one part and in several."""
+    guard()
+    matmul.SERIAL = direct.SERIAL = weights.SERIAL = 0
+    fma = "with" if jit.has_fma() else "without"
+    print(f"vectors of {jit.vector_bytes()} bytes, {fma} FMA", flush=True)
+    rng = np.random.default_rng(seed)
+    for make, count in ((problems.linear, linears), (problems.convolution, convolutions)):
+        for i in range(count):
+            problem, parts = make(rng), int(rng.integers(1, 4))
+            print(f"{i}, in {parts} parts: {problem}", flush=True)
+            matmul.threads.count = direct.count_threads = weights.count_threads = lambda n=parts: n
+            problems.check(problem, i)
+
+
+def outcome(function: Callable[[], Any]) -> str:
+    """Return what becomes of a fork that calls a function."""
+    child = os.fork()
+    if child == 0:
+        function()
+        os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return signal.Signals(-code).name if code < 0 else str(code)
+
+
+def strays() -> None:
+    """Go too far, on purpose, with a tile in each of its arrays and with the kernels of Linear."""
+    global at_end
+    width = 2 * tile.lanes(np.float32)
+    shapes = {"a": (3, 3), "b": (3, width), "start": (3, width), "c": (3, width)}
+    kind = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 19)
+    code, origin = kind(tile.tile(np.dtype(np.float32))), np.zeros(1, np.int64).ctypes.data
+    for place, step in (("before", -1), ("after", 1)):
+        at_end = itertools.repeat(place == "after")
+        arrays = {name: empty(shape, np.float32) for name, shape in shapes.items()}
+        for name in ("nothing", *shapes):
+            a, b, start, c = (
+                array.ctypes.data + (array.itemsize * step if name == n else 0)
+                for n, array in arrays.items()
+            )
+            arguments = (
+                3, 2, a, origin, 3, 1, b, origin, width, 1, 3, start, width, c, width, width // 2,
+                0, 0, 0,
+            )  # fmt: skip
+            print(f"tile: {place} {name}:", outcome(lambda: code(*arguments)))  # noqa: B023
+
+    guard()
+    kernel, weight = lamina.linear.kernel, np.ones((8, 8), np.float32)
+    x, wide = np.ones((4, 8), np.float32), np.ones((4, 16), np.float32)
+    _, cache = kernel.forward(x, weight)
+    print("linear: after nothing:", outcome(lambda: kernel.backward(x, cache)))
+    print("linear: after dy:", outcome(lambda: kernel.backward(x[:, 1:], cache)))
+    print("linear: after y:", outcome(lambda: kernel.forward(wide, weight)))
+
+
+if __name__ == "__main__":
+    {"problems": run, "strays": strays}[sys.argv[1]](*map(int, sys.argv[2:]))

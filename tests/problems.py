@@ -1,0 +1,219 @@
+"""Random arguments of the kernels of Linear and Convolution, and what they must give.
+
+Kernels are held against their formulas in float64 by the bound on the rounding of a sum of n
+products, |fl(Σ a b) - Σ a b| <= n ε Σ |a| |b|, element by element (N. J. Higham, *Accuracy and
+Stability of Numerical Algorithms*, sec. 3.1). The formulas on absolute values give Σ |a| |b|.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from contract import EPS
+from lamina.arrays import mask_steps
+from lamina.convolution import formula as convolution_formula
+from lamina.convolution import kernel as convolution_kernel
+from lamina.linear import formula as linear_formula
+from lamina.linear import kernel as linear_kernel
+from lamina.windows import MODES, Windows, each, pairs
+
+LAYERS = {
+    "linear": (linear_kernel, linear_formula),
+    "convolution": (convolution_kernel, convolution_formula),
+}
+LAYOUTS = ("plain", "transposed", "strided", "reversed", "read-only", "misaligned")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Shapes and options of one call of a layer's functions."""
+
+    layer: str
+    x: tuple[int, ...]
+    weight: tuple[int, ...]
+    dtype: str = "float32"
+    bias: bool = True
+    lengths: tuple[int, ...] | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def arrays(self, seed: int = 0) -> dict[str, Any]:
+        """Return the arrays of `forward`."""
+        rng = np.random.default_rng(seed)
+        shapes = {"x": self.x, "weight": self.weight}
+        shapes |= {"bias": self.weight[-1:]} if self.bias else {}
+        arrays = {n: rng.standard_normal(s).astype(self.dtype) for n, s in shapes.items()}
+        return arrays | ({} if self.lengths is None else {"lengths": np.array(self.lengths)})
+
+    @property
+    def y(self) -> tuple[int, ...]:
+        """The shape of y."""
+        if self.layer == "linear":
+            return (*self.x[:-1], self.weight[-1])
+        return (self.x[0], *self.windows.outputs(self.x[1:-1]), self.weight[-1])
+
+    @property
+    def windows(self) -> Windows:
+        rank = len(self.x) - 2
+        stride, dilation = (each(self.options.get(n, 1), rank) for n in ("stride", "dilation"))
+        pads = pairs(self.options.get("padding", 0), rank)
+        return Windows(self.weight[:rank], stride, dilation, pads)
+
+    @property
+    def terms(self) -> dict[str, int]:
+        """How many products the longest sum of each result has."""
+        groups, taps = self.options.get("groups", 1), math.prod(self.weight[:-2])
+        rows = math.prod(self.y[:-1])
+        repeats = 0  # padding that repeats x adds up in dx
+        if self.options.get("padding_mode", "zeros") != "zeros":
+            repeats = math.prod(1 + sum(pad) for pad in self.windows.pads)
+        return {
+            "y": taps * self.weight[-2] + 1,
+            "dx": taps * self.weight[-1] // groups + repeats,
+            "weight": rows,
+            "bias": rows,
+        }
+
+
+def passes(module: Any, problem: Problem, arrays: dict[str, Any], dy: Any) -> dict[str, Any]:
+    """y, dx and the gradients, by a kernel or a formula."""
+    y, cache = module.forward(**arrays, **problem.options)
+    dx, grads = module.backward(dy, cache)
+    return {"y": y, "dx": dx, **grads}
+
+
+def random_dy(problem: Problem, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng([seed, 1])
+    return rng.standard_normal(problem.y).astype(problem.dtype)
+
+
+def check(problem: Problem, seed: int = 0, layouts: tuple[str, ...] = ("plain",)) -> None:
+    """Hold the kernels of a problem against its formulas.
+
+    x, weight, bias and dy take the `layouts` in turn.
+    """
+    kernel, formula = LAYERS[problem.layer]
+    arrays, dy = problem.arrays(seed), random_dy(problem, seed)
+    given = {
+        n: lay_out(a, layouts[i % len(layouts)]) if n != "lengths" else a
+        for i, (n, a) in enumerate(arrays.items())
+    }
+    before = {n: a.copy() for n, a in given.items()}
+    given_dy = lay_out(dy, layouts[len(arrays) % len(layouts)])
+    found = passes(kernel, problem, given, given_dy)
+    for name, a in before.items():
+        np.testing.assert_array_equal(given[name], a, err_msg=f"{name} was written to")
+    np.testing.assert_array_equal(given_dy, dy, err_msg="dy was written to")
+
+    wide = {n: a.astype(np.float64) if n != "lengths" else a for n, a in arrays.items()}
+    expected = passes(formula, problem, wide, dy.astype(np.float64))
+    absolute = {n: np.abs(a) for n, a in wide.items()}
+    size = passes(formula, problem, absolute, np.abs(dy.astype(np.float64)))
+    assert found.keys() == expected.keys()
+    for name, a in found.items():
+        assert (a.shape, a.dtype) == (expected[name].shape, problem.dtype), name
+        assert a.flags.c_contiguous, name
+        bound = (problem.terms[name] + 2) * EPS[np.dtype(problem.dtype)] * size[name]
+        assert np.all(np.abs(a - expected[name]) <= bound), (
+            f"{name} of {problem}: off by {np.max(np.abs(a - expected[name]) - bound)}"
+        )
+    if problem.lengths is not None:
+        assert not (found["dx"] - mask_steps(found["dx"], arrays["lengths"])).any()
+
+
+def lay_out(a: np.ndarray, layout: str) -> np.ndarray:
+    """Return an array equal to a that lies otherwise in memory."""
+    if layout == "transposed":
+        return np.asfortranarray(a)
+    if layout == "strided":
+        return np.repeat(a, 2, axis=-1)[..., ::2]
+    if layout == "reversed":
+        return np.ascontiguousarray(a[::-1])[::-1]
+    if layout == "misaligned":
+        memory = np.empty(a.nbytes + 1, np.uint8)
+        other = memory[1:].view(a.dtype).reshape(a.shape)
+        other[...] = a
+        return other
+    other = a.copy()
+    other.flags.writeable = layout != "read-only"
+    return other
+
+
+# Random problems
+
+
+def ragged(rng: Any, most: int) -> int:
+    """A size, more often than not one next to a tile's edge."""
+    edges = [n + d for n in (2, 4, 8, 16, 32, 64, 128, 256) for d in (-1, 0, 1)]
+    near = [n for n in edges if n <= most]
+    return int(rng.choice(near)) if near and rng.random() < 0.6 else int(rng.integers(1, most + 1))
+
+
+def linear(rng: Any, most: int = 80) -> Problem:
+    """A Linear layer and its input, sizes up to `most`; a few are several blocks large."""
+    i, o, rows = (
+        int(rng.integers(1, 12 * most)) if rng.random() < 0.04 else ragged(rng, most)
+        for _ in range(3)
+    )
+    axes = int(rng.integers(0, 4))
+    leading = (*(int(n) for n in rng.integers(1, 5, axes - 1)), rows) if axes else ()
+    if rng.random() < 0.05:
+        leading = (0, *leading)
+    lengths = None
+    if axes > 1 and rng.random() < 0.3:
+        lengths = tuple(int(n) for n in rng.integers(0, leading[1] + 1, leading[0]))
+    dtype = str(rng.choice(["float32", "float64"]))
+    return Problem("linear", (*leading, i), (i, o), dtype, bool(rng.random() < 0.8), lengths)
+
+
+def convolution(rng: Any, most: int = 40) -> Problem:
+    """A convolution that fits its input, channels up to `most`, fewer for three axes."""
+    rank = int(rng.integers(1, 4))
+    most = max(2, most // (1, 1, 4)[rank - 1])
+    c, o = ragged(rng, most), ragged(rng, 2 * most)
+    groups = int(rng.choice([1, 1, 1, 2, 3]))
+    if rng.random() < 0.25:  # depthwise, often with a multiplier
+        groups, c, o = ragged(rng, most), 1, int(rng.choice([1, 1, 2, 3]))
+    mode = str(rng.choice(MODES)) if rng.random() < 0.5 else "zeros"
+    kernel, stride, dilation, pads, sizes = [], [], [], [], []
+    for _ in range(rank):
+        k, s, d = (int(n) for n in rng.integers(1, (6, 4, 4)))
+        pair = tuple(int(n) for n in rng.integers(0, 7, 2) * rng.integers(0, 2, 2))
+        fits = max((k - 1) * d + 1 - sum(pair), 1)
+        if mode != "zeros":
+            fits = max(fits, max(pair) + 1)
+        kernel.append(k), stride.append(s), dilation.append(d), pads.append(pair)
+        sizes.append(fits + int(rng.integers(0, (40, 20, 5)[rank - 1])))
+    if rng.random() < 0.1:
+        sizes[-1] *= int(rng.integers(1, (40, 10, 4)[rank - 1]))  # several strips or blocks
+    n = int(rng.integers(1, 4))
+    if rng.random() < 0.05:
+        n, sizes[0] = (0, sizes[0]) if mode != "zeros" or rng.random() < 0.5 else (n, 0)
+    lengths = None
+    if rank == 1 and mode == "zeros" and rng.random() < 0.3:
+        lengths = tuple(int(t) for t in rng.integers(0, sizes[0] + 1, n))
+    options = {
+        "stride": tuple(stride),
+        "dilation": tuple(dilation),
+        "padding": tuple(pads),
+        "padding_mode": mode,
+        "groups": groups,
+    }
+    return Problem(
+        "convolution",
+        (n, *sizes, groups * c),
+        (*kernel, c, groups * o),
+        str(rng.choice(["float32", "float64"])),
+        bool(rng.random() < 0.8),
+        lengths,
+        options,
+    )
+
+
+def sweep(seed: int, linears: int, convolutions: int, most: int = 40) -> None:
+    """Check so many random problems."""
+    rng = np.random.default_rng(seed)
+    for make, count in ((linear, linears), (convolution, convolutions)):
+        for i in range(count):
+            check(make(rng, most), i, tuple(rng.permutation(LAYOUTS)) if i % 2 else ("plain",))

@@ -1,0 +1,392 @@
+"""The engine on other CPUs than this one, without its compiler, its cache, or its threads alone.
+
+What changes for a whole process runs in a process of its own.
+"""
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import llvmlite.binding as llvm
+import numpy as np
+import pytest
+
+import lamina
+from lamina.engine import jit, packing, tile
+
+TESTS, PACKAGE = Path(__file__).parent, Path(lamina.__file__).parent
+HOST = llvm.get_process_triple().partition("-")[0]
+HAS = llvm.get_host_cpu_features()
+
+AVX2 = "+sse,+sse2,+sse3,+ssse3,+sse4.1,+sse4.2,+popcnt,+avx,+avx2,+fma"
+SSE2 = "+sse,+sse2"
+on_x86 = pytest.mark.skipif(HOST != "x86_64", reason="restricts the features of an x86-64 CPU")
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="protects pages by Linux's means")
+
+
+def run(*arguments, **environment):
+    """Run Python on a script of this folder or, by -c, a text; return what it prints."""
+    arguments = [textwrap.dedent(str(a)) for a in arguments]
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        env=os.environ | {"PYTHONPATH": str(TESTS)} | environment,
+        cwd=TESTS,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stdout[-1000:]}\n{done.stderr[-3000:]}"
+    return done.stdout.splitlines()
+
+
+# Other instruction sets
+
+
+@on_linux
+@on_x86
+@pytest.mark.parametrize(
+    ("name", "features", "width", "fma"),
+    [
+        pytest.param(
+            "haswell", AVX2, 32, True,
+            marks=pytest.mark.skipif(not HAS.get("avx2"), reason="this CPU has no AVX2"),
+        ),
+        ("x86-64", SSE2, 16, False),
+    ],
+    ids=["AVX2", "SSE2"],
+)  # fmt: skip
+def test_kernels_of_lesser_cpus(name, features, width, fma):
+    lines = run(
+        "guarded.py", "problems", "1", "120", "120",
+        NUMBA_CPU_NAME=name, NUMBA_CPU_FEATURES=features,
+    )  # fmt: skip
+    assert lines[0] == f"vectors of {width} bytes, {'with' if fma else 'without'} FMA"
+    assert len(lines) == 241
+
+
+BITS = """
+    import hashlib
+    import numpy as np
+    import problems
+    from lamina.engine import jit
+
+    digest, rng = hashlib.sha256(), np.random.default_rng(0)
+    for i in range(60):
+        problem = (problems.linear, problems.convolution)[i % 2](rng)
+        kernel, arrays = problems.LAYERS[problem.layer][0], problem.arrays()
+        found = problems.passes(kernel, problem, arrays, problems.random_dy(problem))
+        for a in found.values():
+            digest.update((a + 0).tobytes())  # -0 + 0 = 0
+    print(jit.vector_bytes(), digest.hexdigest())
+"""
+
+
+@on_x86
+@pytest.mark.skipif(not (HAS.get("avx512f") and HAS.get("fma")), reason="this CPU has no AVX-512")
+def test_the_width_of_vectors_changes_no_bit():
+    wide, narrow = (
+        run("-c", BITS, **other)[0].split()
+        for other in ({}, {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": AVX2})
+    )
+    assert (wide[0], narrow[0]) == ("64", "32")
+    assert wide[1] == narrow[1]
+
+
+@pytest.fixture(
+    params=[
+        ("x86_64-linux-gnu", "skylake-avx512", AVX2 + ",+avx512f,+avx512vl,+avx512dq", 64, 32),
+        ("x86_64-linux-gnu", "haswell", AVX2, 32, 16),
+        ("x86_64-linux-gnu", "x86-64", SSE2, 16, 16),
+        ("aarch64-linux-gnu", "neoverse-n1", "+neon", 16, 32),
+    ],
+    ids=["AVX-512", "AVX2", "SSE2", "NEON"],
+)
+def target(request, monkeypatch):
+    """Emit code for a CPU; return what turns IR to assembly."""
+    triple, cpu, features, width, registers = request.param
+    monkeypatch.setattr(llvm, "get_process_triple", lambda: triple)
+    monkeypatch.setattr(jit, "cpu", lambda: (cpu, features))
+    for name in ("vector_bytes", "has_fma", "vector_registers"):
+        monkeypatch.setattr(jit, name, getattr(jit, name).__wrapped__)
+    assert (jit.vector_bytes(), jit.vector_registers()) == (width, registers)
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    try:
+        found = llvm.Target.from_triple(triple)
+    except RuntimeError:
+        pytest.skip(f"this LLVM writes no code for {triple}")
+    machine = found.create_target_machine(cpu=cpu, features=features, opt=3)
+
+    def assembly(ir):
+        module = llvm.parse_assembly(ir)
+        module.triple = triple
+        module.verify()
+        return machine.emit_assembly(module)
+
+    assembly.triple, assembly.cpu = triple, cpu
+    return assembly
+
+
+FMA = {"skylake-avx512": r"vfmadd\w+p[sd]\t.*%zmm", "haswell": r"vfmadd\w+p[sd]\t.*%ymm",
+       "x86-64": r"mulp[sd]\t.*%xmm", "neoverse-n1": r"fmla\tv\d+\.[24][sd]"}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("lanewise", [False, True], ids=["tile", "lanewise"])
+def test_tiles_are_vector_code(target, lanewise, dtype):
+    emitter = tile.Emitter(dtype)
+    for rows, vectors in ((1, 1), (2, 2), (tile.tallest(4), 4)):
+        for masked in (False, True):
+            emitter.tile(rows, vectors, masked, lanewise).linkage = "external"
+    assembly = target(str(emitter.module))
+    sums = re.findall(FMA[target.cpu], assembly)
+    assert len(sums) == 2 * (1 + 4 + 4 * tile.tallest(4))
+    assert not re.search(r"\t(callq?|bl)\t", assembly), "calls a library"
+
+
+def test_tiles_stay_in_registers(target):
+    """The tallest tiles, but for masks, keep no vector on the stack."""
+    on_stack, most = r"\(%rsp\).*%[xyz]mm|%[xyz]mm\d+,.*\(%rsp\)", {}
+    if target.triple.startswith("aarch64"):
+        on_stack, most = r"\t(ldr|str|ldp|stp)\tq.*\[sp", {2: 12}  # 13 and 14 rows do
+    emitter = tile.Emitter(np.float32)
+    for vectors in tile.WIDTHS:
+        rows = min(tile.tallest(vectors), most.get(vectors, tile.TALLEST))
+        emitter.tile(rows, vectors, False, False).linkage = "external"
+    assert not re.search(on_stack, target(str(emitter.module)))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("code", [packing.copy, packing.transpose], ids=["copy", "transpose"])
+def test_copies_are_vector_code(target, code, dtype):
+    assembly = target(code.emit(np.dtype(dtype)))
+    assert re.search(r"%[xyz]mm|\tq\d+, q\d+|\tq\d+, \[", assembly)
+    assert not re.search(r"\t(callq?|bl)\t", assembly), "calls a library"
+
+
+def test_features_are_of_the_cpu_that_numba_compiles_for(monkeypatch):
+    cpu, host = jit.cpu.__wrapped__, (llvm.get_host_cpu_name(), HAS.flatten())
+    for name, features, expected in (
+        (None, None, host),
+        ("haswell", "+avx2", ("haswell", "+avx2")),
+        ("haswell", None, ("haswell", "")),
+        (None, "+sse2", (host[0], "+sse2")),
+    ):
+        monkeypatch.setattr("numba.core.config.CPU_NAME", name)
+        monkeypatch.setattr("numba.core.config.CPU_FEATURES", features)
+        assert cpu() == expected
+
+
+# Without the compiler
+
+
+def test_kernels_as_plain_python():
+    script = """
+        import problems
+        from lamina.convolution import direct
+        from lamina.engine import jit, matmul, tile
+
+        assert jit.DISABLED and tile.tile("float32") is tile.twin
+        assert not hasattr(matmul._part, "py_func") and not hasattr(direct._rows, "py_func")
+        problems.sweep(2, 60, 60, 6)
+        matmul.SERIAL = direct.SERIAL = 0
+        problems.sweep(3, 20, 20, 6)
+    """
+    run("-c", script, NUMBA_DISABLE_JIT="1", LAMINA_CACHE_DIR=os.devnull)
+
+
+# The cache
+
+
+USE = """
+    import numpy as np
+    from lamina.engine import jit, matmul
+    from lamina.linear import kernel
+
+    x, weight = np.ones((3, 4), np.float32), np.ones((4, 5), np.float32)
+    y, _ = kernel.forward(x, weight)
+    assert (y == 4).all()
+    stats = matmul._part.stats
+    print(jit.folder(), sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))
+"""
+
+
+def test_code_is_compiled_once(tmp_path):
+    def files():
+        return {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
+
+    (first,) = run("-c", USE, LAMINA_CACHE_DIR=str(tmp_path))
+    assert first.split()[1:] == ["0", "1"]
+    before = files()
+    assert {p.suffix for p in before} == {".o", ".nbi", ".nbc"}
+    assert all(Path(first.split()[0]) in p.parents for p in before)
+    (second,) = run("-c", USE, LAMINA_CACHE_DIR=str(tmp_path))
+    assert second.split() == [first.split()[0], "1", "0"]
+    assert files() == before
+
+
+@pytest.mark.parametrize("parent", ["file", "in a file", "nowhere", "read-only"])
+def test_a_folder_that_cannot_be_written(parent, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "read-only").mkdir(mode=0o500)
+    path = {"in a file": tmp_path / "file" / "in", "nowhere": Path("/proc/lamina")}
+    monkeypatch.setenv("LAMINA_CACHE_DIR", str(path.get(parent, tmp_path / parent)))
+    found = jit.folder.__wrapped__()
+    if parent == "read-only" and os.geteuid() == 0:  # root writes there all the same
+        assert found is not None
+    else:
+        assert found is None
+    assert (tmp_path / "file").read_text() == ""
+
+
+def test_no_cache_is_no_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    (line,) = run("-c", USE, LAMINA_CACHE_DIR=str(tmp_path / "file"))
+    assert line.split()[0] == "None"
+
+
+def test_where_the_cache_lies(tmp_path, monkeypatch):
+    monkeypatch.delenv("LAMINA_CACHE_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert jit.folder.__wrapped__() == tmp_path / "xdg" / "lamina" / jit.sources()
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert jit.folder.__wrapped__() == tmp_path / "home" / ".cache" / "lamina" / jit.sources()
+    assert not list((tmp_path / "xdg" / "lamina" / jit.sources()).iterdir())
+
+
+def test_the_cache_knows_sources_and_cpu(tmp_path, monkeypatch):
+    package = tmp_path / "lamina"
+    shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__", "*.npz"))
+    spec = importlib.util.spec_from_file_location("another_jit", package / "engine" / "jit.py")
+    other = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(other)
+    key = other.sources.__wrapped__
+    before = key()
+    assert before == jit.sources()
+    kernels = [p for p in PACKAGE.rglob("*.py") if "@jit." in p.read_text()]
+    assert len(kernels) >= 3
+    for path in (*PACKAGE.glob("engine/*.py"), *kernels):
+        changed = package / path.relative_to(PACKAGE)
+        changed.write_text(changed.read_text() + "\n# changed\n")
+        after = key()
+        assert after != before, path
+        before = after
+    monkeypatch.setattr(other, "cpu", lambda: ("another", ""))
+    assert key() != before
+
+
+# Processes and threads
+
+BUSY = """
+    import os, sys, threading
+    import numpy as np
+    import problems
+    from lamina.convolution import direct, weights
+    from lamina.engine import jit, matmul, threads
+
+    matmul.SERIAL = direct.SERIAL = weights.SERIAL = 0
+    PROBLEMS = [
+        problems.Problem("linear", (40, 30), (30, 50)),
+        problems.Problem("convolution", (2, 9, 9, 4), (3, 3, 4, 20), options={"padding": 1}),
+    ]
+
+    def work():
+        results = []
+        for problem in PROBLEMS:
+            kernel, arrays = problems.LAYERS[problem.layer][0], problem.arrays()
+            found = problems.passes(kernel, problem, arrays, problems.random_dy(problem))
+            results.append({name: a.tobytes() for name, a in found.items()})
+        return results
+
+    expected = work()
+    assert threads.count() == 2
+"""
+
+FORK = """
+    for _ in range(3):
+        child = os.fork()
+        if child == 0:
+            assert threads.count() == 1
+            with threads.threads(2):
+                assert threads.count() == 1
+            same = work() == expected
+            grandchild = os.fork()
+            if grandchild == 0:
+                os._exit(0 if work() == expected else 1)
+            assert os.waitpid(grandchild, 0)[1] == 0
+            os._exit(0 if same else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        assert work() == expected and threads.count() == 2
+    print(jit.numba.threading_layer())
+"""
+
+TOGETHER = """
+    start, wrong = threading.Barrier(8), []
+
+    def many():
+        start.wait()
+        for _ in range(25):
+            if work() != expected:
+                wrong.append(1)
+
+    workers = [threading.Thread(target=many) for _ in range(8)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not wrong
+    print(jit.numba.threading_layer())
+"""
+
+LAYERS = pytest.mark.parametrize("layer", ["default", "workqueue"])
+TWO = {"NUMBA_NUM_THREADS": "2", "LAMINA_THREADS": "2"}
+
+
+@LAYERS
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_fork_works_on(layer):
+    (used,) = run(
+        "-c", textwrap.dedent(BUSY) + textwrap.dedent(FORK), NUMBA_THREADING_LAYER=layer, **TWO
+    )
+    assert layer in ("default", used)
+
+
+@LAYERS
+def test_many_python_threads_at_once(layer):
+    (used,) = run(
+        "-c", textwrap.dedent(BUSY) + textwrap.dedent(TOGETHER), NUMBA_THREADING_LAYER=layer, **TWO
+    )
+    assert layer in ("default", used)
+
+
+def test_a_first_call_from_many_threads(tmp_path):
+    """All compile at once, and the cache holds whole files."""
+    script = """
+        import threading
+        import numpy as np
+        from lamina.engine import jit, matmul, packing, tile
+
+        start, found = threading.Barrier(8), []
+
+        def first():
+            start.wait()
+            a, c = np.ones((3, 3), np.float32), np.empty((3, 3), np.float32)
+            matmul.matmul(a, 3, 1, a, 1, 3, 3, 3, 3, c)
+            found.append((c == 3).all())
+
+        workers = [threading.Thread(target=first) for _ in range(8)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        assert len(found) == 8 and all(found)
+        print(*sorted(p.name for p in jit.folder().glob("*-*")))
+    """
+    (names,) = run("-c", script, LAMINA_CACHE_DIR=str(tmp_path))
+    assert names.split() == ["copy-float32.o", "tile-float32.o", "transpose-float32.o"]

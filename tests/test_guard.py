@@ -1,0 +1,34 @@
+"""No kernel reads or writes outside its arrays: see guarded.py."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="protects pages by Linux's means")
+
+
+def guarded(*arguments):
+    script = Path(__file__).with_name("guarded.py")
+    return subprocess.run(
+        [sys.executable, script, *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+
+
+def test_the_guard_sees_one_element_too_far():
+    done = guarded("strays")
+    assert done.returncode == 0, done.stderr
+    outcomes = dict(line.rsplit(": ", 1) for line in done.stdout.splitlines())
+    assert len(outcomes) == 13
+    for what, outcome in outcomes.items():
+        assert outcome == ("0" if what.endswith("nothing") else "SIGSEGV"), what
+
+
+@pytest.mark.parametrize(("linears", "convolutions"), [(1000, 0), (0, 800)])
+def test_kernels_stay_within_their_arrays(linears, convolutions):
+    done = guarded("problems", 0, linears, convolutions)
+    lines = done.stdout.splitlines()
+    last = lines[-1] if lines else "nothing yet"
+    assert done.returncode == 0, f"ended with {done.returncode} at {last}\n{done.stderr[-2000:]}"
+    assert len(lines) == 1 + linears + convolutions

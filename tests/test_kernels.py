@@ -1,0 +1,356 @@
+"""The kernels of Linear and Convolution against their formulas; their bits against themselves."""
+
+import itertools
+import sys
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import problems
+from contract import assert_same
+from lamina import kernels
+from lamina.convolution import direct, weights
+from lamina.convolution import formula as convolution_formula
+from lamina.convolution import kernel as convolution_kernel
+from lamina.engine import matmul, threads
+from lamina.linear import formula as linear_formula
+from lamina.linear import kernel as linear_kernel
+from lamina.windows import MODES
+from problems import LAYERS, LAYOUTS, Problem, check, passes, random_dy
+
+DTYPES = ["float32", "float64"]
+by_dtype = pytest.mark.parametrize("dtype", DTYPES)
+
+
+def linear(x, outputs, **fields):
+    return Problem("linear", x, (x[-1], outputs), **fields)
+
+
+def convolution(x, kernel, outputs, dtype="float32", bias=True, lengths=None, **options):
+    channels = x[-1] // options.get("groups", 1)
+    return Problem("convolution", x, (*kernel, channels, outputs), dtype, bias, lengths, options)
+
+
+# Against the formulas
+
+
+@by_dtype
+@pytest.mark.parametrize(
+    "shape", [(1,), (7,), (1, 1), (33, 5), (2, 3, 17), (2, 1, 3, 4), (61, 400)]
+)
+def test_linear(shape, dtype):
+    for outputs, bias in itertools.product((1, 3, 16, 17, 70), (True, False)):
+        check(linear(shape, outputs, dtype=dtype, bias=bias))
+
+
+@by_dtype
+@pytest.mark.parametrize("shape", [(0, 3), (0, 4, 3), (4, 0, 3)])
+def test_linear_of_nothing(shape, dtype):
+    check(linear(shape, 2, dtype=dtype))
+    x, dy = np.zeros(shape, dtype), np.zeros((*shape[:-1], 2), dtype)
+    _, cache = linear_kernel.forward(x, np.ones((3, 2), dtype), np.ones(2, dtype))
+    _, grads = linear_kernel.backward(dy, cache)
+    assert_same(grads["weight"], np.zeros((3, 2), dtype))
+    assert_same(grads["bias"], np.zeros(2, dtype))
+
+
+@by_dtype
+@pytest.mark.parametrize("axes", [(5, 6), (5, 6, 2)])
+def test_linear_with_lengths(axes, dtype):
+    check(linear((*axes, 9), 4, dtype=dtype, lengths=(3, 0, 6, 1, 5)))
+
+
+SITUATIONS = {
+    "one of each": convolution((1, 1, 1, 1), (1, 1), 1),
+    "one channel": convolution((2, 9, 8, 1), (3, 3), 32, padding=1),
+    "one output": convolution((2, 9, 8, 5), (3, 3), 1, padding=1),
+    "1x1": convolution((2, 5, 7, 33), (1, 1), 65),
+    "1x1 strided": convolution((2, 5, 7, 33), (1, 1), 18, stride=2),
+    "1x1 padded": convolution((2, 5, 7, 3), (1, 1), 4, padding=2),
+    "1x1 grouped": convolution((2, 5, 7, 6), (1, 1), 9, groups=3),
+    "as large as its input": convolution((2, 5, 7, 3), (5, 7), 4),
+    "many rows": convolution((1, 40, 3, 2), (3, 3), 3, padding=1),
+    "many columns": convolution((1, 2, 700, 3), (2, 3), 3, padding=1),
+    "strips": convolution((2, 3, 130, 90), (3, 5), 7, padding=2, dilation=(1, 2)),
+    "strips of a stride": convolution((1, 5, 130, 90), (3, 5), 7, padding=2, stride=(2, 3)),
+    "wide": convolution((1, 6, 6, 70), (3, 3), 150, padding=1),
+    "first layer": convolution((1, 23, 23, 3), (7, 7), 64, padding=3, stride=2),
+    "stride beyond the kernel": convolution((2, 11, 13, 3), (2, 1), 5, stride=(4, 5)),
+    "stride shares a divisor": convolution((1, 21, 5), (4,), 7, stride=6, dilation=4, padding=5),
+    "dilated": convolution((2, 15, 17, 5), (3, 3), 6, dilation=(4, 3), padding=((4, 2), (1, 5))),
+    "kernel inside padding": convolution((2, 3, 4, 5), (3, 2), 6, padding=((7, 5), (4, 8))),
+    "kernel inside padding, strided": convolution((1, 2, 3), (2,), 4, padding=((9, 8),), stride=3),
+    "larger than its input": convolution((2, 2, 3, 3), (5, 6), 4, padding=((2, 3), (3, 2))),
+    "grouped": convolution((2, 7, 9, 6), (3, 2), 8, groups=2, padding=1),
+    "many groups": convolution((2, 7, 9, 36), (3, 3), 24, groups=12, padding=1, stride=2),
+    "one output a group": convolution((2, 7, 9, 6), (3, 3), 3, groups=3, padding=1),
+    "one output a group, no padding": convolution((2, 7, 9, 6), (3, 3), 3, groups=3),
+    "depthwise": convolution((2, 9, 11, 37), (3, 3), 37, groups=37, padding=1),
+    "depthwise strided": convolution((2, 9, 11, 37), (3, 5), 37, groups=37, stride=(2, 3)),
+    "depthwise dilated": convolution((2, 9, 11, 20), (3, 2), 20, groups=20, dilation=(2, 3)),
+    "depthwise, all padding": convolution((2, 2, 2, 5), (2, 2), 5, groups=5, padding=3),
+    "multiplier": convolution((2, 9, 11, 5), (3, 3), 15, groups=5, padding=1),
+    "1d": convolution((3, 50, 4), (9,), 6, padding=((3, 1),), stride=2),
+    "1d causal": convolution((3, 50, 4), (3,), 6, padding=((8, 0),), dilation=4),
+    "1d lengths": convolution((4, 12, 3), (3,), 4, lengths=(3, 0, 12, 1)),
+    "1d lengths, padded": convolution(
+        (5, 12, 3), (3,), 4, lengths=(3, 0, 12, 1, 8), stride=2, dilation=2, padding=((3, 4),)
+    ),
+    "3d": convolution(
+        (2, 4, 5, 6, 3), (2, 3, 2), 5, stride=(1, 2, 1), padding=1, dilation=(2, 1, 1)
+    ),
+    "3d depthwise": convolution((2, 4, 5, 6, 19), (3, 3, 3), 19, groups=19, padding=1),
+    "no samples": convolution((0, 5, 6, 3), (3, 3), 4, padding=1),
+    "no rows": convolution((2, 0, 6, 3), (3, 3), 4, padding=2),
+    "no steps": convolution((2, 0, 3), (1,), 4),
+}  # fmt: skip
+
+
+@by_dtype
+@pytest.mark.parametrize("name", SITUATIONS)
+def test_convolution(name, dtype):
+    problem = SITUATIONS[name]
+    for bias in (True, False):
+        check(Problem(**vars(problem) | {"dtype": dtype, "bias": bias}))
+
+
+@by_dtype
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_padding_modes(rank, mode, dtype):
+    sizes, pads = (7, 5, 4)[-rank:], ((2, 1), (0, 3), (3, 3))[-rank:]
+    for stride, dilation, groups in ((1, 1, 1), (2, 1, 2), (1, 2, 1), (3, 2, 4)):
+        check(
+            convolution(
+                (2, *sizes, 4),
+                (3, 2, 2)[-rank:],
+                8,
+                dtype,
+                stride=stride,
+                dilation=dilation,
+                groups=groups,
+                padding=pads,
+                padding_mode=mode,
+            )
+        )
+
+
+@by_dtype
+@pytest.mark.parametrize("outputs", [1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 31, 33, 63, 65, 127, 129])
+def test_channels_around_the_edges_of_tiles(outputs, dtype):
+    for channels in (1, 3, outputs):
+        check(convolution((2, 3, 16, channels), (2, 3), outputs, dtype, padding=1))
+    check(convolution((1, 3, 15, outputs), (2, 3), outputs, dtype, padding=1, groups=outputs))
+    check(convolution((1, 2, 9, 2 * outputs), (1, 3), 2 * outputs, dtype, padding=1, groups=2))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts_of_memory(layout):
+    for dtype in DTYPES:
+        check(linear((3, 4, 18), 20, dtype=dtype), 0, (layout,))
+        check(linear((4, 5, 18), 20, dtype=dtype, lengths=(3, 0, 5, 1)), 0, (layout,))
+        for name in ("wide", "grouped", "depthwise", "1d lengths"):
+            check(Problem(**vars(SITUATIONS[name]) | {"dtype": dtype}), 0, (layout,))
+
+
+@settings(derandomize=True, database=None, deadline=None, max_examples=250)
+@given(
+    st.sampled_from([problems.linear, problems.convolution]), st.integers(0, 2**32), st.booleans()
+)
+def test_any_problem(make, seed, rearranged):
+    rng = np.random.default_rng(seed)
+    check(make(rng), seed, tuple(rng.permutation(LAYOUTS)) if rearranged else ("plain",))
+
+
+@by_dtype
+def test_nan_and_infinity_go_where_they_belong(dtype):
+    """Those of weights alone may be met by zeros of padding that kernels pass over."""
+    for problem in (linear((5, 9), 20, dtype=dtype), convolution((3, 6, 7, 5), (3, 3), 20, dtype)):
+        kernel, formula = LAYERS[problem.layer]
+        arrays, dy = problem.arrays(), random_dy(problem)
+        for value in (np.nan, np.inf):
+            for name in ("x", "bias", "dy"):
+                spoilt = {n: a.copy() for n, a in (arrays | {"dy": dy}).items()}
+                spoilt[name].flat[spoilt[name].size // 2] = value
+                spoilt_dy = spoilt.pop("dy")
+                found = passes(kernel, problem, spoilt, spoilt_dy)
+                with np.errstate(invalid="ignore"):
+                    expected = passes(formula, problem, spoilt, spoilt_dy)
+                for n, a in found.items():
+                    assert_same(np.isfinite(a), np.isfinite(expected[n]), f"{name}: {n}")
+
+
+# The same bits
+
+KEPT = {
+    "linear": linear((7, 65), 100),
+    "linear, wide": linear((20, 17), 300),
+    "linear, three axes": linear((5, 3, 40), 33),
+    "linear, lengths": linear((5, 6, 40), 33, lengths=(3, 0, 6, 1, 5)),
+    **{
+        name: SITUATIONS[name]
+        for name in (
+            "one channel", "1x1", "strips of a stride", "wide", "stride beyond the kernel",
+            "dilated", "kernel inside padding", "many groups", "one output a group", "depthwise",
+            "multiplier", "1d causal", "1d lengths, padded", "3d",
+        )
+    },
+    "circular": convolution((3, 7, 5, 4), (3, 3), 20, padding=2, padding_mode="circular"),
+    "reflect": convolution((3, 9, 4), (3,), 20, padding=2, padding_mode="reflect", stride=2),
+}  # fmt: skip
+
+
+@pytest.fixture(params=[f"{name}, {dtype}" for name in KEPT for dtype in DTYPES])
+def kept(request, monkeypatch):
+    """A problem, its arrays and results; the smallest sum may go to several threads."""
+    name, _, dtype = request.param.rpartition(", ")
+    problem = KEPT[name]
+    fields = {"x": (5, *problem.x[1:]), "dtype": dtype}
+    if problem.lengths is not None:
+        fields["lengths"] = (3, 0, problem.x[1], 1, 5)
+    problem = Problem(**vars(problem) | fields)
+    for module in (matmul, direct, weights):
+        monkeypatch.setattr(module, "SERIAL", 0)
+    kernel, arrays, dy = LAYERS[problem.layer][0], problem.arrays(), random_dy(problem)
+    with threads.threads(1):
+        expected = passes(kernel, problem, arrays, dy)
+    return SimpleNamespace(problem=problem, kernel=kernel, arrays=arrays, dy=dy, expected=expected)
+
+
+def test_same_bits_on_any_number_of_threads(kept, monkeypatch):
+    for parts in (1, 2, 2, 3, 5, 16):
+        for module, name in (
+            (threads, "count"),
+            (direct, "count_threads"),
+            (weights, "count_threads"),
+        ):
+            monkeypatch.setattr(module, name, lambda parts=parts: parts)
+        found = passes(kept.kernel, kept.problem, kept.arrays, kept.dy)
+        for name, a in found.items():
+            assert_same(a, kept.expected[name], f"{name} in {parts} parts")
+
+
+def test_same_bits_of_a_sample_in_any_batch_at_any_place(kept):
+    for places in ([0], [4], [2, 2], [3, 0, 1], [4, 3, 2, 1, 0], [0, 1, 2, 3, 4] * 5):
+        arrays = {
+            name: a[places] if name in ("x", "lengths") else a for name, a in kept.arrays.items()
+        }
+        found = passes(kept.kernel, kept.problem, arrays, kept.dy[places])
+        for name in ("y", "dx"):
+            assert_same(found[name], kept.expected[name][places], f"{name} of {places}")
+
+
+@by_dtype
+@pytest.mark.parametrize("name", ["linear, lengths", "1d lengths, padded", "1d causal"])
+def test_same_bits_of_a_sequence_alone(name, dtype):
+    problem = KEPT[name]
+    n, steps = problem.x[:2]
+    lengths = (steps, 3, 1, 7, 6)[:n]
+    problem = Problem(**vars(problem) | {"dtype": dtype, "lengths": lengths})
+    kernel, arrays, dy = LAYERS[problem.layer][0], problem.arrays(), random_dy(problem)
+    whole = passes(kernel, problem, arrays, dy)
+    for n, length in enumerate(lengths):
+        alone = arrays | {"x": arrays["x"][n : n + 1, :length]}
+        del alone["lengths"]
+        y, cache = kernel.forward(**alone, **problem.options)
+        dx, _ = kernel.backward(dy[n : n + 1, : y.shape[1]], cache)
+        assert_same(y, whole["y"][n : n + 1, : y.shape[1]], f"y of {length} steps")
+        assert_same(dx, whole["dx"][n : n + 1, :length], f"dx of {length} steps")
+
+
+@by_dtype
+def test_same_bits_with_one_thread_and_with_two(dtype):
+    for problem in (
+        linear((130, 200), 150, dtype=dtype),
+        convolution((4, 14, 14, 16), (3, 3), 32, dtype, padding=1),
+        convolution((4, 20, 20, 48), (5, 5), 48, dtype, padding=2, groups=48),
+    ):
+        kernel, arrays, dy = LAYERS[problem.layer][0], problem.arrays(), random_dy(problem)
+        results = []
+        for n in (1, 2, 2):
+            with threads.threads(n):
+                results.append(passes(kernel, problem, arrays, dy))
+        for other in results[1:]:
+            for name, a in other.items():
+                assert_same(a, results[0][name], name)
+
+
+# Memory
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        SITUATIONS["strips"],
+        convolution((1, 64, 64, 64), (3, 3), 64, padding=1),
+        convolution((1, 20000, 8), (9,), 8, padding=4),
+        convolution((1, 40, 40, 256), (3, 3), 16, padding=1, dilation=6),
+        convolution((1, 6, 20, 20, 32), (3, 3, 3), 32, padding=1),
+        convolution((1, 64, 64, 32), (3, 3), 32, padding=1, padding_mode="reflect"),
+    ],
+    ids=str,
+)
+def test_workspace_of_a_convolution(problem, monkeypatch):
+    """At most 32 MB, or a tenth of x; weights packed and lists of segments included."""
+    arrays, taken = problem.arrays(), []
+
+    def empty(shape, dtype=np.float64):
+        taken.append(int(np.prod(shape)) * np.dtype(dtype).itemsize)
+        return np.empty(shape, dtype)
+
+    class Counting:
+        def __getattr__(self, name):
+            return empty if name == "empty" else getattr(np, name)
+
+    monkeypatch.setattr(direct, "np", Counting())
+    monkeypatch.setattr(weights, "np", Counting())
+    with threads.threads(2):
+        passes(convolution_kernel, problem, arrays, random_dy(problem))
+    assert max(taken) <= max(32 * 2**20, arrays["x"].nbytes // 10)
+
+
+# Which functions a layer calls
+
+
+def test_formulas_for_a_block():
+    linear, convolution = "lamina.linear.layer", "lamina.convolution.streaming"
+    assert kernels.functions(linear) is linear_kernel
+    assert kernels.functions(convolution) is convolution_kernel
+    with kernels.formulas():
+        assert kernels.functions(linear) is linear_formula
+        with kernels.formulas():
+            assert kernels.functions(convolution) is convolution_formula
+        assert kernels.functions(linear) is linear_formula
+    assert kernels.functions(linear) is linear_kernel
+    with pytest.raises(KeyError), kernels.formulas():
+        raise KeyError
+    assert kernels.functions(linear) is linear_kernel
+
+
+def test_formulas_hold_for_their_own_thread():
+    found = []
+
+    def other():
+        with kernels.formulas():
+            found.append(kernels.functions("lamina.linear.layer"))
+            ready.set()
+            leave.wait()
+
+    ready, leave = threading.Event(), threading.Event()
+    thread = threading.Thread(target=other)
+    thread.start()
+    ready.wait()
+    found.append(kernels.functions("lamina.linear.layer"))
+    leave.set()
+    thread.join()
+    assert found == [linear_formula, linear_kernel]
+
+
+def test_formulas_where_numba_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "numba", None)
+    assert kernels._compiled.__wrapped__("lamina.linear") is linear_formula
+    assert kernels._compiled.__wrapped__("lamina.convolution") is convolution_formula
