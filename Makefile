@@ -8,12 +8,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 export OPENBLAS_NUM_THREADS ?= 1
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-peers lint clean
+.PHONY: help demo test test-peers bench lint clean
 
 help:
 	@echo "make demo        train two networks on real data, save and load them"
 	@echo "make test        run the tests"
 	@echo "make test-peers  run them beside PyTorch, JAX and the other optional packages"
+	@echo "make bench       measure all layers beside other libraries; LAYER=linear QUICK=1 a part"
 	@echo "make lint        check format, rules and types"
 	@echo "make clean       remove what these targets made"
 
@@ -25,6 +26,9 @@ test: .venv/.test
 
 test-peers: .venv/.peers
 	$(BIN)/python -m pytest -q -n auto
+
+bench: .venv/.bench
+	$(BIN)/python -m benchmarks $(if $(LAYER),--layer $(LAYER)) $(if $(QUICK),--quick)
 
 lint: .venv/.lint
 	$(BIN)/ruff format --check .
@@ -47,4 +51,8 @@ clean:
 
 .venv/.peers: .venv/.test
 	$(PIP) install --editable '.[test,peers,plot,mnist1d]'
+	@touch $@
+
+.venv/.bench: .venv/.plain
+	$(PIP) install --editable '.[peers,bench]'
 	@touch $@

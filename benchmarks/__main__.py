@@ -1,0 +1,181 @@
+"""Run the benchmarks: `python -m benchmarks --help`."""
+
+import argparse
+import contextlib
+import datetime
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import chart, limits, machine, reference, report
+from .cases import CASES, LAYERS, Case
+from .peers import Peer, PeerError, peers
+
+Forms = dict[str, dict[str, dict[str, list[float]]]]
+"""By form, pass, and what was measured: a value for each round."""
+Times = dict[str, Forms]
+"""The same by library."""
+
+
+def main() -> None:
+    """Measure the limits, then the cases, and write page, picture and JSON."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=main.__doc__)
+    parser.add_argument("--layer", choices=LAYERS, help="the cases of one layer alone")
+    parser.add_argument("--quick", action="store_true", help="a few cases, for a short time")
+    parser.add_argument("--rounds", type=int, help="how often each case is measured")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="where to write; docs/, and results.json beside the benchmarks, where all is measured;"
+        " else build/benchmarks/",
+    )
+    given = parser.parse_args()
+    whole = given.layer is None and not given.quick
+    out = given.out or Path("docs" if whole else "build/benchmarks")
+    chosen = [
+        case
+        for case in CASES
+        if (case.quick or not given.quick) and given.layer in (None, case.layer)
+    ]
+    rounds = given.rounds or (2 if given.quick else 3)
+    run = measure(chosen, rounds, seconds=0.05 if given.quick else 0.15)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "benchmarks.md").write_text(report.page(run), encoding="utf-8")
+    (out / "benchmarks.svg").write_text(chart.draw(run), encoding="utf-8")
+    data = (Path(__file__).parent if whole and given.out is None else out) / "results.json"
+    data.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
+    print(f"Wrote {out / 'benchmarks.md'}, {out / 'benchmarks.svg'} and {data}")
+
+
+def measure(cases: Sequence[Case], rounds: int, seconds: float) -> dict[str, Any]:
+    """Return what results.json holds: limits, then times of the cases."""
+    threads = machine.threads()
+    print("Limits of this machine ...", flush=True)
+    found = limits.measure(threads)
+    with started(threads) as (present, versions, left_out):
+        run: dict[str, Any] = {
+            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            "machine": machine.describe(),
+            "threads": threads,
+            "versions": versions,
+            "left_out": left_out,
+            "titles": {peer.name: peer.title for peer in present},
+            "rounds": rounds,
+            "seconds": seconds,
+            "limits": found,
+            "cases": {},
+        }
+        for i, case in enumerate(cases, start=1):
+            print(f"[{i}/{len(cases)}] {case.layer} {case.name}", flush=True)
+            times, failures = turns(case, present, rounds, seconds, threads)
+            run["cases"][case.name] = {"layer": case.layer, "times": times, "failures": failures}
+            for name, reason in failures.items():
+                print(f"    {name}: {reason}", flush=True)
+    return run
+
+
+@contextlib.contextmanager
+def started(threads: int) -> Iterator[tuple[list[Peer], dict[str, str], dict[str, str]]]:
+    """Start the libraries; give those that work, their versions, and why others do not."""
+    present, versions, left_out = [], {}, {}
+    every = peers()
+    try:
+        for peer in every:
+            reason = peer.missing()
+            if reason is None:
+                try:
+                    peer.start(threads)
+                    versions.update(peer.ask("versions"))
+                    present.append(peer)
+                except PeerError as error:
+                    reason = str(error)
+            if reason is not None:
+                left_out[peer.title] = reason
+                print(f"Without {peer.title}: {reason}", flush=True)
+        yield present, versions, left_out
+    finally:
+        for peer in every:
+            peer.stop()
+
+
+def turns(
+    case: Case, present: Sequence[Peer], rounds: int, seconds: float, threads: int
+) -> tuple[Times, dict[str, str]]:
+    """Return the times of a case, and why a library has none."""
+    forms, failures = prepared(case, present)
+    times: Times = {peer.name: {} for peer in present}
+    for i in range(rounds):
+        first = i % len(present)
+        for peer in [*present[first:], *present[:first]]:
+            if peer.name not in failures:
+                try:
+                    turn(peer, forms[peer.name], seconds, times[peer.name])
+                except PeerError as error:
+                    failures[peer.name] = str(error)
+    for peer in present:
+        if peer.name in failures:
+            del times[peer.name]
+            peer.stop()  # whatever state it is in, the next case has a new process
+            peer.start(threads)
+            peer.pause()
+    return times, failures
+
+
+def turn(peer: Peer, forms: dict[str, list[str]], seconds: float, times: Forms) -> None:
+    """Add to `times` those of all forms and passes of a library."""
+    for form, passes in forms.items():
+        for which in passes:
+            answer = peer.ask("time", form=form, which=which, seconds=seconds)
+            empty: dict[str, list[float]] = {"medians": [], "minima": [], "calls": []}
+            kept = times.setdefault(form, {}).setdefault(which, empty)
+            kept["medians"].append(answer["median"])
+            kept["minima"].append(answer["minimum"])
+            kept["calls"].append(answer["calls"])
+
+
+def prepared(
+    case: Case, present: Sequence[Peer]
+) -> tuple[dict[str, dict[str, list[str]]], dict[str, str]]:
+    """Let all libraries take up a case at once; return forms with passes, and what failed."""
+    forms: dict[str, dict[str, list[str]]] = {}
+    failures: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        exact = Path(folder) / "exact.npz"
+        arrays: dict[str, Any] = reference.results(case, reference.inputs(case))
+        np.savez(exact, **arrays)
+        asked = []
+        for peer in present:
+            try:
+                peer.resume()
+                peer.send("prepare", case=case.name, reference=str(exact))
+                asked.append(peer)
+            except PeerError as error:
+                failures[peer.name] = str(error)
+        for peer in asked:
+            try:
+                errors = peer.receive()
+            except PeerError as error:
+                failures[peer.name] = str(error)
+                continue
+            finally:
+                peer.pause()
+            wrong = [
+                f"{array} is off by {error:.1e} ({form or 'its only form'}, {which})"
+                for form, by_pass in errors.items()
+                for which, by_array in by_pass.items()
+                for array, error in by_array.items()
+                if not error <= reference.TOLERANCE[case.dtype]
+            ]
+            if wrong:
+                failures[peer.name] = "; ".join(wrong)
+            else:
+                forms[peer.name] = {form: list(by_pass) for form, by_pass in errors.items()}
+    return forms, failures
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""Lamina: its layers as a user calls them, checks of arguments inside the clock."""
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import lamina as lm
+
+from ..cases import Case, Convolution, Linear
+from . import runner
+from .runner import Form, NDArray
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Lamina and what it computes with."""
+    import numba
+    import numpy
+
+    return {"lamina": lm.__version__, "numpy": numpy.__version__, "numba": numba.__version__}
+
+
+def layer_of(case: Case) -> Any:
+    """Return the layer of a case."""
+    if isinstance(case, Linear):
+        return lm.Linear(case.inputs, case.outputs, dtype=case.dtype, rng=0)
+    if isinstance(case, Convolution):
+        return (lm.Conv1d, lm.Conv2d, lm.Conv3d)[case.rank - 1](
+            case.inputs,
+            case.outputs,
+            case.kernel,
+            stride=case.stride,
+            dilation=case.dilation,
+            padding=case.padding,
+            groups=case.groups,
+            bias=case.bias,
+            dtype=case.dtype,
+            rng=0,
+        )
+    raise TypeError(f"no layer for {case}")
+
+
+def forms(case: Case, given: Mapping[str, NDArray]) -> dict[str, Form]:
+    """Return the layer and, where models have one, their inference form."""
+    layer = layer_of(case)
+    x, dy = given["x"], given["dy"]
+    for name in layer.params:
+        setattr(layer, name, given[name])
+
+    def both() -> tuple[NDArray, ...]:
+        y, cache = layer.forward(x, training=True)
+        dx, grads = layer.backward(dy, cache)
+        return (y, dx, *(grads[name] for name in ("weight", "bias") if name in grads))
+
+    found = {"layer": Form({"forward": lambda: layer(x), "both": both}, _same)}
+    model = lm.Sequential(layer)
+    if hasattr(model, "for_inference"):
+        fixed = model.for_inference()
+        found["for_inference"] = Form({"forward": lambda: fixed(x)}, _same)
+    return found
+
+
+def _same(name: str, array: NDArray) -> NDArray:
+    return array
+
+
+if __name__ == "__main__":
+    runner.serve(sys.modules[__name__])

@@ -1,0 +1,84 @@
+"""ONNX Runtime: inference sessions, which pack their weights once, with float32."""
+
+import sys
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
+
+from ..cases import Case, Convolution
+from . import runner
+from .runner import Form, NDArray
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of ONNX and its runtime."""
+    return {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
+
+
+def forms(case: Case, given: Mapping[str, NDArray]) -> dict[str, Form]:
+    """Return a session as it is usually called, and one that writes into the same y each time."""
+    if case.dtype != "float32":
+        return {}
+    convolution = isinstance(case, Convolution)
+    x, weight = given["x"], given["weight"]
+    if convolution:
+        x, weight = np.moveaxis(x, -1, 1), np.moveaxis(weight, (-1, -2), (0, 1))
+    x = np.ascontiguousarray(x)
+    session = _session(case, {**given, "x": x, "weight": np.ascontiguousarray(weight)})
+    y = onnxruntime.OrtValue.ortvalue_from_shape_and_type(_shape_of_y(case), np.float32)
+    bound = session.io_binding()
+    bound.bind_cpu_input("x", x)
+    bound.bind_ortvalue_output("y", y)
+
+    def into_y() -> NDArray:
+        session.run_with_iobinding(bound)
+        return y
+
+    def restore(name: str, array: NDArray) -> NDArray:
+        array = array if isinstance(array, np.ndarray) else array.numpy()
+        return np.moveaxis(array, 1, -1) if convolution else array
+
+    return {
+        "run": Form({"forward": lambda: session.run(None, {"x": x})[0]}, restore),
+        "bound": Form({"forward": into_y}, restore),
+    }
+
+
+def _shape_of_y(case: Case) -> list[int]:
+    n, *sizes, outputs = case.shapes["y"]
+    return [n, outputs, *sizes]
+
+
+def _session(case: Case, arrays: Mapping[str, NDArray]) -> onnxruntime.InferenceSession:
+    """Return the session of a graph of one node; arrays are in ONNX's layout."""
+    options = {}
+    if isinstance(case, Convolution):
+        options = {
+            "kernel_shape": case.kernel,
+            "strides": case.stride,
+            "dilations": case.dilation,
+            "pads": [n for side in zip(*case.padding, strict=True) for n in side],
+            "group": case.groups,
+        }
+    weights = [name for name in ("weight", "bias") if name in arrays]
+    graph = helper.make_graph(
+        [helper.make_node("Conv" if options else "Gemm", ["x", *weights], ["y"], **options)],
+        "case",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, arrays["x"].shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, _shape_of_y(case))],
+        [numpy_helper.from_array(arrays[name], name) for name in weights],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = runner.THREADS
+    settings.inter_op_num_threads = 1
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), settings, providers=["CPUExecutionProvider"]
+    )
+
+
+if __name__ == "__main__":
+    runner.serve(sys.modules[__name__])

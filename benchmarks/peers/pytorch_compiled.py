@@ -1,0 +1,35 @@
+"""PyTorch's modules through torch.compile, images channels last."""
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ..cases import Case, Convolution
+from . import pytorch, runner
+from .runner import Form, NDArray
+
+
+def versions() -> dict[str, str]:
+    """Return the version of PyTorch; raise where torch.compile does not work."""
+    compile(torch.nn.ReLU())(torch.ones(8))  # it needs a C++ compiler
+    return pytorch.versions()
+
+
+def compile(module: torch.nn.Module) -> Any:
+    """Return the module compiled for the shapes that it will first meet."""
+    torch.compiler.reset()  # else the shapes of earlier cases make it compile for any
+    return torch.compile(module, dynamic=False)
+
+
+def forms(case: Case, given: Mapping[str, NDArray]) -> dict[str, Form]:
+    """Return the compiled module."""
+    if isinstance(case, Convolution) and case.rank in pytorch.CHANNELS_LAST:
+        kind = pytorch.CHANNELS_LAST[case.rank]
+        return {"channels last": pytorch.form(case, given, kind, compile)}
+    return {"": pytorch.form(case, given, wrap=compile)}
+
+
+if __name__ == "__main__":
+    runner.serve(sys.modules[__name__])

@@ -1,0 +1,145 @@
+"""What a library's process does: answer requests, a line of JSON each, until its input ends.
+
+    {"do": "versions"}
+        {"torch": "2.13.0", ...}
+    {"do": "prepare", "case": name, "reference": file}
+        {form: {pass: {array: error}}}
+    {"do": "time", "form": form, "which": pass, "seconds": seconds}
+        {"median": seconds, "minimum": seconds, "calls": count}
+
+Times are in seconds. "error" in an answer says what failed.
+"""
+
+import gc
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import reference
+from ..cases import Case, Pass, find
+
+NDArray = npt.NDArray[Any]
+
+THREADS: Final = int(os.environ.get("OMP_NUM_THREADS", "1"))
+"""How many threads the library is to use."""
+NAMES: Final = ("y", "dx", "weight", "bias")
+"""What the results of a pass are, in this order; "forward" returns the first alone."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """A way to compute a case: with arrays at hand, in the library's own kind and layout.
+
+    Attributes
+    ----------
+    passes : dict of callables
+        By pass, what is timed: "forward" returns y, "both" a sequence of y, dx and the gradients of
+        weight and bias (if there is one).
+    restore : callable
+        Turns one of these, given its name, into a NumPy array in Lamina's layout.
+    """
+
+    passes: Mapping[Pass, Callable[[], Any]]
+    restore: Callable[[str, Any], NDArray]
+
+    def compute(self, which: Pass) -> dict[str, NDArray]:
+        """Return the results of a pass by name, in Lamina's layout."""
+        found = self.passes[which]()
+        arrays = [found] if which == "forward" else found
+        return {name: self.restore(name, array) for name, array in zip(NAMES, arrays, strict=False)}
+
+
+class Library(Protocol):
+    """What a module beside this one gives."""
+
+    def versions(self) -> dict[str, str]:
+        """Return the versions of the packages behind it; raise if it does not work here."""
+
+    def forms(self, case: Case, given: Mapping[str, NDArray]) -> dict[str, Form]:
+        """Return the ways to compute a case, by name; none where it cannot."""
+
+
+class Runner:
+    """A library and the case at hand."""
+
+    def __init__(self, library: Library) -> None:
+        self.library = library
+        self.forms: dict[str, Form] = {}
+
+    def versions(self) -> dict[str, str]:
+        """Return the versions of the packages behind the library."""
+        return self.library.versions()
+
+    def prepare(self, case: str, exact: str) -> dict[str, dict[Pass, dict[str, float]]]:
+        """Take up a case; return how far the results of each form are from the exact ones."""
+        self.forms = {}  # frees the arrays of the case before
+        given = find(case)
+        forms = self.library.forms(given, reference.inputs(given))
+        errors: dict[str, dict[Pass, dict[str, float]]] = {}
+        with np.load(exact) as expected:
+            for name, form in forms.items():
+                errors[name] = {
+                    which: {
+                        array: reference.distance(found, expected[array])
+                        for array, found in form.compute(which).items()
+                    }
+                    for which in form.passes
+                }
+        self.forms = forms
+        return errors
+
+    def time(self, form: str, which: Pass, seconds: float) -> dict[str, float]:
+        """Return median and minimum of the times of a pass, measured for so long."""
+        return clock(self.forms[form].passes[which], seconds)
+
+
+def clock(call: Callable[[], Any], seconds: float) -> dict[str, float]:
+    """Call for a quarter of `seconds` to warm up, then for `seconds`, five times at least."""
+    now = time.perf_counter
+    times: list[float] = []
+    end = now() + seconds / 4
+    call()
+    while now() < end:
+        call()
+    gc.collect()
+    gc.disable()
+    try:
+        end = now() + seconds
+        while now() < end or len(times) < 5:
+            start = now()
+            call()
+            times.append(now() - start)
+    finally:
+        gc.enable()
+    return {"median": statistics.median(times), "minimum": min(times), "calls": len(times)}
+
+
+def serve(library: Any) -> None:
+    """Answer requests until the input ends."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a library prints is no answer
+    runner = Runner(library)
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            match request["do"]:
+                case "versions":
+                    answer: dict[Any, Any] = runner.versions()
+                case "prepare":
+                    answer = runner.prepare(request["case"], request["reference"])
+                case "time":
+                    answer = runner.time(request["form"], request["which"], request["seconds"])
+                case unknown:
+                    answer = {"error": f"unknown request {unknown!r}"}
+        except Exception as error:
+            first, *_ = [*str(error).strip().splitlines(), ""]
+            answer = {"error": f"{type(error).__name__}: {first}"}
+        print(json.dumps(answer), file=answers, flush=True)

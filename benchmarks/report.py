@@ -1,0 +1,179 @@
+"""The page of a run, as Markdown."""
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Final
+
+from .bars import (
+    MEANS,
+    RATIO,
+    RATIO_AT_LIMIT,
+    Result,
+    Run,
+    geometric_mean,
+    misses,
+    results,
+)
+from .cases import LAYERS, PASSES
+from .chart import TITLES
+
+METHOD: Final = """\
+## How it is measured
+
+- Before time is taken, y and all gradients of every library are compared with a reference computed
+  in float64.
+- Each library is a process of its own, on all threads. They go in turns, case by case, several
+  rounds; while one is measured the others are stopped. Times are medians over the calls of a round,
+  then over rounds; results.json has those of every round, and minima.
+- *Forward* is inference. *Forward + backward* gives the gradients of x and of all parameters.
+- Lamina is called as a user calls it, `layer(x)`, `layer.forward` and `layer.backward`: checks of
+  arguments and packing of weights are inside the clock, as is memory for the results. Data are
+  channels last.
+- PyTorch's modules are given data channels first and channels last, and the better of the two
+  counts; torch.compile channels last. JAX computes channels last, under `jit`. ONNX Runtime's
+  sessions keep weights packed; the better counts of `run` and of a session that writes into the
+  same memory each time. Where Lamina's `for_inference` was measured, it is what stands against
+  ONNX Runtime, and the layer itself against the others.
+- The *limit* of a case is the greater of two times: its arithmetic at the machine's peak; its bytes
+  at the bandwidth of its working set. A multiply-add counts as two operations, with the zeros of
+  padding, as is usual: a library that passes over them may go beyond 100%. Bytes are those of every
+  array once a pass: forward reads x and the parameters and writes y; backward reads dy, x and
+  weight and writes the gradients. Bytes that are read while as many are written go at the bandwidth
+  of scaling, the rest of those that are read at the bandwidth of reading.
+- *Ratio* is the time of the fastest library over Lamina's: above 1, Lamina is faster.
+"""
+
+
+def page(run: Run) -> str:
+    """Return the page of a run."""
+    found = {which: list(results(run, which)) for which in PASSES}
+    parts = [
+        "# Benchmarks",
+        "*Written by `make bench`; times in microseconds, medians.*",
+        "\n".join(_machine(run)),
+        "## Limits of this machine",
+        "\n".join(_limits(run)),
+        "![The share of its limit that each case reaches](benchmarks.svg)",
+        METHOD.rstrip(),
+    ]
+    for layer in LAYERS:
+        for which in PASSES:
+            of_layer = [result for result in found[which] if result.case.layer == layer]
+            if of_layer:
+                parts.append(f"## {layer.capitalize()}, {TITLES[which]}")
+                parts.append("\n".join(_table(of_layer, run["titles"])))
+    parts += ["## Geometric means", "\n".join(_means(found["forward"] + found["both"]))]
+    parts += ["## Below the bars", "\n".join(_below(found["forward"] + found["both"]))]
+    failures = list(_failures(run))
+    if failures:
+        parts += ["## Not measured", "\n".join(failures)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _machine(run: Run) -> Iterator[str]:
+    machine = run["machine"]
+    yield from _rows(["", ""], ["---", "---"])
+    yield f"| CPU | {machine['cpu']}, {machine['vector_bits']}-bit vectors |"
+    yield f"| Threads | {run['threads']} of {machine['cores']} cores |"
+    yield f"| System | {machine['system']}, Python {machine['python']} |"
+    versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
+    yield f"| Versions | {versions} |"
+    yield f"| Date | {run['date']} |"
+    yield f"| Rounds | {run['rounds']}, {run['seconds']:g} s each |"
+    left_out = [f"{title} ({reason})" for title, reason in run["left_out"].items()]
+    yield f"| Left out | {'; '.join(left_out) or 'none'} |"
+
+
+def _limits(run: Run) -> Iterator[str]:
+    limits = run["limits"]
+    for dtype, by_threads in limits["peak"].items():
+        peaks = ", ".join(f"{flops / 1e9:.0f} on {n}" for n, flops in by_threads.items())
+        yield f"- Peak in {dtype}, GF/s by threads: {peaks}"
+    yield "- Bandwidth on all threads, GB/s by working set:"
+    yield ""
+    yield from _rows(["", *map(_size, limits["sizes"])], ["---"] + ["--:"] * len(limits["sizes"]))
+    for do in ("read", "scale"):
+        yield f"| {do} | " + " | ".join(f"{rate / 1e9:.0f}" for rate in limits[do]) + " |"
+
+
+def _table(found: Sequence[Result], titles: dict[str, str]) -> Iterator[str]:
+    columns = [name for name in titles if any(name in result.times for result in found)]
+    packed = any(result.packed is not None for result in found)
+    heads = ["Case", *(titles[name] for name in columns)]
+    if packed:
+        heads.insert(2, "for_inference")
+    heads += ["Ratio", "Limit", "Lamina's share", "The fastest's share"]
+    yield from _rows(heads, ["---"] + ["--:"] * (len(heads) - 1))
+    for family, group in groupby(found, key=lambda result: result.case.family):
+        yield f"| **{family}** |" + " |" * (len(heads) - 1)
+        for result in group:
+            cells = [_microseconds(result.times.get(name)) for name in columns]
+            if packed:
+                cells.insert(1, _microseconds(result.packed))
+            fastest = result.fastest
+            cells += [
+                f"{result.ratio:.2f}" if fastest else "",
+                _microseconds(result.limit),
+                f"{result.share(result.lamina):.0%}",
+                f"{result.share(result.times[fastest]):.0%}" if fastest else "",
+            ]
+            yield f"| {result.case.name} | " + " | ".join(cells) + " |"
+
+
+def _means(found: Sequence[Result]) -> Iterator[str]:
+    yield from _rows(
+        ["Layer", "Pass", "Cases", "Ratio", "Bar"], ["---", "---", "--:", "--:", "--:"]
+    )
+    for layer in LAYERS:
+        for which in PASSES:
+            group = [
+                result
+                for result in found
+                if (result.case.layer, result.which) == (layer, which) and result.fastest
+            ]
+            if group:
+                mean, bar = geometric_mean(group), MEANS[layer, which]
+                yield (
+                    f"| {layer.capitalize()} | {TITLES[which]} | {len(group)} | {mean:.2f} "
+                    f"| {bar:g} |"
+                )
+
+
+def _below(found: Sequence[Result]) -> Iterator[str]:
+    yield (
+        f"The bars: a ratio of {RATIO['forward']:g} forward ({RATIO_AT_LIMIT:g} against a library "
+        f"within 5% of the limit) and {RATIO['both']:g} forward + backward; where arithmetic takes "
+        "twice the time of the bytes or more, 92% of the peak forward and 88% forward + backward "
+        "(85% for Linear from 512 features, 80% for convolutions of 1 or 3 channels); for a Linear "
+        "of one sample with 256 outputs or more, 77% of the bandwidth."
+    )
+    yield ""
+    lines = [
+        f"- {result.case.layer.capitalize()} {result.case.name}, {TITLES[result.which]}: "
+        + "; ".join(missed)
+        for result in found
+        if (missed := list(misses(result)))
+    ]
+    yield from lines or ["None."]
+
+
+def _failures(run: Run) -> Iterator[str]:
+    for name, case in run["cases"].items():
+        for peer, reason in case["failures"].items():
+            yield f"- {run['titles'][peer]}, {name}: {reason}"
+
+
+def _rows(heads: Sequence[str], rules: Sequence[str]) -> Iterator[str]:
+    yield "| " + " | ".join(heads) + " |"
+    yield "|" + "|".join(rules) + "|"
+
+
+def _microseconds(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    found = seconds * 1e6
+    return f"{found:.1f}" if found < 99.95 else f"{found:.0f}"
+
+
+def _size(count: int) -> str:
+    return f"{count >> 20} MiB" if count >= 1 << 20 else f"{count >> 10} KiB"

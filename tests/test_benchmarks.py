@@ -1,0 +1,212 @@
+"""The benchmarks, but for the measuring: cases, reference, bars, page and picture."""
+
+import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from benchmarks import bars, chart, limits, reference, report
+from benchmarks.cases import CASES, PASSES, Linear, convolution, find
+from benchmarks.peers import lamina_layers
+
+LIMITS = {
+    "threads": 2,
+    "peak": {"float32": {"1": 245e9, "2": 490e9}, "float64": {"1": 122e9, "2": 245e9}},
+    "sizes": [2**15, 2**20, 2**28],
+    "read": [400e9, 160e9, 80e9],
+    "scale": [500e9, 200e9, 80e9],
+}
+SMALL = [
+    Linear(family="small", rows=3, inputs=5, outputs=4),
+    convolution("small", 2, (9,), 4, 6, 3, dilation=2, padding="causal"),
+    convolution("small", 2, (9, 8), 4, 6, (3, 1), stride=2, groups=2),
+    convolution("small", 2, (5, 6, 7), 4, 4, (1, 3, 2), stride=(2, 1, 2), groups=4, bias=False),
+]
+
+
+def run_with(share, ratio, **more):
+    """Return what results.json might hold: Lamina at a share of each limit, all others behind."""
+    cases = {}
+    for case in CASES:
+        times = {}
+        for which in PASSES:
+            seconds = max(bars.seconds_at_least(case, which, LIMITS)) / share
+            for peer, form, taken in (
+                ("lamina_layers", "layer", seconds),
+                ("pytorch", "channels first", 2 * ratio * seconds),
+                ("pytorch", "channels last", ratio * seconds),
+            ):
+                figures = {"medians": [taken, taken], "minima": [taken, taken], "calls": [9, 9]}
+                times.setdefault(peer, {}).setdefault(form, {})[which] = figures
+        cases[case.name] = {"layer": case.layer, "times": times, "failures": {}}
+    return {
+        "date": "2026-01-31",
+        "machine": {"cpu": "A CPU", "cores": 2, "vector_bits": 512, "system": "L", "python": "3"},
+        "threads": 2,
+        "versions": {"torch": "2.0"},
+        "left_out": {"JAX": "jax is not installed"},
+        "titles": {"lamina_layers": "Lamina", "pytorch": "PyTorch"},
+        "rounds": 2,
+        "seconds": 0.1,
+        "limits": LIMITS,
+        "cases": cases,
+        **more,
+    }
+
+
+class TestCases:
+    cases = CASES
+
+    def test_names_are_unique(self):
+        names = [case.name for case in CASES]
+        assert len(set(names)) == len(names)
+        assert all(find(name).name == name for name in names)
+
+    def test_counts(self, case):
+        assert 0 < case.flops("forward") < case.flops("both")
+        read, written = case.bytes("forward")
+        assert 0 < read + written <= case.working_set("forward")
+        assert sum(case.bytes("both")) > read + written
+        assert min(min(shape) for shape in case.shapes.values()) > 0
+
+    def test_of_a_linear(self):
+        case = Linear(family="", rows=32, inputs=8, outputs=4, dtype="float64")
+        assert case.flops("forward") == 2 * 32 * 8 * 4
+        assert case.flops("both") == 3 * case.flops("forward")
+        x, weight, bias, y = 256, 32, 4, 128
+        assert case.bytes("forward") == (8 * (x + weight + bias), 8 * y)
+        assert case.bytes("both") == (
+            8 * (x + weight + bias + y + x + weight),
+            8 * (y + x + weight + bias),
+        )
+
+    def test_of_a_convolution_that_steps_over_some_of_x(self):
+        case = convolution("", 1, 8, 3, 5, 1, stride=2, bias=False)
+        assert case.shapes["y"] == (1, 4, 4, 5)
+        assert case.bytes("forward") == (4 * (16 * 3 + 15), 4 * 80)
+
+    def test_resnet_has_23_convolutions(self):
+        assert sum(case.family == "ResNet-50" for case in CASES) == 23
+
+    def test_a_quick_run_has_some_of_each_layer(self):
+        assert {case.layer for case in CASES if case.quick} == {"linear", "convolution"}
+
+
+@pytest.mark.parametrize("case", SMALL, ids=lambda case: case.title)
+def test_reference_and_layer_agree(case):
+    case = replace(case, dtype="float64")
+    given = reference.inputs(case)
+    exact = reference.results(case, given)
+    form = lamina_layers.forms(case, given)["layer"]
+    for which, names in (("forward", {"y"}), ("both", {"y", "dx", *case.shapes} - {"x"})):
+        found = form.compute(which)
+        assert set(found) == names
+        for name, array in found.items():
+            assert reference.distance(array, exact[name]) < reference.TOLERANCE["float64"]
+
+
+def test_distance_sees_one_wrong_element():
+    exact = np.ones((100, 100))
+    wrong = exact.copy()
+    wrong[0, 0] = 0
+    assert reference.distance(wrong, exact) > reference.TOLERANCE["float32"]
+    assert not reference.distance(np.full_like(exact, np.nan), exact) <= 1
+    assert reference.distance(exact[:1], exact) == np.inf
+
+
+class TestLoops:
+    """The machine code behind the limits computes what it says."""
+
+    lanes = limits._lanes("float32")
+
+    def run(self, name, array, blocks, turns):
+        sink = np.zeros(1, array.dtype)
+        limits.loop(name, str(array.dtype))(array.ctypes.data, blocks, turns, sink.ctypes.data)
+        return sink[0]
+
+    def test_fma(self):
+        n = limits.chains()
+        array = np.repeat(np.arange(n + 2, dtype=np.float32), self.lanes)
+        array[-2 * self.lanes :] = 0.5  # x -> x / 2 + 1 / 2
+        starts = np.arange(n)
+        assert self.run("fma", array, 1, 2) == np.sum(starts / 4 + 0.75)
+
+    def test_read(self):
+        array = np.arange(3 * limits.UNROLLED * self.lanes, dtype=np.float32)
+        assert self.run("read", array, 3, 2) == 2 * array[:: self.lanes].sum()
+
+    def test_scale(self):
+        array = np.arange(3 * limits.UNROLLED * self.lanes, dtype=np.float32)
+        before = array.copy()
+        self.run("scale", array, 2, 3)
+        end = 2 * limits.UNROLLED * self.lanes
+        assert (array[:end] == -before[:end]).all()
+        assert (array[end:] == before[end:]).all()
+
+
+class TestBars:
+    def test_reading_and_writing_have_their_own_bandwidths(self):
+        case = Linear(family="", rows=1, inputs=1, outputs=1)  # reads x, weight, bias; writes y
+        compute, memory = bars.seconds_at_least(case, "forward", LIMITS)
+        assert compute == pytest.approx(2 / 490e9)
+        assert memory == pytest.approx(8 / 500e9 + 8 / 400e9)
+
+    def test_best_form_counts(self):
+        (result, *_) = bars.results(run_with(0.9, 3), "forward")
+        assert result.ratio == pytest.approx(3)
+        assert result.share(result.lamina) == pytest.approx(0.9)
+        assert result.fastest == "pytorch"
+
+    def test_packed_weights_are_held_against_packed_weights(self):
+        times = {"lamina_layers": 6.0, "pytorch": 9.0, "onnx_runtime": 5.0}
+        result = bars.Result(CASES[0], "forward", times, None, 1.0, 1.0)
+        assert (result.ratio, result.hardest) == (pytest.approx(5 / 6), "onnx_runtime")
+        result = replace(result, packed=3.0)
+        assert (result.ratio, result.hardest) == (1.5, "pytorch")
+        assert result.fastest == "onnx_runtime"
+
+    def test_misses(self):
+        for which in PASSES:
+            slow = [m for r in bars.results(run_with(0.5, 0.9), which) for m in bars.misses(r)]
+            assert any(m.startswith("ratio 0.90") for m in slow)
+            assert any(m.startswith("50% of the limit") for m in slow)
+            fast = [m for r in bars.results(run_with(0.95, 3), which) for m in bars.misses(r)]
+            assert fast == []
+
+    def test_beside_a_library_at_the_limit_a_little_less_is_enough(self):
+        result = next(bars.results(run_with(0.99, 0.98), "forward"))
+        assert list(bars.misses(result)) == []
+        result = next(bars.results(run_with(0.9, 0.98), "forward"))
+        assert list(bars.misses(result)) == ["ratio 0.98, bar 1"]
+
+
+class TestPage:
+    def test_tables(self):
+        run = run_with(0.5, 2.0)
+        name = CASES[0].name
+        run["cases"][name]["failures"] = {"pytorch": "it broke"}
+        page = report.page(run)
+        assert "| Left out | JAX (jax is not installed) |" in page
+        assert f"- PyTorch, {name}: it broke" in page
+        assert "| Linear | forward + backward | 30 | 2.00 | 1.8 |" in page
+        assert f"- Linear {name}, forward: 50% of the limit, bar 77%" in page
+        lines = page.splitlines()
+        for case in CASES:
+            rows = [line for line in lines if line.startswith(f"| {case.name} |")]
+            assert len(rows) == len(PASSES)
+            assert all("| 2.00 |" in row and row.endswith("| 50% | 25% |") for row in rows)
+
+    def test_without_other_libraries(self):
+        run = run_with(0.5, 2.0)
+        for case in run["cases"].values():
+            del case["times"]["pytorch"]
+        page = report.page(run)
+        assert "PyTorch |" not in page
+        ElementTree.fromstring(chart.draw(run))
+
+    def test_picture(self):
+        root = ElementTree.fromstring(chart.draw(run_with(0.5, 2.0)))
+        kinds = [element.get("class") for element in root.iter() if element.tag.endswith("rect")]
+        assert kinds.count("lamina") == kinds.count("peer") == 2 * len(CASES) + 1  # the key's own
+        texts = {element.text for element in root.iter() if element.tag.endswith("text")}
+        assert {case.name for case in CASES} <= texts
