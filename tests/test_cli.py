@@ -315,3 +315,34 @@ def test_a_terminal_without_the_lines_of_a_table(tmp_path):
     command = ("train", "digits", "--model", "mlp", "--epochs", "1")
     found = run(*command, cwd=tmp_path, env={**os.environ, "PYTHONIOENCODING": "ascii"})
     assert (found.returncode, found.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("buffered", ["", "1"])
+def test_an_output_that_takes_nothing(buffered):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "lamina", "info"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": buffered},
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (2, "lamina: No space left on device\n")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_outputs(closed, tmp_path):
+    command = f'exec "$0" -m lamina train digits --model mlp --epochs 1 {closed}'
+    done = subprocess.run(
+        ["sh", "-c", command, sys.executable],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ("test accuracy" in done.stdout) == (closed == "2>&-")
+    assert (tmp_path / "digits-mlp.safetensors").exists()

@@ -144,6 +144,9 @@ def at_least(least: int) -> Any:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed when Python started
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     given = parser().parse_args(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a summary has lines that ASCII has not
@@ -157,9 +160,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("lamina: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader, head say, has had enough
+    except OSError as error:  # of standard output; `refusing` has met all others
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        if isinstance(error, BrokenPipeError):  # the reader, head say, has had enough
+            return 1
+        print("lamina:", error.strerror, file=sys.stderr)
+        return 2
 
 
 def train(given: argparse.Namespace) -> int:
