@@ -14,6 +14,7 @@ import copy
 import pickle
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, ClassVar
@@ -146,6 +147,27 @@ class LayerContract:
         expected = passes(layer, x, options)["y"]
         del options["training"]
         assert_same(copy.deepcopy(layer)(x, **options), expected)
+
+    @applies(lambda case: not getattr(case.layer(np.float32), "always", False))
+    def test_calls_at_once_keep_nothing(self, case):
+        layer, x = case.layer(np.float32), case.x(np.float32)
+        options = case.options
+        del options["training"]
+        expected = copy.deepcopy(layer)(x, **options)
+        before = pickle.dumps(vars(layer))
+        with ThreadPoolExecutor(4) as threads:
+            calls = [threads.submit(layer, x, **options) for _ in range(8)]
+        for call in calls:
+            assert_same(call.result(), expected)
+        assert pickle.dumps(vars(layer)) == before
+
+    def test_refuses_another_gradient(self, case):
+        layer, x = case.layer(np.float32), case.x(np.float32)
+        y, cache = layer.forward(x, **case.options)
+        with pytest.raises(ValueError, match=r"dy has shape \(.*\), expected \("):
+            layer.backward(y[..., None], cache)
+        with pytest.raises(TypeError, match="dy has dtype float64, expected float32; cast it"):
+            layer.backward(y.astype(np.float64), cache)
 
     def test_same_bits_twice(self, case):
         layer, x = case.layer(np.float32), case.x(np.float32)

@@ -175,12 +175,12 @@ class Dropout(Layer):
         elif training or self.always:
             mask = self._draw(x, sample_ids)
         y, cache = formula.forward(x, mask, self.rate, self.mode, lengths)
-        return y, (y.shape, cache)
+        return y, (y.shape, y.dtype, cache)
 
     def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
         """Return dx, of the shape of x, and no gradients: there are no parameters."""
-        shape, cache = cache
-        dy = arguments.gradient(self, dy, shape, self.dtype)
+        shape, dtype, cache = cache
+        dy = arguments.gradient(self, dy, shape, dtype)
         return formula.backward(dy, cache)
 
     def mask(self, cache: Any) -> NDArray | None:
@@ -189,7 +189,7 @@ class Dropout(Layer):
         It broadcasts to the shape of x, with 1 in the shared axes; None if nothing was dropped.
         Given to another pass, it drops the same units.
         """
-        keep: NDArray | None = cache[1].keep
+        keep: NDArray | None = cache[-1].keep
         return keep
 
     def _draw(self, x: NDArray, sample_ids: NDArray | None) -> NDArray:
