@@ -11,6 +11,7 @@ import lamina as lm
 from contract import assert_same
 from lamina import cli, models, selfcheck
 from lamina.cli import main
+from lamina.train.architecture import own_classes
 
 
 @pytest.fixture
@@ -211,6 +212,11 @@ class TestCheck:
         out = capsys.readouterr().out
         for name in ("Linear", "Conv1d", "Conv2d", "Conv3d", "BatchNorm", "Dropout", "RNN", "LSTM"):
             assert f"\n{name}(" in f"\n{out}"
+
+    def test_every_layer_has_an_example(self):
+        layers = [example.layer() for some in selfcheck.EXAMPLES.values() for example in some]
+        named = {type(inside).__name__ for layer in layers for _, inside in layer.walk()}
+        assert named == set(own_classes())
 
     def test_a_failure(self, capsys, monkeypatch):
         class Wrong(lm.Linear):
