@@ -312,6 +312,39 @@ def test_an_error_in_a_layer_of_your_own_names_it_too():
     assert caught.value.__notes__ == ["in layer 1 of Sequential"]
 
 
+def test_a_gradient_of_no_parameter_names_its_layer():
+    class Holder(lm.Layer):
+        def __init__(self, inner):
+            self.inner = inner
+
+        def forward(self, x, *, training=False):
+            return self.inner.forward(x, training=training)
+
+        def backward(self, dy, cache):
+            return self.inner.backward(dy, cache)
+
+    model = lm.Sequential(lm.ReLU(), Holder(lm.Linear(4, 3, rng=0)))
+    y, cache = model.forward(np.ones((1, 4), np.float32))
+    with pytest.raises(
+        ValueError, match=r"layer 1, Holder.*: backward gave a gradient of 'weight', which is none "
+    ):
+        model.backward(y, cache)
+
+
+def test_a_layer_of_your_own_may_be_made_of_layers(tmp_path):
+    class Block(lm.Sequential):
+        def __init__(self, features, *, rng=None):
+            super().__init__(lm.Linear(features, features), lm.ReLU(), rng=rng)
+
+    model = lm.Sequential(Block(4), lm.Linear(4, 3), rng=0)
+    x = random("x", (5, 4))
+    assert list(model.params) == ["0.0.weight", "0.0.bias", "1.weight", "1.bias"]
+    lm.check(model, x)
+    lm.save(model, tmp_path / "model.safetensors")
+    again = lm.load(tmp_path / "model.safetensors", {"Block": Block})
+    assert_same(lm.predict(again, x), lm.predict(model, x))
+
+
 @pytest.mark.parametrize("build", [lm.Sequential, lm.Concat, lm.Residual])
 @pytest.mark.parametrize(
     ("argument", "hint"),

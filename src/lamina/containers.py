@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .arguments import array
+from .arguments import array, say
 from .initializers import RNG
 from .layer import Arrays, Layer, NDArray, Shape
 from .parts.activations import Identity
@@ -63,8 +63,15 @@ class Container(Layer):
         first: dict[int, str] = {}
         owner = {name: first.setdefault(id(a), name) for name, a in self._named("params")}
         total: Arrays = {}
-        for name in self._children:
+        for name, child in self._children.items():
             for key, g in grads[name].items():
+                if f"{name}.{key}" not in owner:
+                    raise ValueError(
+                        f"{type(self).__name__}: layer {name}, {say(child)}: backward gave a "
+                        f"gradient of {key!r}, which is none of its parameters "
+                        f"({', '.join(child.params) or 'it has none'}); a layer made of layers "
+                        "derives from Sequential, Residual or Concat"
+                    )
                 full = owner[f"{name}.{key}"]
                 total[full] = total[full] + g if full in total else g
         return total

@@ -42,7 +42,9 @@ class Parameter:
 class Layer(ABC):
     """A function of an array, with parameters, and its gradient.
 
-    A layer of your own needs `forward` and `backward`; everything else has a default.
+    A layer of your own needs `forward` and `backward`; everything else has a default. One that is
+    made of layers derives from `Sequential`, `Residual` or `Concat` and hands them to its
+    ``super().__init__``.
 
     Attributes
     ----------
