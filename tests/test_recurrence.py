@@ -402,6 +402,14 @@ def test_a_bidirectional_layer_runs_but_does_not_step(kind):
         layer.step(np.zeros((N, F)), None)
 
 
+@every_kind
+def test_refuses_numbers_of_sequences(kind):
+    with pytest.raises(ValueError, match=r"\(3, 2.*: n must be at least 0, got -1"):
+        kind().initial_state(-1)
+    with pytest.raises(TypeError, match=r"\(3, 2.*: n must be an integer, got 1.5"):
+        kind().initial_state(1.5)
+
+
 def test_refuses_states():
     layer, x = lm.LSTM(F, H, layers=2, rng=0), np.zeros((N, T, F), np.float32)
     (good, _) = layer.initial_state(N)

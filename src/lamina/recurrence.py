@@ -150,6 +150,7 @@ class Recurrent(Layer):
 
     def initial_state(self, n: int) -> State:
         """Return the state before the first step of `n` sequences, all 0."""
+        n = arguments.integer(self, "n", n, least=0)
         return tuple(
             tuple(np.zeros((n, self.hidden), self.dtype) for _ in self.state_names)
             for _ in range(self.layers * self.directions)
