@@ -261,6 +261,12 @@ def test_refuses_a_group_that_fits_nothing():
             r"Adam: group '0.\*': weight_decay must lie in",
         ),
         (lambda: lm.Adam(groups={"0.*": {"lr": -1}}), ValueError, "the learning rate of update 0"),
+        (
+            lambda: lm.Adam(groups=[{"params": "0.*", "lr": 1}]),
+            TypeError,
+            r"Adam: groups must be a dict of patterns and settings, .*, got \[",
+        ),
+        (lambda: lm.Adam(groups={"0.*": 0.1}), TypeError, "Adam: groups must be a dict"),
     ],
 )
 def test_refuses_settings(make, error, message):

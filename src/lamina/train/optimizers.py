@@ -68,6 +68,13 @@ class Optimizer(ABC):
         number(owner, "weight_decay", self.weight_decay, 0)
         if isinstance(self.no_decay, str):
             self.no_decay = (self.no_decay,)
+        if not isinstance(self.groups, Mapping) or not all(
+            isinstance(settings, Mapping) for settings in self.groups.values()
+        ):
+            raise TypeError(
+                f"{owner}: groups must be a dict of patterns and settings, as "
+                f'{{"0.*": {{"lr": 1e-4}}}}, got {self.groups!r}'
+            )
         for pattern, settings in self.groups.items():
             for option, value in settings.items():
                 choice(f"{owner}: group {pattern!r}", "an option", option, self.OPTIONS)
