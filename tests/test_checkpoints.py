@@ -235,7 +235,7 @@ class TestSaving:
         assert path.stat().st_mode == usual.stat().st_mode
 
     def test_errors_of_the_file_system_are_its_own(self, path):
-        with pytest.raises(FileNotFoundError):
+        with pytest.raises(FileNotFoundError, match=r"no.where'$"):
             lm.save(lm.ReLU(), path.parent / "no" / "where")
         with pytest.raises(IsADirectoryError):
             lm.save(lm.ReLU(), path.parent)
