@@ -556,5 +556,7 @@ def test_refuses_what_is_no_model():
 def test_predict_refuses():
     with pytest.raises(ValueError, match="predict: batch_size must be at least 1"):
         lm.predict(mlp(), X, batch_size=0)
-    with pytest.raises(TypeError, match="predict: x must be an array of real numbers"):
+    with pytest.raises(TypeError, match=r"predict: x must be an array of real numbers, .* <U1$"):
         lm.predict(mlp(), ["a"])
+    with pytest.raises(TypeError, match=r"predict: x is a tuple; .* predict\(model, x, lengths="):
+        lm.predict(lm.LSTM(2, 3), (np.ones((2, 3, 2)), np.array([3, 1])))

@@ -60,13 +60,13 @@ def inputs(owner: str, name: str, x: Any, dtype: np.dtype[Any] | None) -> NDArra
     except ValueError:  # sequences of unequal lengths
         found = np.empty((), object)
     if found.dtype.kind not in "fiub":
-        cures = {
-            "O": "; join sequences of unequal lengths by lamina.data.pad",
-            "U": "; number the classes: np.unique(y, return_inverse=True)[1]",
-        }
+        cure = ""
+        if found.dtype.kind == "O":
+            cure = "; join sequences of unequal lengths by lamina.data.pad"
+        elif found.dtype.kind == "U" and name == "y":
+            cure = "; number the classes: np.unique(y, return_inverse=True)[1]"
         raise TypeError(
-            f"{owner}: {name} must be an array of real numbers, got dtype {found.dtype}"
-            + cures.get(found.dtype.kind, "")
+            f"{owner}: {name} must be an array of real numbers, got dtype {found.dtype}{cure}"
         )
     if not found.ndim:
         raise ValueError(f"{owner}: {name} must have samples along its first axis, got {x!r}")

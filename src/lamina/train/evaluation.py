@@ -112,6 +112,11 @@ def predict(
     (1000, 2)
     """
     batch_size = integer("predict", "batch_size", batch_size)
+    if isinstance(x, tuple):
+        raise TypeError(
+            "predict: x is a tuple; give the array alone and its lengths beside it: "
+            "predict(model, x, lengths=lengths)"
+        )
     x = inputs("predict", "x", x, model.dtype)
     lengths = checked_lengths("predict", lengths, x, ndim=2)
     ys = []
