@@ -240,6 +240,9 @@ class Layer(ABC):
     def initialize(self, rng: RNG = None) -> Self:
         """Draw all parameters anew and return the layer.
 
+        By default that is those of the layers inside: a layer of your own whose parameters are
+        random overrides this, or else the seed of a model does not reach them.
+
         Parameters
         ----------
         rng : int, numpy.random.Generator or None
