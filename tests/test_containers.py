@@ -482,3 +482,32 @@ def test_summary_of_ids_and_of_large_layers(capsys):
 def test_walk_visits_what_is_inside():
     model = lm.Sequential(lm.Residual(lm.ReLU()), lm.Tanh())
     assert [name for name, _ in model.walk()] == ["", "0", "0.body", "0.shortcut", "1"]
+
+
+def test_sequential_is_a_sequence_of_its_layers():
+    first, second, third = lm.Linear(2, 3, rng=0), lm.ReLU(), lm.Linear(3, 1, rng=1)
+    model = lm.Sequential(first, second, third)
+    assert len(model) == 3
+    assert list(model) == [first, second, third]
+    assert model[-1] is third
+    assert list(model[1:]) == [second, third]
+    with pytest.raises(IndexError):
+        model[3]
+
+
+def test_arrays_put_into_params_are_not_lost():
+    model = lm.Sequential(lm.Linear(2, 3, rng=0), lm.RNN(3, 2, layers=2, dropout=0.5, rng=0))
+    with pytest.raises(TypeError, match=r"params\['0.bias'\]\[...\] = array, or .*model.assign"):
+        model.params["0.bias"] = np.ones(3, np.float32)
+    with pytest.raises(TypeError, match="would reach no layer"):
+        model.buffers["1.dropout_0.calls"] = np.zeros((), np.int64)
+    model.params["0.bias"][...] = 1
+    assert model[0].bias.tolist() == [1, 1, 1]
+
+
+def test_arrays_that_layers_share_stay_shared_in_a_cast():
+    one, two = lm.Linear(2, 2, rng=0), lm.Linear(2, 2, rng=1)
+    two.params["weight"] = one.params["weight"]
+    wide = lm.Sequential(one, two).astype(np.float64)
+    assert wide[0].weight is wide[1].weight
+    assert wide[0].weight.dtype == np.float64

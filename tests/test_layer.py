@@ -202,3 +202,9 @@ def test_dtype_of_a_layer_whose_argument_is_none():
             super().__init__(2)
 
     assert Late().dtype == np.float32
+
+
+def test_a_call_is_inference():
+    for layer in (lm.Dropout(0.5, rng=0), lm.Sequential(lm.Dropout(0.5, rng=0))):
+        with pytest.raises(TypeError, match="training"):
+            layer(np.ones((2, 3)), training=True)

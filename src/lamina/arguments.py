@@ -49,11 +49,13 @@ def integers(owner: object, name: str, value: Any, count: int, least: int = 1) -
 def number(
     owner: object, name: str, value: Any, low: float = -np.inf, high: float = np.inf
 ) -> float:
-    """Return `value` as a float in [low, high]."""
+    """Return `value` as a finite float in [low, high]."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(
         value, (int, float, np.integer, np.floating)
     ):
         raise TypeError(f"{say(owner)}: {name} must be a number, got {value!r}")
+    if np.isinf(value):
+        raise ValueError(f"{say(owner)}: {name} must be finite, got {value!r}")
     if not low <= value <= high:
         raise ValueError(f"{say(owner)}: {name} must lie in [{low:g}, {high:g}], got {value!r}")
     return float(value)
@@ -94,7 +96,7 @@ def array(owner: object, name: str, x: Any, dtype: np.dtype[Any] | None = None) 
         found = found.astype(found.dtype.newbyteorder("="))
     if dtype is not None and found.dtype != dtype:
         cure = f"cast it: {name}.astype(np.{dtype})"
-        if found.dtype in FLOATS:
+        if found.dtype in FLOATS and getattr(owner, "dtype", None) is not None:
             cure += (
                 f"; or, if {found.dtype} is what you compute in, build the layer with "
                 f"dtype=np.{found.dtype} or convert it: layer.astype(np.{found.dtype})"

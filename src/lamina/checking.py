@@ -21,8 +21,9 @@ STEP = 1e-5
 TWIN_TOLERANCE = 256
 """In units of the dtype's eps, relative to the largest value of the array in question."""
 FLOOR = 1e-2
-"""A gradient smaller than this share of |y u| is compared as if it were as large: one that is 0 by
-cancelling (of a bias before BatchNorm) is rounding, and has no relative error."""
+"""A gradient smaller than this share of |y u|, and in the twin of the largest gradient, is compared
+as if it were as large: one that is 0 by cancelling (of a bias before BatchNorm) is rounding, and
+has no relative error."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,7 @@ def check(
             for name, g in exact.items()
         ]
 
+    floor = max(floor, *(FLOOR * float(np.max(np.abs(g), initial=0)) for g in exact.values()))
     for dtype in FLOATS:
         twin = _Probe(layer, x, options, dtype)
         grads = twin.gradients(u)

@@ -292,7 +292,8 @@ def classify(given: argparse.Namespace) -> int:
         y = predict(model, x, lengths=lengths)
     if y.ndim != 2:
         raise UsageError(f"{given.model} gives y of shape {y.shape}, expected (samples, classes)")
-    classes = np.argmax(y, axis=1)
+    # One output is the logit of a yes-or-no question.
+    classes = np.argmax(y, axis=1) if y.shape[1] > 1 else (y[:, 0] > 0).astype(np.int64)
     if given.out:
         with refusing(), open(given.out, "wb") as file:
             np.save(file, classes)

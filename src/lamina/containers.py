@@ -4,13 +4,13 @@ import textwrap
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
 from .arguments import array, say
 from .initializers import RNG
-from .layer import Arrays, Layer, NDArray, Shape
+from .layer import Arrays, ByName, Layer, NDArray, Shape
 from .parts.activations import Identity
 
 
@@ -46,7 +46,9 @@ class Container(Layer):
 
     def _distinct(self, arrays: str) -> Arrays:
         first: dict[int, str] = {}
-        return {name: a for name, a in self._named(arrays) if first.setdefault(id(a), name) == name}
+        return ByName(
+            (name, a) for name, a in self._named(arrays) if first.setdefault(id(a), name) == name
+        )
 
     @property  # type: ignore[misc]
     def params(self) -> Arrays:
@@ -148,12 +150,29 @@ class Sequential(Container):
     >>> dx, grads = model.backward(np.ones_like(y), cache)
     >>> dx.shape, grads["2.weight"].shape
     ((5, 4), (8, 2))
+    >>> len(model), model[0]
+    (3, Linear(4, 8))
     """
 
     def __init__(self, *layers: Layer, rng: RNG = None) -> None:
         self._children = self._adopt(layers or [Identity()])
         if rng is not None:
             self.initialize(rng)
+
+    def __len__(self) -> int:
+        return len(self._children)
+
+    def __iter__(self) -> Iterator[Layer]:
+        return iter(self._children.values())
+
+    @overload
+    def __getitem__(self, place: int) -> Layer: ...
+    @overload
+    def __getitem__(self, place: slice) -> "Sequential": ...
+    def __getitem__(self, place: int | slice) -> Layer:
+        """Return a layer, or a Sequential of several; they are the same layers, not copies."""
+        layers = list(self)
+        return Sequential(*layers[place]) if isinstance(place, slice) else layers[place]
 
     def forward(
         self, x: NDArray, *, lengths: Any = None, training: bool = False, sample_ids: Any = None

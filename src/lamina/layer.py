@@ -19,6 +19,20 @@ Arrays = dict[str, NDArray]
 Shape = tuple[int, ...]
 
 
+class ByName(dict[str, NDArray]):
+    """The arrays of several layers by dotted name: to read, and to write into the arrays."""
+
+    def __setitem__(self, name: str, array: NDArray) -> None:
+        raise TypeError(
+            f"an array put here would reach no layer; write into the one that is there, "
+            f"params[{name!r}][...] = array, or let the model check it: "
+            f"model.assign({{{name!r}: array}})"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self),)  # a copy or a pickle stands for itself
+
+
 class Parameter:
     """An attribute that stands for ``layer.params[name]`` or ``layer.buffers[name]``.
 
@@ -118,6 +132,11 @@ class Layer(ABC):
 
     def __call__(self, x: NDArray, **options: Any) -> NDArray:
         """Return y, at inference: nothing is kept, and any number of threads may call."""
+        if "training" in options:
+            raise TypeError(
+                f"{say(self)}: a call is inference; a pass to differentiate is "
+                "y, cache = layer.forward(x, training=True)"
+            )
         return self.forward(x, **options)[0]
 
     # Sequences, step by step
@@ -260,16 +279,17 @@ class Layer(ABC):
         """Return a copy that computes in float32 or float64."""
         dtype = float_dtype(self, dtype)
         other = copy.deepcopy(self)
+        cast: dict[int, NDArray] = {}
         for _, layer in other.walk():
-            layer._cast(dtype)
+            layer._cast(dtype, cast)
         return other
 
-    def _cast(self, dtype: np.dtype[Any]) -> None:
-        """Cast this layer's own floating-point arrays in place."""
+    def _cast(self, dtype: np.dtype[Any], cast: dict[int, NDArray]) -> None:
+        """Cast this layer's own floating-point arrays, those that are shared to one array."""
         for arrays in (self._params, self._buffers):
             for name, a in arrays.items():
-                if a.dtype.kind == "f":
-                    arrays[name] = a.astype(dtype)
+                if a.dtype.kind == "f" and a.dtype != dtype:
+                    arrays[name] = cast.setdefault(id(a), a.astype(dtype))
         if "dtype" in self._config:
             self._config["dtype"] = dtype
 

@@ -10,7 +10,7 @@ from . import arguments, initializers
 from .arguments import say
 from .arrays import reverse_steps
 from .dropout import Dropout
-from .layer import Arrays, Layer, NDArray, Parameter, Shape
+from .layer import Arrays, ByName, Layer, NDArray, Parameter, Shape
 
 State: TypeAlias = tuple[tuple[NDArray, ...], ...]
 """An entry a layer and direction, each a tuple of arrays of shape (N, H)."""
@@ -85,11 +85,11 @@ class Recurrent(Layer):
     @property  # type: ignore[misc]
     def buffers(self) -> Arrays:
         """The buffers of the Dropout layers, by dotted name."""
-        return {
-            f"{name}.{key}": a
+        return ByName(
+            (f"{name}.{key}", a)
             for name, child in self.children().items()
             for key, a in child.buffers.items()
-        }
+        )
 
     def _suffixes(self, layer: int) -> tuple[str, ...]:
         """Return what the names of a layer's parameters end in, one for each direction."""

@@ -109,6 +109,24 @@ def folder() -> Path | None:
     return path
 
 
+def _read(path: Path) -> bytes | None:
+    """Return what `_write` wrote to a file; None if it is not whole: LLVM would not survive that."""
+    with contextlib.suppress(OSError):
+        data = path.read_bytes()
+        digest, code = data[:32], data[32:]
+        if hashlib.sha256(code).digest() == digest:
+            return code
+    return None
+
+
+def _write(path: Path, code: bytes) -> None:
+    """Write code to a file, behind its digest, if that can be done."""
+    with contextlib.suppress(OSError):
+        partial = path.with_suffix(f".{os.getpid()}")
+        partial.write_bytes(hashlib.sha256(code).digest() + code)
+        partial.replace(path)
+
+
 _engines: list[Any] = []  # machine code lives as long as the engine that holds it
 
 
@@ -129,21 +147,15 @@ def native(name: str, emit: Callable[[], str], function: str) -> int:
     machine = llvm.Target.from_default_triple().create_target_machine(
         cpu=cpu_name, features=features, opt=3, jit=True
     )
-    code = None
     parent = folder()
-    path = None if parent is None else parent / f"{name}.o"
-    if path is not None:
-        with contextlib.suppress(OSError):
-            code = path.read_bytes()
+    path = None if parent is None else parent / f"{name}.code"
+    code = None if path is None else _read(path)
     if code is None:
         module = llvm.parse_assembly(emit())
         module.verify()
         code = machine.emit_object(module)
         if path is not None:
-            with contextlib.suppress(OSError):
-                partial = path.with_suffix(f".{os.getpid()}")
-                partial.write_bytes(code)
-                partial.replace(path)
+            _write(path, code)
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()

@@ -207,7 +207,7 @@ class _Reader:
                 layer = _call(cls, config, blank)
             if "dtype" in entry and entry["dtype"] != _array_dtype(layer):
                 for _, inside in layer.walk():
-                    inside._cast(np.dtype(entry["dtype"]))
+                    inside._cast(np.dtype(entry["dtype"]), {})
         # A constructor may raise anything at arguments it never expected.
         except Exception as error:
             raise ArchitectureError(
