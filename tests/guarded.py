@@ -20,11 +20,9 @@ from typing import Any
 
 import numpy as np
 
-import lamina.convolution.kernel
-import lamina.linear.kernel
 import problems
-from lamina.convolution import direct, weights
-from lamina.engine import jit, matmul, tile
+from lamina.engine import jit, tile
+from lamina.linear import kernel
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 LIBC.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
@@ -70,11 +68,13 @@ class GuardedNumPy:
 
 def guard() -> None:
     """Let kernels take guarded memory alone."""
-    kernels = lamina.linear.kernel, lamina.convolution.kernel
-    for module in (matmul, direct, weights, *kernels):
-        module.np = GuardedNumPy()
-    for module in kernels:
-        module.contiguous = copy  # even what is contiguous, so that x, dy and weights are guarded
+    for module in problems.modules():
+        if hasattr(module, "np"):
+            module.np = GuardedNumPy()
+        if hasattr(module, "empty"):
+            module.empty = empty
+        if hasattr(module, "contiguous"):
+            module.contiguous = copy  # even what is contiguous: so arguments are guarded
     launch = jit.launch
 
     def guarded_launch(serial: Any, parallel: Any, count: int, *arguments: Any) -> None:
@@ -91,7 +91,6 @@ def guard() -> None:
 def run(seed: int, linears: int, convolutions: int) -> None:
     """Check random problems, in one part and in several."""
     guard()
-    matmul.SERIAL = direct.SERIAL = weights.SERIAL = 0
     fma = "with" if jit.has_fma() else "without"
     print(f"vectors of {jit.vector_bytes()} bytes, {fma} FMA", flush=True)
     rng = np.random.default_rng(seed)
@@ -99,7 +98,7 @@ def run(seed: int, linears: int, convolutions: int) -> None:
         for i in range(count):
             problem, parts = make(rng), int(rng.integers(1, 4))
             print(f"{i}, in {parts} parts: {problem}", flush=True)
-            matmul.threads.count = direct.count_threads = weights.count_threads = lambda n=parts: n
+            problems.cut(parts)
             problems.check(problem, i)
 
 
@@ -135,7 +134,7 @@ def strays() -> None:
             print(f"tile: {place} {name}:", outcome(lambda: code(*arguments)))  # noqa: B023
 
     guard()
-    kernel, weight = lamina.linear.kernel, np.ones((8, 8), np.float32)
+    weight = np.ones((8, 8), np.float32)
     x, wide = np.ones((4, 8), np.float32), np.ones((4, 16), np.float32)
     _, cache = kernel.forward(x, weight)
     print("linear: after nothing:", outcome(lambda: kernel.backward(x, cache)))

@@ -6,6 +6,8 @@ Stability of Numerical Algorithms*, sec. 3.1). The formulas on absolute values g
 """
 
 import math
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +17,7 @@ from contract import EPS
 from lamina.arrays import mask_steps
 from lamina.convolution import formula as convolution_formula
 from lamina.convolution import kernel as convolution_kernel
+from lamina.engine import threads
 from lamina.linear import formula as linear_formula
 from lamina.linear import kernel as linear_kernel
 from lamina.windows import MODES, Windows, each, pairs
@@ -138,6 +141,24 @@ def lay_out(a: np.ndarray, layout: str) -> np.ndarray:
     other = a.copy()
     other.flags.writeable = layout != "read-only"
     return other
+
+
+# Inside the kernels
+
+
+def modules() -> list[Any]:
+    """Return the modules that kernels consist of."""
+    packages = "lamina.engine.", "lamina.linear.", "lamina.convolution."
+    return [module for name, module in sorted(sys.modules.items()) if name.startswith(packages)]
+
+
+def cut(parts: int, set: Callable[[Any, str, Any], Any] = setattr) -> None:
+    """Let kernels cut the smallest work to so many parts, however many threads there are."""
+    set(threads, "count", lambda: parts)
+    for module in modules():
+        for name, value in (("SERIAL", 0), ("count_threads", lambda: parts)):
+            if hasattr(module, name):
+                set(module, name, value)
 
 
 # Random problems

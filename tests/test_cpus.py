@@ -1,4 +1,4 @@
-"""The engine on other CPUs than this one, without its compiler, its cache, or its threads alone.
+"""The engine on lesser CPUs, without the JIT or a cache, after a fork, from many threads at once.
 
 What changes for a whole process runs in a process of its own.
 """
@@ -30,11 +30,11 @@ on_linux = pytest.mark.skipif(sys.platform != "linux", reason="protects pages by
 
 
 def run(*arguments, **environment):
-    """Run Python on a script of this folder or, by -c, a text; return what it prints."""
+    """Run Python in this folder, on a script or, by -c, a text; return the lines it prints."""
     arguments = [textwrap.dedent(str(a)) for a in arguments]
     done = subprocess.run(
         [sys.executable, *arguments],
-        env=os.environ | {"PYTHONPATH": str(TESTS)} | environment,
+        env=os.environ | environment,
         cwd=TESTS,
         capture_output=True,
         text=True,
@@ -187,14 +187,14 @@ def test_features_are_of_the_cpu_that_numba_compiles_for(monkeypatch):
 
 def test_kernels_as_plain_python():
     script = """
+        import types
         import problems
-        from lamina.convolution import direct
         from lamina.engine import jit, matmul, tile
 
         assert jit.DISABLED and tile.tile("float32") is tile.twin
-        assert not hasattr(matmul._part, "py_func") and not hasattr(direct._rows, "py_func")
+        assert isinstance(matmul._part, types.FunctionType)
         problems.sweep(2, 60, 60, 6)
-        matmul.SERIAL = direct.SERIAL = 0
+        problems.cut(3)
         problems.sweep(3, 20, 20, 6)
     """
     run("-c", script, NUMBA_DISABLE_JIT="1", LAMINA_CACHE_DIR=os.devnull)
@@ -223,7 +223,7 @@ def test_code_is_compiled_once(tmp_path):
     (first,) = run("-c", USE, LAMINA_CACHE_DIR=str(tmp_path))
     assert first.split()[1:] == ["0", "1"]
     before = files()
-    assert {p.suffix for p in before} == {".o", ".nbi", ".nbc"}
+    assert {p.suffix for p in before} == {".code", ".nbi", ".nbc"}
     assert all(Path(first.split()[0]) in p.parents for p in before)
     (second,) = run("-c", USE, LAMINA_CACHE_DIR=str(tmp_path))
     assert second.split() == [first.split()[0], "1", "0"]
@@ -248,6 +248,35 @@ def test_no_cache_is_no_error(tmp_path):
     (tmp_path / "file").write_text("")
     (line,) = run("-c", USE, LAMINA_CACHE_DIR=str(tmp_path / "file"))
     assert line.split()[0] == "None"
+
+
+@pytest.mark.parametrize("damage", ["nothing", "empty", "cut", "changed", "a folder"])
+def test_a_damaged_file_is_compiled_anew(damage, tmp_path, monkeypatch):
+    monkeypatch.setattr(jit, "folder", lambda: tmp_path)
+    emitted, path = [], tmp_path / "name.code"
+
+    def emit():
+        emitted.append(1)
+        return packing.copy.emit(np.dtype(np.float32))
+
+    jit.native("name", emit, "copy")
+    whole = path.read_bytes()
+    if damage == "a folder":
+        path.unlink()
+        path.mkdir()
+    else:
+        changed = bytes([whole[40] ^ 1])
+        path.write_bytes(
+            {
+                "nothing": whole,
+                "empty": b"",
+                "cut": whole[:-10],
+                "changed": whole[:40] + changed + whole[41:],
+            }[damage]
+        )
+    assert jit.native("name", emit, "copy")
+    assert len(emitted) == (1 if damage == "nothing" else 2)
+    assert damage == "a folder" or path.read_bytes() == whole
 
 
 def test_where_the_cache_lies(tmp_path, monkeypatch):
@@ -287,10 +316,11 @@ BUSY = """
     import os, sys, threading
     import numpy as np
     import problems
-    from lamina.convolution import direct, weights
-    from lamina.engine import jit, matmul, threads
+    from lamina.engine import jit, threads
 
-    matmul.SERIAL = direct.SERIAL = weights.SERIAL = 0
+    for module in problems.modules():
+        if hasattr(module, "SERIAL"):
+            module.SERIAL = 0
     PROBLEMS = [
         problems.Problem("linear", (40, 30), (30, 50)),
         problems.Problem("convolution", (2, 9, 9, 4), (3, 3, 4, 20), options={"padding": 1}),
@@ -389,4 +419,4 @@ def test_a_first_call_from_many_threads(tmp_path):
         print(*sorted(p.name for p in jit.folder().glob("*-*")))
     """
     (names,) = run("-c", script, LAMINA_CACHE_DIR=str(tmp_path))
-    assert names.split() == ["copy-float32.o", "tile-float32.o", "transpose-float32.o"]
+    assert names.split() == ["copy-float32.code", "tile-float32.code", "transpose-float32.code"]

@@ -3,6 +3,7 @@
 import itertools
 import sys
 import threading
+import tracemalloc
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,10 +14,9 @@ from hypothesis import strategies as st
 import problems
 from contract import assert_same
 from lamina import kernels
-from lamina.convolution import direct, weights
 from lamina.convolution import formula as convolution_formula
 from lamina.convolution import kernel as convolution_kernel
-from lamina.engine import matmul, threads
+from lamina.engine import threads
 from lamina.linear import formula as linear_formula
 from lamina.linear import kernel as linear_kernel
 from lamina.windows import MODES
@@ -169,7 +169,7 @@ def test_any_problem(make, seed, rearranged):
 @by_dtype
 def test_nan_and_infinity_go_where_they_belong(dtype):
     """Those of weights alone may be met by zeros of padding that kernels pass over."""
-    for problem in (linear((5, 9), 20, dtype=dtype), convolution((3, 6, 7, 5), (3, 3), 20, dtype)):
+    for problem in (linear((5, 9), 20, dtype=dtype), convolution((3, 6, 7, 70), (3, 3), 20, dtype)):
         kernel, formula = LAYERS[problem.layer]
         arrays, dy = problem.arrays(), random_dy(problem)
         for value in (np.nan, np.inf):
@@ -206,29 +206,22 @@ KEPT = {
 
 @pytest.fixture(params=[f"{name}, {dtype}" for name in KEPT for dtype in DTYPES])
 def kept(request, monkeypatch):
-    """A problem, its arrays and results; the smallest sum may go to several threads."""
+    """A problem, its arrays and its results in one part."""
     name, _, dtype = request.param.rpartition(", ")
     problem = KEPT[name]
     fields = {"x": (5, *problem.x[1:]), "dtype": dtype}
     if problem.lengths is not None:
         fields["lengths"] = (3, 0, problem.x[1], 1, 5)
     problem = Problem(**vars(problem) | fields)
-    for module in (matmul, direct, weights):
-        monkeypatch.setattr(module, "SERIAL", 0)
     kernel, arrays, dy = LAYERS[problem.layer][0], problem.arrays(), random_dy(problem)
-    with threads.threads(1):
-        expected = passes(kernel, problem, arrays, dy)
+    problems.cut(1, monkeypatch.setattr)
+    expected = passes(kernel, problem, arrays, dy)
     return SimpleNamespace(problem=problem, kernel=kernel, arrays=arrays, dy=dy, expected=expected)
 
 
 def test_same_bits_on_any_number_of_threads(kept, monkeypatch):
     for parts in (1, 2, 2, 3, 5, 16):
-        for module, name in (
-            (threads, "count"),
-            (direct, "count_threads"),
-            (weights, "count_threads"),
-        ):
-            monkeypatch.setattr(module, name, lambda parts=parts: parts)
+        problems.cut(parts, monkeypatch.setattr)
         found = passes(kept.kernel, kept.problem, kept.arrays, kept.dy)
         for name, a in found.items():
             assert_same(a, kept.expected[name], f"{name} in {parts} parts")
@@ -294,23 +287,20 @@ def test_same_bits_with_one_thread_and_with_two(dtype):
     ],
     ids=str,
 )
-def test_workspace_of_a_convolution(problem, monkeypatch):
-    """At most 32 MB, or a tenth of x; weights packed and lists of segments included."""
-    arrays, taken = problem.arrays(), []
-
-    def empty(shape, dtype=np.float64):
-        taken.append(int(np.prod(shape)) * np.dtype(dtype).itemsize)
-        return np.empty(shape, dtype)
-
-    class Counting:
-        def __getattr__(self, name):
-            return empty if name == "empty" else getattr(np, name)
-
-    monkeypatch.setattr(direct, "np", Counting())
-    monkeypatch.setattr(weights, "np", Counting())
-    with threads.threads(2):
-        passes(convolution_kernel, problem, arrays, random_dy(problem))
-    assert max(taken) <= max(32 * 2**20, arrays["x"].nbytes // 10)
+def test_workspace_of_a_convolution(problem):
+    """At most 32 MB beside the results, or a tenth of x."""
+    arrays, dy, most = problem.arrays(), random_dy(problem), 32 * 2**20
+    most = max(most, arrays["x"].nbytes // 10)
+    tracemalloc.start()
+    try:
+        y, cache = convolution_kernel.forward(**arrays, **problem.options)
+        assert tracemalloc.get_traced_memory()[1] <= most + y.nbytes
+        tracemalloc.reset_peak()
+        dx, grads = convolution_kernel.backward(dy, cache)
+        results = (y, dx, *grads.values())
+        assert tracemalloc.get_traced_memory()[1] <= most + sum(a.nbytes for a in results)
+    finally:
+        tracemalloc.stop()
 
 
 # Which functions a layer calls

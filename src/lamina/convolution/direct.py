@@ -23,7 +23,8 @@ import numpy.typing as npt
 
 from ..engine import jit
 from ..engine.jit import Task, address, call
-from ..engine.matmul import grid, plan_of
+from ..engine.matmul import SERIAL, grid, plan_of
+from ..engine.memory import empty
 from ..engine.threads import count as count_threads
 from ..engine.tile import lanewise
 
@@ -33,8 +34,6 @@ SCRATCH: Final = 192 * 1024
 """Bytes of a thread's scratch block, as long as a row of windows needs no more."""
 BLOCK: Final = 16
 """The most rows of Y that are computed together, so that a panel of B is used by all of them."""
-SERIAL: Final = 400_000
-"""Below so many multiply-adds a call stays on one core: a second one would cost more."""
 
 
 @jit.kernel
@@ -308,7 +307,7 @@ def correlate(
     packed = transposed or groups > 1 or not in_order or (count > 1 and pixels > 64)
     if packed:
         ldb = widest * lane
-        panels = np.empty(groups * count * len(chosen) * terms * ldb, x.dtype)
+        panels = empty(groups * count * len(chosen) * terms * ldb, x.dtype)
         task = (
             threads, size, lane, widest, copy, transpose, address(weight), terms, outputs,
             rows_w * last_w, w_group, w_line, int(transposed), address(panels), groups, vectors,
@@ -339,7 +338,7 @@ def correlate(
         scratch_size = planes * ((block - 1) * rows.stride + rows.reach) * pitch
     units = n * deep.count * len(strips) * rows.count
     parts, cols = grid(units, count, threads)
-    scratch = np.empty(parts * cols * scratch_size, x.dtype)
+    scratch = empty(parts * cols * scratch_size, x.dtype)
     zeros = np.zeros(longest, x.dtype)
     most = planes * len(rows.chosen) * taps_w + 1
     segments = np.empty((parts * cols, 2 * block, most), np.int64)

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from ..arrays import mask_steps
 from ..engine.matmul import contiguous, matmul
+from ..engine.memory import empty
 from ..windows import Ints, Pads, Windows, each, pad, pairs, unpad
 from .direct import Taps, correlate
 from .phases import input_gradient
@@ -36,7 +37,7 @@ def forward(
     )
     x, weight = contiguous(mask_steps(x, lengths)), contiguous(weight)
     bias = None if bias is None else contiguous(bias)
-    y = np.empty((len(x), *windows.outputs(x.shape[1:-1]), weight.shape[-1]), x.dtype)
+    y = empty((len(x), *windows.outputs(x.shape[1:-1]), weight.shape[-1]), x.dtype)
     if _is_product(windows, groups):
         c, o = x.shape[-1], y.shape[-1]
         matmul(x, c, 1, weight, o, 1, y.size // o, o, c, y, bias)
@@ -76,7 +77,7 @@ def _weight_gradient(
 ) -> NDArray:
     """Return dW; where padding repeats x, of x padded sample by sample."""
     if _is_product(windows, groups):
-        dweight = np.empty(weight.shape, dy.dtype)
+        dweight = empty(weight.shape, dy.dtype)
         c, o = weight.shape[-2:]
         matmul(x, 1, c, dy, o, 1, c, o, dy.size // o, dweight)
         return dweight
@@ -98,7 +99,7 @@ def _input_gradient(
     dy: NDArray, weight: NDArray, shape: Ints, windows: Windows, padding_mode: str, groups: int
 ) -> NDArray:
     """Return dx: of padded x, and folded back sample by sample, where padding repeats x."""
-    dx = np.empty(shape, dy.dtype)
+    dx = empty(shape, dy.dtype)
     if _is_product(windows, groups):
         c, o = weight.shape[-2:]
         matmul(dy, o, 1, weight, 1, o, dy.size // o, c, o, dx)
@@ -108,7 +109,7 @@ def _input_gradient(
         input_gradient(_volume(dy), _taps(weight), _volume(dx), groups, *moves)
         return dx
     padded = [s + sum(pad) for s, pad in zip(shape[1:-1], windows.pads, strict=True)]
-    dpadded = np.empty((1, *padded, shape[-1]), dy.dtype)
+    dpadded = empty((1, *padded, shape[-1]), dy.dtype)
     for n in range(len(dy)):
         one = _volume(dy[n : n + 1]), _taps(weight), _volume(dpadded)
         input_gradient(*one, groups, *moves[:2], (0, 0, 0))

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from ..engine import jit
 from ..engine.jit import Task, address, call
-from ..engine.matmul import plan_of
+from ..engine.matmul import SERIAL, plan_of
 from ..engine.threads import count as count_threads
 from ..engine.tile import lanewise
 from ..windows import Ints
@@ -31,8 +31,6 @@ TERMS: Final = 512
 """About how many positions a block has."""
 FEW: Final = 8
 """So few channels make no tall tile: whole rows of taps are taken together, or wider tiles."""
-SERIAL: Final = 400_000
-"""Below so many multiply-adds a call stays on one core: a second one would cost more."""
 
 
 @jit.kernel

@@ -110,7 +110,7 @@ def folder() -> Path | None:
 
 
 def _read(path: Path) -> bytes | None:
-    """Return what `_write` wrote to a file; None if it is not whole: LLVM would not survive that."""
+    """Return what `_write` wrote to a file, None if that is not whole: LLVM would crash on it."""
     with contextlib.suppress(OSError):
         data = path.read_bytes()
         digest, code = data[:32], data[32:]

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from . import jit, threads
 from .jit import Task, address, call
+from .memory import empty
 from .packing import copy, transpose
 from .tile import lanes, tallest, tile
 
@@ -177,7 +178,7 @@ def matmul(
     panels = plan.zeros
     if packed:
         span = min(COLUMNS, -(-vectors // cols) * lane)
-        panels = np.empty(rows * cols * span * min(k, TERMS), c.dtype)
+        panels = empty(rows * cols * span * min(k, TERMS), c.dtype)
     start, start_col = (plan.zeros_at, 0) if bias is None else (address(bias), 1)
     task = (
         rows, cols, m, n, k, plan.size, lane, widest, *plan.codes, address(a), a_row, a_col,

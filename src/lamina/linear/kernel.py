@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from ..arrays import mask_steps
 from ..engine.matmul import contiguous, matmul
+from ..engine.memory import empty
 
 NDArray = npt.NDArray[Any]
 
@@ -18,7 +19,7 @@ def forward(
     x, weight = contiguous(mask_steps(x, lengths)), contiguous(weight)
     bias = None if bias is None else contiguous(bias)
     I, O = weight.shape  # noqa: E741
-    y = np.empty((*x.shape[:-1], O), x.dtype)
+    y = empty((*x.shape[:-1], O), x.dtype)
     matmul(x, I, 1, weight, O, 1, x.size // I, O, I, y, bias)  # (1)
     return mask_steps(y, lengths), (x, weight, bias, lengths)
 
@@ -29,9 +30,9 @@ def backward(dy: NDArray, cache: tuple[Any, ...]) -> tuple[NDArray, dict[str, ND
     dy = contiguous(mask_steps(dy, lengths))
     I, O = weight.shape  # noqa: E741
     N = x.size // I
-    dx = np.empty(x.shape, x.dtype)
+    dx = empty(x.shape, x.dtype)
     matmul(dy, O, 1, weight, 1, O, N, I, O, dx)  # (2)
-    grads = {"weight": np.empty((I, O), x.dtype)}
+    grads = {"weight": empty((I, O), x.dtype)}
     matmul(x, 1, I, dy, O, 1, I, O, N, grads["weight"])  # (3)
     if bias is not None:
         grads["bias"] = np.empty(O, x.dtype)

@@ -1,0 +1,56 @@
+"""Large arrays whose memory is used again: the system would map and clear it anew each time."""
+
+import math
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+NDArray = npt.NDArray[Any]
+
+LEAST: Final = 2**18
+"""Bytes; smaller arrays are left to NumPy, whose allocator keeps them itself."""
+MOST: Final = 2**28
+"""Bytes that wait for use at the most."""
+ALIGNMENT: Final = 64
+"""That of a cache line, and of the widest vectors."""
+
+_waiting: dict[int, list[NDArray]] = {}  # blocks of bytes that nobody uses, by size
+
+
+class _Lease:
+    """The use of a block by an array, whose base it is; it ends when the last view of it dies."""
+
+    def __init__(self, block: NDArray, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self.block = block
+        first = -(-block.ctypes.data // ALIGNMENT) * ALIGNMENT
+        self.__array_interface__ = {
+            "version": 3,
+            "shape": shape,
+            "typestr": dtype.str,
+            "data": (first, False),
+        }
+
+    def __del__(self) -> None:
+        # It may run at any moment and in any thread; what it does to dict and lists is atomic.
+        size = self.block.nbytes
+        if size + sum(kept * len(blocks) for kept, blocks in list(_waiting.items())) > MOST:
+            _waiting.clear()
+        if size <= MOST:
+            _waiting.setdefault(size, []).append(self.block)
+
+
+def empty(shape: tuple[int, ...] | int, dtype: np.dtype[Any]) -> NDArray:
+    """Return an array of C order whose values are not set, as `numpy.empty` does."""
+    shape = (shape,) if isinstance(shape, int) else tuple(shape)
+    size = math.prod(shape) * dtype.itemsize
+    if size < LEAST:
+        return np.empty(shape, dtype)
+    step = 1 << max(size.bit_length() - 3, 12)  # so that sizes fall into few classes
+    rounded = -(-(size + ALIGNMENT) // step) * step
+    try:
+        block = _waiting[rounded].pop()
+    except (KeyError, IndexError):
+        block = np.empty(rounded, np.uint8)
+    array: NDArray = np.asarray(_Lease(block, shape, dtype))
+    return array
