@@ -1,7 +1,6 @@
 """The only place for compiler flags, CPU features, threads and the cache of compiled code."""
 
 import contextlib
-import ctypes
 import hashlib
 import os
 import sys
@@ -163,7 +162,7 @@ def native(name: str, emit: Callable[[], str], function: str) -> int:
     return int(engine.get_function_address(function))
 
 
-def kernel(function: Callable[..., None]) -> Any:
+def kernel(function: Callable[..., Any]) -> Any:
     """Compile a kernel when it is first called: strict floating point, NumPy's division, no GIL."""
     return _njit(function, parallel=False)
 
@@ -173,7 +172,7 @@ def parallel(function: Callable[..., None]) -> Any:
     return _njit(function, parallel=True)
 
 
-def _njit(function: Callable[..., None], parallel: bool) -> Any:
+def _njit(function: Callable[..., Any], parallel: bool) -> Any:
     # Numba's cache knows changes of a function's own file only. Ours is keyed by all sources, and
     # Numba takes the folder from its configuration at the moment of decoration.
     before = numba_config.CACHE_DIR
@@ -214,17 +213,17 @@ class Address:
         return self.flat[first : first + count]
 
 
-_Byte: Final[Any] = ctypes.c_char
+@kernel
+def _data(flat: NDArray) -> int:
+    return flat.ctypes.data
 
 
 def address(array: NDArray) -> Any:
     """Return where the data of an array begins; hold on to the array while it is used."""
     if DISABLED:
         return Address(array)
-    try:
-        return ctypes.addressof(_Byte.from_buffer(array))  # the quickest way, if it is writable
-    except (TypeError, ValueError):
-        return array.ctypes.data
+    # A compiled function says it in a fraction of the time that NumPy takes.
+    return _data(array.reshape(-1)) if array.flags.c_contiguous else array.ctypes.data
 
 
 _compiling = threading.Lock()

@@ -30,6 +30,8 @@ COLUMNS: Final = 2048
 """The most columns of B that a thread packs at once, which bounds the workspace."""
 SERIAL: Final = 400_000
 """Below so many multiply-adds a call stays on one core: a second one would cost more."""
+SERIAL_B: Final = 100_000
+"""Nor one whose B has fewer elements: a few rows wait for B alone."""
 IN_PLACE: Final = 3
 """A B that so many tiles or fewer use is not worth a copy."""
 
@@ -168,21 +170,22 @@ def matmul(
     lane = plan.lane
     vectors = -(-n // lane)
     rows, cols = 1, 1
-    if m * n * k > SERIAL:
+    if m * n * k > SERIAL or n * k > SERIAL_B:
         rows, cols = grid(m, vectors, threads.count())
     widest = 4
     while widest < 8 and plan.heights[widest + 1] >= m:
         widest += 1
     mine = -(-m // rows)
     packed = b_col != 1 or mine > IN_PLACE * plan.heights[4]
-    panels = plan.zeros
+    panels_at = plan.zeros_at
     if packed:
         span = min(COLUMNS, -(-vectors // cols) * lane)
         panels = empty(rows * cols * span * min(k, TERMS), c.dtype)
+        panels_at = address(panels)
     start, start_col = (plan.zeros_at, 0) if bias is None else (address(bias), 1)
     task = (
         rows, cols, m, n, k, plan.size, lane, widest, *plan.codes, address(a), a_row, a_col,
         address(b), b_row, b_col, int(packed), start, start_col, address(c), int(relu),
-        address(panels), plan.origin_at,
+        panels_at, plan.origin_at,
     )  # fmt: skip
     jit.launch(_part, _parts, rows * cols, task, plan.heights)
