@@ -244,10 +244,20 @@ def test_info(capsys):
     assert "cpu" in rows
 
 
-def test_info_without_llvmlite(capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "llvmlite", None)
+def test_info_without_numba(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lamina.engine.jit", None)
+    monkeypatch.delattr(lm.engine, "jit", raising=False)
     assert main(["info"]) == 0
-    assert "unknown without llvmlite" in capsys.readouterr().out
+    assert "none without numba" in capsys.readouterr().out
+
+
+def test_info_with_bad_threads(capsys, monkeypatch):
+    from lamina.engine import threads
+
+    threads.available.cache_clear()
+    monkeypatch.setenv("LAMINA_THREADS", "many")
+    assert main(["info"]) == 2
+    assert "LAMINA_THREADS must be a positive integer, got 'many'" in capsys.readouterr().err
 
 
 class TestDemo:

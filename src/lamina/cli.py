@@ -328,26 +328,25 @@ def info(given: argparse.Namespace) -> int:
             rows[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             rows[package] = "not installed"
-    rows |= {"system": f"{platform.system()} {platform.machine()}", **cpu()}
-    affinity = getattr(os, "sched_getaffinity", None)  # not on every system
-    rows["threads"] = str(len(affinity(0)) if affinity else os.cpu_count())
+    rows |= {"system": f"{platform.system()} {platform.machine()}", **engine()}
     for name, value in rows.items():
         print(f"{name:<18}{value}")
     return 0
 
 
-def cpu() -> dict[str, str]:
-    """Return the CPU's name and the width of its vectors, as LLVM tells them."""
+def engine() -> dict[str, str]:
+    """Return what kernels are compiled for, how many threads they use and where they are kept."""
     try:
-        from llvmlite import binding
+        from .engine import jit, threads
     except ImportError:
-        return {"cpu": "unknown without llvmlite"}
-    features = binding.get_host_cpu_features()
-    widths = (("avx512f", 512), ("avx", 256), ("sse2", 128), ("neon", 128))
-    bits = next((width for feature, width in widths if features.get(feature)), None)
+        return {"kernels": "none without numba: layers compute by their formulas"}
+    with refusing():
+        count = threads.available()
     return {
-        "cpu": binding.get_host_cpu_name(),
-        "vector width": f"{bits} bits" if bits else "unknown",
+        "cpu": jit.cpu()[0],
+        "vector width": f"{8 * jit.vector_bytes()} bits",
+        "threads": str(count),
+        "compiled code": str(jit.folder() or "kept for the process alone: no folder to write to"),
     }
 
 
