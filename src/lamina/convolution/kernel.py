@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arrays import mask_steps
-from ..engine.matmul import contiguous, matmul
+from ..engine.matmul import column_sums, contiguous, matmul
 from ..engine.memory import empty
 from ..windows import Ints, Pads, Windows, each, pad, pairs, unpad
 from .direct import Taps, correlate
@@ -65,10 +65,7 @@ def backward(dy: NDArray, cache: tuple[Any, ...]) -> tuple[NDArray, dict[str, ND
     dx = _input_gradient(dy, weight, x.shape, windows, padding_mode, groups)
     grads = {"weight": _weight_gradient(dy, x, weight, windows, padding_mode, groups)}
     if bias is not None:
-        grads["bias"] = np.empty(bias.shape, dy.dtype)
-        one = np.ones(1, dy.dtype)
-        positions = dy.size // len(bias)
-        matmul(one, 0, 0, dy, len(bias), 1, 1, len(bias), positions, grads["bias"])  # (4)
+        grads["bias"] = column_sums(dy)  # (4)
     return mask_steps(dx, lengths), grads
 
 

@@ -118,7 +118,6 @@ class Plan:
 
     def __init__(self, dtype: np.dtype[Any]) -> None:
         self.size, self.lane = dtype.itemsize, lanes(dtype)
-        self.dtype = dtype
         self.codes = tile(dtype), copy(dtype), transpose(dtype)
         self.heights = np.array([0, *(tallest(v) for v in range(1, 9))])
         self.zeros, self.origin = np.zeros(8 * self.lane, dtype), np.zeros(1, np.int64)
@@ -189,3 +188,11 @@ def matmul(
         panels_at, plan.origin_at,
     )  # fmt: skip
     jit.launch(_part, _parts, rows * cols, task, plan.heights)
+
+
+def column_sums(a: NDArray) -> NDArray:
+    """Return the sums over all axes but the last: a product with ones, and as regular as one."""
+    n = a.shape[-1]
+    sums = np.empty(n, a.dtype)
+    matmul(np.ones(1, a.dtype), 0, 0, a, n, 1, 1, n, a.size // n, sums)
+    return sums

@@ -2,11 +2,10 @@
 
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from ..arrays import mask_steps
-from ..engine.matmul import contiguous, matmul
+from ..engine.matmul import column_sums, contiguous, matmul
 from ..engine.memory import empty
 
 NDArray = npt.NDArray[Any]
@@ -35,7 +34,5 @@ def backward(dy: NDArray, cache: tuple[Any, ...]) -> tuple[NDArray, dict[str, ND
     grads = {"weight": empty((I, O), x.dtype)}
     matmul(x, 1, I, dy, O, 1, I, O, N, grads["weight"])  # (3)
     if bias is not None:
-        grads["bias"] = np.empty(O, x.dtype)
-        one = np.ones(1, x.dtype)
-        matmul(one, 0, 0, dy, O, 1, 1, O, N, grads["bias"])  # (4)
+        grads["bias"] = column_sums(dy)  # (4)
     return dx, grads
