@@ -73,6 +73,8 @@ def guard() -> None:
             module.np = GuardedNumPy()
         if hasattr(module, "empty"):
             module.empty = empty
+        if hasattr(module, "ALIGNMENT"):
+            module.ALIGNMENT = 1  # no room for it at the end of an array
         if hasattr(module, "contiguous"):
             module.contiguous = copy  # even what is contiguous: so arguments are guarded
     launch = jit.launch

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from contract import EPS
+from contract import EPS, assert_same
 from lamina.arrays import mask_steps
 from lamina.convolution import formula as convolution_formula
 from lamina.convolution import kernel as convolution_kernel
-from lamina.engine import threads
+from lamina.engine import matmul, threads
 from lamina.linear import formula as linear_formula
 from lamina.linear import kernel as linear_kernel
 from lamina.windows import MODES, Windows, each, pairs
@@ -86,6 +86,16 @@ def passes(module: Any, problem: Problem, arrays: dict[str, Any], dy: Any) -> di
     return {"y": y, "dx": dx, **grads}
 
 
+def of_packed(arrays: dict[str, Any]) -> np.ndarray:
+    """Y of a Linear layer whose weights are packed beforehand."""
+    x, weight = matmul.contiguous(arrays["x"]), matmul.contiguous(arrays["weight"])
+    i, o = weight.shape
+    y = matmul.empty((*x.shape[:-1], o), x.dtype)
+    packed = matmul.pack(weight, o, 1, o, i)
+    matmul.matmul(x, i, 1, packed, 0, 0, x.size // i, o, i, y, arrays.get("bias"))
+    return mask_steps(y, arrays.get("lengths"))
+
+
 def random_dy(problem: Problem, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng([seed, 1])
     return rng.standard_normal(problem.y).astype(problem.dtype)
@@ -113,6 +123,8 @@ def check(problem: Problem, seed: int = 0, layouts: tuple[str, ...] = ("plain",)
     expected = passes(formula, problem, wide, dy.astype(np.float64))
     absolute = {n: np.abs(a) for n, a in wide.items()}
     size = passes(formula, problem, absolute, np.abs(dy.astype(np.float64)))
+    if problem.layer == "linear":
+        assert_same(of_packed(arrays), found["y"], "y of packed weights")
     assert found.keys() == expected.keys()
     for name, a in found.items():
         assert (a.shape, a.dtype) == (expected[name].shape, problem.dtype), name

@@ -346,7 +346,7 @@ def test_products_around_every_edge_of_a_tile(dtype):
     rng, n = np.random.default_rng(0), tile.lanes(dtype)
     widths = {w * n + d for w in (1, 2, 4, 8, 12) for d in (-1, 0, 1)} | {1, 2, 3}
     most = {tile.tallest(v) for v in tile.WIDTHS}
-    packed = matmul.IN_PLACE * tile.tallest(4)
+    packed = matmul.IN_PLACE * tile.tallest(matmul.plan_of(dtype).wide)
     heights = {h + d for h in most for d in (0, 1)} | {packed, packed + 1, 2 * packed + 3}
     for turn, (m, w) in enumerate(itertools.product(sorted(heights), sorted(widths))):
         k = (1, 2, 17)[turn % 3]
@@ -391,6 +391,11 @@ def test_products_keep_their_bits(monkeypatch, dtype):
         for ta, tb in ALL_FOUR:  # in place and packed
             c = multiply(a, b, np.empty((m, n), dtype), bias, transposed_a=ta, transposed_b=tb)
             assert_same(c, expected, f"in {parts} parts, {ta}, {tb}")
+        for held, strides in ((b, (n, 1)), (np.ascontiguousarray(b.T), (1, k))):
+            packed = matmul.pack(held, *strides, n, k)
+            c = np.empty((m, n), dtype)
+            matmul.matmul(a, k, 1, packed, 0, 0, m, n, k, c, bias)
+            assert_same(c, expected, f"packed beforehand, in {parts} parts, {strides}")
     for first, count in ((0, 1), (m - 1, 1), (7, 2), (100, 15), (3, 19), (200, 250)):
         for j, width in ((0, n), (5, 1), (17, 40), (n - 3, 3)):
             some = b[:, j : j + width]
@@ -398,6 +403,40 @@ def test_products_keep_their_bits(monkeypatch, dtype):
                 a[first : first + count], some, np.empty((count, width), dtype), bias[j : j + width]
             )
             assert_same(c, expected[first : first + count, j : j + width])
+
+
+@by_dtype
+def test_what_is_packed_beforehand_gives_the_same_bits(dtype):
+    lane = tile.lanes(dtype)
+    for n, k in itertools.product((1, lane, 3 * lane - 1, 9 * lane + 1), (1, 31)):
+        b = random("b", (k, n), dtype)
+        packed = matmul.pack(b, n, 1, n, k)
+        assert (packed.n, packed.k) == (n, k)
+        assert packed.panels.ctypes.data % matmul.ALIGNMENT == 0
+        for m in (1, 2, 3, 7, 40):
+            a = random("a", (m, k), dtype)
+            c = np.full((m, n), np.nan, dtype)
+            matmul.matmul(a, k, 1, packed, 0, 0, m, n, k, c, relu=True)
+            assert_same(c, multiply(a, b, np.empty((m, n), dtype), relu=True))
+
+
+def test_what_is_packed_cannot_be_written_to():
+    b = np.ones((3, 5), np.float32)
+    packed = matmul.pack(b, 5, 1, 5, 3)
+    b[...] = np.nan
+    assert packed.panels.max() == 1
+    with pytest.raises(ValueError, match="read-only"):
+        packed.panels[0] = 1
+    with pytest.raises(AttributeError):
+        packed.n = 4
+
+
+@pytest.mark.parametrize(("n", "k"), [(0, 3), (3, 0), (0, 0)])
+def test_nothing_can_be_packed(n, k):
+    packed = matmul.pack(np.ones((k, n), np.float32), n, 1, n, k)
+    c = np.full((2, n), np.nan, np.float32)
+    matmul.matmul(np.ones((2, k), np.float32), k, 1, packed, 0, 0, 2, n, k, c)
+    assert_same(c, np.zeros((2, n), np.float32))
 
 
 @by_dtype

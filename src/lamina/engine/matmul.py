@@ -3,11 +3,12 @@
     C[m, n] = start[m, n] + Σ_k A[m, k] B[k, n]                                                 (1)
 
 A is read in place, by any two strides. B is read in place or copied to *panels*, as wide as a tile,
-where that pays: when it is transposed, or when many rows use it again. Threads share C in a grid of
-rows and columns; none splits k. A sum goes on from block to block of k through C itself. So neither
-the blocking nor the grid changes a bit.
+where that pays: when it is transposed, or when many rows use it again. A B that many products share
+is packed once, beforehand. Threads share C in a grid of rows and columns; none splits k. A sum goes
+on from block to block of k through C itself. So neither the blocking nor the grid changes a bit.
 """
 
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numba
@@ -16,7 +17,7 @@ import numpy.typing as npt
 
 from . import jit, threads
 from .jit import Task, address, call
-from .memory import empty
+from .memory import ALIGNMENT, empty
 from .packing import copy, transpose
 from .tile import lanes, tallest, tile
 
@@ -36,50 +37,74 @@ IN_PLACE: Final = 3
 """A B that so many tiles or fewer use is not worth a copy."""
 
 
+WIDEST: Final = 7
+"""The most vectors of a panel, which a last one of a single vector may join."""
+WITHIN: Final = 1
+"""B is copied to panels within the call."""
+BEFORE: Final = 2
+"""B is panels."""
+
+
+@jit.kernel
+def count_panels(vectors: int, wide: int) -> int:
+    """Return how many panels hold so many vectors: a last one of one vector joins its neighbour."""
+    return max(1, (vectors + wide - 2) // wide)
+
+
+@jit.kernel
+def _pack(
+    k: int, n: int, size: int, lane: int, copy: int, transpose: int,
+    b: int, b_row: int, b_col: int, panel: int, vectors: int,
+) -> None:  # fmt: skip
+    """Copy k rows and n columns of B to a panel of so many vectors."""
+    width = vectors * lane
+    if b_col == 1:
+        call(copy, (b, b_row, k, vectors, n - (vectors - 1) * lane, panel, width))
+    else:
+        call(transpose, (b, b_col, k, n, panel, width))
+
+
 @jit.kernel
 def _part(g: int, task: Task, heights: NDArray) -> None:
     """Compute part g of C, in a grid of rows x cols."""
     (
-        rows, cols, m, n, k, size, lane, widest, tile, copy, transpose, a, a_row, a_col,
-        b, b_row, b_col, packed, start, start_col, c, relu, panels, origin,
+        rows, cols, m, n, k, size, lane, wide, tile, copy, transpose, a, a_row, a_col,
+        b, b_row, b_col, packed, start, start_col, c, relu, panels, span, origin,
     ) = task  # fmt: skip
     m0, m1 = m * (g // cols) // rows, m * (g // cols + 1) // rows
     vectors = (n + lane - 1) // lane
-    v0, v1 = vectors * (g % cols) // cols, vectors * (g % cols + 1) // cols
+    count = count_panels(vectors, wide)
+    first, end = count * (g % cols) // cols, count * (g % cols + 1) // cols
     k_blocks = (k + TERMS - 1) // TERMS
     m_blocks = (m1 - m0 + ROWS - 1) // ROWS
-    span = min(COLUMNS // lane, (vectors + cols - 1) // cols)
-    mine = panels + g * (span * lane * min(k, TERMS) * size)
-    for w0 in range(v0, v1, span):
-        w1 = min(v1, w0 + span)
-        count = (w1 - w0 + widest - 1) // widest  # panels, their widths equalised
+    mine = panels + g * ((span + 1) * wide * lane * min(k, TERMS) * size)
+    for q0 in range(first, end, span):
+        q1 = min(end, q0 + span)
         for kb in range(k_blocks):
             k0, k1 = k * kb // k_blocks, k * (kb + 1) // k_blocks
             kc = k1 - k0
-            if packed:
-                for p in range(count):
-                    p0, p1 = w0 + (w1 - w0) * p // count, w0 + (w1 - w0) * (p + 1) // count
-                    source = b + (k0 * b_row + p0 * lane * b_col) * size
-                    panel = mine + (p0 - w0) * lane * kc * size
-                    width = (p1 - p0) * lane
-                    if b_col == 1:
-                        last = min(lane, n - (p1 - 1) * lane)
-                        call(copy, (source, b_row, kc, p1 - p0, last, panel, width))
-                    else:
-                        columns = min(n, p1 * lane) - p0 * lane
-                        call(transpose, (source, b_col, kc, columns, panel, width))
+            if packed == WITHIN:
+                for p in range(q0, q1):
+                    j, w = p * wide * lane, wide if p + 1 < count else vectors - p * wide
+                    source = b + (k0 * b_row + j * b_col) * size
+                    into = mine + (p - q0) * wide * lane * kc * size
+                    _pack(
+                        kc, min(n - j, w * lane), size, lane, copy, transpose,
+                        source, b_row, b_col, into, w,
+                    )  # fmt: skip
             for mb in range(m_blocks):
                 i0 = m0 + (m1 - m0) * mb // m_blocks
                 i1 = m0 + (m1 - m0) * (mb + 1) // m_blocks
-                for p in range(count):
-                    p0, p1 = w0 + (w1 - w0) * p // count, w0 + (w1 - w0) * (p + 1) // count
-                    j = p0 * lane
-                    last = min(lane, n - (p1 - 1) * lane)
-                    height = heights[p1 - p0]
+                for p in range(q0, q1):
+                    j, w = p * wide * lane, wide if p + 1 < count else vectors - p * wide
+                    last = min(lane, n - j - (w - 1) * lane)
+                    height = heights[w]
                     tiles = (i1 - i0 + height - 1) // height  # their heights equalised
                     panel, ldb = b + (k0 * b_row + j) * size, b_row
-                    if packed:
-                        panel, ldb = mine + (p0 - w0) * lane * kc * size, (p1 - p0) * lane
+                    if packed == WITHIN:
+                        panel, ldb = mine + (p - q0) * wide * lane * kc * size, w * lane
+                    elif packed == BEFORE:
+                        panel, ldb = b + (j * k + k0 * w * lane) * size, w * lane
                     for t in range(tiles):
                         i = i0 + (i1 - i0) * t // tiles
                         h = i0 + (i1 - i0) * (t + 1) // tiles - i
@@ -92,7 +117,7 @@ def _part(g: int, task: Task, heights: NDArray) -> None:
                         if a_col != 1:
                             ahead, step = part + kc * a_col * size, a_col  # the next block's
                         call(tile, (
-                            h, p1 - p0, part, origin, a_row, a_col, panel, origin, ldb, 1, kc,
+                            h, w, part, origin, a_row, a_col, panel, origin, ldb, 1, kc,
                             begin, lds, into, n, last, relu and k1 == k, ahead, step,
                         ))  # fmt: skip
 
@@ -101,6 +126,20 @@ def _part(g: int, task: Task, heights: NDArray) -> None:
 def _parts(count: int, task: Task, heights: NDArray) -> None:
     for g in numba.prange(count):
         _part(numba.int64(g), task, heights)
+
+
+@jit.kernel
+def _pack_all(task: Task) -> None:
+    """Copy B to panels, each of them all its rows."""
+    n, k, size, lane, wide, copy, transpose, b, b_row, b_col, panels = task
+    vectors = (n + lane - 1) // lane
+    count = count_panels(vectors, wide)
+    for p in range(count):
+        j, w = p * wide * lane, wide if p + 1 < count else vectors - p * wide
+        _pack(
+            k, min(n - j, w * lane), size, lane, copy, transpose,
+            b + j * b_col * size, b_row, b_col, panels + j * k * size, w,
+        )  # fmt: skip
 
 
 def grid(m: int, vectors: int, threads: int) -> tuple[int, int]:
@@ -120,6 +159,8 @@ class Plan:
         self.size, self.lane = dtype.itemsize, lanes(dtype)
         self.codes = tile(dtype), copy(dtype), transpose(dtype)
         self.heights = np.array([0, *(tallest(v) for v in range(1, 9))])
+        # The widest tile whose sums are enough chains to hide the latency of a multiply-add.
+        self.wide = max(v for v in (1, 2, 4) if v * tallest(v) >= 12)
         self.zeros, self.origin = np.zeros(8 * self.lane, dtype), np.zeros(1, np.int64)
         self.zeros_at, self.origin_at = address(self.zeros), address(self.origin)
 
@@ -141,9 +182,37 @@ def contiguous(x: NDArray) -> NDArray:
     return x if flags.c_contiguous and flags.aligned else np.array(x, order="C")
 
 
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """A matrix B (k, n) as panels, for any number of products, of any number of rows.
+
+    It holds a copy and is never written to, so that many threads may use it at once.
+    """
+
+    panels: NDArray
+    n: int
+    k: int
+
+
+def pack(b: NDArray, b_row: int, b_col: int, n: int, k: int) -> Packed:
+    """Return B packed, to stand in the place of b in `matmul`; of the strides, one is 1."""
+    plan = plan_of(b.dtype)
+    vectors = -(-n // plan.lane)
+    panels = np.zeros(vectors * plan.lane * k + ALIGNMENT // plan.size, b.dtype)
+    panels = panels[-panels.ctypes.data % ALIGNMENT // plan.size :]
+    if n and k:
+        task = (
+            n, k, plan.size, plan.lane, plan.wide, *plan.codes[1:], address(b), b_row, b_col,
+            address(panels),
+        )  # fmt: skip
+        _pack_all(task)
+    panels.flags.writeable = False
+    return Packed(panels, n, k)
+
+
 def matmul(
     a: NDArray, a_row: int, a_col: int,
-    b: NDArray, b_row: int, b_col: int,
+    b: NDArray | Packed, b_row: int, b_col: int,
     m: int, n: int, k: int,
     c: NDArray, bias: NDArray | None = None, relu: bool = False,
 ) -> None:  # fmt: skip
@@ -152,7 +221,8 @@ def matmul(
     Parameters
     ----------
     a, b : array
-        C-contiguous memory that holds A (m, k) and B (k, n) by the strides given, in elements.
+        C-contiguous memory that holds A (m, k) and B (k, n) by the strides given, in elements. Or
+        b is what `pack` returned for B, which gives the same bits; its strides are not used then.
     a_row, a_col, b_row, b_col : int
         Of B's strides, one is 1.
     m, n, k : int
@@ -166,26 +236,29 @@ def matmul(
         c[...] = 0 if bias is None else np.maximum(bias, 0) if relu else bias
         return
     plan = plan_of(c.dtype)
-    lane = plan.lane
-    vectors = -(-n // lane)
+    lane, wide = plan.lane, plan.wide
+    if isinstance(b, Packed):
+        b, packed = b.panels, BEFORE
+    else:
+        while wide < WIDEST and plan.heights[wide + 1] >= m:
+            wide += 1
+        packed = 0
+    count = -(-n // (lane * wide))
     rows, cols = 1, 1
     if m * n * k > SERIAL or n * k > SERIAL_B:
-        rows, cols = grid(m, vectors, threads.count())
-    widest = 4
-    while widest < 8 and plan.heights[widest + 1] >= m:
-        widest += 1
-    mine = -(-m // rows)
-    packed = b_col != 1 or mine > IN_PLACE * plan.heights[4]
+        rows, cols = grid(m, count, threads.count())
+    if not packed and (b_col != 1 or -(-m // rows) > IN_PLACE * plan.heights[wide]):
+        packed = WITHIN
+    span = max(1, min(COLUMNS // (lane * wide), -(-count // cols)))
     panels_at = plan.zeros_at
-    if packed:
-        span = min(COLUMNS, -(-vectors // cols) * lane)
-        panels = empty(rows * cols * span * min(k, TERMS), c.dtype)
+    if packed == WITHIN:
+        panels = empty(rows * cols * (span + 1) * wide * lane * min(k, TERMS), c.dtype)
         panels_at = address(panels)
     start, start_col = (plan.zeros_at, 0) if bias is None else (address(bias), 1)
     task = (
-        rows, cols, m, n, k, plan.size, lane, widest, *plan.codes, address(a), a_row, a_col,
-        address(b), b_row, b_col, int(packed), start, start_col, address(c), int(relu),
-        panels_at, plan.origin_at,
+        rows, cols, m, n, k, plan.size, lane, wide, *plan.codes, address(a), a_row, a_col,
+        address(b), b_row, b_col, packed, start, start_col, address(c), int(relu),
+        panels_at, span, plan.origin_at,
     )  # fmt: skip
     jit.launch(_part, _parts, rows * cols, task, plan.heights)
 
