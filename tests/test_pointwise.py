@@ -1,0 +1,142 @@
+"""exp, tanh and the logistic function against exact values, over the whole range."""
+
+import ctypes
+import decimal
+import math
+from decimal import Decimal
+
+import numpy as np
+import pytest
+
+from lamina.engine import pointwise
+from lamina.engine.jit import Address
+from lamina.engine.tile import lanes
+
+CODES = {"exp": pointwise.exp, "tanh": pointwise.tanh, "sigmoid": pointwise.sigmoid}
+BOUNDS = {
+    ("exp", "float32"): 1.1,
+    ("tanh", "float32"): 2.6,
+    ("sigmoid", "float32"): 2.4,
+    ("exp", "float64"): 1.1,
+    ("tanh", "float64"): 2.7,
+    ("sigmoid", "float64"): 2.4,
+}
+"""In units in the last place, as the module states them."""
+by_name = pytest.mark.parametrize("name", CODES)
+by_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
+
+
+def apply(name, a):
+    """f(a), by the machine code."""
+    y = np.full_like(a, np.nan)
+    n = lanes(a.dtype)
+    vectors = -(-a.size // n)
+    code = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 4)(CODES[name](a.dtype))
+    code(a.ctypes.data, vectors, a.size - (vectors - 1) * n, y.ctypes.data)
+    return y
+
+
+def wide(name, a):
+    """f(a) in float64, for a in float32: in a form that is exact enough everywhere."""
+    a = a.astype(np.float64)
+    if name == "tanh":
+        return np.tanh(a)
+    u = np.exp(-np.abs(a))
+    return np.exp(a) if name == "exp" else np.where(a < 0, u, 1) / (1 + u)
+
+
+def exact(name, a):
+    """f(a) to 60 digits."""
+    a = Decimal(float(a))
+    if name == "exp":
+        return a.exp()
+    if name == "sigmoid":
+        return 1 / (1 + (-a).exp())
+    if abs(a) < Decimal("1e-12"):
+        return a - a**3 / 3
+    e = (2 * a).exp()
+    return (e - 1) / (e + 1)
+
+
+def unit(value):
+    """The unit in the last place of a number in float64."""
+    return 2.0 ** max(math.frexp(value)[1] - 53, -1074)
+
+
+@by_name
+def test_float32_over_the_whole_range(name):
+    """Every exponent, with some 8,000 fractions each, and the range that matters once more."""
+    bits = np.arange(0, 0x7F800000, 1021, dtype=np.uint32).view(np.float32)
+    a = np.concatenate([bits, -bits, np.linspace(-110, 110, 500_001, dtype=np.float32)])
+    with np.errstate(over="ignore", under="ignore"):
+        expected = wide(name, a)
+    y = apply(name, a)
+    most = float(np.finfo(np.float32).max)
+    infinite = np.isinf(y)
+    assert np.all(expected[infinite] > most)
+    exponent = np.maximum(np.frexp(expected)[1] - 1, -126)
+    error = np.abs(y[~infinite] - expected[~infinite]) / np.exp2(exponent[~infinite] - 23.0)
+    assert error.max() < BOUNDS[name, "float32"]
+
+
+@by_name
+def test_float64_at_samples_of_the_whole_range(name):
+    rng = np.random.default_rng(0)
+    a = np.concatenate(
+        [
+            rng.uniform(-3, 3, 3000),
+            rng.uniform(-40, 40, 3000),
+            rng.uniform(-745.2, 709.7, 2000),
+            np.exp2(rng.uniform(-1074, 6, 2000)) * rng.choice([-1, 1], 2000),
+        ]
+    )
+    y = apply(name, a)
+    worst = Decimal(0)
+    with decimal.localcontext(prec=60):
+        for found, given in zip(y, a, strict=True):
+            expected = exact(name, given)
+            error = abs(Decimal(float(found)) - expected) / Decimal(unit(float(expected)))
+            worst = max(worst, error)
+    assert worst < BOUNDS[name, "float64"]
+
+
+@by_dtype
+def test_special_values(dtype):
+    special = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0], dtype)
+    for name, expected in {
+        "exp": [np.nan, np.inf, 0, 1, 1],
+        "tanh": [np.nan, 1, -1, 0.0, -0.0],
+        "sigmoid": [np.nan, 1, 0, 0.5, 0.5],
+    }.items():
+        y = apply(name, special)
+        np.testing.assert_array_equal(y, np.array(expected, dtype))
+        np.testing.assert_array_equal(np.signbit(y[1:]), np.signbit(np.array(expected, dtype)[1:]))
+
+
+@by_dtype
+def test_the_small_side_of_the_sigmoid_ends_with_the_numbers(dtype):
+    """σ(a) is eᵃ there: it is 0 only where that is less than half of the least number."""
+    info = np.finfo(dtype)
+    least = math.log(float(info.smallest_subnormal))
+    a = np.array([least + 0.1, least + 5, float(np.log(info.tiny)), least - 1], dtype)
+    y = apply("sigmoid", a)
+    assert np.all(y[:3] > 0)
+    assert y[3] == 0
+    np.testing.assert_allclose(y[1:3], np.exp(a[1:3]), rtol=1e-2)
+
+
+@by_name
+@by_dtype
+def test_tails_of_vectors_and_the_twin(name, dtype):
+    n = lanes(dtype)
+    rng = np.random.default_rng(0)
+    for count in (1, n - 1, n, n + 1, 4 * n + 3, 9 * n):
+        a = rng.uniform(-20, 20, count).astype(dtype)
+        y = apply(name, a)
+        assert np.isfinite(y).all()
+        alone = np.concatenate([apply(name, one) for one in a[:, None]])
+        np.testing.assert_array_equal(y, alone)  # no value depends on its place
+        by_twin = np.full_like(a, np.nan)
+        vectors = -(-count // n)
+        CODES[name].twin(Address(a), vectors, count - (vectors - 1) * n, Address(by_twin))
+        np.testing.assert_allclose(y, by_twin, rtol=8 * np.finfo(dtype).eps)
