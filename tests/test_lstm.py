@@ -16,10 +16,22 @@ class TestLayer(LayerContract):
         LayerCase("one of each", lambda d: lm.LSTM(1, 1, dtype=d, rng=1), (1, 1, 1)),
         LayerCase("three layers", lstm(layers=3), (4, 5, 3)),
         LayerCase("bidirectional", lstm(bidirectional=True), (4, 5, 3)),
+        LayerCase("sum of directions", lstm(bidirectional=True, merge="sum"), (4, 5, 3)),
+        LayerCase("recurrent dropout", lstm(recurrent_dropout=0.4), (4, 5, 3)),
+        LayerCase("projection", lstm(projection=2), (4, 5, 3)),
+        LayerCase("wide projection, no bias", lstm(projection=6, bias=False), (4, 5, 3)),
         LayerCase("lengths", lstm(), (4, 6, 3), (3, 0, 6, 1)),
         LayerCase(
             "everything",
-            lstm(layers=3, bidirectional=True, dropout=0.4, init="torch"),
+            lstm(
+                layers=3,
+                projection=2,
+                bidirectional=True,
+                merge="mean",
+                dropout=0.4,
+                recurrent_dropout=0.3,
+                init="torch",
+            ),
             (4, 6, 3),
             (3, 0, 6, 1),
         ),
@@ -27,6 +39,7 @@ class TestLayer(LayerContract):
 
 
 ARRAYS = {"x": (4, 5, 3), "weight_x": (3, 8), "weight_h": (2, 8)}
+PROJECTED = ARRAYS | {"weight_h": (3, 8), "weight_p": (2, 3), "bias": (8,)}
 
 
 class TestFormula(FormulaContract):
@@ -35,6 +48,9 @@ class TestFormula(FormulaContract):
         FormulaCase("plain", ARRAYS | {"bias": (8,)}),
         FormulaCase("no bias", ARRAYS),
         FormulaCase("lengths", ARRAYS | {"bias": (8,)}, (2, 0, 5, 1)),
+        FormulaCase("projection", PROJECTED),
+        FormulaCase("projection, mask, lengths", PROJECTED | {"mask": (4, 3)}, (2, 0, 5, 1)),
+        FormulaCase("mask", ARRAYS | {"mask": (4, 2)}),
     ]
 
 

@@ -44,7 +44,9 @@ KINDS = [
     Kind(lm.LSTM, lm.lstm.formula, 4, 2),
 ]
 NAMES = ["RNN tanh", "RNN relu", "LSTM"]
+PROJECTED = Kind(lm.LSTM, lm.lstm.formula, 4, 2, {"projection": 1})
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=NAMES)
+and_projected = pytest.mark.parametrize("kind", [*KINDS, PROJECTED], ids=[*NAMES, "projected"])
 with_lengths = pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["whole", "lengths"])
 
 
@@ -225,7 +227,10 @@ def test_forward_is_run_from_zero(kind):
 
 def peer(torch, layer):
     """PyTorch's layer with the weights of ours: theirs are transposed, and the bias is two."""
-    options = {"nonlinearity": layer.activation} if isinstance(layer, lm.RNN) else {}
+    if isinstance(layer, lm.RNN):
+        options = {"nonlinearity": layer.activation}
+    else:
+        options = {"proj_size": layer.projection or 0}
     other = getattr(torch.nn, type(layer).__name__)(
         layer.in_features,
         layer.hidden,
@@ -248,10 +253,11 @@ def translate(name, a):
     end = f"_l{depth}" + ("_reverse" if name.endswith("_reverse") else "")
     if name.startswith("bias"):
         return {"bias_ih" + end: 0.3 * a, "bias_hh" + end: 0.7 * a}
-    return {("weight_ih" if name.startswith("weight_x") else "weight_hh") + end: a.T}
+    kind = {"weight_x": "weight_ih", "weight_h": "weight_hh", "weight_p": "weight_hr"}[name[:8]]
+    return {kind + end: a.T}
 
 
-@every_kind
+@and_projected
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("lengths", [None, (2, 1, 5, 3)], ids=["whole", "lengths"])
@@ -298,7 +304,7 @@ def test_against_torch(kind, bidirectional, bias, lengths):
 # State
 
 
-@every_kind
+@and_projected
 @with_lengths
 def test_gradient_of_the_initial_state(kind, lengths):
     layer = kind(layers=2, bidirectional=True)
@@ -379,12 +385,12 @@ def test_the_last_state_is_that_of_each_sequence_alone(kind):
     zip_states(lambda a, b: assert_same(a[1], b[1]), end, start)  # no steps: as it was
 
 
-@every_kind
+@and_projected
 def test_no_steps(kind):
     layer = kind(layers=2, bidirectional=True, dropout=0.5)
     x, start = np.zeros((N, 0, F)), kind.state(layer)
     y, end, cache = layer.run(x, start, lengths=[0] * N, training=True)
-    assert y.shape == (N, 0, 2 * H)
+    assert y.shape == (N, 0, layer.out_features)
     zip_states(assert_same, end, start)
     dx, dstart, grads = layer.run_backward(y, start, cache)
     assert dx.shape == x.shape
@@ -469,6 +475,112 @@ def test_the_reverse_direction_is_the_forward_one_on_the_reversed_sequence(kind)
     back.assign({name: both.params[name + "_reverse"] for name in back.params})
     x = random("x", (1, T, F))
     assert_same(both(x)[..., H:], back(x[:, ::-1])[:, ::-1])
+
+
+@every_kind
+@pytest.mark.parametrize("lengths", [None, LENGTHS])
+def test_merged_directions(kind, lengths):
+    layer = kind(layers=1, bidirectional=True)
+    x = random("x", (N, T, F))
+    y, dy = layer(x, lengths=lengths), random("dy", (N, T, H))
+    for merge, share in {"sum": 1, "mean": 0.5}.items():
+        other = kind(bidirectional=True, merge=merge)
+        other.assign(layer.params)
+        assert_same(other(x, lengths=lengths), share * (y[..., :H] + y[..., H:]))
+        _, cache = layer.forward(x, lengths=lengths)
+        dx, grads = layer.backward(share * np.concatenate([dy, dy], axis=-1), cache)
+        _, cache = other.forward(x, lengths=lengths)
+        dx_, grads_ = other.backward(dy, cache)
+        assert_same(dx_, dx)
+        for name in grads:
+            assert_same(grads_[name], grads[name], name)
+    deep = kind(layers=2, bidirectional=True, merge="sum")
+    assert deep.params["weight_x_1_reverse"].shape == (H, kind.gates * H)
+    assert deep.output_shape(x.shape) == (N, T, H)
+
+
+def test_recurrent_dropout_is_one_mask_a_sequence():
+    layer = lm.RNN(3, 3, activation="relu", recurrent_dropout=0.5, bias=False, rng=1)
+    layer.assign({"weight_x": np.eye(3), "weight_h": np.eye(3)})
+    x = np.zeros((N, T, 3), np.float32)
+    x[:, 0] = 1
+    y, _ = layer.forward(x, training=True)
+    # h goes round with factor 2 where it is kept, 0 where it is dropped.
+    kept = y[:, 1] > 0
+    assert 0 < kept.sum() < kept.size
+    for t in range(1, T):
+        assert_same(y[:, t], np.where(kept, np.float32(2**t), np.float32(0)))
+    assert not np.array_equal(layer.forward(x, training=True)[0], y)
+    assert layer.buffers["recurrent_dropout.calls"] == 2
+    assert_same(layer(x), np.ones_like(x))
+
+
+@every_kind
+def test_recurrent_dropout_is_keyed_by_sample(kind):
+    layer = kind(layers=2, bidirectional=True, recurrent_dropout=0.5)
+    assert [name for name in layer.buffers if name.endswith("key")] == [
+        "recurrent_dropout.key",
+        "recurrent_dropout_reverse.key",
+        "recurrent_dropout_1.key",
+        "recurrent_dropout_1_reverse.key",
+    ]
+    assert len({a.tobytes() for name, a in layer.buffers.items() if name.endswith("key")}) == 4
+    x, ids = random("x", (N, T, F)), np.array([7, 0, 3, 2**40])
+    y, _ = copy.deepcopy(layer).forward(x, training=True, sample_ids=ids)
+    turned, _ = copy.deepcopy(layer).forward(x[::-1], training=True, sample_ids=ids[::-1])
+    assert_close(turned[::-1], y, np.float64)
+    other, _ = copy.deepcopy(layer).forward(x, training=True)
+    assert not np.allclose(y[0], other[0])
+
+
+# Trace
+
+
+@and_projected
+@pytest.mark.parametrize("lengths", [None, LENGTHS])
+def test_trace(kind, lengths):
+    layer = kind(layers=2, bidirectional=True, recurrent_dropout=0.5)
+    x = random("x", (N, T, F))
+    plain = copy.deepcopy(layer)
+    y, cache = layer.forward(x, lengths=lengths, training=True, trace=True)
+    dy = random("dy", y.shape)
+    dx, grads = layer.backward(dy, cache)
+    other, plain_cache = plain.forward(x, lengths=lengths, training=True)
+    assert plain_cache.trace is None
+    assert_same(y, other)
+    for a, b in zip(plain.backward(dy, plain_cache)[1].values(), grads.values(), strict=True):
+        assert_same(a, b)
+    P = layer.state_sizes["h"]
+    for k, suffix in enumerate(["", "_reverse", "_1", "_1_reverse"]):
+        seen = cache.trace[k]
+        gates = {"i", "f", "g", "o", "c"} if kind.states == 2 else set()
+        assert set(seen) == gates | {"h", "da", "norm"}
+        for name, a in seen.items():
+            size = {"h": P, "da": kind.gates * H}.get(name, H)
+            assert a.shape == ((N, T) if name == "norm" else (N, T, size)), name
+            if lengths is not None:
+                for n, length in enumerate(lengths):
+                    assert not a[n, length:].any()
+        assert_same(seen["norm"], np.linalg.norm(seen["da"], axis=-1))
+        assert_close(seen["da"].sum((0, 1)), grads[f"bias{suffix}"], np.float64)
+        if gates:
+            s = seen["o"] * np.tanh(seen["c"])
+            weight_p = layer.params.get(f"weight_p{suffix}")
+            assert_close(seen["h"], s if weight_p is None else s @ weight_p, np.float64)
+    assert_same(cache.trace[2]["h"], y[..., :P])
+    assert_same(cache.trace[3]["h"], y[..., P:])
+    both = zip(cache.trace, ["", "_reverse"], strict=False)
+    expected = sum(seen["da"] @ layer.params[f"weight_x{suffix}"].T for seen, suffix in both)
+    assert_close(dx, expected, np.float64)
+
+
+@every_kind
+def test_trace_without_steps(kind):
+    layer = kind()
+    _, cache = layer.forward(np.zeros((N, 0, F)), trace=True)
+    layer.backward(np.zeros((N, 0, H)), cache)
+    (seen,) = cache.trace
+    assert {a.shape[:2] for a in seen.values()} == {(N, 0)}
 
 
 @every_kind
@@ -561,6 +673,12 @@ def test_refuses_options(kind):
         kind(layers=2, dropout=1.5)
     with pytest.raises(ValueError, match="dropout acts between layers, and there is one"):
         kind(dropout=0.5)
+    with pytest.raises(ValueError, match=r"recurrent_dropout must lie in \[0, 1\], got -1"):
+        kind(recurrent_dropout=-1)
+    with pytest.raises(ValueError, match="merge must be one of 'concat', 'sum', 'mean'; got 'mul'"):
+        kind(bidirectional=True, merge="mul")
+    with pytest.raises(ValueError, match="merge joins two directions, and there is one; give"):
+        kind(merge="sum")
     with pytest.raises(ValueError, match="init must be one of"):
         kind(init="glorot")
     with pytest.raises(ValueError, match="recurrent_init must be one of None, 'glorot_uniform'"):

@@ -70,6 +70,21 @@ def hold(new: Array, old: Array, t: int, lengths: Array | None) -> Array:
     return xp.where(lengths[:, None] >= t, new, old)
 
 
+def scale(a: Array, mask: Array | None) -> Array:
+    """Return a ⊙ mask; `mask=None` stands for 1."""
+    return a if mask is None else a * mask
+
+
+def stack_steps(steps: list[Array], like: Array) -> Array:
+    """Return arrays of shape (N, C), one a step, as one of shape (N, T, C).
+
+    Without steps, T = 0, it has the N and C of `like`.
+    """
+    if not steps:
+        return zeros((like.shape[0], 0, like.shape[1]), like)
+    return namespace(*steps).stack(steps, axis=1)
+
+
 def zeros(shape: tuple[int, ...], like: Array) -> Array:
     """Return zeros of the library, dtype and device of `like`."""
     return namespace(like).zeros(shape, dtype=like.dtype, device=device(like))

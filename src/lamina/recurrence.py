@@ -1,7 +1,8 @@
 """What RNN and LSTM share: depth, directions, dropout between layers, lengths, state."""
 
+from abc import abstractmethod
 from types import ModuleType
-from typing import Any, ClassVar, Self, TypeAlias
+from typing import Any, ClassVar, Final, NamedTuple, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -14,18 +15,32 @@ from .layer import Arrays, ByName, Layer, NDArray, Parameter, Shape
 
 State: TypeAlias = tuple[tuple[NDArray, ...], ...]
 """An entry a layer and direction, each a tuple of arrays of shape (N, H)."""
+MERGES: Final = ("concat", "sum", "mean")
+
+
+class Cache(NamedTuple):
+    """What `run_backward` needs, and what `trace=True` asked for."""
+
+    shape: Shape
+    lengths: NDArray | None
+    functions: ModuleType
+    layers: list[tuple[Any, list[Any]]]
+    """Of each layer, the cache of the Dropout before it and those of its directions."""
+    trace: tuple[Arrays, ...] | None
+    """Of each layer and direction, in the order of a state, arrays by step. See `Recurrent.run`."""
 
 
 class Recurrent(Layer):
     """A stack of recurrent layers in one or both directions.
 
-    A subclass names the formula of one layer in one direction, and hands `cell`, what that formula
-    takes beside the weights, to the constructor.
+    A subclass names the functions of one layer in one direction, and hands `cell`, what they take
+    beside the weights, to the constructor.
     """
 
-    formula: ClassVar[ModuleType]
     gates: ClassVar[int]
     """G: weights and bias have G blocks of H columns."""
+    weight_names: ClassVar[tuple[str, ...]] = ("weight_x", "weight_h", "bias")
+    """In the order in which the functions take them."""
     state_names: ClassVar[tuple[str, ...]]
 
     weight_x = Parameter()
@@ -39,7 +54,9 @@ class Recurrent(Layer):
         *,
         layers: int,
         bidirectional: bool,
+        merge: str,
         dropout: float,
+        recurrent_dropout: float,
         bias: bool,
         init: str,
         recurrent_init: str | None,
@@ -51,12 +68,21 @@ class Recurrent(Layer):
         self.hidden = arguments.integer(self, "hidden", hidden)
         self.layers = arguments.integer(self, "layers", layers)
         self.bidirectional = arguments.choice(self, "bidirectional", bidirectional, (True, False))
+        self.merge = arguments.choice(self, "merge", merge, MERGES)
+        if merge != "concat" and not self.bidirectional:
+            raise ValueError(
+                f"{say(self)}: merge joins two directions, and there is one; "
+                "give bidirectional=True, or leave merge out"
+            )
         self.dropout = arguments.number(self, "dropout", dropout, 0, 1)
         if self.dropout and self.layers == 1:
             raise ValueError(
                 f"{say(self)}: dropout acts between layers, and there is one; "
                 "give layers=2 or more, or put lm.Dropout after this layer"
             )
+        self.recurrent_dropout = arguments.number(
+            self, "recurrent_dropout", recurrent_dropout, 0, 1
+        )
         self.has_bias = arguments.choice(self, "bias", bias, (True, False))
         self.init = arguments.choice(self, "init", init, initializers.PRESETS)
         choices = (None, *initializers.PRESETS)
@@ -66,7 +92,15 @@ class Recurrent(Layer):
         self.cell = cell
         gaps = self.layers - 1 if self.dropout else 0
         self.dropouts = [Dropout(self.dropout, rng=initializers.BLANK) for _ in range(gaps)]
+        passes = self.layers * self.directions if self.recurrent_dropout else 0
+        self.recurrent_dropouts = [
+            Dropout(self.recurrent_dropout, rng=initializers.BLANK) for _ in range(passes)
+        ]
         self.initialize(rng)
+
+    @abstractmethod
+    def _functions(self) -> ModuleType:
+        """Return the module whose `run`, `run_backward`, `step` and `trace` compute the layer."""
 
     @property
     def directions(self) -> int:
@@ -74,13 +108,28 @@ class Recurrent(Layer):
         return 2 if self.bidirectional else 1
 
     @property
+    def state_sizes(self) -> dict[str, int]:
+        """The columns of each array of a state, by name."""
+        return dict.fromkeys(self.state_names, self.hidden)
+
+    @property
+    def out_features(self) -> int:
+        """The columns of y: those of h, twice where two directions stand side by side."""
+        side_by_side = self.directions if self.merge == "concat" else 1
+        return side_by_side * self.state_sizes["h"]
+
+    @property
     def stepwise(self) -> bool:  # type: ignore[override]
         """Whether the layer may `step`: not where a direction starts at the end."""
         return not self.bidirectional
 
     def children(self) -> dict[str, Layer]:
-        """Return the Dropout layers between the layers, by name."""
-        return {f"dropout_{i}": child for i, child in enumerate(self.dropouts)}
+        """Return the Dropout layers, between layers and of states, by name."""
+        suffixes = [s for layer in range(self.layers) for s in self._suffixes(layer)]
+        found: dict[str, Layer] = {f"dropout_{i}": child for i, child in enumerate(self.dropouts)}
+        for suffix, child in zip(suffixes, self.recurrent_dropouts, strict=False):
+            found[f"recurrent_dropout{suffix}"] = child
+        return found
 
     @property  # type: ignore[misc]
     def buffers(self) -> Arrays:
@@ -98,49 +147,60 @@ class Recurrent(Layer):
 
     def _inputs(self, layer: int) -> int:
         """Return I of a layer: the features that it is given."""
-        return self.directions * self.hidden if layer else self.in_features
+        return self.out_features if layer else self.in_features
 
     def _weights(self, suffix: str) -> tuple[NDArray | None, ...]:
-        return tuple(self.params.get(name + suffix) for name in ("weight_x", "weight_h", "bias"))
+        return tuple(self.params.get(name + suffix) for name in self.weight_names)
 
     def initialize(self, rng: initializers.RNG = None) -> Self:
         """Draw all parameters anew, and the keys of the Dropout layers; return the layer."""
         rng = initializers.generator(rng)
-        H = self.hidden
         self.params = {}
         for layer in range(self.layers):
-            inputs = self._inputs(layer)
-            # PyTorch takes the bound of every array from H.
-            fan_in = H if self.init == "torch" else inputs
             for suffix in self._suffixes(layer):
-                self.params[f"weight_x{suffix}"] = self._draw(self.init, (inputs, H), fan_in, rng)
-                self.params[f"weight_h{suffix}"] = self._draw(self.recurrent_init, (H, H), H, rng)
-                if self.has_bias:
-                    self.params[f"bias{suffix}"] = initializers.draw_bias(
-                        self.init, (self.gates * H,), H, rng, self.dtype
-                    )
-        for child in self.dropouts:
+                for name, a in self._draw(self._inputs(layer), rng).items():
+                    self.params[name + suffix] = a
+        for child in self.children().values():
             child.initialize(rng)
         return self
 
-    def _draw(
-        self, preset: str, block: tuple[int, int], fan_in: int, rng: np.random.Generator
+    def _draw(self, inputs: int, rng: np.random.Generator) -> Arrays:
+        """Draw the parameters of one layer in one direction, by name."""
+        H = self.hidden
+        found = {
+            "weight_x": self._draw_matrix(self.init, inputs, H, self.gates, rng),
+            "weight_h": self._draw_matrix(
+                self.recurrent_init, self.state_sizes["h"], H, self.gates, rng
+            ),
+        }
+        if self.has_bias:
+            found["bias"] = initializers.draw_bias(self.init, (self.gates * H,), H, rng, self.dtype)
+        return found
+
+    def _draw_matrix(
+        self, preset: str, rows: int, columns: int, blocks: int, rng: np.random.Generator
     ) -> NDArray:
-        """Draw a matrix of G blocks side by side, each on its own."""
-        blocks = [
-            initializers.draw(preset, block, fan_in, self.hidden, rng, self.dtype)
-            for _ in range(self.gates)
+        """Draw a matrix of blocks side by side, each on its own."""
+        fan_in = self.hidden if preset == "torch" else rows  # PyTorch takes every bound from H
+        drawn = [
+            initializers.draw(preset, (rows, columns), fan_in, columns, rng, self.dtype)
+            for _ in range(blocks)
         ]
-        return np.concatenate(blocks, axis=1)
+        return np.concatenate(drawn, axis=1)
 
     def forward(
-        self, x: NDArray, *, lengths: Any = None, training: bool = False, sample_ids: Any = None
-    ) -> tuple[NDArray, Any]:
-        """Return y, shape (N, T, H) or (N, T, 2H), and the cache of `backward`: `run` from 0.
-
-        `sample_ids` names the samples to the Dropout layers.
-        """
-        y, _, cache = self.run(x, lengths=lengths, training=training, sample_ids=sample_ids)
+        self,
+        x: NDArray,
+        *,
+        lengths: Any = None,
+        training: bool = False,
+        sample_ids: Any = None,
+        trace: bool = False,
+    ) -> tuple[NDArray, Cache]:
+        """Return y, shape (N, T, out_features), and the cache of `backward`: `run` from 0."""
+        y, _, cache = self.run(
+            x, lengths=lengths, training=training, sample_ids=sample_ids, trace=trace
+        )
         return y, cache
 
     def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
@@ -152,7 +212,7 @@ class Recurrent(Layer):
         """Return the state before the first step of `n` sequences, all 0."""
         n = arguments.integer(self, "n", n, least=0)
         return tuple(
-            tuple(np.zeros((n, self.hidden), self.dtype) for _ in self.state_names)
+            tuple(np.zeros((n, size), self.dtype) for size in self.state_sizes.values())
             for _ in range(self.layers * self.directions)
         )
 
@@ -164,20 +224,31 @@ class Recurrent(Layer):
         lengths: Any = None,
         training: bool = False,
         sample_ids: Any = None,
-    ) -> tuple[NDArray, State, Any]:
+        trace: bool = False,
+    ) -> tuple[NDArray, State, Cache]:
         """Return y, the state after the last step, and the cache of `run_backward`.
 
         `state` is that before the first step, None standing for 0. A sequence's last step is its
         own, by `lengths`; in the reverse direction it is the sequence's first. So a long sequence
         may be cut into windows, the state carried from one to the next, where the layer goes
         forward only.
+
+        `sample_ids` names the samples to the Dropout layers.
+
+        With `trace`, ``cache.trace`` has what the pass went through: for each layer and direction,
+        in the order of a state, a dict of arrays by step, of shape (N, T, H), 0 in padding, under
+        the names of the formula: the gates and the state. `run_backward` adds ``"da"``, shape
+        (N, T, G H), the gradient of the loss by a, the sum that the nonlinearities take, and
+        ``"norm"``, shape (N, T), its Euclidean norm: what reaches a step from the later ones.
         """
         x = arguments.array(self, "x", x, self.dtype)
         arguments.features(self, x, self.in_features, ndim=3)
         lengths = arguments.lengths(self, lengths, x)
         before = self._checked_state("state", state, len(x))
+        functions = self._functions()
         after: list[tuple[NDArray, ...]] = []
         caches = []
+        traces: list[Arrays] = []
         for layer in range(self.layers):
             dropped = None
             if layer and self.dropouts:
@@ -186,19 +257,29 @@ class Recurrent(Layer):
                 )
             ys, cells = [], []
             for reverse, suffix in enumerate(self._suffixes(layer)):
-                y, end, cell = self.formula.run(
+                mask = None
+                if training and self.recurrent_dropouts:
+                    mask = self._draw_mask(len(after), len(x), sample_ids)
+                y, end, cell = functions.run(
                     reverse_steps(x, lengths) if reverse else x,
                     before[len(after)],
                     *self._weights(suffix),
-                    lengths,
+                    lengths=lengths,
+                    mask=mask,
                     **self.cell,
                 )
                 ys.append(reverse_steps(y, lengths) if reverse else y)
                 after.append(end)
                 cells.append(cell)
-            x = np.concatenate(ys, axis=-1)
+                if trace:
+                    seen = functions.trace(cell).items()
+                    traces.append(
+                        {name: reverse_steps(a, lengths) if reverse else a for name, a in seen}
+                    )
+            x = self._join(ys)
             caches.append((dropped, cells))
-        return x, tuple(after), (x.shape, lengths, caches)
+        kept = Cache(x.shape, lengths, functions, caches, tuple(traces) if trace else None)
+        return x, tuple(after), kept
 
     def run_backward(
         self, dy: NDArray, dstate: State | None, cache: Any
@@ -207,24 +288,30 @@ class Recurrent(Layer):
 
         `dstate` is the gradient of the state after the last step; None stands for zero.
         """
-        shape, lengths, caches = cache
+        shape, lengths, functions, caches, traces = cache
         dy = arguments.gradient(self, dy, shape, self.dtype)
         dafter = list(self._checked_state("dstate", dstate, len(dy)))
         dbefore: list[tuple[NDArray, ...]] = []
         grads: Arrays = {}
         for layer in reversed(range(self.layers)):
             dropped, cells = caches[layer]
-            dys = np.split(dy, self.directions, axis=-1)
+            dys = self._split(dy)
             dxs: list[NDArray] = []
             for reverse, suffix in reversed(list(enumerate(self._suffixes(layer)))):
-                dx, dstart, found = self.formula.run_backward(
+                trace = None if traces is None else traces[len(dafter) - 1]
+                dx, dstart, found = functions.run_backward(
                     reverse_steps(dys[reverse], lengths) if reverse else dys[reverse],
                     dafter.pop(),
                     cells[reverse],
+                    trace,
                 )
                 dxs.append(reverse_steps(dx, lengths) if reverse else dx)
                 dbefore.append(dstart)
                 grads |= {name + suffix: g for name, g in found.items()}
+                if trace is not None:
+                    if reverse:
+                        trace["da"] = reverse_steps(trace["da"], lengths)
+                    trace["norm"] = np.linalg.norm(trace["da"], axis=-1)
             dy = sum(dxs[1:], start=dxs[0])
             if dropped is not None:
                 dy, _ = self.dropouts[layer - 1].backward(dy, dropped)
@@ -235,12 +322,32 @@ class Recurrent(Layer):
         self._refuse_steps()
         y_t = arguments.array(self, "x_t", x_t, self.dtype)
         arguments.features(self, y_t, self.in_features, ndim=2)
+        functions = self._functions()
         after = []
         for layer, before in enumerate(self._checked_state("state", state, len(y_t))):
             (suffix,) = self._suffixes(layer)
-            after.append(self.formula.step(y_t, before, self._weights(suffix), **self.cell))
+            after.append(functions.step(y_t, before, self._weights(suffix), **self.cell))
             y_t = after[-1][0]
         return y_t.copy(), tuple(after)  # a caller who writes to y_t must not write to the state
+
+    def _draw_mask(self, place: int, n: int, sample_ids: Any) -> NDArray:
+        """Draw what h of a layer and direction is multiplied by in this pass: 0, or 1 / (1 - p)."""
+        kept = np.ones((n, self.state_sizes["h"]), self.dtype)
+        mask, _ = self.recurrent_dropouts[place].forward(kept, training=True, sample_ids=sample_ids)
+        return mask
+
+    def _join(self, ys: list[NDArray]) -> NDArray:
+        """Return y of a layer from those of its directions."""
+        if self.merge == "concat":
+            return np.concatenate(ys, axis=-1)
+        total = ys[0] + ys[1]
+        return total if self.merge == "sum" else total / 2
+
+    def _split(self, dy: NDArray) -> list[NDArray]:
+        """Return dy of each direction."""
+        if self.merge == "concat":
+            return np.split(dy, self.directions, axis=-1)
+        return [dy, dy] if self.merge == "sum" else [dy / 2, dy / 2]
 
     def _checked_state(self, name: str, state: Any, n: int) -> State:
         """Return a state of `n` sequences, zeros for None."""
@@ -253,33 +360,30 @@ class Recurrent(Layer):
                 f"{say(self)}: {name} must be a tuple with a tuple {entry} for each layer and "
                 f"direction, {count} in all, as initial_state(n) gives; got {_outline(state)}"
             )
-        expected = (n, self.hidden)
         checked = []
         for k, entry in enumerate(state):
             arrays = []
             for j, a in enumerate(entry):
                 a = arguments.array(self, f"{name}[{k}][{j}]", a, self.dtype)
+                expected = (n, self.state_sizes[names[j]])
                 if a.shape != expected:
                     raise ValueError(
                         f"{say(self)}: {name}[{k}][{j}], {names[j]}, has shape {a.shape}, "
-                        f"expected {expected}: a row of H for each of the {n} sequences"
+                        f"expected {expected}: a row for each of the {n} sequences"
                     )
                 arrays.append(a)
             checked.append(tuple(arrays))
         return tuple(checked)
 
     def output_shape(self, shape: Shape) -> Shape:
-        """Return (N, T, H), or (N, T, 2H) where bidirectional, for (N, T, I)."""
+        """Return (N, T, out_features) for (N, T, I)."""
         arguments.features(self, np.empty((0, *shape[1:])), self.in_features, ndim=3)
-        return (*shape[:-1], self.directions * self.hidden)
+        return (*shape[:-1], self.out_features)
 
     def flops(self, shape: Shape) -> int:
-        """Return 2 (I + H) G H, and G H for the bias, a step, layer and direction."""
+        """Return twice the elements of all matrices, and those of the biases, a step."""
         N, T, _ = shape
-        inputs = sum(self._inputs(layer) for layer in range(self.layers))
-        rows = inputs + self.layers * self.hidden
-        per_step: int = self.gates * self.hidden * (2 * rows + self.layers * self.has_bias)
-        return N * T * self.directions * per_step
+        return N * T * sum(a.ndim * a.size for a in self.params.values())
 
 
 def _is_tuple(value: Any, count: int) -> bool:

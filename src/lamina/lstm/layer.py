@@ -1,12 +1,12 @@
 """The class LSTM."""
 
 from types import ModuleType
-from typing import ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from .. import arguments, initializers
+from ..layer import Arrays, Parameter
 from ..recurrence import Recurrent
 from . import formula
 
@@ -31,10 +31,20 @@ class LSTM(Recurrent):
         I and H, at least 1.
     layers : int
         How many layers are stacked, at least 1.
+    projection : int or None
+        P: how many columns W_p projects h to, so that y and h have P features and a state carries
+        fewer numbers than the cell; None for none.
     bidirectional : bool
         Whether each layer goes in both directions.
+    merge : str
+        How y comes from the two directions of a bidirectional layer: ``"concat"`` puts them side by
+        side, forward first; ``"sum"`` adds them; ``"mean"`` halves the sum.
     dropout : float
         The rate, 0 to 1, of a `Dropout` on what a layer hands to the next; none after the last.
+    recurrent_dropout : float
+        The rate, 0 to 1, at which units of h are dropped, in training, on their way to W_h: the
+        same at all steps of a sequence (variational dropout). A mask is drawn for each layer,
+        direction and pass by a `Dropout`, so that it is keyed by the sample's id.
     bias : bool
         Whether to add b.
     forget_bias : float
@@ -54,23 +64,24 @@ class LSTM(Recurrent):
     Attributes
     ----------
     weight_x : array, shape (I, 4H)
-    weight_h : array, shape (H, 4H)
+    weight_h : array, shape (H, 4H), with a projection (P, 4H)
     bias : array, shape (4H,), or None
-        Columns in blocks of H for i, f, g, o, in this order. These three belong to the first layer,
-        forward. `params` has those of the others, whose names end in ``_1``, ``_2``, ... for
-        further layers, which are given H features or 2H, then in ``_reverse``:
-        ``params["weight_x_1_reverse"]``.
+        Columns in blocks of H for i, f, g, o, in this order.
+    weight_p : array, shape (H, P), or None
+        These four belong to the first layer, forward. `params` has those of the others, whose names
+        end in ``_1``, ``_2``, ... for further layers, which are given y of the layer before, then
+        in ``_reverse``: ``params["weight_x_1_reverse"]``.
 
     Notes
     -----
-    x has shape (N, T, I); y has shape (N, T, H), where bidirectional (N, T, 2H), forward first.
-    T may be 0. With ``lengths``, zero allowed, a sequence's state stays as it is after its own last
-    step, and the reverse direction starts there.
+    x has shape (N, T, I); y has shape (N, T, H), or (N, T, 2H) where two directions stand side by
+    side; with a projection P stands for H. T may be 0. With ``lengths``, zero allowed, a sequence's
+    state stays as it is after its own last step, and the reverse direction starts there.
 
     A state, as `run` and `step` take and return it, is a tuple with an entry ``(h, c)`` for each
     layer, where bidirectional for each layer's forward and then reverse direction; h and c have
-    shape (N, H). A bidirectional layer does not `step`, and its windows cannot be joined: the
-    reverse direction comes from the end.
+    shape (N, H), with a projection h has (N, P). A bidirectional layer does not `step`, and its
+    windows cannot be joined: the reverse direction comes from the end.
 
     Raises
     ------
@@ -83,11 +94,14 @@ class LSTM(Recurrent):
     S. Hochreiter, J. Schmidhuber, *Long Short-Term Memory* (1997), sec. 4: the cell. F. Gers,
     J. Schmidhuber, F. Cummins, *Learning to Forget* (2000), sec. 3: the forget gate. P. Werbos,
     *Backpropagation Through Time: What It Does and How to Do It* (1990), sec. III: the gradients.
-    M. Schuster, K. Paliwal, *Bidirectional Recurrent Neural Networks* (1997), sec. II.
-    R. Jozefowicz, W. Zaremba, I. Sutskever, *An Empirical Exploration of Recurrent Network
-    Architectures* (2015), sec. 2: a forget bias of 1. A. Saxe et al., *Exact Solutions to the
-    Nonlinear Dynamics of Learning in Deep Linear Neural Networks* (2014), sec. 3: orthogonal
-    weights.
+    M. Schuster, K. Paliwal, *Bidirectional Recurrent Neural Networks* (1997), sec. II. H. Sak,
+    A. Senior, F. Beaufays, *Long Short-Term Memory Recurrent Neural Network Architectures for Large
+    Scale Acoustic Modeling* (2014), sec. 2.2: the projection. Y. Gal, Z. Ghahramani, *A
+    Theoretically Grounded Application of Dropout in Recurrent Neural Networks* (2016), sec. 4:
+    variational dropout. R. Jozefowicz, W. Zaremba, I. Sutskever, *An Empirical Exploration of
+    Recurrent Network Architectures* (2015), sec. 2: a forget bias of 1. A. Saxe et al., *Exact
+    Solutions to the Nonlinear Dynamics of Learning in Deep Linear Neural Networks* (2014), sec. 3:
+    orthogonal weights.
 
     Examples
     --------
@@ -102,14 +116,16 @@ class LSTM(Recurrent):
     The formula shows the gates i, f, g and o of that step:
 
     >>> x_t, before = np.array([[1.0]]), (np.array([[0.5]]), np.array([[1.0]]))
-    >>> weights = layer.weight_x, layer.weight_h, layer.bias
+    >>> weights = layer.weight_x, layer.weight_h, layer.bias, None
     >>> [round(float(gate[0, 0]), 4) for gate in formula.gates(x_t, before, weights)]
     [0.8176, 0.8176, 0.9051, 0.8176]
     """
 
-    formula: ClassVar[ModuleType] = formula
     gates = 4
+    weight_names = ("weight_x", "weight_h", "bias", "weight_p")
     state_names = ("h", "c")
+
+    weight_p = Parameter()
 
     def __init__(
         self,
@@ -117,8 +133,11 @@ class LSTM(Recurrent):
         hidden: int,
         *,
         layers: int = 1,
+        projection: int | None = None,
         bidirectional: bool = False,
+        merge: str = "concat",
         dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
         bias: bool = True,
         forget_bias: float = 1.0,
         init: str = "glorot_uniform",
@@ -126,13 +145,18 @@ class LSTM(Recurrent):
         dtype: npt.DTypeLike = np.float32,
         rng: initializers.RNG = None,
     ) -> None:
+        self.projection = (
+            None if projection is None else arguments.integer(self, "projection", projection)
+        )
         self.forget_bias = arguments.number(self, "forget_bias", forget_bias)
         super().__init__(
             in_features,
             hidden,
             layers=layers,
             bidirectional=bidirectional,
+            merge=merge,
             dropout=dropout,
+            recurrent_dropout=recurrent_dropout,
             bias=bias,
             init=init,
             recurrent_init=recurrent_init,
@@ -140,11 +164,21 @@ class LSTM(Recurrent):
             rng=rng,
         )
 
-    def initialize(self, rng: initializers.RNG = None) -> Self:
-        """Draw all parameters anew, and the keys of the Dropout layers; return the layer."""
-        super().initialize(rng)
-        if self.init != "torch":
-            for name, a in self.params.items():
-                if name.startswith("bias"):
-                    a[self.hidden : 2 * self.hidden] = self.forget_bias
-        return self
+    def _functions(self) -> ModuleType:
+        """Return the module whose `run`, `run_backward`, `step` and `trace` compute the layer."""
+        return formula
+
+    @property
+    def state_sizes(self) -> dict[str, int]:
+        """The columns of h and c."""
+        return {"h": self.projection or self.hidden, "c": self.hidden}
+
+    def _draw(self, inputs: int, rng: np.random.Generator) -> Arrays:
+        """Draw the parameters of one layer in one direction, by name."""
+        H = self.hidden
+        found = super()._draw(inputs, rng)
+        if self.has_bias and self.init != "torch":
+            found["bias"][H : 2 * H] = self.forget_bias
+        if self.projection is not None:
+            found["weight_p"] = self._draw_matrix(self.init, H, self.projection, 1, rng)
+        return found

@@ -1,7 +1,6 @@
 """The class RNN."""
 
 from types import ModuleType
-from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,12 +24,19 @@ class RNN(Recurrent):
         I and H, at least 1.
     layers : int
         How many layers are stacked, at least 1.
+    activation : str
+        :math:`\varphi`: ``"tanh"``, ``"relu"`` or ``"sigmoid"``.
     bidirectional : bool
         Whether each layer goes in both directions.
-    activation : str
-        :math:`\varphi`, ``"tanh"`` or ``"relu"``.
+    merge : str
+        How y comes from the two directions of a bidirectional layer: ``"concat"`` puts them side by
+        side, forward first; ``"sum"`` adds them; ``"mean"`` halves the sum.
     dropout : float
         The rate, 0 to 1, of a `Dropout` on what a layer hands to the next; none after the last.
+    recurrent_dropout : float
+        The rate, 0 to 1, at which units of h are dropped, in training, on their way to W_h: the
+        same at all steps of a sequence (variational dropout). A mask is drawn for each layer,
+        direction and pass by a `Dropout`, so that it is keyed by the sample's id.
     bias : bool
         Whether to add b.
     init : str
@@ -50,14 +56,14 @@ class RNN(Recurrent):
     weight_h : array, shape (H, H)
     bias : array, shape (H,), or None
         These three belong to the first layer, forward. `params` has those of the others, whose
-        names end in ``_1``, ``_2``, ... for further layers, which are given H features or 2H, then
-        in ``_reverse``: ``params["weight_x_1_reverse"]``.
+        names end in ``_1``, ``_2``, ... for further layers, which are given y of the layer before,
+        then in ``_reverse``: ``params["weight_x_1_reverse"]``.
 
     Notes
     -----
-    x has shape (N, T, I); y has shape (N, T, H), where bidirectional (N, T, 2H), forward first.
-    T may be 0. With ``lengths``, zero allowed, a sequence's state stays as it is after its own last
-    step, and the reverse direction starts there.
+    x has shape (N, T, I); y has shape (N, T, H), or (N, T, 2H) where two directions stand side by
+    side. T may be 0. With ``lengths``, zero allowed, a sequence's state stays as it is after its
+    own last step, and the reverse direction starts there.
 
     A state, as `run` and `step` take and return it, is a tuple with an entry ``(h,)`` for each
     layer, where bidirectional for each layer's forward and then reverse direction; h has shape
@@ -75,6 +81,8 @@ class RNN(Recurrent):
     J. Elman, *Finding Structure in Time* (1990), sec. "Networks with Memory": the network.
     P. Werbos, *Backpropagation Through Time: What It Does and How to Do It* (1990), sec. III: the
     gradients. M. Schuster, K. Paliwal, *Bidirectional Recurrent Neural Networks* (1997), sec. II.
+    Y. Gal, Z. Ghahramani, *A Theoretically Grounded Application of Dropout in Recurrent Neural
+    Networks* (2016), sec. 4: variational dropout.
     A. Saxe et al., *Exact Solutions to the Nonlinear Dynamics of Learning in Deep Linear Neural
     Networks* (2014), sec. 3: orthogonal weights.
 
@@ -95,7 +103,6 @@ class RNN(Recurrent):
     array([[0.0441]])
     """
 
-    formula: ClassVar[ModuleType] = formula
     gates = 1
     state_names = ("h",)
 
@@ -105,9 +112,11 @@ class RNN(Recurrent):
         hidden: int,
         *,
         layers: int = 1,
-        bidirectional: bool = False,
         activation: str = "tanh",
+        bidirectional: bool = False,
+        merge: str = "concat",
         dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
         bias: bool = True,
         init: str = "glorot_uniform",
         recurrent_init: str | None = None,
@@ -120,7 +129,9 @@ class RNN(Recurrent):
             hidden,
             layers=layers,
             bidirectional=bidirectional,
+            merge=merge,
             dropout=dropout,
+            recurrent_dropout=recurrent_dropout,
             bias=bias,
             init=init,
             recurrent_init=recurrent_init,
@@ -128,3 +139,7 @@ class RNN(Recurrent):
             rng=rng,
             activation=self.activation,
         )
+
+    def _functions(self) -> ModuleType:
+        """Return the module whose `run`, `run_backward`, `step` and `trace` compute the layer."""
+        return formula
