@@ -560,3 +560,100 @@ def test_predict_refuses():
         lm.predict(mlp(), ["a"])
     with pytest.raises(TypeError, match=r"predict: x is a tuple; .* predict\(model, x, lengths="):
         lm.predict(lm.LSTM(2, 3), (np.ones((2, 3, 2)), np.array([3, 1])))
+
+
+# Truncated backpropagation through time
+
+
+def echo(n=12, T=20, seed=0):
+    """Signs, and at each step the one of two steps before."""
+    x = np.random.default_rng(seed).choice([-1.0, 1.0], (n, T, 1))
+    return x, np.concatenate([np.zeros((n, 2, 1)), x[:, :-2]], axis=1)
+
+
+def echoing(layer=lm.LSTM, **options):
+    return lm.Sequential(layer(1, 8, dtype=float, **options), lm.Linear(8, 1, dtype=float), rng=0)
+
+
+def test_bptt_learns_and_is_by_hand():
+    x, y = echo()
+    model, other = echoing(), echoing()
+    loss, optimizer, settings = lm.MeanSquaredError(), lm.Adam(0.05), {"batch_size": 12}
+    lm.fit(model, (x, y), loss=loss, optimizer=lm.Adam(0.05), epochs=1, bptt=8, **settings)
+    order, carried = np.random.default_rng([0, 0]).permutation(12), None
+    x_, y_ = x[order], y[order]
+    for start in (0, 8, 16):  # the last window has 4 steps
+        out, carried, cache = other.run(x_[:, start : start + 8], carried, training=True)
+        _, dy = loss(out, y_[:, start : start + 8])
+        optimizer.step(other.params, other.run_backward(dy, None, cache)[2])
+    assert_same_state(state(model), state(other))
+    history = lm.fit(
+        model, (x, y), loss=loss, optimizer=lm.Adam(0.02), epochs=40, bptt=8, **settings
+    )
+    assert history.loss[-1] < 0.15 < history.loss[0]
+
+
+def test_bptt_carries_the_state():
+    x, y = echo(T=8)
+    whole, cut = echoing(), echoing()
+    settings = {"loss": lm.MeanSquaredError(), "epochs": 1, "batch_size": 12}
+    # At a rate of 0 the windows' losses are those of the whole: each starts where the last ended.
+    one = lm.fit(whole, (x, y), optimizer=lm.SGD(0.0), **settings)
+    two = lm.fit(cut, (x, y), optimizer=lm.SGD(0.0), bptt=2, **settings)
+    assert two.loss[0] == pytest.approx(one.loss[0], rel=1e-12)
+
+
+def test_bptt_with_lengths():
+    x, y = echo()
+    lengths = np.array([20, 3, 0, 8, 9, 20, 1, 2, 16, 17, 5, 4])
+    spoilt = x.copy()
+    for n, length in enumerate(lengths):
+        spoilt[n, length:] = np.nan
+    model, short = echoing(), echoing()
+    settings = {"loss": lm.MeanSquaredError(), "epochs": 2, "batch_size": 5, "bptt": 8}
+    history = lm.fit(model, ((spoilt, lengths), y), optimizer=lm.Adam(0.02), **settings)
+    assert np.isfinite(history.loss).all()
+    # Windows in which no sequence has a step are none.
+    settings |= {"batch_size": 12, "epochs": 1}
+    optimizer = lm.Adam(0.02)
+    lm.fit(short, ((x, np.minimum(lengths, 8)), y), optimizer=optimizer, **settings)
+    assert optimizer.steps == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "options", "error", "message"),
+    [
+        (echoing(), echo(), {"bptt": 0}, ValueError, "fit: bptt must be at least 1, got 0"),
+        (
+            echoing(),
+            echo(),
+            {"bptt": 2, "accumulate": 2},
+            ValueError,
+            "bptt makes an update a window; leave accumulate out",
+        ),
+        (
+            lm.Sequential(lm.LSTM(1, 2, bidirectional=True, dtype=float), lm.Linear(4, 1)),
+            echo(),
+            {"bptt": 2},
+            TypeError,
+            "Sequential has a layer that needs whole sequences; leave bptt out",
+        ),
+        (
+            echoing(),
+            (echo()[0], np.zeros(12)),
+            {"bptt": 2},
+            ValueError,
+            r"a target a step: .* got \(12, 20, 1\) and \(12,\)",
+        ),
+        (
+            echoing(),
+            (np.zeros((2, 0, 1)), np.zeros((2, 0, 1))),
+            {"bptt": 2},
+            ValueError,
+            "the sequences of a batch have no steps",
+        ),
+    ],
+)
+def test_bptt_refuses(model, data, options, error, message):
+    with pytest.raises(error, match=message):
+        train(model, data, loss=lm.MeanSquaredError(), **options)

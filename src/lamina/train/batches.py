@@ -28,6 +28,21 @@ class Batch:
         lengths = None if self.lengths is None else self.lengths[rows]
         return type(self)(self.x[rows], self.y[rows], lengths)
 
+    def windows(self, owner: str, size: int) -> Iterator[Self]:
+        """Go through sequences `size` steps at a time, as far as any of them has steps."""
+        if self.x.ndim < 2 or self.y.ndim < 2 or self.x.shape[1] != self.y.shape[1]:
+            raise ValueError(
+                f"{owner}: bptt goes through sequences with a target a step: x of shape (N, T, ...)"
+                f" and y of shape (N, T, ...); got {self.x.shape} and {self.y.shape}"
+            )
+        T = self.x.shape[1] if self.lengths is None else int(self.lengths.max())
+        if not T:
+            raise ValueError(f"{owner}: the sequences of a batch have no steps")
+        for start in range(0, T, size):
+            x, y = (a[:, start : start + size] for a in (self.x, self.y))
+            lengths = None if self.lengths is None else np.clip(self.lengths - start, 0, x.shape[1])
+            yield type(self)(x, y, lengths)
+
 
 def batch(owner: str, data: Any, dtype: np.dtype[Any] | None) -> Batch:
     """Return ``(x, y)`` or ``((x, lengths), y)`` as a Batch whose floats have that dtype."""

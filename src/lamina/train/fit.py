@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from tqdm import tqdm
 
-from ..arguments import integer
-from ..layer import Arrays, Layer
+from ..arguments import integer, say
+from ..layer import Arrays, Layer, NDArray
 from .batches import Batch, Batches, Data
 from .evaluation import (
     Evaluation,
@@ -41,6 +41,7 @@ def fit(
     epochs: int,
     batch_size: int = 32,
     accumulate: int = 1,
+    bptt: int | None = None,
     metric: Metric | str | None = None,
     validation: Data | None = None,
     seed: int = 0,
@@ -74,6 +75,11 @@ def fit(
         Batches an update. Their gradients add to that of the one large batch that they make up
         together, at the memory of a small one. (BatchNorm normalises each batch by itself, and
         Dropout draws for each anew.)
+    bptt : int, optional
+        Truncated backpropagation through time: batches of sequences, with a target a step, are gone
+        through in windows of so many steps, an update each. A window starts from the state in which
+        the one before ended, but its gradient stops there; so memory does not grow with the length.
+        The model must be able to go step by step.
     metric : callable or "accuracy", optional
         ``metric(y, target, lengths)``, a mean over samples or real steps, with the lengths of y or
         None; its mean over the batches is reported.
@@ -103,6 +109,11 @@ def fit(
         finite loss.
     ValueError, TypeError
         The arguments do not fit together.
+
+    References
+    ----------
+    R. Williams, J. Peng, *An Efficient Gradient-Based Algorithm for On-Line Training of Recurrent
+    Network Trajectories* (1990), sec. 3.3: truncated backpropagation through time, BPTT(h; h').
 
     Examples
     --------
@@ -134,6 +145,16 @@ def fit(
     )
     watch = _watch(early_stopping, metric is not None, held_out is not None)
     update = _Update(model, loss, metric, optimizer, trainable)
+    if bptt is not None:
+        bptt = integer("fit", "bptt", bptt)
+        if accumulate > 1:
+            raise ValueError("fit: bptt makes an update a window; leave accumulate out")
+        if not model.stepwise:
+            raise TypeError(
+                f"fit: bptt carries the state from window to window, and {say(model)} has a layer "
+                "that needs whole sequences; leave bptt out, or build it to go forward only"
+            )
+        update = _TruncatedUpdate(bptt, model, loss, metric, optimizer, trainable)
     history = History()
     total = None if batches.samples is None else epochs * batches.samples
     disable = None if progress is None else not progress
@@ -145,13 +166,16 @@ def fit(
             start = time.perf_counter()
             bar.set_description(f"epoch {epoch + 1}/{epochs}", refresh=False)
             losses, metrics = Mean(), Mean()
-            for i, group in enumerate(_groups(batches, accumulate, seed, epoch)):
-                try:
-                    update(group, losses, metrics)
-                except FloatingPointError as error:
-                    raise FloatingPointError(
-                        f"fit: epoch {epoch + 1}, update {i + 1}: {error}"
-                    ) from error
+            updates = 0
+            for group in _groups(batches, accumulate, seed, epoch):
+                for part in update.parts(group):
+                    updates += 1
+                    try:
+                        update(part, losses, metrics)
+                    except FloatingPointError as error:
+                        raise FloatingPointError(
+                            f"fit: epoch {epoch + 1}, update {updates}: {error}"
+                        ) from error
                 said = {"loss": losses.value} | ({"metric": metrics.value} if metric else {})
                 bar.set_postfix(said, refresh=False)
                 bar.update(sum(map(len, group)))
@@ -193,6 +217,10 @@ class _Update:
         self.params = {name: p for name, p in model.params.items() if matches(patterns, name)}
         self.before = {name: p.copy() for name, p in self.params.items()}
 
+    def parts(self, group: list[Batch]) -> Iterable[list[Batch]]:
+        """Return what each update that a group of batches makes is from: one from all of it."""
+        return [group]
+
     def __call__(self, group: list[Batch], losses: Mean, metrics: Mean) -> None:
         """Make one update, or leave the model at the last finite loss; add to the means."""
         buffers = {name: a.copy() for name, a in self.model.buffers.items()}
@@ -217,9 +245,8 @@ class _Update:
         grads: Arrays = {}
         total = 0.0
         for batch, n in zip(group, lengths, strict=True):
-            options = self.model._accepted(batch.lengths, None)
-            y, cache = self.model.forward(batch.x, **options, training=True)
-            options = {} if n is None else {"lengths": n}
+            y, cache = self._forward(batch)
+            options: dict[str, Any] = {} if n is None else {"lengths": n}
             if len(group) > 1:
                 options["normalizer"] = count
             value, dy = self.loss(y, batch.y, **options)
@@ -228,7 +255,7 @@ class _Update:
                     f"the loss is {value}; lower the learning rate or set clip_norm=, and look for "
                     "NaN in the data"
                 )
-            _, own = self.model.backward(dy, cache)
+            own = self._backward(dy, cache)
             for name, g in own.items():
                 grads[name] = grads[name] + g if name in grads else g
             total += value
@@ -236,6 +263,39 @@ class _Update:
                 metrics.add(self.metric(y, batch.y, n), real_count(batch.y, n))
         losses.add(total, count)
         return grads
+
+    def _forward(self, batch: Batch) -> tuple[NDArray, Any]:
+        return self.model.forward(
+            batch.x, **self.model._accepted(batch.lengths, None), training=True
+        )
+
+    def _backward(self, dy: NDArray, cache: Any) -> Arrays:
+        return self.model.backward(dy, cache)[1]
+
+
+class _TruncatedUpdate(_Update):
+    """Updates from windows of sequences: each starts from the state in which the last one ended."""
+
+    def __init__(self, bptt: int, *rest: Any) -> None:
+        super().__init__(*rest)
+        self.bptt = bptt
+        self.state: Any = None
+
+    def parts(self, group: list[Batch]) -> Iterator[list[Batch]]:
+        """Go through the windows of a batch, from a state of 0."""
+        (batch,) = group
+        self.state = None
+        for window in batch.windows("fit", self.bptt):
+            yield [window]
+
+    def _forward(self, batch: Batch) -> tuple[NDArray, Any]:
+        y, self.state, cache = self.model.run(
+            batch.x, self.state, lengths=batch.lengths, training=True
+        )
+        return y, cache
+
+    def _backward(self, dy: NDArray, cache: Any) -> Arrays:
+        return self.model.run_backward(dy, None, cache)[2]
 
 
 def _groups(batches: Batches, size: int, seed: int, epoch: int) -> Iterator[list[Batch]]:
