@@ -2,7 +2,8 @@
 
 `python guarded.py problems SEED LINEARS CONVOLUTIONS` checks so many random problems. It prints
 each before its turn, for a stray access ends the process. `python guarded.py strays` makes such
-accesses on purpose, each in a fork, and prints the signals that ended them.
+accesses on purpose, each in a fork, and prints the signals that ended them. `python guarded.py
+elements KIND SEED COUNT` checks problems of elements.py.
 
 Guarded are not only the arguments of kernels but all the memory they take: results, scratch,
 panels, lists. It begins as NaN, or as integers that lead far away, and is unmapped when it dies.
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+import elements
 import problems
 from lamina.engine import jit, tile
 from lamina.linear import kernel
@@ -104,6 +106,13 @@ def run(seed: int, linears: int, convolutions: int) -> None:
             problems.check(problem, i)
 
 
+def run_elements(kind: str, seed: int, count: int) -> None:
+    """Check random problems of elements.py."""
+    guard()
+    print(f"vectors of {jit.vector_bytes()} bytes", flush=True)
+    elements.sweep(kind, seed, count, lambda line: print(line, flush=True))
+
+
 def outcome(function: Callable[[], Any]) -> str:
     """Return what becomes of a fork that calls a function."""
     child = os.fork()
@@ -145,4 +154,7 @@ def strays() -> None:
 
 
 if __name__ == "__main__":
-    {"problems": run, "strays": strays}[sys.argv[1]](*map(int, sys.argv[2:]))
+    if sys.argv[1] == "elements":
+        run_elements(sys.argv[2], *map(int, sys.argv[3:]))
+    else:
+        {"problems": run, "strays": strays}[sys.argv[1]](*map(int, sys.argv[2:]))

@@ -160,7 +160,8 @@ def lay_out(a: np.ndarray, layout: str) -> np.ndarray:
 
 def modules() -> list[Any]:
     """Return the modules that kernels consist of."""
-    packages = "lamina.engine.", "lamina.linear.", "lamina.convolution."
+    layers = "engine", "linear", "convolution", "batchnorm"
+    packages = tuple(f"lamina.{layer}." for layer in layers)
     return [module for name, module in sorted(sys.modules.items()) if name.startswith(packages)]
 
 

@@ -69,6 +69,22 @@ def test_kernels_of_lesser_cpus(name, features, width, fma):
     assert len(lines) == 241
 
 
+@on_linux
+@on_x86
+@pytest.mark.parametrize(
+    ("name", "features"), [("haswell", AVX2), ("x86-64", SSE2)], ids=["AVX2", "SSE2"]
+)
+@pytest.mark.parametrize("kind", ["batchnorm"])
+def test_kernels_of_elements_on_lesser_cpus(kind, name, features):
+    if name == "haswell" and not HAS.get("avx2"):
+        pytest.skip("this CPU has no AVX2")
+    lines = run(
+        "guarded.py", "elements", kind, "1", "100",
+        NUMBA_CPU_NAME=name, NUMBA_CPU_FEATURES=features,
+    )  # fmt: skip
+    assert len(lines) == 101
+
+
 BITS = """
     import hashlib
     import numpy as np
@@ -188,6 +204,7 @@ def test_features_are_of_the_cpu_that_numba_compiles_for(monkeypatch):
 def test_kernels_as_plain_python():
     script = """
         import types
+        import elements
         import problems
         from lamina.engine import jit, matmul, tile
 
@@ -196,6 +213,7 @@ def test_kernels_as_plain_python():
         problems.sweep(2, 60, 60, 6)
         problems.cut(3)
         problems.sweep(3, 20, 20, 6)
+        elements.sweep("batchnorm", 4, 40)
     """
     run("-c", script, NUMBA_DISABLE_JIT="1", LAMINA_CACHE_DIR=os.devnull)
 

@@ -25,6 +25,15 @@ def test_the_guard_sees_one_element_too_far():
         assert outcome == ("0" if what.endswith("nothing") else "SIGSEGV"), what
 
 
+@pytest.mark.parametrize(("kind", "count"), [("batchnorm", 400)])
+def test_kernels_of_elements_stay_within_their_arrays(kind, count):
+    done = guarded("elements", kind, 0, count)
+    lines = done.stdout.splitlines()
+    last = lines[-1] if lines else "nothing yet"
+    assert done.returncode == 0, f"ended with {done.returncode} at {last}\n{done.stderr[-2000:]}"
+    assert len(lines) == 1 + count
+
+
 @pytest.mark.parametrize(("linears", "convolutions"), [(1000, 0), (0, 600)])
 def test_kernels_stay_within_their_arrays(linears, convolutions):
     done = guarded("problems", 0, linears, convolutions)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from .. import arguments, initializers
 from ..arguments import say
+from ..kernels import functions
 from ..layer import Arrays, Layer, NDArray, Parameter, Shape
 from . import formula
 
@@ -188,10 +189,11 @@ class BatchNorm(Layer):
         if of_batch:
             mean = var = None
             self._check_count(x, lengths)
-        y, cache = formula.forward(x, self.gamma, self.beta, mean, var, self.eps, lengths)
+        how = functions(__name__)
+        y, cache = how.forward(x, self.gamma, self.beta, mean, var, self.eps, lengths)
         if of_batch and self.running and self.update:
             self._follow(cache)
-        return y, (y.shape, cache)
+        return y, (y.shape, how, cache)
 
     def _check_count(self, x: NDArray, lengths: NDArray | None) -> None:
         found = int(formula.count(x, lengths))
@@ -203,7 +205,7 @@ class BatchNorm(Layer):
                 "it is smaller), or train on the running values: frozen=True"
             )
 
-    def _follow(self, cache: formula.Cache) -> None:
+    def _follow(self, cache: Any) -> None:
         """Let the running values follow the statistics of a batch."""
         mean, var = formula.update(
             self.running_mean,
@@ -219,9 +221,10 @@ class BatchNorm(Layer):
 
     def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
         """Return dx, of the shape of x, and the gradients of gamma and beta."""
-        shape, cache = cache
+        shape, how, cache = cache
         dy = arguments.gradient(self, dy, shape, self.dtype)
-        return formula.backward(dy, cache)
+        found: tuple[NDArray, Arrays] = how.backward(dy, cache)
+        return found
 
     def output_shape(self, shape: Shape) -> Shape:
         """Return `shape`."""

@@ -1,0 +1,411 @@
+"""BatchNorm: the functions of formula.py, in as few passes over memory as there can be.
+
+Forward reads x twice and writes y; backward reads x and dy twice and writes dx. Rows of x go by
+blocks of a fixed number, whose statistics are taken about the mean of the block while it is in the
+cache, and made one in a binary tree by index: never from E[x²] - E[x]². So neither threads nor the
+width of vectors change a bit.
+
+Few channels would leave most of a vector empty; `fold` rows side by side, which x is by nature,
+then count as one row of `fold` C columns, and what falls to a channel is made one at the end.
+"""
+
+import math
+from typing import Any, Final, NamedTuple
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from ..engine import jit
+from ..engine.jit import Task, address, call
+from ..engine.matmul import contiguous
+from ..engine.memory import empty
+from ..engine.packing import copy
+from ..engine.sweep import DOUBLE
+from ..engine.threads import count as count_threads
+from ..engine.tile import lanes
+from . import columns
+
+NDArray = npt.NDArray[Any]
+
+ROWS: Final = 64
+"""Rows of a block: their part of a strip of columns stays in level 1 while it is read twice."""
+COLUMNS: Final = 256
+"""Columns of a block that a thread takes at once; they change no bit."""
+WIDTH: Final = 64
+"""Fewer channels are folded to a multiple of so many columns: whole vectors, several at once."""
+SERIAL: Final = 32_768
+"""Up to so many values a call stays on one core: a second one would cost more."""
+BLOCK: Final = 4096
+"""Values of a block of rows that is mapped with a strip's numbers in registers."""
+
+
+class Cache(NamedTuple):
+    """What `backward` needs, and the statistics that y was computed with."""
+
+    x: NDArray
+    mean: NDArray
+    rest: NDArray
+    var: NDArray
+    scale: NDArray
+    gamma: NDArray | None
+    beta: NDArray | None
+    M: int | None
+    lengths: NDArray | None
+
+
+# What falls to a part. `full` rows of `width` = `fold` C columns, and a last row of `tail`, are cut
+# into blocks of some rows; the tail is a block of its own. `chain` is (rows, full, tail, width).
+
+
+@jit.kernel
+def _blocks(rows: int, full: int, tail: int) -> int:
+    return (full + rows - 1) // rows + (tail > 0)
+
+
+@jit.kernel
+def _block(i: int, rows: int, full: int, tail: int, width: int) -> tuple[int, int, int]:
+    """Return the first row of block i, its rows and its columns."""
+    first = min(i * rows, full)
+    if first == full:
+        return full, 1, tail
+    return first, min(rows, full - first), width
+
+
+@jit.kernel
+def _channels(g: int, parts: int, fold: int, c: int) -> tuple[int, int]:
+    """Return the channels of part g, from and to; those of a fold are not worth a cut."""
+    if fold > 1:
+        return 0, c if g == 0 else 0
+    return c * g // parts // 16 * 16, c if g == parts - 1 else c * (g + 1) // parts // 16 * 16
+
+
+@jit.kernel
+def _merge(
+    merge: int, delta: int, q: int, stride: int, width: int, sets: int,
+    each: int, total: int, longer: int,
+) -> None:  # fmt: skip
+    """Make sets one in a binary tree: of `each` values, `total` in all; 1 more in `longer` sets."""
+    step = 1
+    while step < sets:
+        for i in range(0, sets - step, 2 * step):
+            middle, end = i + step, min(sets, i + 2 * step)
+            n_a = step * each + max(0, min(longer, middle) - i)
+            n_b = min(total, end * each) - middle * each + max(0, min(longer, end) - middle)
+            a, b = i * stride * 8, middle * stride * 8
+            call(merge, (n_a, n_b, delta + a, q + a, delta + b, q + b, width))
+        step *= 2
+
+
+@jit.kernel
+def _add(add: int, sums: int, stride: int, width: int, sets: int) -> None:
+    """Make sums one in a binary tree."""
+    step = 1
+    while step < sets:
+        for i in range(0, sets - step, 2 * step):
+            call(add, (sums + i * stride * 8, sums + (i + step) * stride * 8, width))
+        step *= 2
+
+
+@jit.kernel
+def _repeat(copy: int, lane: int, source: int, fold: int, c: int, into: int) -> None:
+    """Write the numbers of all channels `fold` times side by side."""
+    call(copy, (source, 0, fold, (c + lane - 1) // lane, (c - 1) % lane + 1, into, c))
+
+
+@jit.kernel
+def _forward(phase: int, g: int, task: Task) -> None:
+    """Do part g: 0 moments of blocks, 1 make them one, 2 the line of each channel, 3 y."""
+    (
+        parts, size, lane, full, tail, fold, c, n, moments, merge, settle, line, apply, copy,
+        x, y, pivots, numbers, wide, table,
+    ) = task  # fmt: skip
+    width, blocks = fold * c, _blocks(ROWS, full, 0)
+    delta, q = table + 8, table + 8 + _blocks(ROWS, full, tail) * width * 8
+    wide_mean, wide_slope, wide_intercept = wide, wide + width * size, wide + 2 * width * size
+    step = c * size
+    mean, slope, intercept, rest = numbers, numbers + step, numbers + 2 * step, numbers + 3 * step
+    var, scale, gamma, beta = rest + step, rest + 2 * step, rest + 3 * step, rest + 4 * step
+    c0, c1 = _channels(g, parts, fold, c)
+    at = c0 * size
+    if phase == 0:
+        spans = (width + COLUMNS - 1) // COLUMNS
+        units = _blocks(ROWS, full, tail) * spans
+        for u in range(units * g // parts, units * (g + 1) // parts):
+            j = u % spans * COLUMNS
+            i, rows, wide = _block(u // spans, ROWS, full, tail, width)
+            if j < wide:
+                into = (u // spans * width + j) * 8
+                call(moments, (
+                    x + (i * width + j) * size, width, rows, min(COLUMNS, wide - j),
+                    pivots + j * size, delta + into, q + into,
+                ))  # fmt: skip
+    elif phase == 1 and c0 < c1:
+        j = c0 * fold * 8
+        _merge(merge, delta + j, q + j, width, (c1 - c0) * fold, blocks, ROWS, full, 0)
+        if tail:
+            last = blocks * width * 8
+            call(merge, (full, 1, delta, q, delta + last, q + last, tail))
+        _merge(merge, delta, q, c, c, fold, full, full * fold, tail // c)
+        call(settle, (
+            n, pivots + at, delta + c0 * 8, q + c0 * 8, c1 - c0, mean + at, rest + at, var + at
+        ))  # fmt: skip
+    elif phase == 2 and c0 < c1:
+        call(line, (
+            table, rest + at, var + at, gamma + at, beta + at, c1 - c0,
+            scale + at, slope + at, intercept + at,
+        ))  # fmt: skip
+        if fold > 1:
+            _repeat(copy, lane, mean, fold, c, wide_mean)
+            _repeat(copy, lane, slope, fold, c, wide_slope)
+            _repeat(copy, lane, intercept, fold, c, wide_intercept)
+    elif phase == 3:
+        some = max(2, BLOCK // width)
+        count = _blocks(some, full, tail)
+        # From the end, which was read last.
+        for u in range(count * (g + 1) // parts - 1, count * g // parts - 1, -1):
+            i, rows, wide = _block(u, some, full, tail, width)
+            at = i * width * size
+            call(apply, (x + at, y + at, width, rows, wide, wide_mean, wide_slope, wide_intercept))
+
+
+@jit.kernel
+def _forward_serial(g: int, phases: NDArray, task: Task) -> None:
+    for phase in phases:
+        _forward(phase, 0, task)
+
+
+@jit.parallel
+def _forward_parallel(count: int, phases: NDArray, task: Task) -> None:
+    for phase in phases:
+        for g in numba.prange(count):
+            _forward(phase, numba.int64(g), task)
+
+
+@jit.kernel
+def _backward(phase: int, g: int, task: Task) -> None:
+    """Do part g: 0 sums of blocks, 1 make them one, 2 the plane of each channel, 3 and 4 dx."""
+    (
+        parts, size, lane, full, tail, fold, c, n, products, add, plane, gradient, apply, copy,
+        x, dy, dx, numbers, wide, zeros, table,
+    ) = task  # fmt: skip
+    width, blocks = fold * c, _blocks(ROWS, full, 0)
+    dys, by_x = table, table + _blocks(ROWS, full, tail) * width * 8
+    step = width * size
+    wide_mean, wide_of_dy, wide_of_x = wide, wide + step, wide + 2 * step
+    wide_constant = wide + 3 * step
+    step = c * size
+    of_dy, of_x, constant, rest = (
+        numbers + step, numbers + 2 * step, numbers + 3 * step, numbers + 4 * step
+    )  # fmt: skip
+    scale, gamma, dgamma, dbeta = rest + step, rest + 2 * step, rest + 3 * step, rest + 4 * step
+    c0, c1 = _channels(g, parts, fold, c)
+    if phase == 0:
+        spans = (width + COLUMNS - 1) // COLUMNS
+        units = _blocks(ROWS, full, tail) * spans
+        for u in range(units * g // parts, units * (g + 1) // parts):
+            j = u % spans * COLUMNS
+            i, rows, wide = _block(u // spans, ROWS, full, tail, width)
+            if j < wide:
+                at, into = (i * width + j) * size, (u // spans * width + j) * 8
+                call(products, (
+                    x + at, dy + at, width, rows, min(COLUMNS, wide - j), wide_mean + j * size,
+                    dys + into, by_x + into,
+                ))  # fmt: skip
+    elif phase == 1 and c0 < c1:
+        for sums in (dys, by_x):
+            _add(add, sums + c0 * fold * 8, width, (c1 - c0) * fold, blocks)
+            if tail:
+                call(add, (sums, sums + blocks * width * 8, tail))
+            _add(add, sums, c, c, fold)
+    elif phase == 2 and c0 < c1:
+        at = c0 * size
+        call(plane, (
+            n, dys + c0 * 8, by_x + c0 * 8, rest + at, scale + at, gamma + at, c1 - c0,
+            dgamma + at, dbeta + at, of_dy + at, of_x + at, constant + at,
+        ))  # fmt: skip
+        if fold > 1:
+            _repeat(copy, lane, of_dy, fold, c, wide_of_dy)
+            _repeat(copy, lane, of_x, fold, c, wide_of_x)
+            _repeat(copy, lane, constant, fold, c, wide_constant)
+    elif phase >= 3:
+        some = max(2, BLOCK // width)
+        count = _blocks(some, full, tail)
+        for u in range(count * (g + 1) // parts - 1, count * g // parts - 1, -1):
+            i, rows, wide = _block(u, some, full, tail, width)
+            at = i * width * size
+            if phase == 3:
+                call(gradient, (
+                    x + at, dy + at, dx + at, width, rows, wide,
+                    wide_mean, wide_of_dy, wide_of_x, wide_constant,
+                ))  # fmt: skip
+            else:
+                call(apply, (dy + at, dx + at, width, rows, wide, zeros, wide_of_dy, zeros))
+
+
+@jit.kernel
+def _backward_serial(g: int, phases: NDArray, task: Task) -> None:
+    for phase in phases:
+        _backward(phase, 0, task)
+
+
+@jit.parallel
+def _backward_parallel(count: int, phases: NDArray, task: Task) -> None:
+    for phase in phases:
+        for g in numba.prange(count):
+            _backward(phase, numba.int64(g), task)
+
+
+OF_BATCH, GIVEN = np.array([0, 1, 2, 3]), np.array([2, 3])
+"""The phases of a forward pass with the statistics of x, and with given ones."""
+MOVED, FIXED = np.array([0, 1, 2, 3]), np.array([0, 1, 2, 4])
+"""The phases of a backward pass of statistics that x moves, and of constants."""
+
+
+class Plan:
+    """What a dtype asks of the kernels, looked up once."""
+
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        self.size, self.lane = dtype.itemsize, lanes(dtype)
+        c = columns
+        self.forward = (
+            c.moments(dtype), c.merge(DOUBLE), c.settle(dtype), c.line(dtype), c.apply(dtype),
+            copy(dtype),
+        )  # fmt: skip
+        self.backward = (
+            c.products(dtype), c.add(DOUBLE), c.plane(dtype), c.gradient(dtype), c.apply(dtype),
+            copy(dtype),
+        )  # fmt: skip
+
+
+_plans: dict[Any, Plan] = {}
+
+
+def _plan(dtype: np.dtype[Any]) -> Plan:
+    plan = _plans.get(dtype)
+    if plan is None:
+        plan = _plans[dtype] = Plan(dtype)
+    return plan
+
+
+class Layout(NamedTuple):
+    """How M rows of C channels lie side by side and are cut."""
+
+    parts: int
+    full: int
+    tail: int
+    fold: int
+    table: int
+
+    @classmethod
+    def of(cls, M: int, C: int) -> "Layout":
+        """Return the layout, and the numbers that a column's sums over blocks need."""
+        fold = min(M, WIDTH // math.gcd(C, WIDTH)) if C < WIDTH else 1
+        parts = 1 if M * C <= SERIAL else count_threads()
+        full = M // fold
+        blocks = -(-full // ROWS) + (M % fold > 0)
+        return cls(parts, full, M % fold * C, fold, blocks * fold * C)
+
+
+def forward(
+    x: NDArray,
+    gamma: NDArray | None = None,
+    beta: NDArray | None = None,
+    mean: NDArray | None = None,
+    var: NDArray | None = None,
+    eps: float = 1e-5,
+    lengths: NDArray | None = None,
+) -> tuple[NDArray, Cache]:
+    """Return y, shape (..., C), and the cache of `backward`."""
+    shape, dtype, C = x.shape, x.dtype, x.shape[-1]
+    rows = contiguous(x) if lengths is None else _pack(x, lengths)
+    M = rows.size // C
+    of_batch = mean is None or var is None
+    numbers = np.empty((8, C), dtype)  # mean, slope, intercept, rest, var, scale, gamma, beta
+    numbers[0], numbers[4] = (0, 0) if of_batch else (mean, var)
+    numbers[3] = 0
+    numbers[6] = 1 if gamma is None else gamma
+    numbers[7] = 0 if beta is None else beta
+    y = empty(rows.shape, dtype)
+    mean, _, _, rest, var, scale, _, _ = numbers
+    cache = Cache(rows, mean, rest, var, scale, gamma, beta, M if of_batch else None, lengths)
+    if M == 0:
+        np.divide(1, np.sqrt(var + eps), out=scale)
+        return _unpack(y, lengths, shape), cache
+    plan, cut = _plan(dtype), Layout.of(M, C)
+    table = empty(2 * cut.table + 1, DOUBLE)
+    table[0] = eps
+    x_at, numbers_at = address(rows), address(numbers)
+    pivots_at, wide_at = x_at, numbers_at
+    if cut.fold > 1:
+        pivots, wide = np.empty((cut.fold, C), dtype), np.empty((3, cut.fold, C), dtype)
+        pivots[...] = rows.reshape(-1)[:C]
+        pivots_at, wide_at = address(pivots), address(wide)
+    task = (
+        cut.parts, plan.size, plan.lane, cut.full, cut.tail, cut.fold, C, M, *plan.forward,
+        x_at, address(y), pivots_at, numbers_at, wide_at, address(table),
+    )  # fmt: skip
+    phases = OF_BATCH if of_batch else GIVEN
+    jit.launch(_forward_serial, _forward_parallel, cut.parts, phases, task)
+    return _unpack(y, lengths, shape), cache
+
+
+def backward(dy: NDArray, cache: Cache) -> tuple[NDArray, dict[str, NDArray]]:
+    """Return dx, shape (..., C), and the gradients of gamma and beta."""
+    x, mean, rest, _, scale, gamma, beta, count, lengths = cache
+    shape, dtype, C = dy.shape, dy.dtype, dy.shape[-1]
+    rows = contiguous(dy) if lengths is None else _pack(dy, lengths)
+    M = rows.size // C
+    dx = empty(rows.shape, dtype)
+    # mean, of_dy, of_x, constant, rest, scale, gamma, dgamma, dbeta
+    numbers = np.empty((9, C), dtype)
+    numbers[0], numbers[4], numbers[5] = mean, rest, scale
+    numbers[6] = 1 if gamma is None else gamma
+    dgamma, dbeta = numbers[7:]
+    if M:
+        plan, cut = _plan(dtype), Layout.of(M, C)
+        table = empty(2 * cut.table, DOUBLE)
+        numbers_at = wide_at = zeros_at = address(numbers)
+        if cut.fold > 1:
+            wide = np.empty((4, cut.fold, C), dtype)
+            wide[0] = mean
+            wide_at = address(wide)
+        phases = MOVED
+        if count is None:
+            zeros = np.zeros(cut.fold * C, dtype)
+            phases, zeros_at = FIXED, address(zeros)
+        task = (
+            cut.parts, plan.size, plan.lane, cut.full, cut.tail, cut.fold, C, M, *plan.backward,
+            address(x), address(rows), address(dx), numbers_at, wide_at, zeros_at, address(table),
+        )  # fmt: skip
+        jit.launch(_backward_serial, _backward_parallel, cut.parts, phases, task)
+    else:
+        numbers[7:] = 0
+    grads = {}
+    if gamma is not None:
+        grads["gamma"] = dgamma
+    if beta is not None:
+        grads["beta"] = dbeta
+    return _unpack(dx, lengths, shape), grads
+
+
+def _pack(x: NDArray, lengths: NDArray) -> NDArray:
+    """Return the real steps of all sequences, one after the other."""
+    rows = empty((int(lengths.sum()), *x.shape[2:]), x.dtype)
+    first = 0
+    for sequence, length in zip(x, lengths.tolist(), strict=True):
+        rows[first : first + length] = sequence[:length]
+        first += length
+    return rows
+
+
+def _unpack(rows: NDArray, lengths: NDArray | None, shape: tuple[int, ...]) -> NDArray:
+    """Return the steps where `_pack` took them from, and 0 in the padding."""
+    if lengths is None:
+        return rows
+    x, first = empty(shape, rows.dtype), 0
+    for sequence, length in zip(x, lengths.tolist(), strict=True):
+        sequence[:length] = rows[first : first + length]
+        sequence[length:] = 0
+        first += length
+    return x

@@ -1,0 +1,107 @@
+"""The kernels that go element by element against their formulas; their bits against themselves."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import problems
+from contract import assert_same
+from elements import KINDS, LAYOUTS, BatchNorm
+from lamina.batchnorm import kernel as batchnorm_kernel
+from lamina.engine import threads
+
+DTYPES = ["float32", "float64"]
+by_dtype = pytest.mark.parametrize("dtype", DTYPES)
+
+
+@by_dtype
+@pytest.mark.parametrize("channels", [1, 2, 3, 7, 8, 15, 16, 17, 31, 33, 63, 64, 65, 100, 129, 300])
+def test_batchnorm_of_any_channels(channels, dtype):
+    for rows in (1, 2, 3, 31, 63, 64, 65, 129, 300):
+        BatchNorm((rows, channels), dtype).check()
+        BatchNorm((rows, channels), dtype, given=True, affine=False).check()
+
+
+@by_dtype
+def test_batchnorm_of_many_rows(dtype):
+    for channels in (1, 3, 64, 80):
+        BatchNorm((5000, channels), dtype).check()
+    BatchNorm((9, 30, 5, 70), dtype, lengths=(3, 0, 30, 1, 5, 9, 30, 2, 2)).check()
+    BatchNorm((9, 30, 3), dtype, lengths=(3, 0, 30, 1, 5, 9, 30, 2, 2)).check()
+
+
+@by_dtype
+def test_batchnorm_of_nothing(dtype):
+    for given_ in (False, True):
+        BatchNorm((0, 3), dtype, given=given_).check()
+        BatchNorm((2, 4, 3), dtype, lengths=(0, 0), given=given_).check()
+
+
+@settings(derandomize=True, database=None, deadline=None, max_examples=150)
+@given(st.sampled_from(sorted(KINDS)), st.integers(0, 2**32), st.booleans())
+def test_any_problem(kind, seed, rearranged):
+    rng = np.random.default_rng(seed)
+    KINDS[kind](rng).check(seed, tuple(rng.permutation(LAYOUTS)) if rearranged else ("plain",))
+
+
+def results(problem, arrays):
+    y, cache = batchnorm_kernel.forward(**arrays)
+    dx, grads = batchnorm_kernel.backward(arrays["x"], cache)
+    return {"y": y, "dx": dx, "mean": cache.mean, "var": cache.var, **grads}
+
+
+BITS = [
+    BatchNorm((700, 70), dtype, given=given_) for dtype in DTYPES for given_ in (False, True)
+] + [BatchNorm((1000, 3)), BatchNorm((3, 50, 4, 33), lengths=(3, 0, 50)), BatchNorm((150, 600))]
+
+
+@pytest.mark.parametrize("problem", BITS, ids=str)
+def test_same_bits_of_batchnorm_on_any_number_of_threads(problem, monkeypatch):
+    arrays = problem.arrays()
+    problems.cut(1, monkeypatch.setattr)
+    expected = results(problem, arrays)
+    for parts in (2, 2, 3, 5, 16):
+        problems.cut(parts, monkeypatch.setattr)
+        for name, a in results(problem, arrays).items():
+            assert_same(a, expected[name], f"{name} in {parts} parts")
+
+
+def test_same_bits_of_batchnorm_with_one_thread_and_with_two():
+    problem = BatchNorm((4000, 64))
+    arrays = problem.arrays()
+    with threads.threads(1):
+        expected = results(problem, arrays)
+    with threads.threads(2):
+        for name, a in results(problem, arrays).items():
+            assert_same(a, expected[name], name)
+
+
+@by_dtype
+def test_a_padded_batch_is_its_real_steps_to_the_bit(dtype):
+    problem = BatchNorm((4, 9, 2, 5), dtype, lengths=(3, 0, 9, 1))
+    arrays = problem.arrays()
+    real = np.concatenate([x[:n] for x, n in zip(arrays["x"], problem.lengths, strict=True)])
+    whole = results(problem, arrays)
+    alone = results(problem, {**arrays, "x": real, "lengths": None})
+    first = 0
+    for name in ("mean", "var", "gamma", "beta"):
+        assert_same(whole[name], alone[name], name)
+    for n, length in enumerate(problem.lengths):
+        assert_same(whole["y"][n, :length], alone["y"][first : first + length])
+        assert_same(whole["dx"][n, :length], alone["dx"][first : first + length])
+        first += length
+
+
+@by_dtype
+def test_nan_stays_in_its_channel(dtype):
+    for channels in (3, 70):
+        arrays = BatchNorm((90, channels), dtype).arrays()
+        spoilt = arrays | {"x": arrays["x"].copy()}
+        spoilt["x"][50, 1] = np.nan
+        found, expected = results(None, spoilt), results(None, arrays)
+        for name in ("y", "dx", "mean", "var"):
+            others = np.arange(channels) != 1
+            assert np.isnan(found[name][..., 1]).all(), name
+            if name != "dx":  # which is given the spoilt x for dy
+                assert_same(found[name][..., others], expected[name][..., others], name)
