@@ -3,7 +3,6 @@
 import textwrap
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from typing import Any, overload
 
 import numpy as np
@@ -87,7 +86,7 @@ class Container(Layer):
         """Return the state before the first step of `n` sequences: a tuple, an entry a layer."""
         states = []
         for name, layer in self._children.items():
-            with _within(self, name):
+            with within(self, name):
                 states.append(layer.initial_state(n))
         return tuple(states)
 
@@ -118,14 +117,25 @@ class Container(Layer):
         return f"{type(self).__name__}(\n{inside}\n)"
 
 
-@contextmanager
-def _within(owner: Layer, name: str) -> Iterator[None]:
+class within:  # noqa: N801
     """Let an error say in which layer of a container it arose."""
-    try:
-        yield
-    except Exception as error:
-        error.add_note(f"in layer {name} of {type(owner).__name__}")
-        raise
+
+    __slots__ = ("name", "owner")
+
+    def __init__(self, owner: Layer, name: str) -> None:
+        self.owner, self.name = owner, name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        if isinstance(error, Exception):
+            error.add_note(place(self.owner, self.name))
+
+
+def place(owner: Layer, name: str) -> str:
+    """Return what an error notes that arose in a layer of a container."""
+    return f"in layer {name} of {type(owner).__name__}"
 
 
 class Sequential(Container):
@@ -180,10 +190,10 @@ class Sequential(Container):
         """Return y and the cache of `backward`."""
         caches = []
         for name, layer in self._children.items():
-            with _within(self, name):
+            with within(self, name):
                 options = layer._accepted(lengths, sample_ids)
                 x, cache = layer.forward(x, **options, training=training)
-                lengths = _after(layer, lengths)
+                lengths = lengths_after(layer, lengths)
             caches.append(cache)
         return x, caches
 
@@ -191,7 +201,7 @@ class Sequential(Container):
         """Return dx and the gradients of all parameters, by dotted name."""
         grads = {}
         for (name, layer), c in zip(reversed(self._children.items()), reversed(cache), strict=True):
-            with _within(self, name):
+            with within(self, name):
                 dy, grads[name] = layer.backward(dy, c)
         return dy, self._gather(grads)
 
@@ -200,9 +210,9 @@ class Sequential(Container):
     ) -> NDArray:
         """Return y, at inference: nothing is kept, and any number of threads may call."""
         for name, layer in self._children.items():
-            with _within(self, name):
+            with within(self, name):
                 x = layer(x, **layer._accepted(lengths, sample_ids))
-                lengths = _after(layer, lengths)
+                lengths = lengths_after(layer, lengths)
         return x
 
     def run(
@@ -212,9 +222,9 @@ class Sequential(Container):
         states = self._states(state, "state")
         after, caches = [], []
         for (name, layer), before in zip(self._children.items(), states, strict=True):
-            with _within(self, name):
+            with within(self, name):
                 x, s, c = layer.run(x, before, lengths=lengths, training=training)
-                lengths = _after(layer, lengths)
+                lengths = lengths_after(layer, lengths)
             after.append(s)
             caches.append(c)
         return x, tuple(after), caches
@@ -229,7 +239,7 @@ class Sequential(Container):
         for (name, layer), d, c in reversed(
             list(zip(self._children.items(), dstates, cache, strict=True))
         ):
-            with _within(self, name):
+            with within(self, name):
                 dy, d0, grads[name] = layer.run_backward(dy, d, c)
             before.append(d0)
         return dy, tuple(reversed(before)), self._gather(grads)
@@ -239,7 +249,7 @@ class Sequential(Container):
         after = []
         states = self._states(state, "state")
         for (name, layer), before in zip(self._children.items(), states, strict=True):
-            with _within(self, name):
+            with within(self, name):
                 x_t, s = layer.step(x_t, before)
             after.append(s)
         return x_t, tuple(after)
@@ -247,14 +257,14 @@ class Sequential(Container):
     def output_shape(self, shape: Shape) -> Shape:
         """Return the shape of y for x of `shape`."""
         for name, layer in self._children.items():
-            with _within(self, name):
+            with within(self, name):
                 shape = layer.output_shape(shape)
         return shape
 
     def output_lengths(self, lengths: NDArray) -> NDArray | None:
         """Return the lengths of y's sequences; None where y has no steps."""
         for layer in self._children.values():
-            lengths = _after(layer, lengths)
+            lengths = lengths_after(layer, lengths)
         return lengths
 
     def trace(self, shape: Shape, prefix: str = "") -> Iterator[tuple[str, Layer, Shape]]:
@@ -285,7 +295,7 @@ class _Parallel(Container):
         """Return y and the cache of `backward`."""
         ys, caches = [], []
         for name, layer in self._children.items():
-            with _within(self, name):
+            with within(self, name):
                 options = layer._accepted(lengths, sample_ids)
                 y, cache = layer.forward(x, **options, training=training)
             ys.append(y)
@@ -298,7 +308,7 @@ class _Parallel(Container):
         dys = self._split(dy, shapes)
         dxs, grads = [], {}
         for (name, layer), d, c in zip(self._children.items(), dys, caches, strict=True):
-            with _within(self, name):
+            with within(self, name):
                 dx, grads[name] = layer.backward(d, c)
             dxs.append(dx)
         return _sum(dxs), self._gather(grads)
@@ -309,7 +319,7 @@ class _Parallel(Container):
         """Return y, at inference: nothing is kept, and any number of threads may call."""
         ys = []
         for name, layer in self._children.items():
-            with _within(self, name):
+            with within(self, name):
                 ys.append(layer(x, **layer._accepted(lengths, sample_ids)))
         return self._checked_join(ys, lengths)
 
@@ -320,7 +330,7 @@ class _Parallel(Container):
         states = self._states(state, "state")
         ys, after, caches = [], [], []
         for (name, layer), before in zip(self._children.items(), states, strict=True):
-            with _within(self, name):
+            with within(self, name):
                 y, s, c = layer.run(x, before, lengths=lengths, training=training)
             ys.append(y)
             after.append(s)
@@ -336,7 +346,7 @@ class _Parallel(Container):
         for (name, layer), d, ds, c in zip(
             self._children.items(), dys, dstates, caches, strict=True
         ):
-            with _within(self, name):
+            with within(self, name):
                 dx, d0, grads[name] = layer.run_backward(d, ds, c)
             dxs.append(dx)
             before.append(d0)
@@ -347,7 +357,7 @@ class _Parallel(Container):
         ys, after = [], []
         states = self._states(state, "state")
         for (name, layer), before in zip(self._children.items(), states, strict=True):
-            with _within(self, name):
+            with within(self, name):
                 y, s = layer.step(x_t, before)
             ys.append(y)
             after.append(s)
@@ -363,13 +373,15 @@ class _Parallel(Container):
         """Return the shape of y for x of `shape`."""
         shapes = []
         for name, layer in self._children.items():
-            with _within(self, name):
+            with within(self, name):
                 shapes.append(layer.output_shape(shape))
         return self._joined(shapes)
 
     def output_lengths(self, lengths: NDArray) -> NDArray | None:
         """Return the lengths of y's sequences, on which all branches must agree."""
-        found: list[NDArray | None] = [_after(layer, lengths) for layer in self._children.values()]
+        found: list[NDArray | None] = [
+            lengths_after(layer, lengths) for layer in self._children.values()
+        ]
         for other in found[1:]:
             if (other is None) != (found[0] is None) or not np.all(other == found[0]):
                 raise ValueError(
@@ -472,6 +484,6 @@ def _sum(dxs: list[Any]) -> Any:
     return sum(found[1:], start=found[0]) if found else None
 
 
-def _after(layer: Layer, lengths: Any) -> Any:
+def lengths_after(layer: Layer, lengths: Any) -> Any:
     """Return the lengths of a layer's output."""
     return None if lengths is None else layer.output_lengths(np.asarray(lengths))
