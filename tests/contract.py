@@ -161,6 +161,22 @@ class LayerContract:
             assert_same(call.result(), expected)
         assert pickle.dumps(vars(layer)) == before
 
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+    def test_inference_model_is_the_layer_at_inference(self, case, dtype):
+        layer, x = case.layer(dtype), case.x(dtype)
+        options = case.options
+        del options["training"]
+        fixed = layer.for_inference()
+        assert_close(fixed(x, **options), layer(x, **options), dtype)
+        if case.steps:
+            state, fixed_state = layer.initial_state(len(x)), fixed.initial_state(len(x))
+            for t in range(x.shape[1]):
+                y_t, state = layer.step(x[:, t], state)
+                found, fixed_state = fixed.step(x[:, t], fixed_state)
+                assert_close(found, y_t, dtype, what=f"step {t}")
+            for a, b in zip(_leaves(fixed_state), _leaves(state), strict=True):
+                assert_close(a, b, dtype)
+
     def test_refuses_another_gradient(self, case):
         layer, x = case.layer(np.float32), case.x(np.float32)
         y, cache = layer.forward(x, **case.options)

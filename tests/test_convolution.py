@@ -1,4 +1,5 @@
 import itertools
+import re
 import types
 
 import numpy as np
@@ -372,9 +373,9 @@ def test_lengths_travel_through_a_model():
 @pytest.mark.parametrize("cut", [0, 1, 4, 9])
 def test_two_windows_are_one_run(cut):
     layer = conv(1, 4, 6, 3, **CAUSAL, groups=2)(np.float64)
-    x, state = random("x", (2, 9, 4)), (random("state", (2, 4, 4)),)
+    x, state = random("x", (2, 9, 4)), (random("state", (2, 4, 4)), np.array(3))
     y, end, cache = layer.run(x, state)
-    dy, dend = random("dy", y.shape), (random("dend", end[0].shape),)
+    dy, dend = random("dy", y.shape), (random("dend", end[0].shape), end[1])
     dx, dstate, grads = layer.run_backward(dy, dend, cache)
 
     y0, middle, cache0 = layer.run(x[:, :cut], state)
@@ -400,7 +401,7 @@ def test_two_windows_with_lengths():
     assert_same(state[0], end[0])
     for n, length in enumerate(lengths):
         _, alone, _ = layer.run(x[n : n + 1, :length])
-        assert_same(end[0][n : n + 1], alone[0])
+        assert_same(past(layer, end)[n : n + 1], past(layer, alone))
 
 
 def test_run_from_zero_is_forward():
@@ -417,17 +418,72 @@ def test_run_from_zero_is_forward():
         assert_close(grads_run[name], grads[name], np.float64, what=name)
 
 
-def test_steps_have_the_bits_of_run_where_sums_are_exact():
-    layer = lm.Conv1d(3, 4, 3, **CAUSAL, rng=0)
-    rng = np.random.default_rng(0)
-    layer.weight = rng.integers(-8, 8, layer.weight.shape)
-    x = rng.integers(-8, 8, (2, 7, 3)).astype(np.float32)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("channels", "outputs", "kernel", "options"),
+    [
+        (3, 4, 3, {"dilation": 2}),
+        (1, 1, 2, {}),
+        (17, 33, 4, {"bias": False}),
+        (5, 65, 1, {}),
+        (6, 9, 3, {"groups": 3, "dilation": 3}),
+        (20, 20, 3, {"groups": 20}),
+        (2, 3, 3, {"dilation": 40}),
+        (2, 3, 9, {"dilation": 7}),
+    ],
+)
+def test_steps_have_the_bits_of_run(channels, outputs, kernel, options, dtype):
+    layer = lm.Conv1d(channels, outputs, kernel, padding="causal", dtype=dtype, rng=0, **options)
+    layer.initialize(1)
+    steps = 3 * layer._ring.size // 2 + 4
+    x = random("x", (3, steps, channels), dtype)
     y, end, _ = layer.run(x)
-    state = layer.initial_state(2)
-    for t in range(7):
+    state = layer.initial_state(3)
+    for t in range(steps):
         y_t, state = layer.step(x[:, t], state)
-        assert_same(y_t, y[:, t])
-    assert_same(state[0], end[0])
+        assert_same(y_t, y[:, t], f"step {t}")
+    for a, b in zip(state, end, strict=True):
+        assert_same(a, b)
+    y_more, _, _ = layer.run(x[:, :5], state)
+    y_all, _, _ = layer.run(np.concatenate([x, x[:, :5]], axis=1))
+    assert_same(y_more, y_all[:, steps:])
+
+
+@pytest.mark.parametrize("dilation", [1, 4, 30])
+def test_no_state_changes(dilation):
+    layer = lm.Conv1d(2, 3, 3, padding="causal", dilation=dilation, dtype=np.float64, rng=0)
+    x = random("x", (2, 100, 2))
+    states, ys = [layer.initial_state(2)], []
+    for t in range(100):
+        y_t, state = layer.step(x[:, t], states[-1])
+        states.append(state)
+        ys.append(y_t)
+    kept = [[a.copy() for a in state] for state in states]
+    for t in (70, 3, 99, 50, 50):  # go on from old states, with another input and with the same
+        layer.step(-x[:, t], states[t])
+        y_t, after = layer.step(x[:, t], states[t])
+        assert_same(y_t, ys[t])
+        for a, b in zip(after, states[t + 1], strict=True):
+            assert_same(a, b)
+    for state, copies in zip(states, kept, strict=True):
+        for a, b in zip(state, copies, strict=True):
+            assert_same(a, b)
+
+
+def test_a_state_shares_what_a_step_does_not_replace():
+    layer = lm.Conv1d(2, 3, 3, padding="causal", dilation=512)
+    state = layer.initial_state(1)
+    assert sum(a.nbytes for a in state[:-1]) == 1024 * 2 * 4
+    _, after = layer.step(np.ones((1, 2), np.float32), state)
+    new = [a for a, b in zip(after[:-1], state[:-1], strict=True) if a is not b]
+    assert len(new) == 1
+    assert new[0].shape == (1, 32, 2)
+
+
+def past(layer, state):
+    """The inputs that a state holds, oldest first."""
+    *blocks, position = state
+    return np.roll(np.concatenate(blocks, axis=1), -position, axis=1)
 
 
 def test_a_model_of_causal_convolutions_steps():
@@ -444,10 +500,12 @@ def test_a_model_of_causal_convolutions_steps():
 def test_a_state_is_not_a_view_of_x():
     layer = conv(1, 2, 3, 3, padding="causal")(np.float64)
     x = random("x", (1, 4, 2))
-    _, (state,), _ = layer.run(x)
-    before = state.copy()
+    _, state, _ = layer.run(x)
+    _, after = layer.step(x[:, 0], state)
+    before = [a.copy() for a in (*state, *after)]
     x[:] = 0
-    assert_same(state, before)
+    for a, b in zip((*state, *after), before, strict=True):
+        assert_same(a, b)
 
 
 # Sizes
@@ -601,20 +659,30 @@ def test_refuses_steps(options):
             call()
 
 
-def test_refuses_states():
-    layer = lm.Conv1d(3, 4, 3, padding="causal", rng=0)
+@pytest.mark.parametrize("dilation", [1, 5])
+def test_refuses_states(dilation):
+    layer = lm.Conv1d(3, 4, 3, padding="causal", dilation=dilation, rng=0)
     assert layer.stepwise
     x = np.zeros((2, 5, 3), np.float32)
-    with pytest.raises(
-        ValueError, match=r"state must be a tuple of one array of shape \(2, 2, 3\)"
-    ):
-        layer.run(x, x[:, :2])
-    with pytest.raises(ValueError, match=r"state has shape \(2, 5, 3\), expected \(2, 2, 3\)"):
-        layer.run(x, (x,))
-    with pytest.raises(TypeError, match="state has dtype float64, expected float32"):
-        layer.run(x, (np.zeros((2, 2, 3)),))
-    with pytest.raises(ValueError, match=r"x has 3 axes .* expected 2"):
-        layer.step(x, layer.initial_state(2))
+    good = layer.initial_state(2)
     y, _, cache = layer.run(x)
-    with pytest.raises(ValueError, match=r"dstate has shape \(2, 5, 3\), expected \(2, 2, 3\)"):
-        layer.run_backward(y, (x,), cache)
+    shape = re.escape(str(good[0].shape))
+    for state, error, message in (
+        (x[:, :2], ValueError, f"must be a tuple of {len(good)} arrays, .*; got ndarray"),
+        ((x,), ValueError, f"must be a tuple of {len(good)} arrays, .*; got 1 entries"),
+        ((x, *good[1:]), ValueError, rf"\[0\] has shape \(2, 5, 3\), expected {shape}"),
+        (layer.initial_state(1), ValueError, rf"\[0\] has shape \(1, .*, expected {shape}"),
+        ((good[0].astype(float), *good[1:]), TypeError, r"\[0\] has dtype float64, expected"),
+        ((*good[:-1], np.array(-1)), ValueError, r"is a position in 0 \.\.\. \d+, got -1"),
+        ((*good[:-1], np.array(99)), ValueError, r"is a position in 0 \.\.\. \d+, got 99"),
+        ((*good[:-1], np.array(0.0)), TypeError, "a position, an integer .* got dtype float64"),
+        ((*good[:-1], np.array([0])), TypeError, r"a position, .* shape \(1,\)"),
+    ):
+        with pytest.raises(error, match=f"Conv1d.*: .*state.*{message}"):
+            layer.run(x, state)
+        with pytest.raises(error, match=f"Conv1d.*: .*dstate.*{message}"):
+            layer.run_backward(y, state, cache)
+        with pytest.raises(error, match=f"Conv1d.*: .*state.*{message}"):
+            layer.step(x[:, 0], state)
+    with pytest.raises(ValueError, match=r"x has 3 axes .* expected 2"):
+        layer.step(x, good)

@@ -342,5 +342,6 @@ def test_formulas_hold_for_their_own_thread():
 
 def test_formulas_where_numba_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "numba", None)
-    assert kernels._compiled.__wrapped__("lamina.linear") is linear_formula
-    assert kernels._compiled.__wrapped__("lamina.convolution") is convolution_formula
+    monkeypatch.setattr(kernels, "present", kernels.present.__wrapped__)
+    assert kernels.functions("lamina.linear.layer") is linear_formula
+    assert kernels.functions("lamina.convolution.layer") is convolution_formula

@@ -33,14 +33,25 @@ def formulas() -> Iterator[None]:
         _formulas.reset(token)
 
 
+def by_formulas() -> bool:
+    """Return whether this is a block of `formulas`."""
+    return _formulas.get()
+
+
 @cache
-def _compiled(folder: str) -> ModuleType:
-    """Return the kernels of a layer's folder, its formulas where Numba is missing."""
+def present() -> bool:
+    """Return whether there are kernels: not where Numba is missing."""
     try:
         import numba  # noqa: F401
     except ImportError:
-        return import_module(f"{folder}.formula")
-    return import_module(f"{folder}.kernel")
+        return False
+    return True
+
+
+@cache
+def kernel(name: str) -> ModuleType:
+    """Return the kernels beside the module of that name."""
+    return import_module(f"{name.rpartition('.')[0]}.kernel")
 
 
 def functions(name: str) -> ModuleType:
@@ -51,5 +62,9 @@ def functions(name: str) -> ModuleType:
     name : str
         ``__name__`` of the module beside formula.py and kernel.py.
     """
-    folder = name.rpartition(".")[0]
-    return import_module(f"{folder}.formula") if _formulas.get() else _compiled(folder)
+    return kernel(name) if present() and not by_formulas() else _formula(name)
+
+
+@cache
+def _formula(name: str) -> ModuleType:
+    return import_module(f"{name.rpartition('.')[0]}.formula")

@@ -16,6 +16,10 @@ Or μ and σ² are given: running values, which (1) and (2) of the k-th batch mo
     σ²_run ← a σ²_run + (1 - a) σ² M / (M - 1)    biased: without M / (M - 1)   (6)
     a = momentum; or a = 1 - 1 / k, the mean over the batches so far            (7)
 
+With those, (3) and (4) are one multiply-add,
+
+    y[n] = a x[n] + c    with a = γ s and c = β - a μ                           (12)
+
 Backward. γ and β stand in (4) alone; with dy = ∂L/∂y
 
     dβ = Σ_n dy[n]                                                              (8)
@@ -119,6 +123,21 @@ def forward(
         y = y + beta
     cache = Cache(normalized, scale, gamma, beta, mean, var, M, lengths)
     return mask_steps(y, lengths), cache
+
+
+def affine(
+    mean: Array,
+    var: Array,
+    gamma: Array | None = None,
+    beta: Array | None = None,
+    eps: float = 1e-5,
+) -> tuple[Array, Array]:
+    """Return a and c of (12), shape (C,), for the arguments of `forward`."""
+    scale = 1.0 / namespace(var).sqrt(var + eps)
+    if gamma is not None:
+        scale = gamma * scale
+    shift = -scale * mean
+    return scale, shift if beta is None else beta + shift  # (12)
 
 
 def backward(dy: Array, cache: Cache) -> tuple[Array, dict[str, Array]]:

@@ -1,5 +1,6 @@
 """Convolution: the functions of formula.py, as direct correlations on the engine's tile."""
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -37,10 +38,48 @@ def forward(
     )
     x, weight = contiguous(mask_steps(x, lengths)), contiguous(weight)
     bias = None if bias is None else contiguous(bias)
+    y = _outputs(x, weight, bias, False, windows, padding_mode, groups)
+    out_lengths = windows.output_lengths(lengths)
+    cache = x, weight, bias, lengths, out_lengths, windows, padding_mode, groups
+    return mask_steps(y, out_lengths), cache
+
+
+def prepare(
+    weight: NDArray,
+    bias: NDArray | None = None,
+    relu: bool = False,
+    *,
+    stride: int | Ints = 1,
+    dilation: int | Ints = 1,
+    padding_mode: str = "zeros",
+    groups: int = 1,
+) -> Callable[[NDArray, NDArray | None, Pads], NDArray]:
+    """Return a function of x, lengths and padding that gives y, with a ReLU on top if asked for."""
+    weight = contiguous(weight)
+    bias = None if bias is None else contiguous(bias)
+    rank = weight.ndim - 2
+    window = weight.shape[:rank], each(stride, rank), each(dilation, rank)
+
+    def run(x: NDArray, lengths: NDArray | None, padding: Pads) -> NDArray:
+        windows = Windows(*window, padding)
+        x = contiguous(mask_steps(x, lengths))
+        y = _outputs(x, weight, bias, relu, windows, padding_mode, groups)
+        masked: NDArray = mask_steps(y, windows.output_lengths(lengths))
+        return masked
+
+    return run
+
+
+def _outputs(
+    x: NDArray, weight: NDArray, bias: NDArray | None, relu: bool,
+    windows: Windows, padding_mode: str, groups: int,
+) -> NDArray:  # fmt: skip
+    """Return y, with a ReLU on top if asked for."""
     y = empty((len(x), *windows.outputs(x.shape[1:-1]), weight.shape[-1]), x.dtype)
-    if _is_product(windows, groups):
-        c, o = x.shape[-1], y.shape[-1]
-        matmul(x, c, 1, weight, o, 1, y.size // o, o, c, y, bias)
+    if _is_product(windows, x.shape, groups):
+        o = weight.shape[-1]
+        c = weight.size // o
+        matmul(x, c, 1, weight, o, 1, y.size // o, o, c, y, bias, relu)
     elif y.size:
         axes = [
             Taps(tuple(range(k)), d, s, q, _map(size, pads, padding_mode)[: (q - 1) * s + span])
@@ -51,11 +90,9 @@ def forward(
         ]  # fmt: skip
         correlate(
             _volume(x), _taps(weight), groups, False, _three(axes),
-            y, 0, _strides(y.shape[1:-1], y.shape[-1]), bias, False,
+            y, 0, _strides(y.shape[1:-1], y.shape[-1]), bias, relu,
         )  # fmt: skip
-    out_lengths = windows.output_lengths(lengths)
-    cache = x, weight, bias, lengths, out_lengths, windows, padding_mode, groups
-    return mask_steps(y, out_lengths), cache
+    return y
 
 
 def backward(dy: NDArray, cache: tuple[Any, ...]) -> tuple[NDArray, dict[str, NDArray]]:
@@ -73,9 +110,10 @@ def _weight_gradient(
     dy: NDArray, x: NDArray, weight: NDArray, windows: Windows, padding_mode: str, groups: int
 ) -> NDArray:
     """Return dW; where padding repeats x, of x padded sample by sample."""
-    if _is_product(windows, groups):
+    if _is_product(windows, x.shape, groups):
         dweight = empty(weight.shape, dy.dtype)
-        c, o = weight.shape[-2:]
+        o = weight.shape[-1]
+        c = weight.size // o
         matmul(x, 1, c, dy, o, 1, c, o, dy.size // o, dweight)
         return dweight
     dweight = np.zeros(weight.shape, dy.dtype)
@@ -97,8 +135,9 @@ def _input_gradient(
 ) -> NDArray:
     """Return dx: of padded x, and folded back sample by sample, where padding repeats x."""
     dx = empty(shape, dy.dtype)
-    if _is_product(windows, groups):
-        c, o = weight.shape[-2:]
+    if _is_product(windows, shape, groups):
+        o = weight.shape[-1]
+        c = weight.size // o
         matmul(dy, o, 1, weight, 1, o, dy.size // o, c, o, dx)
         return dx
     moves = _moves(windows)
@@ -114,10 +153,14 @@ def _input_gradient(
     return dx
 
 
-def _is_product(windows: Windows, groups: int) -> bool:
-    """Tell whether the convolution is a product of matrices: one tap, each position once."""
-    ones = {*windows.size, *windows.stride} == {1}
-    return ones and groups == 1 and not any(map(any, windows.pads))
+def _is_product(windows: Windows, shape: Ints, groups: int) -> bool:
+    """Tell whether the convolution is a product of matrices.
+
+    It is with one tap that meets each position once, or with one window that is all of x.
+    """
+    each_position = {*windows.size, *windows.stride} == {1}
+    all_of_x = windows.size == shape[1:-1] and set(windows.dilation) == {1}
+    return groups == 1 and (each_position or all_of_x) and not any(map(any, windows.pads))
 
 
 def _map(size: int, pads: tuple[int, int], mode: str) -> NDArray:

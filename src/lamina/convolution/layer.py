@@ -1,17 +1,19 @@
 """The classes Conv1d, Conv2d and Conv3d."""
 
 import math
+from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from .. import arguments, initializers
-from ..kernels import functions
-from ..layer import Arrays, NDArray, Parameter, Shape
+from ..kernels import functions, kernel
+from ..layer import Arrays, NDArray, Parameter, Prepared, Shape
 from ..windowed import Windowed
-from ..windows import MODES
+from ..windows import MODES, Ints
 from . import streaming
+from .ring import Ring, State
 
 
 class _Conv(Windowed):
@@ -96,6 +98,30 @@ class _Conv(Windowed):
         found: tuple[NDArray, Arrays] = how.backward(dy, cache)
         return found
 
+    def _prepared(self, relu: bool = False) -> Prepared:
+        """Return how the layer computes in an inference model, with a ReLU on top if asked for."""
+        dtype, run = self.dtype, self._convolution(relu)
+
+        def call(x: NDArray, *, lengths: Any = None) -> NDArray:
+            x = arguments.array(self, "x", x, dtype)
+            lengths = self._checked(x, lengths)
+            return run(x, lengths, self._windows(x.shape[1:-1]).pads)
+
+        return Prepared(call, self.step)
+
+    def _convolution(self, relu: bool, dilation: Ints | None = None) -> Callable[..., NDArray]:
+        """Return a function of x, lengths and padding, from weights that will not change."""
+        run: Callable[..., NDArray] = kernel(__name__).prepare(
+            self.weight,
+            self.bias,
+            relu,
+            stride=self.stride,
+            dilation=dilation or self.dilation,
+            padding_mode=self.padding_mode,
+            groups=self.groups,
+        )
+        return run
+
     def _channels(self, shape: Shape) -> int:
         arguments.features(self, np.broadcast_to(0, shape), self.in_channels, self.rank + 2)
         return self.out_channels
@@ -136,9 +162,10 @@ class Conv1d(_Conv):
     depends on where a sequence ends is refused: ``"same"`` and ``"same_lower"`` with a stride above
     1, and every `padding_mode` but ``"zeros"``.
 
-    The state of `run` and `step` is a tuple of one array, the last (K - 1) d inputs, shape
-    (N, (K - 1) d, C): zeros at first. With ``lengths``, `run` returns the state after each
-    sequence's own last step.
+    The state of `run` and `step` holds the last (K - 1) d inputs, zeros at first, in a ring: a
+    tuple of arrays (N, steps, C), its blocks, and of an integer array, the position in it. No state
+    is ever written to: a step shares with the one before what it does not replace. With
+    ``lengths``, `run` returns the state after each sequence's own last step.
 
     Raises
     ------
@@ -172,23 +199,29 @@ class Conv1d(_Conv):
         """Whether the layer may `run` and `step`: with causal zeros and a stride of 1."""
         return (self.padding, self.stride, self.padding_mode) == ("causal", (1,), "zeros")
 
-    def initial_state(self, n: int) -> tuple[NDArray]:
+    @property
+    def _ring(self) -> Ring:
+        """The form of states."""
+        past = (self.window[0] - 1) * self.dilation[0]
+        return Ring(self, past, self.in_channels, self.dtype)
+
+    def initial_state(self, n: int) -> State:
         """Return the state before the first step of `n` sequences: zeros."""
         self._refuse_steps()
-        n = arguments.integer(self, "n", n, least=0)
-        return (np.zeros((n, self._past, self.in_channels), self.dtype),)
+        return self._ring.zeros(arguments.integer(self, "n", n, least=0))
 
     def run(
         self, x: NDArray, state: Any = None, *, lengths: Any = None, training: bool = False
-    ) -> tuple[NDArray, tuple[NDArray], Any]:
+    ) -> tuple[NDArray, State, Any]:
         """Return y, the state after the last step, and the cache of `run_backward`."""
         self._refuse_steps()
         x = arguments.array(self, "x", x, self.dtype)
         lengths = self._checked(x, lengths)
-        state = self._state("state", state, len(x))
+        ring, n = self._ring, len(x)
+        past, position = ring.unroll(ring.zeros(n) if state is None else state, n)
         y, after, cache = streaming.run(
             x,
-            state,
+            past,
             self.weight,
             self.bias,
             lengths,
@@ -196,50 +229,56 @@ class Conv1d(_Conv):
             groups=self.groups,
             how=functions(__name__),
         )
-        return y, (after,), (y.shape, cache)
+        end = (position + x.shape[1]) % max(ring.size, 1)
+        return y, ring.roll(after, end), (y.shape, position, cache)
 
-    def run_backward(
-        self, dy: NDArray, dstate: Any, cache: Any
-    ) -> tuple[NDArray, tuple[NDArray], Arrays]:
+    def run_backward(self, dy: NDArray, dstate: Any, cache: Any) -> tuple[NDArray, State, Arrays]:
         """Return dx, the gradient of the state before the first step, and those of parameters.
 
-        `dstate` is the gradient of the state after the last step; None stands for zero.
+        `dstate` is the gradient of the state after the last step, in the form of a state; None
+        stands for zero.
         """
-        shape, cache = cache
+        shape, position, cache = cache
         dy = arguments.gradient(self, dy, shape, self.dtype)
-        dstate = self._state("dstate", dstate, len(dy))
-        dx, before, grads = streaming.run_backward(dy, dstate, cache)
-        return dx, (before,), grads
+        ring, n = self._ring, len(dy)
+        dafter, _ = ring.unroll(ring.zeros(n) if dstate is None else dstate, n, "dstate")
+        dx, dbefore, grads = streaming.run_backward(dy, dafter, cache)
+        return dx, ring.roll(dbefore, position), grads
 
-    def step(self, x_t: NDArray, state: Any) -> tuple[NDArray, tuple[NDArray]]:
+    def step(self, x_t: NDArray, state: Any) -> tuple[NDArray, State]:
         """Return y at one step, at inference, and the next state; x_t has shape (N, C)."""
-        x_t = arguments.array(self, "x_t", x_t, self.dtype)
+        self._refuse_steps()
+        how = functions(__name__)
+
+        def inside(z: NDArray) -> NDArray:
+            y: NDArray = how.forward(z, self.weight, self.bias, groups=self.groups)[0]
+            return y
+
+        return self._step(self._ring, inside, x_t, state)
+
+    def _step(
+        self, ring: Ring, inside: Callable[[NDArray], NDArray], x_t: NDArray, state: Any
+    ) -> tuple[NDArray, State]:
+        """Step, where `inside` convolves the only window in z (N, K, C)."""
+        x_t = arguments.array(self, "x_t", x_t, ring.dtype)
         arguments.features(self, x_t, self.in_channels, 2)
-        y, state, _ = self.run(x_t[:, None, :], state)
-        return y[:, 0, :], state
+        n, c = x_t.shape
+        delays = range(ring.size, 0, -self.dilation[0])
+        before, after = ring.step(ring.zeros(n) if state is None else state, x_t, delays)
+        z = np.concatenate([*before, x_t], axis=1).reshape(n, self.window[0], c)
+        return inside(z).reshape(n, self.out_channels), after
 
-    @property
-    def _past(self) -> int:
-        """How many inputs before a step its output depends on."""
-        return self._windows((1,)).spans[0] - 1
+    def _prepared(self, relu: bool = False) -> Prepared:
+        """Return how the layer computes in an inference model, with a ReLU on top if asked for."""
+        prepared = super()._prepared(relu)
+        if not self.stepwise:
+            return prepared
+        ring, one_window = self._ring, self._convolution(relu, dilation=(1,))
 
-    def _state(self, name: str, state: Any, n: int) -> NDArray:
-        """Return the array of a state, or zeros for None."""
-        (zeros,) = self.initial_state(n)
-        if state is None:
-            return zeros
-        if not isinstance(state, tuple) or len(state) != 1:
-            raise ValueError(
-                f"{arguments.say(self)}: {name} must be a tuple of one array of shape "
-                f"{zeros.shape}, as initial_state({n}) gives; got {type(state).__name__}"
-            )
-        array = arguments.array(self, name, state[0], self.dtype)
-        if array.shape != zeros.shape:
-            raise ValueError(
-                f"{arguments.say(self)}: {name} has shape {array.shape}, expected {zeros.shape}, "
-                f"as initial_state({n}) gives"
-            )
-        return array
+        def step(x_t: NDArray, state: Any) -> tuple[NDArray, State]:
+            return self._step(ring, lambda z: one_window(z, None, ((0, 0),)), x_t, state)
+
+        return Prepared(prepared.call, step)
 
     def _refuse_steps(self) -> None:
         if not self.stepwise:

@@ -1,5 +1,6 @@
 """Linear: the functions of formula.py, as matrix products on the engine."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy.typing as npt
@@ -21,6 +22,24 @@ def forward(
     y = empty((*x.shape[:-1], O), x.dtype)
     matmul(x, I, 1, weight, O, 1, x.size // I, O, I, y, bias)  # (1)
     return mask_steps(y, lengths), (x, weight, bias, lengths)
+
+
+def prepare(
+    weight: NDArray, bias: NDArray | None = None, relu: bool = False
+) -> Callable[[NDArray, NDArray | None], NDArray]:
+    """Return a function of x and lengths that gives y, with a ReLU on top if asked for."""
+    weight = contiguous(weight)
+    bias = None if bias is None else contiguous(bias)
+    I, O = weight.shape  # noqa: E741
+
+    def run(x: NDArray, lengths: NDArray | None) -> NDArray:
+        x = contiguous(mask_steps(x, lengths))
+        y = empty((*x.shape[:-1], O), x.dtype)
+        matmul(x, I, 1, weight, O, 1, x.size // I, O, I, y, bias, relu)  # (1)
+        masked: NDArray = mask_steps(y, lengths)
+        return masked
+
+    return run
 
 
 def backward(dy: NDArray, cache: tuple[Any, ...]) -> tuple[NDArray, dict[str, NDArray]]:

@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import arguments, initializers
-from ..kernels import functions
-from ..layer import Arrays, Layer, NDArray, Parameter, Shape
+from ..kernels import functions, kernel
+from ..layer import Arrays, Layer, NDArray, Parameter, Prepared, Shape
 
 
 class Linear(Layer):
@@ -100,12 +100,25 @@ class Linear(Layer):
         self, x: NDArray, *, lengths: Any = None, training: bool = False
     ) -> tuple[NDArray, Any]:
         """Return y, shape (..., O), and the cache of `backward`."""
-        x = arguments.array(self, "x", x, self.dtype)
-        arguments.features(self, x, self.in_features)
-        lengths = arguments.lengths(self, lengths, x)
+        x, lengths = self._checked(x, lengths, self.dtype)
         how = functions(__name__)
         y, cache = how.forward(x, self.weight, self.bias, lengths)
         return y, (y.shape, how, cache)
+
+    def _checked(self, x: Any, lengths: Any, dtype: Any) -> tuple[NDArray, NDArray | None]:
+        x = arguments.array(self, "x", x, dtype)
+        arguments.features(self, x, self.in_features)
+        return x, arguments.lengths(self, lengths, x)
+
+    def _prepared(self, relu: bool = False) -> Prepared:
+        """Return how the layer computes in an inference model, with a ReLU on top if asked for."""
+        run, dtype = kernel(__name__).prepare(self.weight, self.bias, relu), self.dtype
+
+        def call(x: NDArray, *, lengths: Any = None) -> NDArray:
+            y: NDArray = run(*self._checked(x, lengths, dtype))
+            return y
+
+        return Prepared(call, lambda x_t, state: (call(x_t), ()))
 
     def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
         """Return dx, shape (..., I), and the gradients of weight and bias."""

@@ -1,0 +1,407 @@
+"""What stands side by side becomes one; models for inference.
+
+At inference a BatchNorm is y = a x + c, channel by channel (batchnorm/formula.py, (12)). After a
+product or a convolution, written x W + b, it goes into its weights:
+
+    a (x W + b) + c = x (a W) + (a b + c)                                                       (1)
+
+A ReLU is done where the sums of the product are still in registers. Layers that do nothing at
+inference are left out.
+"""
+
+import copy
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple, NoReturn, Self, TypeAlias, TypeGuard
+
+import numpy as np
+import numpy.typing as npt
+
+from . import kernels
+from .arguments import say
+from .batchnorm import BatchNorm
+from .batchnorm.formula import affine
+from .containers import Concat, Residual, Sequential, lengths_after, place, within
+from .convolution import Conv1d, Conv2d, Conv3d
+from .dropout import Dropout
+from .initializers import RNG
+from .layer import Arrays, Layer, NDArray, Prepared, Shape
+from .linear import Linear
+from .lstm import LSTM
+from .parts import Identity, ReLU
+from .rnn import RNN
+
+Product: TypeAlias = Linear | Conv1d | Conv2d | Conv3d
+Memo: TypeAlias = dict[tuple[int, ...], Prepared]
+"""What was prepared, by the ids of the layers that it stands for."""
+
+PRODUCTS: Final = (Linear, Conv1d, Conv2d, Conv3d)
+"""The layers that take in what stands after them."""
+
+
+class Inference(Layer):
+    """A model as it was when this was made, for calls and steps alone: `Layer.for_inference`.
+
+    It is called with the options of the model, and has its shapes, its states and its parameters;
+    these are read-only copies. Any number of threads may call it at once. In a block of `formulas`
+    it computes as the model would there. Copies and pickles are made from the parameters.
+
+    Attributes
+    ----------
+    params, buffers : dict of str to array
+        Those of the model, by the same names. A `Dropout` with ``always=True`` goes on to count its
+        calls; nothing else changes.
+
+    Raises
+    ------
+    TypeError
+        What would change it, or train it, is asked for.
+    """
+
+    _model: Layer
+    _run: Prepared
+
+    def __init__(self, model: Layer) -> None:
+        model = _frozen(model)
+        run = _prepared(model, {}) if kernels.present() else Prepared(model, model.step)
+        vars(self).update(_config={}, _model=model, _run=run)
+
+    def __call__(self, x: NDArray, **options: Any) -> NDArray:
+        """Return y; the options are those of a call of the model, as ``lengths=``."""
+        if options.get("training"):
+            self._refuse("a pass to differentiate")
+        if kernels.by_formulas():
+            return self._model(x, **options)
+        return self._run.call(x, **options)
+
+    def step(self, x_t: NDArray, state: Any) -> tuple[NDArray, Any]:
+        """Return y at one step and the next state, where the model can."""
+        if kernels.by_formulas():
+            return self._model.step(x_t, state)
+        return self._run.step(x_t, state)
+
+    def initial_state(self, n: int) -> Any:
+        """Return the state before the first step of `n` sequences: that of the model."""
+        return self._model.initial_state(n)
+
+    def forward(
+        self, x: NDArray, *, training: bool = False, **options: Any
+    ) -> tuple[NDArray, None]:
+        """Return y and, for a cache, None: there is no way back."""
+        if training:
+            self._refuse("a pass to differentiate")
+        return self(x, **options), None
+
+    # What it does not do
+
+    def _refuse(self, what: str) -> NoReturn:
+        raise TypeError(
+            f"{say(self)}: is for calls and steps, not for {what}; do that to the model that it "
+            "was made from, and call its for_inference() again"
+        )
+
+    def backward(self, dy: NDArray, cache: Any) -> NoReturn:
+        """Refuse: an inference model has no gradients."""
+        self._refuse("gradients")
+
+    def run(
+        self, x: NDArray, state: Any = None, *, lengths: Any = None, training: bool = False
+    ) -> NoReturn:
+        """Refuse: windows of a sequence are for the model."""
+        self._refuse("windows of a sequence")
+
+    def run_backward(self, dy: NDArray, dstate: Any, cache: Any) -> NoReturn:
+        """Refuse: an inference model has no gradients."""
+        self._refuse("gradients")
+
+    def initialize(self, rng: RNG = None) -> NoReturn:
+        """Refuse: its parameters stay."""
+        self._refuse("new parameters")
+
+    def assign(self, arrays: Any) -> NoReturn:
+        """Refuse: its parameters stay."""
+        self._refuse("new parameters")
+
+    def config(self) -> NoReturn:
+        """Refuse: an inference model is not saved; the model that it was made from is."""
+        self._refuse("saving")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._refuse(f"assignment to {name}")
+
+    # What it has of the model
+
+    @property  # type: ignore[misc]
+    def params(self) -> Arrays:
+        """The parameters of the model, by name, read-only."""
+        return self._model.params
+
+    @property  # type: ignore[misc]
+    def buffers(self) -> Arrays:
+        """The buffers of the model, by name, read-only."""
+        return self._model.buffers
+
+    @property
+    def dtype(self) -> np.dtype[Any] | None:
+        """The dtype of the parameters; None for a model without."""
+        return self._model.dtype
+
+    @property
+    def stepwise(self) -> bool:  # type: ignore[override]
+        """Whether the model may `step`."""
+        return self._model.stepwise
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """Return the shape of y for x of `shape`."""
+        return self._model.output_shape(shape)
+
+    def output_lengths(self, lengths: NDArray) -> NDArray | None:
+        """Return the lengths of y's sequences; None where y has no steps."""
+        return self._model.output_lengths(lengths)
+
+    def flops(self, shape: Shape) -> int:
+        """Return the additions and multiplications of the model's forward pass."""
+        return self._model.flops(shape)
+
+    def trace(self, shape: Shape, prefix: str = "") -> Iterator[tuple[str, Layer, Shape]]:
+        """Follow a shape through the model."""
+        return self._model.trace(shape, prefix)
+
+    def astype(self, dtype: npt.DTypeLike) -> Self:
+        """Return a copy that computes in float32 or float64."""
+        return type(self)(self._model.astype(dtype))
+
+    def for_inference(self) -> Self:
+        """Return this: it is for inference."""
+        return self
+
+    def _accepted(self, lengths: Any, sample_ids: Any) -> dict[str, Any]:
+        return self._model._accepted(lengths, sample_ids)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._model,)
+
+    def __repr__(self) -> str:
+        return f"{self._model!r}.for_inference()"
+
+
+def _frozen(model: Layer) -> Layer:
+    """Return a copy whose arrays are read-only, but for Dropout's count of calls."""
+    model = copy.deepcopy(model)
+    for _, layer in model.walk():
+        for arrays in (layer._params, layer._buffers):
+            for a in arrays.values():
+                a.flags.writeable = isinstance(layer, Dropout)
+    return model
+
+
+# Which layers are known
+
+
+def _is(layer: Layer, kinds: tuple[type[Layer], ...]) -> bool:
+    """Return whether a layer is of one of these kinds.
+
+    A subclass is, unless it changes a method; it may have a constructor and more methods.
+    """
+    classes = type(layer).__mro__
+    for kind in kinds:
+        if kind in classes:
+            own = {name for cls in classes[: classes.index(kind)] for name in vars(cls)}
+            own -= {"_abc_impl"}  # every class's
+            return not any(hasattr(kind, n) for n in own if n == "__call__" or n[:2] != "__")
+    return False
+
+
+def _is_product(layer: Layer) -> TypeGuard[Product]:
+    return _is(layer, PRODUCTS)
+
+
+def _is_sequential(layer: Layer) -> TypeGuard[Sequential]:
+    return _is(layer, (Sequential,))
+
+
+def _does_nothing(layer: Layer) -> bool:
+    """Return whether y = x at inference."""
+    if isinstance(layer, Dropout) and _is(layer, (Dropout,)):
+        return not layer.always and (layer.mode == "inverted" or layer.rate == 0)
+    return _is(layer, (Identity,))
+
+
+def _folds(layer: Layer, product: Product) -> TypeGuard[BatchNorm]:
+    """Return whether (1) holds: of a BatchNorm with given statistics, whose x is that y."""
+    return (
+        isinstance(layer, BatchNorm)
+        and _is(layer, (BatchNorm,))
+        and layer.running
+        and (layer.features, layer.dtype) == (product.weight.shape[-1], product.dtype)
+    )
+
+
+def _folded(product: Product, norm: BatchNorm) -> Product:
+    """Return a product that gives what `norm` makes of y."""
+    statistics = norm.running_mean, norm.running_var.astype(np.float64)
+    scale, shift = affine(*statistics, norm.gamma, norm.beta, norm.eps)
+    weight, bias = product.weight, product.bias
+    other = copy.copy(product)
+    other.params = {
+        "weight": (weight * scale).astype(weight.dtype),  # (1)
+        "bias": (shift if bias is None else bias * scale + shift).astype(weight.dtype),
+    }
+    return other
+
+
+# Models as they are run
+
+
+def _prepared(layer: Layer, memo: Memo) -> Prepared:
+    """Return how a layer, which will not change, computes at inference."""
+    if _is_sequential(layer):
+        chain = _Chain(layer, memo)
+        return Prepared(chain, chain.step)
+    if _is(layer, (Residual, Concat)):
+        branches = _Branches(layer, memo)
+        return Prepared(branches, branches.step)
+    if _is(layer, (*PRODUCTS, BatchNorm, RNN, LSTM)):
+        return layer._prepared()
+    return Prepared(layer, layer.step)
+
+
+class _Leaf(NamedTuple):
+    """A layer in a Sequential or in those inside it, and what an error of it notes."""
+
+    layer: Layer
+    notes: tuple[str, ...]
+
+
+class _Part(NamedTuple):
+    """Layers that are one: its run, where the first of them stands, what an error notes."""
+
+    run: Prepared
+    layers: tuple[Layer, ...]
+    first: int
+    notes: tuple[str, ...]
+    needed: bool
+
+
+def _leaves(model: Sequential, notes: tuple[str, ...] = ()) -> Iterator[_Leaf]:
+    for name, layer in model.children().items():
+        inner = (place(model, name), *notes)
+        if _is_sequential(layer):
+            yield from _leaves(layer, inner)
+        else:
+            yield _Leaf(layer, inner)
+
+
+def _parts(leaves: list[_Leaf], memo: Memo) -> Iterator[_Part]:
+    """Join leaves that stand side by side."""
+    first = 0
+    while first < len(leaves):
+        layer, notes = leaves[first]
+        stop = first + 1
+        relu = False
+        if _is_product(layer):
+            product = layer
+            for after, _ in leaves[stop:]:
+                if not relu and _folds(after, product):
+                    product = _folded(product, after)
+                elif not relu and _is(after, (ReLU,)):
+                    relu = True
+                elif not _does_nothing(after):
+                    break
+                stop += 1
+        joined = tuple(leaf.layer for leaf in leaves[first:stop])
+        key = tuple(map(id, joined))
+        if key not in memo:
+            memo[key] = product._prepared(relu) if _is_product(layer) else _prepared(layer, memo)
+        # The first layer sees what no other has checked.
+        needed = first == 0 or not _does_nothing(layer)
+        yield _Part(memo[key], joined, first, notes, needed)
+        first = stop
+
+
+class _Chain:
+    """A Sequential, with those inside it, as parts one after the other."""
+
+    def __init__(self, model: Sequential, memo: Memo) -> None:
+        self.parts = list(_parts(list(_leaves(model)), memo))
+        self.needed = [part for part in self.parts if part.needed]
+        self.outline = _Outline(model)
+
+    def __call__(self, x: NDArray, *, lengths: Any = None, sample_ids: Any = None) -> NDArray:
+        try:
+            if lengths is None and sample_ids is None:
+                for part in self.needed:
+                    x = part.run.call(x)
+            else:  # even what does nothing else clears the padding
+                for part in self.parts:
+                    x = part.run.call(x, **part.layers[0]._accepted(lengths, sample_ids))
+                    for layer in part.layers:
+                        lengths = lengths_after(layer, lengths)
+        except Exception as error:
+            _add(error, part.notes)
+            raise
+        return x
+
+    def step(self, x_t: NDArray, state: Any) -> tuple[NDArray, Any]:
+        states = self.outline.spread(state)
+        after: list[Any] = [()] * len(states)
+        try:
+            for part in self.needed:
+                x_t, after[part.first] = part.run.step(x_t, states[part.first])
+        except Exception as error:
+            _add(error, part.notes)
+            raise
+        return x_t, self.outline.gather(iter(after))
+
+
+class _Outline:
+    """How Sequentials stand in a Sequential, which is how the states of leaves are nested."""
+
+    def __init__(self, model: Sequential) -> None:
+        self.model = model
+        self.inside = [_Outline(layer) if _is_sequential(layer) else None for layer in model]
+
+    def spread(self, state: Any) -> list[Any]:
+        """Return the states of the leaves."""
+        states: list[Any] = []
+        for inner, given in zip(self.inside, self.model._states(state, "state"), strict=True):
+            states += [given] if inner is None else inner.spread(given)
+        return states
+
+    def gather(self, states: Iterator[Any]) -> tuple[Any, ...]:
+        """Return the state that `spread` would spread to these."""
+        return tuple(
+            next(states) if inner is None else inner.gather(states) for inner in self.inside
+        )
+
+
+class _Branches:
+    """A Residual or Concat."""
+
+    def __init__(self, model: Any, memo: Memo) -> None:
+        self.model = model
+        self.branches = [
+            (name, layer, _prepared(layer, memo)) for name, layer in model.children().items()
+        ]
+
+    def __call__(self, x: NDArray, *, lengths: Any = None, sample_ids: Any = None) -> NDArray:
+        ys = []
+        for name, layer, run in self.branches:
+            with within(self.model, name):
+                ys.append(run.call(x, **layer._accepted(lengths, sample_ids)))
+        y: NDArray = self.model._checked_join(ys, lengths)
+        return y
+
+    def step(self, x_t: NDArray, state: Any) -> tuple[NDArray, Any]:
+        ys, after = [], []
+        states = self.model._states(state, "state")
+        for (name, _, run), before in zip(self.branches, states, strict=True):
+            with within(self.model, name):
+                y, s = run.step(x_t, before)
+            ys.append(y)
+            after.append(s)
+        return self.model._checked_join(ys, None), tuple(after)
+
+
+def _add(error: Exception, notes: tuple[str, ...]) -> None:
+    for note in notes:
+        error.add_note(note)
