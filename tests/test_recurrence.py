@@ -1,4 +1,4 @@
-"""What RNN and LSTM share; nearly every test runs over both."""
+"""What RNN, LSTM and GRU share; nearly every test runs over all of them."""
 
 import copy
 from dataclasses import dataclass, field
@@ -42,8 +42,9 @@ KINDS = [
     Kind(lm.RNN, lm.rnn.formula, 1, 1),
     Kind(lm.RNN, lm.rnn.formula, 1, 1, {"activation": "relu"}),
     Kind(lm.LSTM, lm.lstm.formula, 4, 2),
+    Kind(lm.GRU, lm.gru.formula, 3, 1),
 ]
-NAMES = ["RNN tanh", "RNN relu", "LSTM"]
+NAMES = ["RNN tanh", "RNN relu", "LSTM", "GRU"]
 PROJECTED = Kind(lm.LSTM, lm.lstm.formula, 4, 2, {"projection": 1})
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=NAMES)
 and_projected = pytest.mark.parametrize("kind", [*KINDS, PROJECTED], ids=[*NAMES, "projected"])
@@ -227,9 +228,10 @@ def test_forward_is_run_from_zero(kind):
 
 def peer(torch, layer):
     """PyTorch's layer with the weights of ours: theirs are transposed, and the bias is two."""
+    options = {}
     if isinstance(layer, lm.RNN):
         options = {"nonlinearity": layer.activation}
-    else:
+    elif isinstance(layer, lm.LSTM):
         options = {"proj_size": layer.projection or 0}
     other = getattr(torch.nn, type(layer).__name__)(
         layer.in_features,
@@ -243,7 +245,14 @@ def peer(torch, layer):
     )
     for name, a in layer.params.items():
         for theirs, value in translate(name, a).items():
-            getattr(other, theirs).data = torch.tensor(value)
+            # Of a GRU's n, either bias stands in one place only.
+            n = slice(2 * layer.hidden if isinstance(layer, lm.GRU) else None, None)
+            if name.startswith("bias_h"):
+                getattr(other, theirs).data[n] = torch.tensor(value)
+            else:
+                if name.startswith("bias") and isinstance(layer, lm.GRU):
+                    value[n] = a[n] if theirs.startswith("bias_ih") else 0
+                getattr(other, theirs).data = torch.tensor(value)
     return other
 
 
@@ -251,6 +260,8 @@ def translate(name, a):
     """Our array under PyTorch's names; the bias is split unevenly into two."""
     depth = next((part for part in name.split("_") if part.isdigit()), "0")
     end = f"_l{depth}" + ("_reverse" if name.endswith("_reverse") else "")
+    if name.startswith("bias_h"):
+        return {"bias_hh" + end: a}
     if name.startswith("bias"):
         return {"bias_ih" + end: 0.3 * a, "bias_hh" + end: 0.7 * a}
     kind = {"weight_x": "weight_ih", "weight_h": "weight_hh", "weight_p": "weight_hr"}[name[:8]]
@@ -298,6 +309,9 @@ def test_against_torch(kind, bidirectional, bias, lengths):
         for theirs in translate(name, grad):
             theirs_grad = getattr(other, theirs).grad.numpy()
             ours = grad if name.startswith("bias") else grad.T
+            if kind.layer is lm.GRU and theirs.startswith("bias_hh"):
+                n = slice(2 * H, None) if name.startswith("bias_h") else slice(2 * H)
+                ours, theirs_grad = ours[: len(theirs_grad[n])], theirs_grad[n]
             assert_close(ours, theirs_grad, np.float64, what=theirs)
 
 
@@ -463,6 +477,8 @@ def test_names_and_shapes(kind):
             f"weight_h{suffix}": (H, G * H),
             f"bias{suffix}": (G * H,),
         }
+        if kind.layer is lm.GRU:
+            expected |= {f"bias_h{suffix}": (H,)}
     assert {name: a.shape for name, a in layer.params.items()} == expected
     assert layer.weight_x is layer.params["weight_x"]
     assert kind(bias=False).bias is None
@@ -553,7 +569,7 @@ def test_trace(kind, lengths):
     P = layer.state_sizes["h"]
     for k, suffix in enumerate(["", "_reverse", "_1", "_1_reverse"]):
         seen = cache.trace[k]
-        gates = {"i", "f", "g", "o", "c"} if kind.states == 2 else set()
+        gates = set({1: "", 3: "rzn", 4: "ifgoc"}[kind.gates])
         assert set(seen) == gates | {"h", "da", "norm"}
         for name, a in seen.items():
             size = {"h": P, "da": kind.gates * H}.get(name, H)
@@ -563,7 +579,7 @@ def test_trace(kind, lengths):
                     assert not a[n, length:].any()
         assert_same(seen["norm"], np.linalg.norm(seen["da"], axis=-1))
         assert_close(seen["da"].sum((0, 1)), grads[f"bias{suffix}"], np.float64)
-        if gates:
+        if "c" in gates:
             s = seen["o"] * np.tanh(seen["c"])
             weight_p = layer.params.get(f"weight_p{suffix}")
             assert_close(seen["h"], s if weight_p is None else s @ weight_p, np.float64)
@@ -718,6 +734,7 @@ def test_refuses_inputs(kind):
 @every_kind
 def test_flops(kind):
     G = kind.gates
-    assert kind().flops((N, T, F)) == N * T * (2 * G * H * (F + H) + G * H)
+    biases = (4 if kind.layer is lm.GRU else G) * H
+    assert kind().flops((N, T, F)) == N * T * (2 * G * H * (F + H) + biases)
     deep = kind(layers=2, bidirectional=True, bias=False)
     assert deep.flops((N, T, F)) == 2 * N * T * 2 * G * H * ((F + H) + (2 * H + H))

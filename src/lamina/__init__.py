@@ -1,12 +1,25 @@
 """Neural-network layers for NumPy: readable formulas, exact gradients, the speed of the CPU."""
 
-from . import batchnorm, convolution, data, dropout, initializers, linear, lstm, parts, rnn, train
+from . import (
+    batchnorm,
+    convolution,
+    data,
+    dropout,
+    gru,
+    initializers,
+    linear,
+    lstm,
+    parts,
+    rnn,
+    train,
+)
 from .batchnorm import BatchNorm
 from .checking import CheckError, check
 from .containers import Concat, Residual, Sequential
 from .convolution import Conv1d, Conv2d, Conv3d
 from .dropout import Dropout
 from .engine.threads import threads
+from .gru import GRU
 from .kernels import formulas
 from .layer import Layer
 from .linear import Linear
@@ -60,6 +73,7 @@ from .train import (
 __version__ = "0.1.0"
 __all__ = [
     "GELU",
+    "GRU",
     "LSTM",
     "RNN",
     "SGD",
@@ -115,6 +129,7 @@ __all__ = [
     "evaluate",
     "fit",
     "formulas",
+    "gru",
     "initializers",
     "linear",
     "load",

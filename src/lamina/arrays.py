@@ -75,6 +75,11 @@ def scale(a: Array, mask: Array | None) -> Array:
     return a if mask is None else a * mask
 
 
+def sigmoid(a: Array) -> Array:
+    """Return σ(a) = (1 + tanh(a / 2)) / 2: a form in which no a overflows."""
+    return 0.5 * namespace(a).tanh(0.5 * a) + 0.5
+
+
 def stack_steps(steps: list[Array], like: Array) -> Array:
     """Return arrays of shape (N, C), one a step, as one of shape (N, T, C).
 

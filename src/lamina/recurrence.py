@@ -1,4 +1,4 @@
-"""What RNN and LSTM share: depth, directions, dropout between layers, lengths, state."""
+"""What RNN, LSTM and GRU share: depth, directions, dropout between layers, lengths, state."""
 
 from abc import abstractmethod
 from types import ModuleType

@@ -11,6 +11,7 @@ from .checking import CheckError, Report, check
 from .containers import Concat, Residual, Sequential
 from .convolution import Conv1d, Conv2d, Conv3d
 from .dropout import Dropout
+from .gru import GRU
 from .layer import Layer, NDArray
 from .linear import Linear
 from .lstm import LSTM
@@ -79,10 +80,20 @@ EXAMPLES: Final[dict[str, list[Example]]] = {
     "rnn": [
         Example(lambda: RNN(3, 4, rng=0), (3, 7, 3), (7, 0, 4)),
         Example(lambda: RNN(3, 4, layers=2, bidirectional=True, rng=0), (3, 7, 3), (7, 0, 4)),
+        Example(lambda: RNN(3, 4, activation="sigmoid", recurrent_dropout=0.3, rng=0), (3, 7, 3)),
     ],
     "lstm": [
         Example(lambda: LSTM(3, 4, rng=0), (3, 7, 3), (7, 0, 4)),
         Example(lambda: LSTM(3, 4, layers=2, bidirectional=True, rng=0), (3, 7, 3), (7, 0, 4)),
+        Example(lambda: LSTM(3, 4, projection=2, recurrent_dropout=0.3, rng=0), (3, 7, 3)),
+    ],
+    "gru": [
+        Example(lambda: GRU(3, 4, rng=0), (3, 7, 3), (7, 0, 4)),
+        Example(
+            lambda: GRU(3, 4, reset="before", layers=2, bidirectional=True, rng=0),
+            (3, 7, 3),
+            (7, 0, 4),
+        ),
     ],
     "parts": [
         Example(ReLU, (4, 5)),

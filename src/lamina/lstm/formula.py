@@ -60,25 +60,20 @@ gate near 1 carries it far, where the RNN's is multiplied by W_h each time.
 
 from typing import Any, TypeAlias
 
-from ..arrays import Array, hold, mask_steps, namespace, scale, stack_steps, zeros
+from ..arrays import Array, hold, mask_steps, namespace, scale, sigmoid, stack_steps, zeros
 
 State: TypeAlias = tuple[Array, Array]
 """(h, c), each of shape (N, H); h of shape (N, P) with a projection."""
 Gates: TypeAlias = tuple[Array, Array, Array, Array]
 """(i, f, g, o), each of shape (N, H)."""
-Weights: TypeAlias = tuple[Array, Array, Array | None, Array | None]
-"""(W_x, W_h, b, W_p)."""
-
-
-def sigmoid(a: Array) -> Array:
-    """Return σ(a) = (1 + tanh(a / 2)) / 2: a form in which no a overflows."""
-    return 0.5 * namespace(a).tanh(0.5 * a) + 0.5
+Weights: TypeAlias = tuple[Array, ...]
+"""(W_x, W_h, b) or, with a projection, (W_x, W_h, b, W_p)."""
 
 
 def gates(x_t: Array, state: State, weights: Weights, mask: Array | None = None) -> Gates:
     """Return i, f, g and o of one step."""
     h, _ = state
-    weight_x, weight_h, bias, _ = weights
+    weight_x, weight_h, bias = weights[:3]
     H = weight_h.shape[1] // 4
     a = x_t @ weight_x + scale(h, mask) @ weight_h  # (1)
     if bias is not None:
@@ -102,7 +97,7 @@ def update(state: State, gates_t: Gates, weight_p: Array | None = None) -> State
 
 def step(x_t: Array, state: State, weights: Weights) -> State:
     """Return the state after one step: x_t has shape (N, I), weights are (W_x, W_h, b, W_p)."""
-    return update(state, gates(x_t, state, weights), weights[-1])
+    return update(state, gates(x_t, state, weights), *weights[3:])
 
 
 def run(

@@ -116,7 +116,7 @@ class LSTM(Recurrent):
     The formula shows the gates i, f, g and o of that step:
 
     >>> x_t, before = np.array([[1.0]]), (np.array([[0.5]]), np.array([[1.0]]))
-    >>> weights = layer.weight_x, layer.weight_h, layer.bias, None
+    >>> weights = layer.weight_x, layer.weight_h, layer.bias
     >>> [round(float(gate[0, 0]), 4) for gate in formula.gates(x_t, before, weights)]
     [0.8176, 0.8176, 0.9051, 0.8176]
     """

@@ -38,7 +38,7 @@ by about the k-th power of W_h: it vanishes or explodes. The LSTM was made again
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
-from ..arrays import Array, hold, mask_steps, namespace, scale, stack_steps, zeros
+from ..arrays import Array, hold, mask_steps, namespace, scale, sigmoid, stack_steps, zeros
 
 State: TypeAlias = tuple[Array]
 """(h,), shape (N, H)."""
@@ -46,7 +46,7 @@ State: TypeAlias = tuple[Array]
 ACTIVATIONS: Final[dict[str, Callable[[Array], Array]]] = {
     "tanh": lambda a: namespace(a).tanh(a),
     "relu": lambda a: namespace(a).where(a <= 0, zeros((), a), a),
-    "sigmoid": lambda a: 0.5 * namespace(a).tanh(0.5 * a) + 0.5,  # a form that cannot overflow
+    "sigmoid": sigmoid,
 }
 """φ, by name."""
 
