@@ -310,7 +310,9 @@ def test_where_the_cache_lies(tmp_path, monkeypatch):
 def test_the_cache_knows_sources_and_cpu(tmp_path, monkeypatch):
     package = tmp_path / "lamina"
     shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__", "*.npz"))
-    spec = importlib.util.spec_from_file_location("another_jit", package / "engine" / "jit.py")
+    spec = importlib.util.spec_from_file_location(
+        "lamina.engine.another", package / "engine" / "jit.py"
+    )
     other = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(other)
     key = other.sources.__wrapped__

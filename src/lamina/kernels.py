@@ -62,7 +62,7 @@ def functions(name: str) -> ModuleType:
     name : str
         ``__name__`` of the module beside formula.py and kernel.py.
     """
-    return kernel(name) if present() and not by_formulas() else _formula(name)
+    return _formula(name) if _formulas.get() or not present() else kernel(name)
 
 
 @cache

@@ -242,8 +242,9 @@ class Layer(ABC):
     @property
     def dtype(self) -> np.dtype[Any] | None:
         """The dtype of the parameters; None for a layer without."""
-        if self._config.get("dtype") is not None:
-            dtype: np.dtype[Any] = np.dtype(self._config["dtype"])
+        given = self._config.get("dtype")
+        if given is not None:
+            dtype: np.dtype[Any] = np.dtype(given)
             return dtype
         for a in self.params.values():
             return np.dtype(a.dtype)

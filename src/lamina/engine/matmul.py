@@ -9,14 +9,15 @@ on from block to block of k through C itself. So neither the blocking nor the gr
 """
 
 from dataclasses import dataclass
-from typing import Any, Final
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
 
 import numba
 import numpy as np
 import numpy.typing as npt
 
 from . import jit, threads
-from .jit import Task, address, call
+from .jit import Task, address, call, held
 from .memory import ALIGNMENT, empty
 from .packing import copy, transpose
 from .tile import lanes, tallest, tile
@@ -35,8 +36,6 @@ SERIAL_B: Final = 100_000
 """Nor one whose B has fewer elements: a few rows wait for B alone."""
 IN_PLACE: Final = 3
 """A B that so many tiles or fewer use is not worth a copy."""
-
-
 WIDEST: Final = 7
 """The most vectors of a panel, which a last one of a single vector may join."""
 WITHIN: Final = 1
@@ -65,19 +64,20 @@ def _pack(
 
 
 @jit.kernel
-def _part(g: int, task: Task, heights: NDArray) -> None:
-    """Compute part g of C, in a grid of rows x cols."""
+def _part(g: int, fixed: int, a: int, b: int, start: int, c: int, panels: int) -> None:
+    """Compute part g of C, in a grid of rows x cols, from what `jit.held` gave for the arrays."""
+    a, b, start, c = jit.data(a), jit.data(b), jit.data(start), jit.data(c)
     (
-        rows, cols, m, n, k, size, lane, wide, tile, copy, transpose, a, a_row, a_col,
-        b, b_row, b_col, packed, start, start_col, c, relu, panels, span, origin,
-    ) = task  # fmt: skip
+        rows, cols, m, n, k, size, lane, wide, height, last_height, tile, copy, transpose,
+        a_row, a_col, b_row, b_col, packed, start_col, relu, span, origin,
+    ) = jit.constants(fixed, 22)  # fmt: skip
     m0, m1 = m * (g // cols) // rows, m * (g // cols + 1) // rows
     vectors = (n + lane - 1) // lane
     count = count_panels(vectors, wide)
     first, end = count * (g % cols) // cols, count * (g % cols + 1) // cols
     k_blocks = (k + TERMS - 1) // TERMS
     m_blocks = (m1 - m0 + ROWS - 1) // ROWS
-    mine = panels + g * ((span + 1) * wide * lane * min(k, TERMS) * size)
+    mine = jit.data(panels) + g * ((span + 1) * wide * lane * min(k, TERMS) * size)
     for q0 in range(first, end, span):
         q1 = min(end, q0 + span)
         for kb in range(k_blocks):
@@ -96,10 +96,11 @@ def _part(g: int, task: Task, heights: NDArray) -> None:
                 i0 = m0 + (m1 - m0) * mb // m_blocks
                 i1 = m0 + (m1 - m0) * (mb + 1) // m_blocks
                 for p in range(q0, q1):
-                    j, w = p * wide * lane, wide if p + 1 < count else vectors - p * wide
+                    j, w, tall = p * wide * lane, wide, height
+                    if p + 1 == count:
+                        w, tall = vectors - p * wide, last_height
                     last = min(lane, n - j - (w - 1) * lane)
-                    height = heights[w]
-                    tiles = (i1 - i0 + height - 1) // height  # their heights equalised
+                    tiles = (i1 - i0 + tall - 1) // tall  # their heights equalised
                     panel, ldb = b + (k0 * b_row + j) * size, b_row
                     if packed == WITHIN:
                         panel, ldb = mine + (p - q0) * wide * lane * kc * size, w * lane
@@ -123,9 +124,11 @@ def _part(g: int, task: Task, heights: NDArray) -> None:
 
 
 @jit.parallel
-def _parts(count: int, task: Task, heights: NDArray) -> None:
-    for g in numba.prange(count):
-        _part(numba.int64(g), task, heights)
+def _parts(
+    parts: int, fixed: int, a: int, b: int, start: int, c: int, panels: int
+) -> None:  # fmt: skip
+    for g in numba.prange(parts):
+        _part(numba.int64(g), fixed, a, b, start, c, panels)
 
 
 @jit.kernel
@@ -172,14 +175,55 @@ def plan_of(dtype: np.dtype[Any]) -> Plan:
     """Return the plan of a dtype."""
     plan = _plans.get(dtype)
     if plan is None:
-        plan = _plans[dtype] = Plan(dtype)
+        plan = _plans.setdefault(dtype, Plan(dtype))  # one for all threads, and for good
     return plan
+
+
+_READY: Final = 0x101  # of NumPy's flags: C_CONTIGUOUS and ALIGNED
 
 
 def contiguous(x: NDArray) -> NDArray:
     """Return x, or a copy of it, as the C-contiguous and aligned memory that kernels read."""
-    flags = x.flags
-    return x if flags.c_contiguous and flags.aligned else np.array(x, order="C")
+    return x if x.flags.num & _READY == _READY else np.array(x, order="C")
+
+
+class _Shape(NamedTuple):
+    """What a product asks for whatever its arrays."""
+
+    parts: int
+    panels: int
+    zeros: Any
+    constants: jit.Constants
+
+
+@lru_cache(maxsize=1024)
+def _shape(
+    dtype: np.dtype[Any], m: int, n: int, k: int,
+    a_row: int, a_col: int, b_row: int, b_col: int,
+    before: bool, bias: bool, relu: bool, count: int,
+) -> _Shape:  # fmt: skip
+    """Choose how to compute a product, on `count` threads at the most."""
+    plan = plan_of(dtype)
+    lane, wide = plan.lane, plan.wide
+    while not before and wide < WIDEST and plan.heights[wide + 1] >= m:
+        wide += 1
+    vectors = -(-n // lane)
+    panels = count_panels(vectors, wide)
+    last = vectors - (panels - 1) * wide
+    rows, cols = grid(m, panels, count)
+    packed = BEFORE if before else 0
+    if not before and (b_col != 1 or -(-m // rows) > IN_PLACE * plan.heights[wide]):
+        packed = WITHIN
+    span = max(1, min(COLUMNS // (lane * wide), -(-panels // cols)))
+    workspace = 0
+    if packed == WITHIN:
+        workspace = rows * cols * (span + 1) * wide * lane * min(k, TERMS)
+    constants = jit.Constants(
+        rows, cols, m, n, k, plan.size, lane, wide, plan.heights[wide], plan.heights[last],
+        *plan.codes, a_row, a_col, b_row, b_col, packed, int(bias), int(relu), span,
+        plan.origin_at,
+    )  # fmt: skip
+    return _Shape(rows * cols, workspace, held(plan.zeros), constants)
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,32 +279,19 @@ def matmul(
     if m == 0 or n == 0 or k == 0:
         c[...] = 0 if bias is None else np.maximum(bias, 0) if relu else bias
         return
-    plan = plan_of(c.dtype)
-    lane, wide = plan.lane, plan.wide
+    packed = isinstance(b, Packed)
     if isinstance(b, Packed):
-        b, packed = b.panels, BEFORE
-    else:
-        while wide < WIDEST and plan.heights[wide + 1] >= m:
-            wide += 1
-        packed = 0
-    count = -(-n // (lane * wide))
-    rows, cols = 1, 1
-    if m * n * k > SERIAL or n * k > SERIAL_B:
-        rows, cols = grid(m, count, threads.count())
-    if not packed and (b_col != 1 or -(-m // rows) > IN_PLACE * plan.heights[wide]):
-        packed = WITHIN
-    span = max(1, min(COLUMNS // (lane * wide), -(-count // cols)))
-    panels_at = plan.zeros_at
-    if packed == WITHIN:
-        panels = empty(rows * cols * (span + 1) * wide * lane * min(k, TERMS), c.dtype)
-        panels_at = address(panels)
-    start, start_col = (plan.zeros_at, 0) if bias is None else (address(bias), 1)
-    task = (
-        rows, cols, m, n, k, plan.size, lane, wide, *plan.codes, address(a), a_row, a_col,
-        address(b), b_row, b_col, packed, start, start_col, address(c), int(relu),
-        panels_at, span, plan.origin_at,
+        b = b.panels
+    count = threads.count() if m * n * k > SERIAL or n * k > SERIAL_B else 1
+    shape = _shape(
+        c.dtype, m, n, k, a_row, a_col, b_row, b_col, packed, bias is not None, relu, count
+    )
+    panels = empty(shape.panels, c.dtype) if shape.panels else None
+    jit.launch(
+        _part, _parts, shape.parts, shape.constants.at, held(a), held(b),
+        shape.zeros if bias is None else held(bias), held(c),
+        shape.zeros if panels is None else held(panels),
     )  # fmt: skip
-    jit.launch(_part, _parts, rows * cols, task, plan.heights)
 
 
 def column_sums(a: NDArray) -> NDArray:

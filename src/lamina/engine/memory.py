@@ -1,5 +1,6 @@
 """Large arrays whose memory is used again: the system would map and clear it anew each time."""
 
+import ctypes
 import math
 from typing import Any, Final
 
@@ -18,12 +19,23 @@ ALIGNMENT: Final = 64
 _waiting: dict[int, list[NDArray]] = {}  # blocks of bytes that nobody uses, by size
 
 
+HEADER: Final = object.__basicsize__
+"""Bytes of an object before its own fields. NumPy's C interface lays down that the first field of
+an array points to its data."""
+_pointer_at: Final = ctypes.c_void_p.from_address
+
+
+def pointer(array: NDArray) -> int:
+    """Return where the data of an array begins: `array.ctypes.data`, but sooner."""
+    return _pointer_at(id(array) + HEADER).value or 0
+
+
 class _Lease:
     """The use of a block by an array, whose base it is; it ends when the last view of it dies."""
 
     def __init__(self, block: NDArray, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         self.block = block
-        first = -(-block.ctypes.data // ALIGNMENT) * ALIGNMENT
+        first = -(-pointer(block) // ALIGNMENT) * ALIGNMENT
         self.__array_interface__ = {
             "version": 3,
             "shape": shape,
@@ -42,10 +54,10 @@ class _Lease:
 
 def empty(shape: tuple[int, ...] | int, dtype: np.dtype[Any]) -> NDArray:
     """Return an array of C order whose values are not set, as `numpy.empty` does."""
-    shape = (shape,) if isinstance(shape, int) else tuple(shape)
-    size = math.prod(shape) * dtype.itemsize
+    size = (shape if isinstance(shape, int) else math.prod(shape)) * dtype.itemsize
     if size < LEAST:
         return np.empty(shape, dtype)
+    shape = (shape,) if isinstance(shape, int) else tuple(shape)
     step = 1 << max(size.bit_length() - 3, 12)  # so that sizes fall into few classes
     rounded = -(-(size + ALIGNMENT) // step) * step
     try:

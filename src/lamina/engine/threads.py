@@ -45,7 +45,8 @@ def count() -> int:
     """
     if _forked:
         return 1
-    return min(_chosen.get() or available(), available())
+    chosen, most = _chosen.get(), available()
+    return most if chosen is None else min(chosen, most)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ def forward(
     x, weight = contiguous(mask_steps(x, lengths)), contiguous(weight)
     bias = None if bias is None else contiguous(bias)
     I, O = weight.shape  # noqa: E741
-    y = empty((*x.shape[:-1], O), x.dtype)
+    y = empty(x.shape[:-1] + (O,), x.dtype)  # noqa: RUF005
     matmul(x, I, 1, weight, O, 1, x.size // I, O, I, y, bias)  # (1)
     return mask_steps(y, lengths), (x, weight, bias, lengths)
 

@@ -100,9 +100,10 @@ class Linear(Layer):
         self, x: NDArray, *, lengths: Any = None, training: bool = False
     ) -> tuple[NDArray, Any]:
         """Return y, shape (..., O), and the cache of `backward`."""
-        x, lengths = self._checked(x, lengths, self.dtype)
+        weight = self.params["weight"]
+        x, lengths = self._checked(x, lengths, weight.dtype)
         how = functions(__name__)
-        y, cache = how.forward(x, self.weight, self.bias, lengths)
+        y, cache = how.forward(x, weight, self.params.get("bias"), lengths)
         return y, (y.shape, how, cache)
 
     def _checked(self, x: Any, lengths: Any, dtype: Any) -> tuple[NDArray, NDArray | None]:
