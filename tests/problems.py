@@ -86,8 +86,12 @@ def passes(module: Any, problem: Problem, arrays: dict[str, Any], dy: Any) -> di
     return {"y": y, "dx": dx, **grads}
 
 
-def of_packed(arrays: dict[str, Any]) -> np.ndarray:
-    """Y of a Linear layer whose weights are packed beforehand."""
+def of_packed(problem: Problem, arrays: dict[str, Any]) -> np.ndarray:
+    """Y of a layer whose weights are packed beforehand."""
+    if problem.layer == "convolution":
+        options = {n: a for n, a in problem.options.items() if n != "padding"}
+        run = convolution_kernel.prepare(arrays["weight"], arrays.get("bias"), **options)
+        return run(arrays["x"], arrays.get("lengths"), problem.windows.pads)
     x, weight = matmul.contiguous(arrays["x"]), matmul.contiguous(arrays["weight"])
     i, o = weight.shape
     y = matmul.empty((*x.shape[:-1], o), x.dtype)
@@ -123,8 +127,7 @@ def check(problem: Problem, seed: int = 0, layouts: tuple[str, ...] = ("plain",)
     expected = passes(formula, problem, wide, dy.astype(np.float64))
     absolute = {n: np.abs(a) for n, a in wide.items()}
     size = passes(formula, problem, absolute, np.abs(dy.astype(np.float64)))
-    if problem.layer == "linear":
-        assert_same(of_packed(arrays), found["y"], "y of packed weights")
+    assert_same(of_packed(problem, arrays), found["y"], "y of packed weights")
     assert found.keys() == expected.keys()
     for name, a in found.items():
         assert (a.shape, a.dtype) == (expected[name].shape, problem.dtype), name
@@ -172,6 +175,8 @@ def cut(parts: int, set: Callable[[Any, str, Any], Any] = setattr) -> None:
         for name, value in (("SERIAL", 0), ("count_threads", lambda: parts)):
             if hasattr(module, name):
                 set(module, name, value)
+    for plans in (convolution_kernel._plan, convolution_kernel._plans_back):
+        plans.cache_clear()
 
 
 # Random problems

@@ -282,6 +282,9 @@ def test_same_bits_with_one_thread_and_with_two(dtype):
         convolution((1, 64, 64, 64), (3, 3), 64, padding=1),
         convolution((1, 20000, 8), (9,), 8, padding=4),
         convolution((1, 40, 40, 256), (3, 3), 16, padding=1, dilation=6),
+        convolution((1, 66, 66, 256), (3, 3), 16, padding=32, dilation=32),
+        convolution((1, 3, 3, 3, 3000), (3, 3, 3), 16, padding=1),
+        convolution((1, 3, 3, 1024), (3, 3), 1024, padding=1),
         convolution((1, 6, 20, 20, 32), (3, 3, 3), 32, padding=1),
         convolution((1, 64, 64, 32), (3, 3), 32, padding=1, padding_mode="reflect"),
     ],
@@ -299,6 +302,24 @@ def test_workspace_of_a_convolution(problem):
         dx, grads = convolution_kernel.backward(dy, cache)
         results = (y, dx, *grads.values())
         assert tracemalloc.get_traced_memory()[1] <= most + sum(a.nbytes for a in results)
+    finally:
+        tracemalloc.stop()
+
+
+def test_plans_are_bounded():
+    """The memory that calls leave behind does not grow with the number of shapes."""
+
+    def pass_over(sizes):
+        for size in sizes:
+            problem = convolution((1, size, 7, 3), (3, 3), 5, padding=1, stride=(1, 2))
+            passes(convolution_kernel, problem, problem.arrays(), random_dy(problem))
+
+    tracemalloc.start()
+    try:
+        pass_over(range(590 - convolution_kernel.PLANS, 600))
+        before = tracemalloc.get_traced_memory()[0]
+        pass_over(range(200, 600))
+        assert tracemalloc.get_traced_memory()[0] <= before + 2**19
     finally:
         tracemalloc.stop()
 

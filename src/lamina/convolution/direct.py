@@ -11,10 +11,19 @@ one row of taps meets lie side by side, so each row of taps is one segment of th
 that are zero are passed over. Columns go by *strips*: where the map of a strip is a run of X, X is
 read in place; else the rows that some rows of Y meet are first copied, padded, to a scratch block
 of the thread, in its level-2 cache.
+
+B goes by *panels*, as wide as a tile, and X by the rows of a tile. What a tile reads of X stays in
+level 1 while the panels pass, as many of them as level 2 holds. Where a panel alone is too large
+for it, or the rows of X̃ that a row of Y meets, the rows of taps go by *pieces*, and the sum goes on
+from piece to piece through Y itself.
+
+What depends on shapes alone is a *plan*, made once: a `Correlation`.
 """
 
 import itertools
+import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 import numba
@@ -25,30 +34,46 @@ from ..engine import jit
 from ..engine.jit import Task, address, call
 from ..engine.matmul import SERIAL, grid, plan_of
 from ..engine.memory import empty
-from ..engine.threads import count as count_threads
 from ..engine.tile import lanewise
+from ..windows import Ints
 
 NDArray = npt.NDArray[Any]
 
-SCRATCH: Final = 192 * 1024
-"""Bytes of a thread's scratch block, as long as a row of windows needs no more."""
+SCRATCH: Final = 128 * 1024
+"""Bytes of a thread's scratch block, as long as one row of taps needs no more."""
+RESIDENT: Final = 256 * 1024
+"""Bytes of B that a thread keeps in level 2 while rows of X pass."""
+PACKED: Final = 2**23
+"""Bytes of B that are packed at a time."""
 BLOCK: Final = 16
-"""The most rows of Y that are computed together, so that a panel of B is used by all of them."""
+"""The most rows of Y that are computed together."""
+IN_PLACE: Final = 16 * 1024
+"""Bytes of a B that is read in place: level 1 holds it however it lies."""
+NARROW: Final = 28
+"""A strip has so many columns of Y at the least, if there are as many."""
+WIDE: Final = 128
+"""No strip is cut to fewer columns only for there to be work for all threads."""
+FEW: Final = 16
+"""So few positions do not pay for packing B."""
+ZEROS: Final = 4096
+"""Elements of padding that are copied at a time, if a column has no more."""
+LARGEST: Final = 2**21
+"""Bytes of a thread's scratch block, as long as one row of one tap needs no more."""
 
 
 @jit.kernel
-def _pack(g: int, task: Task, taps: NDArray) -> None:
+def _pack(g: int, shape: Task, at: Task, taps: NDArray, edges: NDArray) -> None:
     """Pack part g of B: units of a group, panel and tap, each (rows, columns of the panel)."""
     (
-        parts, size, lane, widest, copy, transpose, weight, rows, columns, w_tap, w_group, w_line,
-        transposed, panels, groups, vectors,
-    ) = task  # fmt: skip
-    count = (vectors + widest - 1) // widest
-    ldb = widest * lane
+        parts, size, lane, ldb, copy, transpose, rows, columns, w_tap, w_group, w_line,
+        transposed, groups,
+    ) = shape  # fmt: skip
+    weight, panels, first, end = at
+    count = end - first
     units = groups * count * taps.size
     for u in range(units * g // parts, units * (g + 1) // parts):
         t, p, group = u % taps.size, u // taps.size % count, u // taps.size // count
-        p0, p1 = vectors * p // count, vectors * (p + 1) // count
+        p0, p1 = edges[first + p], edges[first + p + 1]
         into = panels + ((group * count + p) * taps.size + t) * rows * ldb * size
         source = weight + (taps[t] * w_tap + group * w_group) * size
         if transposed:
@@ -60,170 +85,136 @@ def _pack(g: int, task: Task, taps: NDArray) -> None:
 
 
 @jit.parallel
-def _packs(count: int, task: Task, taps: NDArray) -> None:
+def _packs(count: int, shape: Task, at: Task, taps: NDArray, edges: NDArray) -> None:
     for g in numba.prange(count):
-        _pack(numba.int64(g), task, taps)
+        _pack(numba.int64(g), shape, at, taps, edges)
 
 
 @jit.kernel
 def _rows(
-    g: int, task: Task, heights: NDArray, map_d: NDArray, map_h: NDArray,
-    strips: NDArray, runs: NDArray, segments: NDArray,
+    g: int, shape: Task, at: Task, heights: NDArray, map_d: NDArray, map_h: NDArray,
+    strips: NDArray, runs: NDArray, edges: NDArray, segments: NDArray,
 ) -> None:  # fmt: skip
     """Compute part g of Y: some rows of some strips, some panels."""
     (
-        parts, cols, size, lane, widest, tile, copy, block, n, high, wide, c, reach,
-        x, a_col, shift, pitch, scratch, scratch_size, zeros, origin, segments_at,
-        out_d, out_h, taps_d, taps_h, taps_w, s_d, s_h, s_w, d_d, d_h, d_w, length,
-        b, b_panel, b_group, b_vector, ldb,
-        y, y_n, y_d, y_h, y_w, groups, outputs, vectors, start, start_col, relu,
-    ) = task  # fmt: skip
-    count = (vectors + widest - 1) // widest
-    c0, c1 = count * (g % cols) // cols, count * (g % cols + 1) // cols
+        parts, cols, size, lane, tile, copy, block, every, piece, span, n, high, wide, c, reach,
+        a_col, shift, pitch, copied, scratch_size, out_d, out_h, taps_d, taps_h, taps_w,
+        s_d, s_h, s_w, d_d, d_h, d_w, length, b_panel, b_vector, ldb,
+        y_n, y_d, y_h, y_w, groups, outputs,
+    ) = shape  # fmt: skip
+    x, scratch, zeros, origin, segments_at, b, first, end, y, start, start_col, relu = at
+    b_group = (end - first) * b_panel
+    c0 = first + (end - first) * (g % cols) // cols
+    c1 = first + (end - first) * (g % cols + 1) // cols
     units = n * out_d * len(strips) * out_h
     u = units * (g // cols) // parts
     u1 = units * (g // cols + 1) // parts
     mine = scratch + g * scratch_size * size
     most = segments.shape[2]
     lists = segments_at + g * block * 2 * most * 8
+    lines, across = taps_d * taps_h, s_w * c
     while u < u1:
         h0 = u % out_h
         h1 = min(out_h, h0 + block, h0 + u1 - u)
         strip = u // out_h % len(strips)
         q_d, sample = u // out_h // len(strips) % out_d, u // out_h // len(strips) // out_d
         u += h1 - h0
-        w0, w1, first, run0, run1 = strips[strip]
+        w0, w1, column, run0, run1 = strips[strip]
         image = x + sample * reach * size
-        base = image + first * c * size
-        deep = (h1 - h0 - 1) * s_h + (taps_h - 1) * d_h + 1  # rows of X̃ that the block meets
-        if first < 0:
+        base = image + column * c * size
+        if column < 0:
             base = mine
-            for t in range(taps_d):
-                z = map_d[q_d * s_d + t * d_d]
-                for r in range(deep):
-                    line = map_h[h0 * s_h + r]
+        # Rows of X̃ that the block meets in a plane: all, or with every > 1 those of its one row.
+        deep = ((h1 - h0 - 1) * s_h + (taps_h - 1) * d_h) // every + 1
+        for a0 in range(0, lines, copied):
+            a1 = min(a0 + copied, lines)
+            if column < 0:
+                for slot in range(a0, a1 if copied < lines else taps_d * deep):
+                    z = map_d[q_d * s_d + slot // deep * d_d]
+                    line = map_h[h0 * s_h + slot % deep * every]
                     if z < 0 or line < 0:
                         continue
                     source = image + (z * high + line) * wide * c * size
-                    into = mine + (t * deep + r) * pitch * size
+                    into = mine + (slot - a0) * pitch * size
                     for i in range(run0, run1):
-                        at = source + runs[i, 1] * c * size
+                        from_run = source + runs[i, 1] * c * size
                         if runs[i, 1] < 0:
-                            at = zeros
+                            from_run = zeros
                         terms = runs[i, 2] * c
                         whole = (terms + lane - 1) // lane
                         last = terms - (whole - 1) * lane
-                        call(copy, (at, 0, 1, whole, last, into + runs[i, 0] * c * size, 0))
-        # The segments of each row: rows of taps that meet X, or single taps where these lie apart.
-        for q in range(h0, h1):
-            s = 0
-            for t in range(taps_d):
-                z = map_d[q_d * s_d + t * d_d]
-                for r in range(taps_h):
-                    line = map_h[q * s_h + r * d_h]
-                    if z < 0 or line < 0:
-                        continue
-                    at = (z * high + line) * wide * c
-                    if first < 0:
-                        at = (t * deep + (q - h0) * s_h + r * d_h) * pitch
-                    for k in range(taps_w):
-                        segments[g, 2 * (q - h0), s] = at + k * d_w * c
-                        segments[g, 2 * (q - h0) + 1, s] = (
-                            ((t * taps_h + r) * taps_w + k) * length * ldb
-                        )
-                        s += 1
-            segments[g, 2 * (q - h0), most - 1] = s
-        for group in range(groups):
-            for p in range(c0, c1):
-                p0, p1 = vectors * p // count, vectors * (p + 1) // count
-                last = min(lane, outputs - (p1 - 1) * lane)
-                j = group * outputs + p0 * lane
+                        call(copy, (from_run, 0, 1, whole, last, into + runs[i, 0] * c * size, 0))
+            for b0 in range(a0, a1, piece):
+                b1 = min(b0 + piece, a1)
+                # The segments of each row: rows of taps that meet X, or single taps where these
+                # lie apart.
                 for q in range(h0, h1):
-                    panel = b + (group * b_group + p * b_panel + p0 * b_vector) * size
-                    many = segments[g, 2 * (q - h0), most - 1]
-                    list_a = lists + 2 * (q - h0) * most * 8
-                    list_b, terms, across, line_b = list_a + most * 8, length, s_w * c, ldb
-                    nothing = many == 0  # but padding: one term, zero times zero
-                    if nothing:
-                        list_a, list_b, panel = origin, origin, zeros
-                        many, terms, across, line_b = 1, 1, 0, 0
-                    height = heights[p1 - p0]
-                    tiles = (w1 - w0 + height - 1) // height
-                    row = y + (sample * y_n + q_d * y_d + q * y_h + j) * size
-                    for i in range(tiles):
-                        w = w0 + (w1 - w0) * i // tiles
-                        h = w0 + (w1 - w0) * (i + 1) // tiles - w
-                        part = base + ((w - w0) * s_w * c + group * length + p0 * shift) * size
-                        if nothing:
-                            part = zeros
-                        call(tile, (
-                            h, p1 - p0, part, list_a, across, a_col, panel, list_b, line_b,
-                            many, terms, start + j * start_col * size, 0,
-                            row + w * y_w * size, y_w, last, relu, part + h * across * size, h,
-                        ))  # fmt: skip
+                    s = 0
+                    for tap in range(b0, b1):
+                        t, r = tap // taps_h, tap % taps_h
+                        z, line = map_d[q_d * s_d + t * d_d], map_h[q * s_h + r * d_h]
+                        if z < 0 or line < 0:
+                            continue
+                        part = (z * high + line) * wide * c
+                        if column < 0:
+                            part = (t * deep + ((q - h0) * s_h + r * d_h) // every - a0) * pitch
+                        for k in range(taps_w):
+                            segments[g, 2 * (q - h0), s] = part + k * d_w * c
+                            segments[g, 2 * (q - h0) + 1, s] = (tap * taps_w + k) * length * ldb
+                            s += 1
+                    segments[g, 2 * (q - h0), most - 1] = s
+                for group in range(groups):
+                    p0 = c0
+                    while p0 < c1:  # panels of one width that level 2 holds
+                        vectors = edges[p0 + 1] - edges[p0]
+                        p1 = p0 + 1
+                        while p1 < min(c1, p0 + span) and edges[p1 + 1] - edges[p1] == vectors:
+                            p1 += 1
+                        height = heights[vectors]
+                        tiles = (w1 - w0 + height - 1) // height
+                        for q in range(h0, h1):
+                            list_a = lists + 2 * (q - h0) * most * 8
+                            list_b, many = list_a + most * 8, segments[g, 2 * (q - h0), most - 1]
+                            for i in range(tiles):
+                                w = w0 + (w1 - w0) * i // tiles
+                                h = w0 + (w1 - w0) * (i + 1) // tiles - w
+                                part = base + ((w - w0) * across + group * length) * size
+                                row = sample * y_n + q_d * y_d + q * y_h + w * y_w
+                                for p in range(p0, p1):
+                                    v = edges[p]
+                                    j = group * outputs + v * lane
+                                    last = min(lane, outputs - (v + vectors - 1) * lane)
+                                    panel = (
+                                        b
+                                        + (group * b_group + (p - first) * b_panel + v * b_vector)
+                                        * size
+                                    )
+                                    into = y + (row + j) * size
+                                    begin, lds = into, y_w
+                                    if b0 == 0:
+                                        begin, lds = start + j * start_col * size, 0
+                                    floor = relu and b1 == lines
+                                    if many == 0:  # but padding: one term, zero times zero
+                                        call(tile, (
+                                            h, vectors, zeros, origin, 0, 0, zeros, origin, 0, 1, 1,
+                                            begin, lds, into, y_w, last, floor, zeros, 0,
+                                        ))  # fmt: skip
+                                        continue
+                                    call(tile, (
+                                        h, vectors, part + v * shift * size, list_a, across, a_col,
+                                        panel, list_b, ldb, many, length, begin, lds,
+                                        into, y_w, last, floor, part + h * across * size, h,
+                                    ))  # fmt: skip
+                        p0 = p1
 
 
 @jit.parallel
 def _rows_of_all(
-    count: int, task: Task, heights: NDArray, map_d: NDArray, map_h: NDArray,
-    strips: NDArray, runs: NDArray, segments: NDArray,
+    count: int, shape: Task, at: Task, heights: NDArray, map_d: NDArray, map_h: NDArray,
+    strips: NDArray, runs: NDArray, edges: NDArray, segments: NDArray,
 ) -> None:  # fmt: skip
     for g in numba.prange(count):
-        _rows(numba.int64(g), task, heights, map_d, map_h, strips, runs, segments)
-
-
-def _strips(
-    columns: NDArray, count: int, stride: int, reach: int, most: int
-) -> tuple[NDArray, NDArray]:
-    """Cut `count` columns of Y to strips; say for each whether X is read in place.
-
-    Parameters
-    ----------
-    columns : array
-        The map of the columns of X̃.
-    count, stride, reach : int
-        Windows, their stride, and the columns that one reaches over.
-    most : int
-        The most columns of X̃ for a strip that is copied.
-
-    Returns
-    -------
-    strips : array, shape (S, 5)
-        From and to which column of Y; the first column of X, or -1 for a strip that is copied; from
-        and to which of its runs.
-    runs : array, shape (R, 3)
-        Place in the strip, first column of X or -1 for zeros, number of columns.
-    """
-    if (np.diff(columns) == 1).all() and columns[0] >= 0:
-        return np.array([[0, count, columns[0], 0, 0]]), np.zeros((1, 3), np.int64)
-    width = max((most - reach) // stride + 1, min(count, 28))
-    parts = -(-count // width)
-    strips: list[tuple[int, ...]] = []
-    runs: list[tuple[int, ...]] = []
-    for i in range(parts):
-        w0, w1 = count * i // parts, count * (i + 1) // parts
-        part = columns[w0 * stride : (w1 - 1) * stride + reach]
-        zero = part < 0
-        jumps = (zero[1:] != zero[:-1]) | (~zero[1:] & (np.diff(part) != 1))
-        cuts = [0, *(np.flatnonzero(jumps) + 1), len(part)]
-        first = int(part[0]) if len(cuts) == 2 and part[0] >= 0 else -1
-        new = [(a, max(part[a], -1), b - a) for a, b in itertools.pairwise(cuts)]
-        strips.append((w0, w1, first, len(runs), len(runs) + len(new)))
-        runs += new
-    return np.array(strips), np.array(runs)
-
-
-def _widest(width: int, vectors: int, depth: int, size: int, lane: int, heights: NDArray) -> int:
-    """Return how many vectors wide the tiles are to be: of 4 and 2, what takes fewer cycles."""
-    if 4 * lane * size * depth > 256 * 1024:  # then 4 read B faster than level 2 gives it
-        return 2
-
-    def cycles(v: int) -> float:
-        tiles = -(-width // int(heights[v]))
-        tall = width / tiles
-        return -(-vectors // v) * tiles * max(tall * v / 2, (tall + v) / 2, 4.0)
-
-    return min((4, 2), key=cycles)
+        _rows(numba.int64(g), shape, at, heights, map_d, map_h, strips, runs, edges, segments)
 
 
 @dataclass(frozen=True)
@@ -252,105 +243,291 @@ class Taps:
         return (len(self.chosen) - 1) * self.dilation + 1
 
 
-def correlate(
-    x: NDArray, weight: NDArray, groups: int, transposed: bool, axes: list[Taps],
-    y: NDArray, y_first: int, y_strides: tuple[int, int, int], bias: NDArray | None, relu: bool,
-) -> None:  # fmt: skip
-    """Write the correlation (1) of x into y.
+def _strips(columns: Taps, c: int, most: int, least: int) -> tuple[NDArray, NDArray]:
+    """Cut the columns of Y to strips; say for each whether X is read in place.
 
     Parameters
     ----------
-    x : array, shape (N, D, H, W, C)
-    weight : array, shape (KD, KH, KW, C / groups, O); transposed: (KD, KH, KW, O / groups, C)
+    columns : Taps
+    c : int
+        The channels of X.
+    most : int
+        The most columns of X̃ for a strip that is copied.
+    least : int
+        How many strips there are to be at the least, where there is work for them.
+
+    Returns
+    -------
+    strips : array, shape (S, 5)
+        From and to which column of Y; the first column of X, or -1 for a strip that is copied; from
+        and to which of its runs.
+    runs : array, shape (R, 3)
+        Place in the strip, first column of X or -1 for zeros, number of columns.
+    """
+    count, stride, reach = columns.count, columns.stride, columns.reach
+    inside = (np.diff(columns.map) == 1).all() and columns.map[0] >= 0
+    width = count if inside else max((most - reach) // stride + 1, min(count, NARROW))
+    parts = max(-(-count // width), min(least, count // WIDE))
+    strips: list[tuple[int, ...]] = []
+    runs: list[tuple[int, ...]] = []
+    for i in range(parts):
+        w0, w1 = count * i // parts, count * (i + 1) // parts
+        part = columns.map[w0 * stride : (w1 - 1) * stride + reach]
+        zero = part < 0
+        jumps = (zero[1:] != zero[:-1]) | (~zero[1:] & (np.diff(part) != 1))
+        cuts = [0, *(np.flatnonzero(jumps) + 1), len(part)]
+        first = int(part[0]) if len(cuts) == 2 and part[0] >= 0 else -1
+        new = [
+            (i, -1 if part[i] < 0 else part[i], min(b, i + step) - i)
+            for a, b in itertools.pairwise(cuts)
+            for step in (max(1, ZEROS // c) if part[a] < 0 else b - a,)
+            for i in range(a, b, step)
+        ]
+        strips.append((w0, w1, first, len(runs), len(runs) + len(new)))
+        runs += new
+    return np.array(strips), np.array(runs)
+
+
+def _cycles(rows: float, vectors: int, size: int, lane: int) -> float:
+    """Return about how many cycles a term of a tile takes.
+
+    Two multiply-adds start in a cycle, each ends four later; two loads take a little more than one;
+    level 2 gives some 24 bytes.
+    """
+    sums, loads = rows * vectors, rows + vectors
+    return max(sums / 2, 0.55 * loads, 4.3, vectors * lane * size / 24)
+
+
+@lru_cache(4)
+def _zeros(count: int, dtype: np.dtype[Any]) -> NDArray:
+    return np.zeros(count, dtype)
+
+
+def edges_of(
+    columns: int, vectors: int, terms: int, size: int, lane: int, heights: NDArray
+) -> Ints:
+    """Return where the panels of B begin and end, in vectors: of all widths the fastest.
+
+    Widths are equalised: panels are of one width, or some a vector narrower at the end.
+    """
+
+    def edges(count: int) -> list[int]:
+        width, more = divmod(vectors, count)
+        return [p * width + min(p, more) for p in range(count + 1)]
+
+    def cycles(count: int) -> float:
+        total = 0.0
+        for first, end in itertools.pairwise(edges(count)):
+            width = end - first
+            tiles = -(-columns // int(heights[width]))
+            once = _cycles(columns / tiles, width, size, lane)
+            total += tiles * (once * terms + 50)
+        return total
+
+    counts = sorted({-(-vectors // width) for width in (1, 2, 3, 4)})
+    return tuple(edges(min(counts, key=cycles)))
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """Weights packed once, for inputs of any size; never written to.
+
+    It is what a `Correlation` runs on that was planned with its `edges`.
+    """
+
+    edges: Ints
+    panels: NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class Correlation:
+    """A plan of (1): all that follows from shapes, options and dtype. Nothing in it changes."""
+
+    dtype: np.dtype[Any]
+    packed: bool
+    packing: Task
+    taps: NDArray
+    edges: NDArray
+    panel: int  # elements of a panel, of all groups
+    grid: tuple[int, int]
+    shape: Task
+    arrays: tuple[NDArray, ...]
+    scratch: int
+    lists: tuple[int, int, int]
+    zeros: NDArray
+    y_first: int
+
+
+def correlation(
+    x: Ints, weight: Ints, groups: int, transposed: bool, axes: list[Taps],
+    y: Ints, y_first: int, y_strides: Ints, dtype: np.dtype[Any], threads: int,
+    edges: Ints | None = None,
+) -> Correlation:  # fmt: skip
+    """Plan the correlation of x.
+
+    Parameters
+    ----------
+    x : tuple of int
+        The shape of X: N, D, H, W, C.
+    weight : tuple of int
+        That of the weights: KD, KH, KW, C / groups, O; transposed: KD, KH, KW, O / groups, C.
     groups : int
         1, a divisor of C, or C itself with as many outputs: then the tiles are lanewise.
     transposed : bool
         Whether the sum goes over the last axis of weight instead of the one before.
     axes : list of Taps
         For depth, rows and columns.
-    y : array
-        C-contiguous; N samples of equal size.
+    y : tuple of int
+        The shape of Y's memory: N samples of equal size.
     y_first : int
-        The element of a sample of y with which the result begins.
+        The element of a sample of Y with which the result begins.
     y_strides : tuple of int
-        How many elements of y apart results are along depth, rows and columns.
-    bias : array, optional
-    relu : bool
+        How many elements of Y apart results are along depth, rows and columns.
+    dtype : dtype
+    threads : int
+        How many there are for large work.
+    edges : tuple of int, optional
+        Those of weights packed beforehand.
     """
-    plan = plan_of(x.dtype)
+    plan = plan_of(dtype)
     size, lane, heights = plan.size, plan.lane, plan.heights
     tile, copy, transpose = plan.codes
     deep, rows, columns = axes
-    n, _, high, wide, c = x.shape
-    kernel, (rows_w, last_w) = weight.shape[:3], weight.shape[3:]
+    n, _, high, wide, c = x
+    kernel, (rows_w, last_w) = weight[:3], weight[3:]
     depthwise = groups == c == last_w and rows_w == 1
     if depthwise:
-        tile, groups, transposed = lanewise(x.dtype), 1, False
-    terms, outputs, w_line, w_group = rows_w, last_w // groups, last_w, last_w // groups
+        tile, groups, transposed = lanewise(dtype), 1, False
+    terms, outputs, w_group = rows_w, last_w // groups, last_w // groups
     if transposed:
         terms, outputs = outputs, rows_w
     vectors = -(-outputs // lane)
-    chosen = np.array(
-        [
-            (i * kernel[1] + j) * kernel[2] + k
-            for i in deep.chosen for j in rows.chosen for k in columns.chosen
-        ]
-    )  # fmt: skip
-    widest = _widest(columns.count, vectors, len(chosen) * terms, size, lane, heights)
-    count = -(-vectors // widest)
-    work = n * deep.count * rows.count * columns.count * outputs * groups * len(chosen) * terms
-    threads = count_threads() if work > SERIAL else 1
+    chosen = [
+        (i * kernel[1] + j) * kernel[2] + k
+        for i in deep.chosen for j in rows.chosen for k in columns.chosen
+    ]  # fmt: skip
+    depth = len(chosen) * terms
+    pixels = n * deep.count * rows.count * columns.count
+    threads = threads if pixels * outputs * groups * depth > SERIAL else 1
 
     # B
-    pixels = n * deep.count * rows.count * columns.count
-    in_order = chosen[0] == 0 and (np.diff(chosen) == 1).all()
-    packed = transposed or groups > 1 or not in_order or (count > 1 and pixels > 64)
-    if packed:
-        ldb = widest * lane
-        panels = empty(groups * count * len(chosen) * terms * ldb, x.dtype)
-        task = (
-            threads, size, lane, widest, copy, transpose, address(weight), terms, outputs,
-            rows_w * last_w, w_group, w_line, int(transposed), address(panels), groups, vectors,
-        )  # fmt: skip
-        jit.launch(_pack, _packs, threads, task, chosen)
-        b, b_panel = panels, len(chosen) * terms * ldb
-        b_group, b_vector = count * b_panel, 0
-    else:
-        b, ldb, b_panel, b_group, b_vector = weight, last_w, 0, 0, lane
+    in_order = not transposed and groups == 1 and chosen == list(range(math.prod(kernel)))
+    many = vectors > 1 and pixels > FEW and depth * outputs * size > IN_PLACE
+    packed = not in_order or many or edges is not None
+    edges = edges or edges_of(columns.count, vectors, depth, size, lane, heights)
+    count, widest = len(edges) - 1, edges[1]
+    ldb = widest * lane if packed else last_w
+    b_panel, b_vector = (depth * ldb, 0) if packed else (0, lane)
+    packing = (
+        threads, size, lane, ldb, copy, transpose, terms, outputs, rows_w * last_w, w_group,
+        last_w, int(transposed), groups,
+    )  # fmt: skip
 
     # X
     merged = groups == 1 and (columns.dilation == 1 or depthwise)
     taps_w, length = (1, len(columns.chosen) * terms) if merged else (len(columns.chosen), terms)
     a_col, shift = (columns.dilation * c, lane) if depthwise else (1, 0)
-    planes = len(deep.chosen)
-    per_column = planes * rows.reach * c * size
-    strips, runs = _strips(
-        columns.map, columns.count, columns.stride, columns.reach, SCRATCH // per_column
-    )
-    padded = (strips[:, 2] < 0).any()
-    pitch, block, scratch_size, longest = 0, BLOCK, 0, 8 * lane
-    if padded:
-        longest = max(longest, int(runs[:, 2].max()) * c)
-        widths = strips[:, 1] - strips[:, 0]
-        pitch = int((widths.max() - 1) * columns.stride + columns.reach) * c
+    planes, taps_h = len(deep.chosen), len(rows.chosen)
+    lines = planes * taps_h
+    least = -(-4 * threads // (n * deep.count * rows.count))
+    strips, runs = _strips(columns, c, SCRATCH // (lines * c * size), least)
+    block, every, copied, scratch, zeros = BLOCK, 1, lines, 0, plan.zeros
+    if (strips[:, 2] < 0).any():
+        zeros = _zeros(max(ZEROS, c), dtype)
+        most = (strips[:, 1] - strips[:, 0]).max()
+        pitch = int((most - 1) * columns.stride + columns.reach) * c
         fit = SCRATCH // (planes * pitch * size)
         block = max(1, min(BLOCK, (fit - rows.reach) // rows.stride + 1))
-        scratch_size = planes * ((block - 1) * rows.stride + rows.reach) * pitch
+        slots = planes * ((block - 1) * rows.stride + rows.reach)
+        if block == 1:  # no row is copied that none of its taps meets
+            every, copied = rows.dilation, max(1, min(lines, LARGEST // (pitch * size)))
+            slots = copied
+        scratch = slots * pitch
+    pitch = scratch and pitch
+    piece = max(1, RESIDENT // (taps_w * length * widest * lane * size))
+    span = max(1, RESIDENT // (min(piece, lines) * taps_w * length * widest * lane * size))
+    at_once = max(1, PACKED // (groups * depth * ldb * size))
     units = n * deep.count * len(strips) * rows.count
-    parts, cols = grid(units, count, threads)
-    scratch = empty(parts * cols * scratch_size, x.dtype)
-    zeros = np.zeros(longest, x.dtype)
-    most = planes * len(rows.chosen) * taps_w + 1
-    segments = np.empty((parts * cols, 2 * block, most), np.int64)
-    start, start_col = (zeros, 0) if bias is None else (bias, 1)
-    all_rows = (
-        parts, cols, size, lane, widest, tile, copy, block, n, high, wide, c, x[0].size,
-        address(x), a_col, shift, pitch, address(scratch), scratch_size, address(zeros),
-        plan.origin_at, address(segments), deep.count, rows.count, planes, len(rows.chosen), taps_w,
-        deep.stride, rows.stride, columns.stride, deep.dilation, rows.dilation, columns.dilation,
-        length, address(b), b_panel, b_group, b_vector, ldb,
-        address(y) + y_first * size, y[0].size, *y_strides, groups, outputs, vectors,
-        address(start), start_col, int(relu),
+    parts, cols = grid(units, min(count, at_once), threads)
+    lists = parts * cols, 2 * block, min(piece, copied) * taps_w + 1
+    shape = (
+        parts, cols, size, lane, tile, copy, block, every, piece, span, n, high, wide, c,
+        math.prod(x[1:]), a_col, shift, pitch, copied, scratch, deep.count, rows.count, planes,
+        taps_h, taps_w, deep.stride, rows.stride, columns.stride, deep.dilation, rows.dilation,
+        columns.dilation, length, b_panel, b_vector, ldb, math.prod(y[1:]), *y_strides, groups,
+        outputs,
     )  # fmt: skip
-    arrays = heights, deep.map, rows.map, strips, runs, segments
-    jit.launch(_rows, _rows_of_all, parts * cols, all_rows, *arrays)
+    arrays = heights, deep.map, rows.map, strips, runs, np.array(edges)
+    return Correlation(
+        dtype, packed, packing, np.array(chosen), arrays[-1], groups * depth * ldb, (parts, cols),
+        shape, arrays, parts * cols * scratch, lists, zeros, y_first,
+    )  # fmt: skip
+
+
+def correlate(
+    plan: Correlation, x: NDArray, weight: NDArray | Packed, y: NDArray,
+    bias: NDArray | None = None, relu: bool = False,
+) -> None:  # fmt: skip
+    """Write the correlation of x into y, as planned.
+
+    Parameters
+    ----------
+    plan : Correlation
+    x, weight, y : array
+        C-contiguous, of the shapes that were planned; or the weights packed beforehand.
+    bias : array, optional
+    relu : bool
+        Whether to write max(0, Y).
+    """
+    count = len(plan.edges) - 1
+    size = plan.dtype.itemsize
+    scratch = empty(plan.scratch, plan.dtype)
+    segments = np.empty(plan.lists, np.int64)
+    start, start_col = (plan.zeros, 0) if bias is None else (bias, 1)
+    engine = plan_of(plan.dtype)
+    at_once = count
+    if isinstance(weight, Packed):
+        b = weight.panels
+    elif not plan.packed:
+        b = weight
+    else:
+        at_once = max(1, PACKED // (plan.panel * size))
+    for first in range(0, count, at_once):
+        end = min(count, first + at_once)
+        if plan.packed and isinstance(weight, np.ndarray):
+            b = _panels(plan, weight, first, end)
+        at = (
+            address(x), address(scratch), address(plan.zeros), engine.origin_at, address(segments),
+            address(b), first, end, address(y) + plan.y_first * size,
+            address(start), start_col, int(relu),
+        )  # fmt: skip
+        jit.launch(
+            _rows, _rows_of_all, math.prod(plan.grid), plan.shape, at, *plan.arrays, segments
+        )
+
+
+def _panels(plan: Correlation, weight: NDArray, first: int, end: int) -> NDArray:
+    """Return the panels of B from `first` to `end`."""
+    panels = empty((end - first) * plan.panel, plan.dtype)
+    at = address(weight), address(panels), first, end
+    jit.launch(_pack, _packs, plan.packing[0], plan.packing, at, plan.taps, plan.edges)
+    return panels
+
+
+def pack(weight: NDArray) -> Packed:
+    """Return weights, shape (KD, KH, KW, C, O), packed for inputs of any size."""
+    *kernel, c, o = weight.shape
+    plan, n = plan_of(weight.dtype), 840  # the widths of panels are those for so many columns
+    vectors, depth = -(-o // plan.lane), math.prod(kernel) * c
+    edges = edges_of(n, vectors, depth, plan.size, plan.lane, plan.heights)
+    axes = [
+        Taps(tuple(range(k)), 1, 1, q, np.arange(q + k - 1))
+        for k, q in zip(kernel, (1, 1, n), strict=True)
+    ]
+    x, y = (1, *(len(axis.map) for axis in axes), c), (1, 1, 1, n, o)
+    packing = correlation(
+        x, weight.shape, 1, False, axes, y, 0, (n * o, n * o, o), weight.dtype, 1, edges
+    )
+    panels = _panels(packing, weight, 0, len(edges) - 1)
+    panels.flags.writeable = False
+    return Packed(edges, panels)

@@ -1,21 +1,29 @@
 """Convolution: the functions of formula.py, as direct correlations on the engine's tile."""
 
+import math
 from collections.abc import Callable
-from typing import Any, Final
+from functools import lru_cache
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from ..arrays import mask_steps
-from ..engine.matmul import column_sums, contiguous, matmul
+from ..engine import matmul
+from ..engine.matmul import column_sums, contiguous
 from ..engine.memory import empty
+from ..engine.threads import count as count_threads
 from ..windows import Ints, Pads, Windows, each, pad, pairs, unpad
-from .direct import Taps, correlate
-from .phases import input_gradient
-from .weights import add_weight_gradient
+from . import direct
+from .direct import Correlation, Taps, correlate, correlation
+from .phases import Gradient, gradient, input_gradient
+from .weights import Sum, add_weight_gradient, sums
 
 NDArray = npt.NDArray[Any]
+_Weights: TypeAlias = NDArray | direct.Packed | matmul.Packed
 
+PLANS: Final = 64
+"""How many plans of a kind are kept, those used last."""
 _NUMPY_MODES: Final = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 
@@ -32,16 +40,24 @@ def forward(
     groups: int = 1,
 ) -> tuple[NDArray, tuple[Any, ...]]:
     r"""Return y, shape (N, \*Q, O), and the cache of `backward`."""
-    rank = x.ndim - 2
-    windows = Windows(
-        weight.shape[:rank], each(stride, rank), each(dilation, rank), pairs(padding, rank)
-    )
+    windows = _windows(weight.shape, stride, dilation, padding)
     x, weight = contiguous(mask_steps(x, lengths)), contiguous(weight)
     bias = None if bias is None else contiguous(bias)
-    y = _outputs(x, weight, bias, False, windows, padding_mode, groups)
+    case = _Case(x.shape, weight.shape, windows, padding_mode, groups, x.dtype, count_threads())
+    y = _forward(case, x, weight, bias, False)
     out_lengths = windows.output_lengths(lengths)
-    cache = x, weight, bias, lengths, out_lengths, windows, padding_mode, groups
-    return mask_steps(y, out_lengths), cache
+    return mask_steps(y, out_lengths), (x, weight, bias is not None, lengths, out_lengths, case)
+
+
+def backward(dy: NDArray, cache: tuple[Any, ...]) -> tuple[NDArray, dict[str, NDArray]]:
+    r"""Return dx, shape (N, \*S, C), and the gradients of weight and bias."""
+    x, weight, has_bias, lengths, out_lengths, case = cache
+    dy = contiguous(mask_steps(dy, out_lengths))
+    dx = _input_gradient(case, dy, weight)
+    grads = {"weight": _weight_gradient(case, dy, x)}
+    if has_bias:
+        grads["bias"] = column_sums(dy)  # (4)
+    return mask_steps(dx, lengths), grads
 
 
 def prepare(
@@ -54,113 +70,171 @@ def prepare(
     padding_mode: str = "zeros",
     groups: int = 1,
 ) -> Callable[[NDArray, NDArray | None, Pads], NDArray]:
-    """Return a function of x, lengths and padding that gives y, with a ReLU on top if asked for."""
+    """Return a function of x, lengths and padding that gives y, with a ReLU on top if asked for.
+
+    It packs the weights when it is first called.
+    """
     weight = contiguous(weight)
     bias = None if bias is None else contiguous(bias)
-    rank = weight.ndim - 2
+    rank, o = weight.ndim - 2, weight.shape[-1]
     window = weight.shape[:rank], each(stride, rank), each(dilation, rank)
+    packed: dict[bool, _Weights] = {}  # by whether the convolution is a product of matrices
 
     def run(x: NDArray, lengths: NDArray | None, padding: Pads) -> NDArray:
         windows = Windows(*window, padding)
         x = contiguous(mask_steps(x, lengths))
-        y = _outputs(x, weight, bias, relu, windows, padding_mode, groups)
+        case = _Case(x.shape, weight.shape, windows, padding_mode, groups, x.dtype, count_threads())
+        product = case.is_product
+        if product not in packed:
+            if product:
+                packed[product] = matmul.pack(weight, o, 1, o, weight.size // o)
+            else:
+                taps = weight.reshape(_taps(weight.shape))
+                packed[product] = weight if groups > 1 else direct.pack(taps)
+        y = _forward(case, x, packed[product], bias, relu)
         masked: NDArray = mask_steps(y, windows.output_lengths(lengths))
         return masked
 
     return run
 
 
-def _outputs(
-    x: NDArray, weight: NDArray, bias: NDArray | None, relu: bool,
-    windows: Windows, padding_mode: str, groups: int,
-) -> NDArray:  # fmt: skip
-    """Return y, with a ReLU on top if asked for."""
-    y = empty((len(x), *windows.outputs(x.shape[1:-1]), weight.shape[-1]), x.dtype)
-    if _is_product(windows, x.shape, groups):
-        o = weight.shape[-1]
-        c = weight.size // o
-        matmul(x, c, 1, weight, o, 1, y.size // o, o, c, y, bias, relu)
-    elif y.size:
-        axes = [
-            Taps(tuple(range(k)), d, s, q, _map(size, pads, padding_mode)[: (q - 1) * s + span])
-            for k, d, s, q, size, pads, span in zip(
-                windows.size, windows.dilation, windows.stride, y.shape[1:-1], x.shape[1:-1],
-                windows.pads, windows.spans, strict=True,
-            )
-        ]  # fmt: skip
-        correlate(
-            _volume(x), _taps(weight), groups, False, _three(axes),
-            y, 0, _strides(y.shape[1:-1], y.shape[-1]), bias, relu,
-        )  # fmt: skip
+# Plans
+
+
+class _Case(NamedTuple):
+    """The shapes and options that plans follow from."""
+
+    x: Ints
+    weight: Ints
+    windows: Windows
+    padding_mode: str
+    groups: int
+    dtype: np.dtype[Any]
+    threads: int
+
+    @property
+    def y(self) -> Ints:
+        r"""The shape of y: N, \*Q, O."""
+        return (self.x[0], *self.windows.outputs(self.x[1:-1]), self.weight[-1])
+
+    @property
+    def is_product(self) -> bool:
+        """Whether the convolution is a product of matrices.
+
+        It is with one tap that meets each position once, or with one window that is all of x.
+        """
+        windows = self.windows
+        each_position = {*windows.size, *windows.stride} == {1}
+        all_of_x = windows.size == self.x[1:-1] and set(windows.dilation) == {1}
+        one = each_position or all_of_x
+        return one and self.groups == 1 and not any(map(any, windows.pads))
+
+    @property
+    def moves(self) -> tuple[Ints, Ints, Ints]:
+        """Stride, dilation and what zeros pad before, on three axes."""
+        windows, one = self.windows, (1,) * (5 - len(self.x))
+        before = tuple(pad[0] for pad in windows.pads)
+        return one + windows.stride, one + windows.dilation, (0,) * len(one) + before
+
+
+@lru_cache(PLANS)
+def _plan(case: _Case, edges: Ints | None) -> Correlation:
+    """Plan y."""
+    windows, (_, *sizes, _), (_, *outputs, _) = case.windows, case.x, case.y
+    axes = [
+        Taps(tuple(range(k)), d, s, q, _map(size, pads, case.padding_mode)[: (q - 1) * s + span])
+        for k, d, s, q, size, pads, span in zip(
+            windows.size, windows.dilation, windows.stride, outputs, sizes, windows.pads,
+            windows.spans, strict=True,
+        )
+    ]  # fmt: skip
+    axes = [Taps((0,), 1, 1, 1, np.zeros(1, np.int64))] * (3 - len(axes)) + axes
+    _, _, rows, columns, o = y = _volume(case.y)
+    strides = rows * columns * o, columns * o, o
+    return correlation(
+        _volume(case.x), _taps(case.weight), case.groups, False, axes, y, 0, strides,
+        case.dtype, case.threads, edges,
+    )  # fmt: skip
+
+
+@lru_cache(PLANS)
+def _plans_back(case: _Case) -> tuple[Gradient, list[Sum]]:
+    """Plan dx and dW."""
+    dy, weight, x = _volume(case.y), _taps(case.weight), _volume(case.x)
+    rest = case.groups, *case.moves, case.dtype, case.threads
+    return gradient(dy, weight, x, *rest), sums(x, dy, weight, *rest)
+
+
+def _padded(case: _Case) -> _Case:
+    """Return the case of one sample that was padded before."""
+    (_, *sizes, c), windows = case.x, case.windows
+    padded = (s + sum(pads) for s, pads in zip(sizes, windows.pads, strict=True))
+    unpadded = Windows(windows.size, windows.stride, windows.dilation, ((0, 0),) * len(sizes))
+    return case._replace(x=(1, *padded, c), windows=unpadded, padding_mode="zeros")
+
+
+# The passes
+
+
+def _forward(
+    case: _Case, x: NDArray, weight: _Weights, bias: NDArray | None, relu: bool
+) -> NDArray:
+    """Return y."""
+    y: NDArray = empty(case.y, x.dtype)
+    if not isinstance(weight, direct.Packed) and case.is_product:
+        *taps, o = case.weight
+        c = math.prod(taps)
+        matmul.matmul(x, c, 1, weight, o, 1, y.size // o, o, c, y, bias, relu)
+    elif y.size and not isinstance(weight, matmul.Packed):
+        edges = weight.edges if isinstance(weight, direct.Packed) else None
+        correlate(_plan(case, edges), x, weight, y, bias, relu)
     return y
 
 
-def backward(dy: NDArray, cache: tuple[Any, ...]) -> tuple[NDArray, dict[str, NDArray]]:
-    r"""Return dx, shape (N, \*S, C), and the gradients of weight and bias."""
-    x, weight, bias, lengths, out_lengths, windows, padding_mode, groups = cache
-    dy = contiguous(mask_steps(dy, out_lengths))
-    dx = _input_gradient(dy, weight, x.shape, windows, padding_mode, groups)
-    grads = {"weight": _weight_gradient(dy, x, weight, windows, padding_mode, groups)}
-    if bias is not None:
-        grads["bias"] = column_sums(dy)  # (4)
-    return mask_steps(dx, lengths), grads
-
-
-def _weight_gradient(
-    dy: NDArray, x: NDArray, weight: NDArray, windows: Windows, padding_mode: str, groups: int
-) -> NDArray:
+def _weight_gradient(case: _Case, dy: NDArray, x: NDArray) -> NDArray:
     """Return dW; where padding repeats x, of x padded sample by sample."""
-    if _is_product(windows, x.shape, groups):
-        dweight = empty(weight.shape, dy.dtype)
-        o = weight.shape[-1]
-        c = weight.size // o
-        matmul(x, 1, c, dy, o, 1, c, o, dy.size // o, dweight)
+    if case.is_product:
+        dweight = empty(case.weight, dy.dtype)
+        *taps, o = case.weight
+        c = math.prod(taps)
+        matmul.matmul(x, 1, c, dy, o, 1, c, o, dy.size // o, dweight)
         return dweight
-    dweight = np.zeros(weight.shape, dy.dtype)
-    if not dy.size:
-        return dweight
-    moves, into = _moves(windows), _taps(dweight)
-    if padding_mode == "zeros":
-        add_weight_gradient(_volume(x), _volume(dy), into, groups, *moves)
-        return dweight
-    for n in range(len(x)):
-        padded = pad(x[n : n + 1], windows.pads, padding_mode)
-        one = _volume(contiguous(padded)), _volume(dy[n : n + 1]), into
-        add_weight_gradient(*one, groups, *moves[:2], (0, 0, 0))
+    dweight = np.zeros(case.weight, dy.dtype)
+    if case.padding_mode == "zeros":
+        add_weight_gradient(_plans_back(case)[1], x, dy, dweight)
+    elif dy.size:
+        plan = _plans_back(_padded(case))[1]
+        for n in range(len(x)):
+            padded = contiguous(pad(x[n : n + 1], case.windows.pads, case.padding_mode))
+            add_weight_gradient(plan, padded, dy[n], dweight)
     return dweight
 
 
-def _input_gradient(
-    dy: NDArray, weight: NDArray, shape: Ints, windows: Windows, padding_mode: str, groups: int
-) -> NDArray:
+def _input_gradient(case: _Case, dy: NDArray, weight: NDArray) -> NDArray:
     """Return dx: of padded x, and folded back sample by sample, where padding repeats x."""
-    dx = empty(shape, dy.dtype)
-    if _is_product(windows, shape, groups):
-        o = weight.shape[-1]
-        c = weight.size // o
-        matmul(dy, o, 1, weight, 1, o, dy.size // o, c, o, dx)
+    dx = empty(case.x, dy.dtype)
+    if case.is_product:
+        *taps, o = case.weight
+        c = math.prod(taps)
+        matmul.matmul(dy, o, 1, weight, 1, o, dy.size // o, c, o, dx)
         return dx
-    moves = _moves(windows)
-    if padding_mode == "zeros":
-        input_gradient(_volume(dy), _taps(weight), _volume(dx), groups, *moves)
+    weight = weight.reshape(_taps(case.weight))
+    if case.padding_mode == "zeros":
+        input_gradient(_plans_back(case)[0], dy, weight, dx)
         return dx
-    padded = [s + sum(pad) for s, pad in zip(shape[1:-1], windows.pads, strict=True)]
-    dpadded = empty((1, *padded, shape[-1]), dy.dtype)
+    one = _padded(case)
+    dpadded = empty(one.x, dy.dtype)
     for n in range(len(dy)):
-        one = _volume(dy[n : n + 1]), _taps(weight), _volume(dpadded)
-        input_gradient(*one, groups, *moves[:2], (0, 0, 0))
-        dx[n : n + 1] = unpad(dpadded, windows.pads, padding_mode)
+        input_gradient(_plans_back(one)[0], dy[n], weight, dpadded)
+        dx[n : n + 1] = unpad(dpadded, case.windows.pads, case.padding_mode)
     return dx
 
 
-def _is_product(windows: Windows, shape: Ints, groups: int) -> bool:
-    """Tell whether the convolution is a product of matrices.
-
-    It is with one tap that meets each position once, or with one window that is all of x.
-    """
-    each_position = {*windows.size, *windows.stride} == {1}
-    all_of_x = windows.size == shape[1:-1] and set(windows.dilation) == {1}
-    return groups == 1 and (each_position or all_of_x) and not any(map(any, windows.pads))
+def _windows(
+    weight: Ints, stride: int | Ints, dilation: int | Ints, padding: int | Pads
+) -> Windows:
+    rank = len(weight) - 2
+    return Windows(weight[:rank], each(stride, rank), each(dilation, rank), pairs(padding, rank))
 
 
 def _map(size: int, pads: tuple[int, int], mode: str) -> NDArray:
@@ -171,29 +245,11 @@ def _map(size: int, pads: tuple[int, int], mode: str) -> NDArray:
     return found
 
 
-def _three(axes: list[Taps]) -> list[Taps]:
-    """Put axes of one position before those there are, to make three."""
-    return [Taps((0,), 1, 1, 1, np.zeros(1, np.int64))] * (3 - len(axes)) + axes
+def _volume(x: Ints) -> Ints:
+    r"""Return a shape (N, \*S, C) with three axes S."""
+    return x[:1] + (1,) * (5 - len(x)) + x[1:]
 
 
-def _moves(windows: Windows) -> tuple[Ints, Ints, Ints]:
-    """Return stride, dilation and what is padded before, on three axes."""
-    one = (1,) * (3 - len(windows.size))
-    before = tuple(pad[0] for pad in windows.pads)
-    return one + windows.stride, one + windows.dilation, (0,) * len(one) + before
-
-
-def _volume(x: NDArray) -> NDArray:
-    r"""Return x, shape (N, \*S, C), with three axes S."""
-    return x.reshape(x.shape[:1] + (1,) * (5 - x.ndim) + x.shape[1:])
-
-
-def _taps(weight: NDArray) -> NDArray:
-    r"""Return weights, shape (\*K, C, O), with three axes K."""
-    return weight.reshape((1,) * (5 - weight.ndim) + weight.shape)
-
-
-def _strides(sizes: Ints, c: int) -> tuple[int, int, int]:
-    """Return how many elements apart positions are along depth, rows and columns."""
-    three = (1,) * (3 - len(sizes)) + sizes
-    return three[1] * three[2] * c, three[2] * c, c
+def _taps(weight: Ints) -> Ints:
+    r"""Return a shape (\*K, C, O) with three axes K."""
+    return (1,) * (5 - len(weight)) + weight

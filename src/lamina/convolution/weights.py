@@ -12,6 +12,7 @@ through all positions: the sum of an element has one order, whatever the threads
 """
 
 import math
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numba
@@ -21,7 +22,6 @@ import numpy.typing as npt
 from ..engine import jit
 from ..engine.jit import Task, address, call
 from ..engine.matmul import SERIAL, plan_of
-from ..engine.threads import count as count_threads
 from ..engine.tile import lanewise
 from ..windows import Ints
 
@@ -35,14 +35,15 @@ FEW: Final = 8
 
 @jit.kernel
 def _tiles(
-    g: int, task: Task, heights: NDArray, low: NDArray, high: NDArray, lists: NDArray
+    g: int, shape: Task, at: Task, heights: NDArray, low: NDArray, high: NDArray, lists: NDArray
 ) -> None:
     """Compute part g of the tiles of dW."""
     (
         parts, size, lane, widest, tile, block, chunks, out_d, out_h, out_w, n,
-        x, x_n, x_d, x_h, x_w, shift, dy, dw, rows, taps, taps_h, taps_w,
-        s_d, s_h, s_w, d_d, d_h, d_w, b_d, b_h, b_w, groups, outputs, vectors, lists_at,
-    ) = task  # fmt: skip
+        x_n, x_d, x_h, x_w, shift, rows, taps, taps_h, taps_w,
+        s_d, s_h, s_w, d_d, d_h, d_w, b_d, b_h, b_w, groups, outputs, vectors,
+    ) = shape  # fmt: skip
+    x, dy, dw, lists_at = at
     count = (vectors + widest - 1) // widest
     height = heights[min(widest, vectors)]
     tall = (rows + height - 1) // height
@@ -99,82 +100,110 @@ def _tiles(
 
 @jit.parallel
 def _tiles_of_all(
-    count: int, task: Task, heights: NDArray, low: NDArray, high: NDArray, lists: NDArray
+    count: int, shape: Task, at: Task, heights: NDArray, low: NDArray, high: NDArray, lists: NDArray
 ) -> None:
     for g in numba.prange(count):
-        _tiles(numba.int64(g), task, heights, low, high, lists)
+        _tiles(numba.int64(g), shape, at, heights, low, high, lists)
 
 
-def add_weight_gradient(
-    x: NDArray, dy: NDArray, dw: NDArray, groups: int,
-    stride: Ints, dilation: Ints, before: Ints,
-) -> None:  # fmt: skip
-    """Add the sum (1) to dw.
+@dataclass(frozen=True, eq=False)
+class Sum:
+    """The plan of (1) over the positions low <= q < high of each tap; nothing in it changes.
+
+    `merged` tells that whole rows of taps are taken together.
+    """
+
+    merged: bool
+    parts: int
+    shape: Task
+    heights: NDArray
+    low: NDArray
+    high: NDArray
+    block: int
+
+
+def sums(
+    x: Ints, dy: Ints, dw: Ints, groups: int, stride: Ints, dilation: Ints, before: Ints,
+    dtype: np.dtype[Any], threads: int,
+) -> list[Sum]:  # fmt: skip
+    """Plan dW: the sums that it consists of, one after the other.
 
     Parameters
     ----------
-    x : array, shape (N, D, H, W, C)
-    dy : array, shape (N, QD, QH, QW, O)
-    dw : array, shape (KD, KH, KW, C / groups, O)
+    x, dy, dw : tuple of int
+        Shapes: N, D, H, W, C; N, QD, QH, QW, O; KD, KH, KW, C / groups, O.
     groups : int
         1, a divisor of C, or C itself with as many outputs: then the tiles are lanewise.
     stride, dilation, before : tuple of three int
         `before` is what pads x with zeros at the start of each axis.
+    dtype : dtype
+    threads : int
+        How many there are for large work.
     """
-    *kernel, c, o = dw.shape
+    if not math.prod(dy):
+        return []
+    *kernel, c, o = dw
     moves = stride, dilation, before
     # The positions q that each tap of each axis meets X with: low <= q < high.
     low, high = np.zeros((2, 3, max(kernel)), np.int64)
     for axis in range(3):
         place = np.arange(kernel[axis]) * dilation[axis] - before[axis]
         low[axis, : kernel[axis]] = np.maximum(0, -(place // stride[axis]))
-        fits = (x.shape[1 + axis] - 1 - place) // stride[axis] + 1
-        high[axis, : kernel[axis]] = np.clip(fits, 0, dy.shape[1 + axis])
+        fits = (x[1 + axis] - 1 - place) // stride[axis] + 1
+        high[axis, : kernel[axis]] = np.clip(fits, 0, dy[1 + axis])
     if c >= FEW or groups > 1 or dilation[2] > 1:
-        _add(x, dy, dw, groups, *moves, low, high)
-        return
+        return [_sum(x, dy, dw, groups, *moves, low, high, dtype, threads, False)]
     # Where a window lies within X its row of taps is one run: so many more rows for the tiles.
-    taps = slice(0, kernel[2])
+    found, taps = [], slice(0, kernel[2])
     inner = int(low[2, taps].max()), int(high[2, taps].min())
     if inner[0] < inner[1]:
         within, until = low.copy(), high.copy()
         within[2], until[2] = inner
-        rows = dw.reshape(*kernel[:2], 1, kernel[2] * c, o)
-        _add(x, dy, rows, groups, *moves, within, until)
+        rows = *kernel[:2], 1, kernel[2] * c, o
+        found.append(_sum(x, dy, rows, groups, *moves, within, until, dtype, threads, True))
     else:
         inner = 0, 0
-    for edge in ((0, inner[0]), (inner[1], dy.shape[3])):
-        within, until = np.maximum(low, 0), high.copy()
+    for edge in ((0, inner[0]), (inner[1], dy[3])):
+        within, until = low.copy(), high.copy()
         within[2], until[2] = np.maximum(low[2], edge[0]), np.minimum(high[2], edge[1])
         if (within[2, taps] < until[2, taps]).any():
-            _add(x, dy, dw, groups, *moves, within, until)
+            found.append(_sum(x, dy, dw, groups, *moves, within, until, dtype, threads, False))
+    return found
 
 
-def _add(
-    x: NDArray, dy: NDArray, dw: NDArray, groups: int,
-    stride: Ints, dilation: Ints, before: Ints, low: NDArray, high: NDArray,
-) -> None:  # fmt: skip
-    """Add the sum (1), over the positions low <= q < high of each tap, to dw."""
-    plan = plan_of(x.dtype)
+def _sum(
+    x: Ints, dy: Ints, dw: Ints, groups: int, stride: Ints, dilation: Ints, before: Ints,
+    low: NDArray, high: NDArray, dtype: np.dtype[Any], threads: int, merged: bool,
+) -> Sum:  # fmt: skip
+    plan = plan_of(dtype)
     size, lane, heights = plan.size, plan.lane, plan.heights
-    kernel, (rows, total) = dw.shape[:3], dw.shape[3:]
-    outs, outputs = dy.shape[1:4], total // groups
+    kernel, (rows, total) = dw[:3], dw[3:]
+    outs, outputs = dy[1:4], total // groups
     tile, shift = plan.codes[0], 0
-    if groups == x.shape[-1] == total:  # depthwise
-        tile, shift, groups, outputs = lanewise(x.dtype), lane, 1, total
+    if groups == x[-1] == total:  # depthwise
+        tile, shift, groups, outputs = lanewise(dtype), lane, 1, total
     vectors = -(-outputs // lane)
     chunks = -(-outs[2] // TERMS)
     block = max(1, TERMS // -(-outs[2] // chunks))
     widest = 8 if rows == 1 else 4 if rows < FEW else 2
     taps = math.prod(kernel)
-    work = dy.size * rows * taps
+    work = math.prod(dy) * rows * taps
     units = taps * groups * -(-rows // int(heights[min(widest, vectors)])) * -(-vectors // widest)
-    parts = min(count_threads(), units) if work > SERIAL else 1
-    lists = np.empty((parts, 2, block), np.int64)
-    task = (
-        parts, size, lane, widest, tile, block, chunks, *outs, len(x),
-        address(x), *(step // size for step in x.strides[:4]), shift, address(dy), address(dw),
+    parts = min(threads, units) if work > SERIAL else 1
+    apart = [math.prod(x[axis + 1 :]) for axis in range(4)]
+    shape = (
+        parts, size, lane, widest, tile, block, chunks, *outs, x[0], *apart, shift,
         rows, taps, *kernel[1:], *stride, *dilation, *before, groups, outputs, vectors,
-        address(lists),
     )  # fmt: skip
-    jit.launch(_tiles, _tiles_of_all, parts, task, heights, low, high, lists)
+    return Sum(merged, parts, shape, heights, low, high, block)
+
+
+def add_weight_gradient(plan: list[Sum], x: NDArray, dy: NDArray, dw: NDArray) -> None:
+    """Add the sum (1) to dw, as planned."""
+    for part in plan:
+        lists = np.empty((part.parts, 2, part.block), np.int64)
+        at = address(x), address(dy), address(dw), address(lists)
+        jit.launch(
+            _tiles, _tiles_of_all, part.parts, part.shape, at, part.heights, part.low, part.high,
+            lists,
+        )  # fmt: skip
