@@ -14,6 +14,7 @@ from contract import EPS
 from lamina.batchnorm import formula as batchnorm_formula
 from lamina.batchnorm import kernel as batchnorm_kernel
 from problems import LAYOUTS, lay_out
+from recurrences import recurrence
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def batchnorm(rng: Any, most: int = 140) -> BatchNorm:
     )
 
 
-KINDS: dict[str, Callable[..., Any]] = {"batchnorm": batchnorm}
+KINDS: dict[str, Callable[..., Any]] = {"batchnorm": batchnorm, "recurrent": recurrence}
 
 
 def sweep(kind: str, seed: int, count: int, report: Callable[[str], None] = str) -> None:

@@ -163,7 +163,7 @@ def lay_out(a: np.ndarray, layout: str) -> np.ndarray:
 
 def modules() -> list[Any]:
     """Return the modules that kernels consist of."""
-    layers = "engine", "linear", "convolution", "batchnorm"
+    layers = "engine", "linear", "convolution", "batchnorm", "rnn", "lstm"
     packages = tuple(f"lamina.{layer}." for layer in layers)
     return [module for name, module in sorted(sys.modules.items()) if name.startswith(packages)]
 

@@ -98,6 +98,18 @@ class Functions(Emitter):
         self.whole = ir.IntType(self.format.bits)
         self.integers = ir.VectorType(self.whole, self.lanes)
 
+    def function(self, name: str, kinds: str) -> tuple[ir.IRBuilder, list[ir.Value]]:
+        """Begin a function of integers; return its builder and arguments.
+
+        `kinds` has a letter for each: "p" for an address, which is returned as a pointer, "i".
+        """
+        f = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [_i64] * len(kinds)), name)
+        b = ir.IRBuilder(f.append_basic_block("entry"))
+        return b, [
+            b.inttoptr(v, ir.PointerType()) if kind == "p" else v
+            for v, kind in zip(f.args, kinds, strict=True)
+        ]
+
     def number(self, value: float) -> ir.Constant:
         """Return a vector with the number in every lane."""
         return ir.Constant(self.vector, [value] * self.lanes)
@@ -174,8 +186,8 @@ class Functions(Emitter):
         return self.signed(b, b.fdiv(m, b.fadd(m, self.number(2))), a)
 
     def together(
-        self, b: ir.IRBuilder, words: Sequence[Callable[[ir.IRBuilder], ir.Value]]
-    ) -> list[ir.Value]:
+        self, b: ir.IRBuilder, words: Sequence[Callable[[ir.IRBuilder], Any]]
+    ) -> list[Any]:
         """Return the values of words without branches, their instructions in turns.
 
         Each is a chain of operations that wait for one another; several at a time keep the
@@ -192,30 +204,43 @@ class Functions(Emitter):
         instructions[first:] = [i for turn in turns for i in turn if i is not None]
         return values
 
+    def sweep(
+        self,
+        b: ir.IRBuilder,
+        vectors: ir.Value,
+        last: ir.Value,
+        body: Callable[..., None],
+        together: int = 1,
+    ) -> None:
+        """Emit `body(b, element, mask)` for every vector of a row, some of them together.
+
+        The last vector has `last` lanes; the mask is None where it has all.
+        """
+        partly = b.icmp_signed("<", last, _i64(self.lanes))
+        whole = b.sub(vectors, b.zext(partly, _i64))
+        done: ir.Value = _i64(0)
+        for count in sorted({together, 1}, reverse=True):
+            turns = b.sdiv(b.sub(whole, done), _i64(count))
+            with cgutils.for_range(b, turns, intp=_i64) as turn:
+                v = b.add(done, b.mul(turn.index, _i64(count)))
+                places = [b.mul(b.add(v, _i64(u)), _i64(self.lanes)) for u in range(count)]
+                self.together(b, [partial(body, element=j, mask=None) for j in places])
+            done = b.add(done, b.mul(turns, _i64(count)))
+        with b.if_then(partly):
+            body(b, b.mul(whole, _i64(self.lanes)), self.first_lanes(b, last))
+
 
 def _emit(name: str, dtype: Any) -> str:
     """Emit `name(source, vectors, last, target)`: target[j] = f(source[j])."""
     e = Functions(dtype)
-    f = ir.Function(e.module, ir.FunctionType(ir.VoidType(), [_i64] * 4), name)
-    b = ir.IRBuilder(f.append_basic_block("entry"))
-    source, vectors, last, target = f.args
-    source, target = (b.inttoptr(v, ir.PointerType()) for v in (source, target))
+    b, (source, vectors, last, target) = e.function(name, "piip")
     function = getattr(e, name)
 
-    def some(first: ir.Value, count: int, mask: ir.Value | None) -> None:
-        places = [b.mul(b.add(first, _i64(u)), _i64(e.lanes)) for u in range(count)]
-        loaded = [e.load(b, e.at(b, source, j), mask) for j in places]
-        values = e.together(b, [partial(function, a=x) for x in loaded])
-        for j, value in zip(places, values, strict=True):
-            e.store(b, value, e.at(b, target, j), mask)
+    def one(b: ir.IRBuilder, element: ir.Value, mask: ir.Value | None) -> None:
+        value = function(b, e.load(b, e.at(b, source, element), mask))
+        e.store(b, value, e.at(b, target, element), mask)
 
-    whole = b.sub(vectors, _i64(1))
-    fours = b.sdiv(whole, _i64(4))
-    with cgutils.for_range(b, fours, intp=_i64) as loop:
-        some(b.mul(loop.index, _i64(4)), 4, None)
-    with cgutils.for_range(b, whole, start=b.mul(fours, _i64(4)), intp=_i64) as loop:
-        some(loop.index, 1, None)
-    some(whole, 1, e.first_lanes(b, last))
+    e.sweep(b, vectors, last, one, together=4)
     b.ret_void()
     return str(e.module)
 

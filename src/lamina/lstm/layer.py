@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import arguments, initializers
+from ..kernels import functions
 from ..layer import Arrays, Parameter
 from ..recurrence import Recurrent
-from . import formula
 
 
 class LSTM(Recurrent):
@@ -166,7 +166,7 @@ class LSTM(Recurrent):
 
     def _functions(self) -> ModuleType:
         """Return the module whose `run`, `run_backward`, `step` and `trace` compute the layer."""
-        return formula
+        return functions(__name__)
 
     @property
     def state_sizes(self) -> dict[str, int]:

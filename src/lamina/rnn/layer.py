@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import arguments, initializers
+from ..kernels import functions
 from ..recurrence import Recurrent
 from . import formula
 
@@ -142,4 +143,4 @@ class RNN(Recurrent):
 
     def _functions(self) -> ModuleType:
         """Return the module whose `run`, `run_backward`, `step` and `trace` compute the layer."""
-        return formula
+        return functions(__name__)

@@ -1,0 +1,578 @@
+"""Steps of time around the tile: what recurrent layers share, forward and backward.
+
+A step of a batch is two products, of the input and of the state before, and a *cell*, code that
+makes the next state of their sum:
+
+    a_t = x_t W_x + h_{t-1} W_h + b,    state_t = cell(a_t, state_{t-1})                        (1)
+
+Backward the cell comes first: it makes da_t of what reaches the state, and one product hands it on,
+
+    dh_{t-1} = da_t W_hᵀ.                                                                       (2)
+
+Everything else that backward needs are products over all steps at once, which are matmul's.
+
+The sequences of a batch are ranked by length, longest first, so that those which have a step t are
+the first active[t] ranks. The *rows* of all arrays are the real steps alone, in one of two orders,
+and the row of rank r at step t is first[t] + r · stride in either: where all sequences have T
+steps, x itself, row by row (stride T); else step by step (stride 1). Cost follows the real steps.
+
+Threads share the ranks, and each goes through all steps on its own, without waiting; or, where
+there are fewer sequences than threads and the weights are large, the columns of a step. A sum is
+one chain over the elements of x and then of h in either case: no bit depends on the batch, on the
+ranks or on the threads.
+"""
+
+from typing import Any, Final, NamedTuple
+
+import numba
+import numpy as np
+import numpy.typing as npt
+from llvmlite import ir
+from numba.core import cgutils
+
+from . import jit, threads
+from .jit import Address, Code, Task, address, call
+from .matmul import plan_of
+from .memory import empty
+from .pointwise import Functions
+from .tile import lanes
+
+NDArray = npt.NDArray[Any]
+
+SERIAL: Final = 200_000
+"""Below so many multiply-adds a call stays on one core: a second one would cost more."""
+FEW: Final = 8
+"""Fewer rows than these do not fill a tile: then x W_x is computed for some steps ahead."""
+AHEAD: Final = 128 * 1024
+"""Bytes of such sums that a thread computes at once."""
+TERMS: Final = 384
+"""The most terms of a block of a sum: a panel of two or four vectors stays in level 1 or 2."""
+LINE: Final = 64
+"""Bytes that memory moves at once."""
+IN_PLACE: Final = 3
+"""Weights that so many rows of tiles or fewer meet are not worth a copy."""
+
+
+class Steps:
+    """The rows of a batch.
+
+    Parameters
+    ----------
+    n, steps : int
+        N and T.
+    lengths : integer array, shape (N,), optional
+        None: all have T steps.
+    """
+
+    def __init__(self, n: int, steps: int, lengths: NDArray | None = None) -> None:
+        self.n, self.steps, self.lengths = n, steps, lengths
+        self.order: NDArray | None = None
+        if lengths is None:
+            self.first, self.active, self.stride = np.arange(steps), np.full(steps, n), steps
+            self.rows = n * steps
+            return
+        self.order = np.argsort(-lengths, kind="stable")
+        t = np.arange(steps)
+        ascending = np.sort(lengths)
+        self.active = n - np.searchsorted(ascending, t, side="right")
+        ends = np.cumsum(self.active)
+        self.first, self.stride = ends - self.active, 1
+        self.rows = int(lengths.sum())
+        step = np.repeat(t, self.active)
+        rank = np.arange(self.rows) - self.first[step]
+        self.places = self.order[rank] * steps + step  # in an array of shape (N T, ...)
+
+    def pack(self, x: NDArray) -> NDArray:
+        """Return the rows of x, shape (N, T, F), as an array (rows, F)."""
+        flat = x.reshape(self.n * self.steps, x.shape[-1])
+        if self.order is None:
+            return flat
+        packed = empty((self.rows, x.shape[-1]), x.dtype)
+        np.take(flat, self.places, axis=0, out=packed, mode="clip")
+        return packed
+
+    def unpack(self, packed: NDArray) -> NDArray:
+        """Return an array (N, T, F) of these rows, 0 elsewhere."""
+        shape = (self.n, self.steps, packed.shape[-1])
+        if self.order is None:
+            return packed.reshape(shape)
+        x = empty(shape, packed.dtype)
+        x[...] = 0
+        x.reshape(-1, shape[-1])[self.places] = packed
+        return x
+
+    def ranked(self, state: NDArray) -> NDArray:
+        """Return a copy of a state, shape (N, H), its rows by rank."""
+        found = empty(state.shape, state.dtype)
+        found[...] = state if self.order is None else state[self.order]
+        return found
+
+    def unranked(self, state: NDArray) -> NDArray:
+        """Return a state by rank in the order of the batch."""
+        if self.order is None:
+            return state
+        found = empty(state.shape, state.dtype)
+        found[self.order] = state
+        return found
+
+    def ends(self, y: NDArray, start: NDArray) -> NDArray:
+        """Return y at the last step of each sequence, by rank; `start` where there is none."""
+        found = empty(start.shape, start.dtype)
+        found[...] = start
+        if not self.rows:
+            return found
+        if self.order is None or self.lengths is None:
+            found[...] = y.reshape(self.n, self.steps, -1)[:, -1]
+        else:
+            lengths = self.lengths[self.order]
+            there = np.flatnonzero(lengths)
+            found[there] = y[self.first[lengths[there] - 1] + there]
+        return found
+
+    def shares(self, parts: int) -> tuple[NDArray, NDArray, int]:
+        """Cut the ranks for threads: the first rank of each, how many it has at each step, the gap.
+
+        Ranks of unequal length are dealt in turns.
+        """
+        g = np.arange(parts)
+        if self.order is None:
+            begin = self.n * g // parts
+            live = np.repeat(np.diff(np.append(begin, self.n))[:, None], self.steps, axis=1)
+            return begin, live, 1
+        return g, np.maximum(0, -((g[:, None] - self.active) // parts)), parts
+
+
+@jit.kernel
+def _pack(
+    k0: int, k: int, tall: int, columns: int, width: int, size: int, lane: int,
+    copy: Any, transpose: Any, source: Any, row: int, col: int, panels: Any,
+) -> None:  # fmt: skip
+    """Copy a matrix (k, columns), of strides row and col, to the rows k0 ... of panels."""
+    vectors = (columns + lane - 1) // lane
+    count = (vectors + width - 1) // width
+    for p in range(count):
+        p0, p1 = vectors * p // count, vectors * (p + 1) // count
+        ldb = (p1 - p0) * lane
+        into = panels + (p0 * lane * tall + k0 * ldb) * size
+        if col == 1:
+            last = min(lane, columns - (p1 - 1) * lane)
+            call(copy, (source + p0 * lane * size, row, k, p1 - p0, last, into, ldb))
+        else:
+            many = min(columns, p1 * lane) - p0 * lane
+            call(transpose, (source + p0 * lane * col * size, col, k, many, into, ldb))
+
+
+@jit.kernel
+def _product(
+    rows: int, k: int, columns: int, width: int, size: int, lane: int, tile: Any, origin: Any,
+    heights: NDArray, a: Any, a_row: int, b: Any, k0: int, tall: int,
+    start: Any, start_row: int, start_col: int, c: Any, ldc: int,
+) -> None:  # fmt: skip
+    """Compute C = start + A B for a few rows and all columns.
+
+    B is the rows k0 ... of panels that have `tall` rows; in place where `tall` is 0.
+    """
+    vectors = (columns + lane - 1) // lane
+    count = (vectors + width - 1) // width
+    blocks = (k + TERMS - 1) // TERMS
+    p0 = 0
+    for p in range(count):
+        p1 = vectors * (p + 1) // count
+        last = min(lane, columns - (p1 - 1) * lane)
+        panel, ldb = b + p0 * lane * size, columns
+        if tall:
+            ldb = (p1 - p0) * lane
+            panel = b + (p0 * lane * tall + k0 * ldb) * size
+        lines = (ldb * size + LINE - 1) // LINE
+        height = heights[p1 - p0]
+        tiles = (rows + height - 1) // height  # their heights equalised
+        tall_rows = rows // tiles
+        taller = rows - tall_rows * tiles
+        for block in range(blocks):
+            i0, i1 = k * block // blocks, k * (block + 1) // blocks
+            into = c + p0 * lane * size
+            begin, lds = into, ldc
+            if block == 0:
+                begin, lds = start + p0 * lane * start_col * size, start_row
+            part, piece = a + i0 * size, panel + i0 * ldb * size
+            following = piece + (i1 - i0) * ldb * size  # what is read of B next, line by line
+            for i in range(tiles):
+                h = tall_rows + (1 if i < taller else 0)
+                call(tile, (
+                    h, p1 - p0, part, origin, a_row, 1, piece, origin, ldb, 1, i1 - i0,
+                    begin, lds, into, ldc, last, 0, following + i % lines * LINE, ldb,
+                ))  # fmt: skip
+                part, into, begin = (
+                    part + h * a_row * size, into + h * ldc * size, begin + h * lds * size
+                )  # fmt: skip
+        p0 = p1
+
+
+@jit.kernel
+def _forward(
+    g: int, task: Task, heights: NDArray, first: NDArray, live: NDArray, begin: NDArray
+) -> None:
+    """Go through the steps of part g of the ranks."""
+    (
+        steps, apart, stride, size, lane, tile, copy, affine, origin, cell, width, width_p,
+        inputs, hidden, outputs, columns, most, x, bias, bias_col, packed, weight_x, weight_h,
+        projected, weight_p, xh, c, sums, s, y, mask, mask_row, ones, zeros,
+        keep, h_before, c_before, gates,
+    ) = task  # fmt: skip
+    rank = begin[g]
+    both = inputs + outputs
+    tall, tall_p = (both, hidden) if packed else (0, 0)
+    mine = sums + g * most * columns * size
+    xh_mine, c_mine = xh + rank * both * size, c + rank * hidden * size
+    h_mine, mask_mine = xh_mine + inputs * size, mask + rank * mask_row * size
+    vectors, x_vectors, h_vectors = (
+        (hidden + lane - 1) // lane, (inputs + lane - 1) // lane, (outputs + lane - 1) // lane
+    )  # fmt: skip
+    last = hidden - (vectors - 1) * lane
+    x_last = inputs - (x_vectors - 1) * lane
+    h_last = outputs - (h_vectors - 1) * lane
+    gap = apart * stride  # from row to row
+    begun, until = 0, 0
+    for t in range(steps):
+        rows = live[g, t]
+        if rows == 0:
+            break
+        row = first[t] + rank * stride
+        if keep:
+            into = h_before + row * outputs * size
+            call(copy, (h_mine, apart * both, rows, h_vectors, h_last, into, gap * outputs))
+        if t == until:
+            # Few rows: x W_x + b of some steps at once, sequence by sequence.
+            begun, until = t, t + 1
+            while (
+                until < steps
+                and (until + 1 - t) * rows <= most
+                and first[until] - first[until - 1] == first[t + 1] - first[t]
+                and live[g, until] == rows
+            ):
+                until += 1
+            for j in range(rows if until > t + 1 else 0):
+                _product(
+                    until - t, inputs, columns, width, size, lane, tile, origin, heights,
+                    x + (row + j * gap) * inputs * size, (first[t + 1] - first[t]) * inputs,
+                    weight_x, 0, tall, bias, 0, bias_col,
+                    mine + j * (until - t) * columns * size, columns,
+                )  # fmt: skip
+        many = until - begun
+        a, lda = mine + (t - begun) * columns * size, many * columns
+        x_at = x + row * inputs * size
+        if many == 1 and packed:  # x and h side by side, and their weights one above the other
+            call(copy, (x_at, gap * inputs, rows, x_vectors, x_last, xh_mine, apart * both))
+            _product(
+                rows, both, columns, width, size, lane, tile, origin, heights,
+                xh_mine, apart * both, weight_x, 0, tall, bias, 0, bias_col, a, lda,
+            )  # fmt: skip
+        else:
+            if many == 1:
+                _product(
+                    rows, inputs, columns, width, size, lane, tile, origin, heights,
+                    x_at, gap * inputs, weight_x, 0, tall, bias, 0, bias_col, a, lda,
+                )  # fmt: skip
+            _product(
+                rows, outputs, columns, width, size, lane, tile, origin, heights,
+                h_mine, apart * both, weight_h, inputs, tall, a, lda, 1, a, lda,
+            )  # fmt: skip
+        h, h_row, m, m_row = h_mine, apart * both, mask_mine, apart * mask_row
+        if projected:
+            h, h_row, m, m_row = a, lda, ones, 0
+        cells = row * hidden * size
+        call(cell, (
+            rows, vectors, last, hidden, a, lda, c_mine, apart * hidden, s + cells, gap * hidden,
+            h, h_row, m, m_row, keep, c_before + cells * keep,
+            gates + row * columns * size * keep,
+        ))  # fmt: skip
+        if projected:
+            y_at = y + row * outputs * size
+            _product(
+                rows, hidden, outputs, width_p, size, lane, tile, origin, heights,
+                s + cells, gap * hidden, weight_p, 0, tall_p, zeros, 0, 0, y_at, gap * outputs,
+            )  # fmt: skip
+            call(affine, (
+                rows, h_vectors, h_last, y_at, gap * outputs, mask_mine, apart * mask_row,
+                zeros, 0, h_mine, apart * both,
+            ))  # fmt: skip
+
+
+@jit.parallel
+def _forward_of_all(
+    count: int, task: Task, heights: NDArray, first: NDArray, live: NDArray, begin: NDArray
+) -> None:
+    for g in numba.prange(count):
+        _forward(numba.int64(g), task, heights, first, live, begin)
+
+
+@jit.kernel
+def _backward(
+    g: int, task: Task, heights: NDArray, first: NDArray, live: NDArray, begin: NDArray
+) -> None:
+    """Go back through the steps of part g of the ranks."""
+    (
+        steps, apart, stride, size, lane, tile, affine, origin, cell, width, width_p,
+        hidden, outputs, columns, weight_h, projected, weight_p, masked, mask, zeros, ones,
+        y, dy, dh, dc, ds, dhs, c_before, gates, da,
+    ) = task  # fmt: skip
+    rank = begin[g]
+    dh_mine, dc_mine = dh + rank * outputs * size, dc + rank * hidden * size
+    ds_mine, mask_mine = ds + rank * hidden * size, mask + rank * outputs * size
+    vectors, h_vectors = (hidden + lane - 1) // lane, (outputs + lane - 1) // lane
+    last, h_last = hidden - (vectors - 1) * lane, outputs - (h_vectors - 1) * lane
+    gap = apart * stride
+    for t in range(steps - 1, -1, -1):
+        rows = live[g, t]
+        if rows == 0:
+            continue
+        row = first[t] + rank * stride
+        cells, shown, wide = row * hidden * size, row * outputs * size, row * columns * size
+        into, into_row, reaching, reaching_row = dh_mine, apart * outputs, dy + shown, gap * outputs
+        if projected:
+            call(affine, (
+                rows, h_vectors, h_last, dh_mine, apart * outputs, ones, 0,
+                dy + shown, gap * outputs, dhs + shown, gap * outputs,
+            ))  # fmt: skip
+            _product(
+                rows, outputs, hidden, width_p, size, lane, tile, origin, heights,
+                dhs + shown, gap * outputs, weight_p, 0, outputs, zeros, 0, 0,
+                ds_mine, apart * hidden,
+            )  # fmt: skip
+            into, into_row, reaching, reaching_row = ds_mine, apart * hidden, zeros, 0
+        call(cell, (
+            rows, vectors, last, hidden, y + cells, gap * hidden, into, into_row,
+            reaching, reaching_row, dc_mine, apart * hidden, c_before + cells, gates + wide,
+            da + wide,
+        ))  # fmt: skip
+        _product(
+            rows, columns, outputs, width, size, lane, tile, origin, heights,
+            da + wide, gap * columns, weight_h, 0, columns, zeros, 0, 0, dh_mine, apart * outputs,
+        )  # fmt: skip
+        if masked:
+            call(affine, (
+                rows, h_vectors, h_last, dh_mine, apart * outputs, mask_mine, apart * outputs,
+                zeros, 0, dh_mine, apart * outputs,
+            ))  # fmt: skip
+
+
+@jit.parallel
+def _backward_of_all(
+    count: int, task: Task, heights: NDArray, first: NDArray, live: NDArray, begin: NDArray
+) -> None:
+    for g in numba.prange(count):
+        _backward(numba.int64(g), task, heights, first, live, begin)
+
+
+def _widest(rows: int, vectors: int, heights: NDArray) -> int:
+    """Return how many vectors wide the tiles of so many rows are to be."""
+    best, fewest = 1, float("inf")
+    for v in range(min(8, vectors), 0, -1):
+        tiles = -(-rows // int(heights[v]))
+        tall = rows / tiles
+        # Two multiply-adds a cycle, two loads, a vector of B from level 2 in about two cycles, and
+        # no chain is faster than its latency.
+        cycles = tiles * max(tall * v / 2, (tall + v) / 2, 2.2 * v, 4.8) / v
+        if cycles < 0.97 * fewest:
+            best, fewest = v, cycles
+    return best
+
+
+def _panels(matrices: list[NDArray], transposed: bool, width: int) -> NDArray:
+    """Return matrices, or their transposes, one above the other in panels."""
+    plan = plan_of(matrices[0].dtype)
+    shapes = [w.shape[::-1] if transposed else w.shape for w in matrices]
+    tall, columns = sum(k for k, _ in shapes), shapes[0][1]
+    panels = empty(tall * -(-columns // plan.lane) * plan.lane, matrices[0].dtype)
+    k0 = 0
+    for matrix, (k, _) in zip(matrices, shapes, strict=True):
+        row, col = (1, matrix.shape[1]) if transposed else (matrix.shape[1], 1)
+        _pack(
+            k0, k, tall, columns, width, plan.size, plan.lane, *plan.codes[1:],
+            address(matrix), row, col, address(panels),
+        )  # fmt: skip
+        k0 += k
+    return panels
+
+
+class Weights(NamedTuple):
+    """The parameters of a layer.
+
+    Attributes
+    ----------
+    x, h : array, shapes (I, G H), (P, G H)
+        P is H without a projection.
+    bias : array, shape (G H,), optional
+    p : array, shape (H, P), optional
+        The projection: h is what the cell shows times p.
+    """
+
+    x: NDArray
+    h: NDArray
+    bias: NDArray | None
+    p: NDArray | None = None
+
+
+class Kept(NamedTuple):
+    """What backward needs of forward, by row.
+
+    Attributes
+    ----------
+    h : array, shape (rows, P)
+        m ⊙ h before the step.
+    c : array, shape (rows, H), optional
+        The state of the cell before the step.
+    gates : array, shape (rows, G H), optional
+    """
+
+    h: NDArray
+    c: NDArray | None = None
+    gates: NDArray | None = None
+
+
+def forward(
+    cell: Code, steps: Steps, x: NDArray, weights: Weights, h: NDArray, c: NDArray | None,
+    mask: NDArray | None, s: NDArray, y: NDArray, kept: Kept | None,
+) -> None:  # fmt: skip
+    """Go through the steps of a batch, by equation (1).
+
+    Parameters
+    ----------
+    cell : Code
+        Takes rows, vectors, last, H, a, c, s, h and a mask, each with the stride of its rows, then
+        keep, c_before and gates. It replaces c, writes s and m ⊙ s to h, and where `keep` is 1
+        c_before and gates, whose rows lie as those of s.
+    steps : Steps
+    x : array, shape (rows, I)
+    weights : Weights
+    h, c : array, shapes (N, P), (N, H), by rank
+        The state before the first step. c becomes that after the last.
+    mask : array, shape (N, P), by rank, optional
+        m, by which h is multiplied before W_h.
+    s, y : array, shapes (rows, H), (rows, P)
+        What the cell shows, and h: the same array without a projection.
+    kept : Kept, optional
+    """
+    if not x.size:
+        return
+    plan = plan_of(y.dtype)
+    inputs, (outputs, columns), hidden = x.shape[1], weights.h.shape, s.shape[1]
+    both = inputs + outputs
+    parts = min(threads.count(), steps.n) if steps.rows * both * columns > SERIAL else 1
+    begin, live, apart = steps.shares(parts)
+    rows = int(live.max())
+    most = rows if rows >= FEW else max(rows, AHEAD // (columns * plan.size))
+    width = _widest(rows, -(-columns // plan.lane), plan.heights)
+    width_p = _widest(rows, -(-outputs // plan.lane), plan.heights)
+    held = [weights.x, weights.h, x if weights.p is None else weights.p]
+    packed = -(-rows // int(plan.heights[width])) * steps.steps > IN_PLACE
+    if packed:
+        held[:2] = [_panels(held[:2], False, width)] * 2
+        if weights.p is not None:
+            held[2] = _panels(held[2:], False, width_p)
+    xh = empty((steps.n, both), y.dtype)
+    xh[:, inputs:] = h if mask is None else h * mask
+    sums = empty(parts * most * columns, y.dtype)
+    zeros, ones = np.zeros((2, max(hidden, outputs)), y.dtype)
+    ones[:] = 1
+    mask, mask_row = (ones, 0) if mask is None else (mask, outputs)
+    bias, bias_col = (plan.zeros, 0) if weights.bias is None else (weights.bias, 1)
+    before = [y if kept is None or a is None else a for a in kept or [None] * 3]
+    task = (
+        steps.steps, apart, steps.stride, plan.size, plan.lane, *plan.codes[:2], affine(y.dtype),
+        plan.origin_at, cell(y.dtype), width, width_p, inputs, hidden, outputs, columns, most,
+        address(x), address(bias), bias_col, int(packed), address(held[0]), address(held[1]),
+        int(weights.p is not None), address(held[2]), address(xh), address(y if c is None else c),
+        address(sums), address(s), address(y), address(mask), mask_row, address(ones),
+        address(zeros), int(kept is not None), *map(address, before),
+    )  # fmt: skip
+    arrays = plan.heights, steps.first, live, begin
+    jit.launch(_forward, _forward_of_all, parts, task, *arrays)
+
+
+def backward(
+    cell: Code, steps: Steps, weights: Weights, dh: NDArray, dc: NDArray | None,
+    mask: NDArray | None, y: NDArray, dy: NDArray, kept: Kept, da: NDArray, dhs: NDArray,
+) -> None:  # fmt: skip
+    """Go back through the steps of a batch, by equation (2).
+
+    Parameters
+    ----------
+    cell : Code
+        Takes rows, vectors, last, H, y, dh, dy and dc, each with the stride of its rows, then
+        c_before, gates and da. It writes da and replaces dc.
+    steps : Steps
+    weights : Weights
+    dh, dc : array, shapes (N, P), (N, H), by rank
+        The gradient of the state after the last step; they become that of the state before the
+        first.
+    mask : array, shape (N, P), by rank, optional
+    y, dy : array, shape (rows, P)
+    kept : Kept
+    da : array, shape (rows, G H)
+        The gradient of the sums.
+    dhs : array, shape (rows, P)
+        With a projection: the gradient of h by step.
+    """
+    if not da.size:
+        return
+    plan = plan_of(da.dtype)
+    outputs, columns = weights.h.shape
+    hidden = outputs if weights.p is None else len(weights.p)
+    parts = min(threads.count(), steps.n) if steps.rows * outputs * columns > SERIAL else 1
+    begin, live, apart = steps.shares(parts)
+    rows = int(live.max())
+    width = _widest(rows, -(-outputs // plan.lane), plan.heights)
+    width_p = _widest(rows, -(-hidden // plan.lane), plan.heights)
+    held = [_panels([weights.h], True, width), y]
+    if weights.p is not None:
+        held[1] = _panels([weights.p], True, width_p)
+    ds = empty((steps.n, hidden), da.dtype) if weights.p is not None else dh
+    zeros, ones = np.zeros((2, max(hidden, outputs)), da.dtype)
+    ones[:] = 1
+    c_before, gates = (y if a is None else a for a in kept[1:])
+    task = (
+        steps.steps, apart, steps.stride, plan.size, plan.lane, plan.codes[0], affine(da.dtype),
+        plan.origin_at, cell(da.dtype), width, width_p, hidden, outputs, columns,
+        address(held[0]), int(weights.p is not None), address(held[1]), int(mask is not None),
+        address(dh if mask is None else mask), address(zeros), address(ones), address(y),
+        address(dy), address(dh), address(dh if dc is None else dc), address(ds), address(dhs),
+        address(c_before), address(gates), address(da),
+    )  # fmt: skip
+    arrays = plan.heights, steps.first, live, begin
+    jit.launch(_backward, _backward_of_all, parts, task, *arrays)
+
+
+def _emit_affine(dtype: Any) -> str:
+    """Emit target[m, j] = source[m, j] · factor[m, j] + term[m, j]."""
+    e = Functions(dtype)
+    b, arguments = e.function("affine", "iii" + "pi" * 4)
+    rows, vectors, last, *matrices = arguments
+    with cgutils.for_range(b, rows, intp=rows.type) as loop:
+        lines = [
+            e.at(b, base, b.mul(loop.index, row))
+            for base, row in zip(matrices[::2], matrices[1::2], strict=True)
+        ]
+
+        def one(b: ir.IRBuilder, element: ir.Value, mask: ir.Value | None) -> None:
+            *operands, target = (e.at(b, line, element) for line in lines)
+            values = [e.load(b, place, mask) for place in operands]
+            e.store(b, e.multiply_add(b, *values), target, mask)
+
+        e.sweep(b, vectors, last, one)
+    b.ret_void()
+    return str(e.module)
+
+
+def _affine_twin(
+    rows: int, vectors: int, last: int, source: Address, lds: int, factor: Address, ldf: int,
+    term: Address, ldt: int, target: Address, ld: int,
+) -> None:  # fmt: skip
+    count = (vectors - 1) * lanes(source.dtype) + last
+    for m in range(rows):
+        product = source.row(m * lds, count) * factor.row(m * ldf, count)
+        target.row(m * ld, count)[...] = product + term.row(m * ldt, count)
+
+
+affine: Final = Code("affine", _emit_affine, _affine_twin)
+"""`affine(dtype)`: code that scales by a mask, or adds what reaches a state from two sides."""

@@ -1,0 +1,135 @@
+"""LSTM: the functions of formula.py, as steps of time on the engine's tile."""
+
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from ..engine import recurrent
+from ..engine.matmul import column_sums, contiguous, matmul
+from ..engine.memory import empty
+from ..engine.recurrent import Kept, Steps, Weights
+from . import cell
+
+NDArray = npt.NDArray[Any]
+State: TypeAlias = tuple[NDArray, NDArray]
+
+
+class Cache(NamedTuple):
+    """What `run_backward` needs: arrays of the real steps, in the order of `steps`."""
+
+    steps: Steps
+    x: NDArray
+    s: NDArray
+    y: NDArray
+    mask: NDArray | None
+    kept: Kept
+    weights: Weights
+
+
+def step(
+    x_t: NDArray, state: State, weights: tuple[NDArray, NDArray, NDArray | None, NDArray | None]
+) -> State:
+    """Return the state after one step: x_t has shape (N, I), weights are (W_x, W_h, b, W_p)."""
+    return _run(x_t[:, None, :], state, _contiguous(*weights), None, None, keep=False)[1]
+
+
+def run(
+    x: NDArray,
+    state: State,
+    weight_x: NDArray,
+    weight_h: NDArray,
+    bias: NDArray | None = None,
+    weight_p: NDArray | None = None,
+    lengths: NDArray | None = None,
+    mask: NDArray | None = None,
+) -> tuple[NDArray, State, Cache]:
+    """Return y, shape (N, T, H), the state after the last step, and the cache of `run_backward`."""
+    weights = _contiguous(weight_x, weight_h, bias, weight_p)
+    return _run(x, state, weights, lengths, mask, keep=True)
+
+
+def _contiguous(*weights: NDArray | None) -> Weights:
+    return Weights(*(None if a is None else contiguous(a) for a in weights))  # type: ignore[arg-type]
+
+
+def _run(
+    x: NDArray, state: State, weights: Weights, lengths: NDArray | None, mask: NDArray | None,
+    keep: bool,
+) -> tuple[NDArray, State, Any]:  # fmt: skip
+    P, columns = weights.h.shape
+    H = columns // 4
+    steps = Steps(x.shape[0], x.shape[1], lengths)
+    rows = steps.pack(contiguous(x))
+    h, c = (steps.ranked(a) for a in state)
+    mask = None if mask is None else steps.ranked(mask)
+    s = y = empty((steps.rows, H), x.dtype)
+    if weights.p is not None:
+        y = empty((steps.rows, P), x.dtype)
+    kept = None
+    if keep:
+        kept = Kept(*(empty((steps.rows, width), x.dtype) for width in (P, H, columns)))
+    recurrent.forward(cell.forward, steps, rows, weights, h, c, mask, s, y, kept)
+    after = steps.unranked(steps.ends(y, h)), steps.unranked(c)
+    cache = None if kept is None else Cache(steps, rows, s, y, mask, kept, weights)
+    return steps.unpack(y), after, cache
+
+
+def run_backward(
+    dy: NDArray, dstate: State, cache: Cache, trace: dict[str, NDArray] | None = None
+) -> tuple[NDArray, State, dict[str, NDArray]]:
+    """Return dx, the gradient of the state before the first step, and those of the weights."""
+    steps, x, s, y, mask, kept, weights = cache
+    (I, columns), P, M = weights.x.shape, len(weights.h), steps.rows  # noqa: E741
+    dy = steps.pack(contiguous(dy))
+    dh, dc = (steps.ranked(a) for a in dstate)
+    da = empty((M, columns), x.dtype)
+    dhs = dy if weights.p is None else empty((M, P), x.dtype)
+    recurrent.backward(cell.backward, steps, weights, dh, dc, mask, y, dy, kept, da, dhs)
+    if trace is not None:
+        trace["da"] = steps.unpack(da).copy()
+
+    dx = empty(x.shape, x.dtype)
+    matmul(da, columns, 1, weights.x, 1, columns, M, I, columns, dx)  # (23)
+    grads = {"weight_x": empty((I, columns), x.dtype), "weight_h": empty((P, columns), x.dtype)}
+    matmul(x, 1, I, da, columns, 1, I, columns, M, grads["weight_x"])  # (24)
+    matmul(kept.h, 1, P, da, columns, 1, P, columns, M, grads["weight_h"])  # (25)
+    if weights.bias is not None:
+        grads["bias"] = column_sums(da)  # (26)
+    if weights.p is not None:
+        H = len(weights.p)
+        grads["weight_p"] = empty((H, P), x.dtype)
+        matmul(s, 1, H, dhs, P, 1, H, P, M, grads["weight_p"])  # (27)
+    return steps.unpack(dx), (steps.unranked(dh), steps.unranked(dc)), grads
+
+
+def trace(cache: Cache) -> dict[str, NDArray]:
+    """Return what a run went through by step: i, f, g, o, c and h, each 0 in padding."""
+    assert cache.kept.gates is not None
+    i, f, g, o = np.split(cache.kept.gates, 4, axis=1)
+    found = {"i": i, "f": f, "g": g, "o": o, "c": f * cache.kept.c + i * g, "h": cache.y}
+    return {name: cache.steps.unpack(a).copy() for name, a in found.items()}
+
+
+def forward(
+    x: NDArray,
+    weight_x: NDArray,
+    weight_h: NDArray,
+    bias: NDArray | None = None,
+    weight_p: NDArray | None = None,
+    lengths: NDArray | None = None,
+    mask: NDArray | None = None,
+) -> tuple[NDArray, Cache]:
+    """Return y and the cache of `backward`: `run` from a state of 0."""
+    P, columns = weight_h.shape
+    start = np.zeros((len(x), P), x.dtype), np.zeros((len(x), columns // 4), x.dtype)
+    y, _, cache = run(x, start, weight_x, weight_h, bias, weight_p, lengths, mask)
+    return y, cache
+
+
+def backward(dy: NDArray, cache: Cache) -> tuple[NDArray, dict[str, NDArray]]:
+    """Return dx and the gradients of the weights, where the last state serves nothing else."""
+    P, columns = cache.weights.h.shape
+    end = np.zeros((len(dy), P), dy.dtype), np.zeros((len(dy), columns // 4), dy.dtype)
+    dx, _, grads = run_backward(dy, end, cache)
+    return dx, grads

@@ -1,0 +1,123 @@
+"""RNN: the functions of formula.py, as steps of time on the engine's tile."""
+
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from ..engine import recurrent
+from ..engine.matmul import column_sums, contiguous, matmul
+from ..engine.memory import empty
+from ..engine.recurrent import Kept, Steps, Weights
+from . import cell
+
+NDArray = npt.NDArray[Any]
+State: TypeAlias = tuple[NDArray]
+
+
+class Cache(NamedTuple):
+    """What `run_backward` needs: arrays of the real steps, in the order of `steps`; y as it is."""
+
+    steps: Steps
+    x: NDArray
+    y: NDArray
+    mask: NDArray | None
+    kept: Kept
+    weights: Weights
+    activation: str
+
+
+def step(
+    x_t: NDArray,
+    state: State,
+    weights: tuple[NDArray, NDArray, NDArray | None],
+    mask: NDArray | None = None,
+    activation: str = "tanh",
+) -> State:
+    """Return the state after one step: x_t has shape (N, I), weights are (W_x, W_h, b)."""
+    return _run(x_t[:, None, :], state, weights, None, mask, activation, keep=False)[1]
+
+
+def run(
+    x: NDArray,
+    state: State,
+    weight_x: NDArray,
+    weight_h: NDArray,
+    bias: NDArray | None = None,
+    lengths: NDArray | None = None,
+    mask: NDArray | None = None,
+    activation: str = "tanh",
+) -> tuple[NDArray, State, Cache]:
+    """Return y, shape (N, T, H), the state after the last step, and the cache of `run_backward`."""
+    return _run(x, state, (weight_x, weight_h, bias), lengths, mask, activation, keep=True)
+
+
+def _run(
+    x: NDArray, state: State, given: tuple[NDArray, NDArray, NDArray | None],
+    lengths: NDArray | None, mask: NDArray | None, activation: str, keep: bool,
+) -> tuple[NDArray, State, Any]:  # fmt: skip
+    weight_x, weight_h, bias = given
+    bias = None if bias is None else contiguous(bias)
+    weights = Weights(contiguous(weight_x), contiguous(weight_h), bias)
+    H = len(weight_h)
+    steps = Steps(x.shape[0], x.shape[1], lengths)
+    rows = steps.pack(contiguous(x))
+    h = steps.ranked(state[0])
+    mask = None if mask is None else steps.ranked(mask)
+    packed = empty((steps.rows, H), x.dtype)
+    kept = Kept(empty((steps.rows, H), x.dtype)) if keep else None
+    code = cell.forward[activation]
+    recurrent.forward(code, steps, rows, weights, h, None, mask, packed, packed, kept)
+    y, after = steps.unpack(packed), steps.unranked(steps.ends(packed, h))
+    cache = None if kept is None else Cache(steps, rows, y, mask, kept, weights, activation)
+    return y, (after,), cache
+
+
+def run_backward(
+    dy: NDArray, dstate: State, cache: Cache, trace: dict[str, NDArray] | None = None
+) -> tuple[NDArray, State, dict[str, NDArray]]:
+    """Return dx, the gradient of the state before the first step, and those of the weights."""
+    steps, x, y, mask, kept, weights, activation = cache
+    (I, H), M = weights.x.shape, steps.rows  # noqa: E741
+    y, dy, dh = steps.pack(y), steps.pack(contiguous(dy)), steps.ranked(dstate[0])
+    da = empty((M, H), x.dtype)
+    code = cell.backward[activation]
+    recurrent.backward(code, steps, weights, dh, None, mask, y, dy, kept, da, dy)
+    if trace is not None:
+        trace["da"] = steps.unpack(da).copy()
+
+    dx = empty(x.shape, x.dtype)
+    matmul(da, H, 1, weights.x, 1, H, M, I, H, dx)  # (9)
+    grads = {"weight_x": empty((I, H), x.dtype), "weight_h": empty((H, H), x.dtype)}
+    matmul(x, 1, I, da, H, 1, I, H, M, grads["weight_x"])  # (10)
+    matmul(kept.h, 1, H, da, H, 1, H, H, M, grads["weight_h"])  # (11)
+    if weights.bias is not None:
+        grads["bias"] = column_sums(da)  # (12)
+    return steps.unpack(dx), (steps.unranked(dh),), grads
+
+
+def trace(cache: Cache) -> dict[str, NDArray]:
+    """Return what a run went through by step: h, shape (N, T, H), 0 in padding."""
+    return {"h": cache.y.copy()}
+
+
+def forward(
+    x: NDArray,
+    weight_x: NDArray,
+    weight_h: NDArray,
+    bias: NDArray | None = None,
+    lengths: NDArray | None = None,
+    mask: NDArray | None = None,
+    activation: str = "tanh",
+) -> tuple[NDArray, Cache]:
+    """Return y and the cache of `backward`: `run` from a state of 0."""
+    start = np.zeros((len(x), len(weight_h)), x.dtype)
+    y, _, cache = run(x, (start,), weight_x, weight_h, bias, lengths, mask, activation)
+    return y, cache
+
+
+def backward(dy: NDArray, cache: Cache) -> tuple[NDArray, dict[str, NDArray]]:
+    """Return dx and the gradients of the weights, where the last state serves nothing else."""
+    end = np.zeros((dy.shape[0], dy.shape[2]), dy.dtype)
+    dx, _, grads = run_backward(dy, (end,), cache)
+    return dx, grads

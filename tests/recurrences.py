@@ -1,0 +1,150 @@
+"""Random arguments of the kernels of RNN and LSTM, and what they must give.
+
+They are held against their formulas in float64. Weights are so small that a rounding error does
+not grow from step to step.
+"""
+
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+import problems
+from contract import EPS
+from lamina.lstm import formula as lstm_formula
+from lamina.lstm import kernel as lstm_kernel
+from lamina.rnn import formula as rnn_formula
+from lamina.rnn import kernel as rnn_kernel
+from problems import lay_out
+
+
+@dataclass(frozen=True)
+class Recurrence:
+    """One call of a layer's functions; `projection` is that of an LSTM, 0 for none."""
+
+    layer: str
+    n: int
+    steps: int
+    inputs: int
+    hidden: int
+    dtype: str = "float32"
+    lengths: tuple[int, ...] | None = None
+    bias: bool = True
+    masked: bool = False
+    projection: int = 0
+    activation: str = "tanh"
+
+    @property
+    def modules(self) -> tuple[ModuleType, ModuleType]:
+        """The kernel and the formula."""
+        if self.layer == "lstm":
+            return lstm_kernel, lstm_formula
+        return rnn_kernel, rnn_formula
+
+    @property
+    def outputs(self) -> int:
+        """The columns of h."""
+        return self.projection or self.hidden
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {} if self.layer == "lstm" else {"activation": self.activation}
+
+    def arrays(self, seed: int = 0) -> dict[str, Any]:
+        """x, the weights, the mask, dy, and the states: "h", "c", "dh" and "dc"."""
+        rng = np.random.default_rng(seed)
+        gates = 4 if self.layer == "lstm" else 1
+        h, columns = self.outputs, gates * self.hidden
+        shapes = {
+            "x": (self.n, self.steps, self.inputs),
+            "weight_x": (self.inputs, columns),
+            "weight_h": (h, columns),
+            "dy": (self.n, self.steps, h),
+        }
+        shapes |= dict.fromkeys(("h", "dh"), (self.n, h))
+        if gates == 4:
+            shapes |= dict.fromkeys(("c", "dc"), (self.n, self.hidden))
+        shapes |= {"bias": (columns,)} if self.bias else {}
+        shapes |= {"weight_p": (self.hidden, h)} if self.projection else {}
+        arrays = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
+        for name in ("weight_x", "weight_h", "weight_p"):
+            if name in arrays:
+                arrays[name] *= 0.5 / np.sqrt(len(arrays[name]))
+        if self.masked:
+            arrays["mask"] = 2.0 * rng.integers(0, 2, (self.n, h))
+        arrays = {name: a.astype(self.dtype) for name, a in arrays.items()}
+        return arrays | ({} if self.lengths is None else {"lengths": np.array(self.lengths)})
+
+    def passes(self, module: ModuleType, arrays: dict[str, Any]) -> dict[str, Any]:
+        """All that a run and its way back return, by a kernel or a formula."""
+        given = dict(arrays)
+        names = [name for name in ("h", "c") if name in given]
+        state = tuple(given.pop(name) for name in names)
+        dstate = tuple(given.pop(f"d{name}") for name in names)
+        dy = given.pop("dy")
+        y, after, cache = module.run(given.pop("x"), state, **given, **self.options)
+        trace = module.trace(cache)
+        dx, before, grads = module.run_backward(dy, dstate, cache, trace)
+        return {
+            "y": y,
+            "dx": dx,
+            **{f"{name} after": a for name, a in zip(names, after, strict=True)},
+            **{f"d{name} before": a for name, a in zip(names, before, strict=True)},
+            **{f"grads of {name}": a for name, a in grads.items()},
+            **{f"trace of {name}": a for name, a in trace.items()},
+        }
+
+    def check(self, seed: int = 0, layouts: tuple[str, ...] = ("plain",)) -> None:
+        """Hold the kernel against the formula; the arrays take the `layouts` in turn."""
+        kernel, formula = self.modules
+        arrays = self.arrays(seed)
+        given = {
+            name: a if name == "lengths" else lay_out(a, layouts[i % len(layouts)])
+            for i, (name, a) in enumerate(arrays.items())
+        }
+        if self.lengths is not None:  # what stands in padding is read by nobody
+            padding = np.arange(self.steps) >= np.array(self.lengths)[:, None]
+            given |= {name: arrays[name].copy() for name in ("x", "dy")}
+            for name in ("x", "dy"):
+                given[name][padding] = np.nan
+        before = {name: a.copy() for name, a in given.items()}
+        found = self.passes(kernel, given)
+        for name, a in before.items():
+            np.testing.assert_array_equal(given[name], a, err_msg=f"{name} was written to")
+        wide = {n: a if n == "lengths" else a.astype(np.float64) for n, a in arrays.items()}
+        expected = self.passes(formula, wide)
+        assert found.keys() == expected.keys()
+        terms = 8 + self.inputs + self.hidden * 4 + self.n * self.steps
+        for name, a in found.items():
+            assert (a.shape, a.dtype) == (expected[name].shape, self.dtype), name
+            size = np.max(np.abs(expected[name]), initial=0)
+            off = np.max(np.abs(a - expected[name]), initial=0)
+            bound = EPS[np.dtype(self.dtype)] * terms * size
+            assert off <= bound, f"{name} of {self}: off by {off}, bound {bound}"
+            if self.lengths is not None and name in ("y", "dx"):
+                assert not a[padding].any(), f"padding of {name}"
+
+
+def recurrence(rng: Any, most: int = 40) -> Recurrence:
+    """A batch of sequences, some of one length, some ragged."""
+    layer = str(rng.choice(["lstm", "rnn"]))
+    n, hidden, inputs = problems.ragged(rng, 20), problems.ragged(rng, most), ragged_inputs(rng)
+    steps = int(rng.integers(1, 9)) if rng.random() < 0.8 else int(rng.integers(30, 80))
+    if rng.random() < 0.05:
+        n, steps = (0, steps) if rng.random() < 0.5 else (n, 0)
+    lengths = None
+    if rng.random() < 0.5:
+        lengths = tuple(int(t) for t in rng.integers(0, steps + 1, n))
+    return Recurrence(
+        layer, n, steps, inputs, hidden, str(rng.choice(["float32", "float64"])), lengths,
+        bias=bool(rng.random() < 0.8),
+        masked=bool(rng.random() < 0.3),
+        projection=problems.ragged(rng, most) if layer == "lstm" and rng.random() < 0.3 else 0,
+        activation=str(rng.choice(["tanh", "relu", "sigmoid"])),
+    )  # fmt: skip
+
+
+def ragged_inputs(rng: Any) -> int:
+    """The features of x: often few."""
+    return int(rng.integers(1, 4)) if rng.random() < 0.3 else problems.ragged(rng, 40)

@@ -1,0 +1,144 @@
+"""The kernels of RNN and LSTM against their formulas, and their bits."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from contract import assert_same
+from lamina.engine import recurrent, threads
+from problems import LAYOUTS
+from recurrences import Recurrence, recurrence
+
+SITUATIONS = {
+    "lstm": Recurrence("lstm", 13, 6, 5, 24),
+    "lstm, float64": Recurrence("lstm", 5, 7, 9, 17, "float64"),
+    "lstm, lengths": Recurrence("lstm", 9, 7, 6, 20, lengths=(3, 0, 7, 1, 7, 2, 5, 0, 6)),
+    "lstm, projected": Recurrence("lstm", 6, 5, 4, 18, projection=7, masked=True),
+    "lstm, few": Recurrence("lstm", 2, 70, 12, 16),
+    "rnn": Recurrence("rnn", 13, 6, 5, 24),
+    "rnn, relu": Recurrence("rnn", 4, 9, 7, 33, activation="relu", bias=False),
+    "rnn, sigmoid": Recurrence("rnn", 9, 7, 6, 20, "float64", activation="sigmoid"),
+    "rnn, lengths": Recurrence("rnn", 5, 8, 6, 20, lengths=(0, 8, 2, 3, 8), masked=True),
+    "rnn, few": Recurrence("rnn", 1, 90, 12, 64),
+}
+every = pytest.mark.parametrize("problem", SITUATIONS.values(), ids=SITUATIONS)
+OF_SAMPLES = ("y", "dx", "h after", "c after", "dh before", "dc before")
+
+
+@every
+def test_against_the_formula(problem):
+    problem.check()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", ["lstm", "lstm, projected", "rnn, lengths"])
+def test_layouts_of_memory(name, layout):
+    SITUATIONS[name].check(0, (layout,))
+
+
+def test_any_problem():
+    rng = np.random.default_rng(0)
+    for seed in range(80):
+        recurrence(rng).check(seed)
+
+
+@pytest.mark.parametrize("lengths", [None, (0, 0, 0)])
+@pytest.mark.parametrize("layer", ["lstm", "rnn"])
+def test_nothing_to_go_through(layer, lengths):
+    Recurrence(layer, 3, 4 if lengths else 0, 5, 6, lengths=lengths).check()
+    Recurrence(layer, 0, 4, 5, 6, lengths=() if lengths else None).check()
+
+
+# The same bits
+
+
+def choose(arrays, places):
+    """The arrays of some sequences of a batch."""
+    return {
+        name: a[places] if name in ("x", "dy", "h", "c", "dh", "dc", "mask", "lengths") else a
+        for name, a in arrays.items()
+    }
+
+
+@every
+def test_same_bits_of_a_sequence_in_any_batch_at_any_place(problem):
+    kernel, _ = problem.modules
+    arrays = problem.arrays()
+    whole = problem.passes(kernel, arrays)
+    n = problem.n
+    for places in ([0], [n - 1, 0], list(range(n))[::-1], list(range(n)) * 3):
+        found = problem.passes(kernel, choose(arrays, places))
+        for name in OF_SAMPLES:
+            if name in found:
+                assert_same(found[name], whole[name][places], f"{name} of {places}")
+
+
+@pytest.mark.parametrize("name", ["lstm, lengths", "rnn, lengths"])
+def test_same_bits_of_a_sequence_without_its_padding(name):
+    problem = SITUATIONS[name]
+    kernel, _ = problem.modules
+    arrays = problem.arrays()
+    whole = problem.passes(kernel, arrays)
+    for k, length in enumerate(problem.lengths):
+        alone = choose(arrays, [k])
+        del alone["lengths"]
+        alone |= {name: alone[name][:, :length] for name in ("x", "dy")}
+        found = problem.passes(kernel, alone)
+        for name in OF_SAMPLES:
+            if name in found:
+                expected = whole[name][[k]]
+                cut = expected[:, :length] if name in ("y", "dx") else expected
+                assert_same(found[name], cut, f"{name} of {length} steps")
+
+
+@every
+def test_same_bits_however_the_work_is_cut(problem, monkeypatch):
+    kernel, _ = problem.modules
+    arrays = problem.arrays()
+    expected = problem.passes(kernel, arrays)
+
+    def same(what):
+        for name, a in problem.passes(kernel, arrays).items():
+            assert_same(a, expected[name], f"{name}, {what}")
+
+    monkeypatch.setattr(recurrent, "SERIAL", 0)
+    for parts in (1, 2, 3):
+        monkeypatch.setattr(threads, "count", lambda parts=parts: parts)
+        same(f"{parts} parts")
+    for few in (1, 100):
+        monkeypatch.setattr(recurrent, "FEW", few)
+        same(f"x ahead for fewer than {few} rows")
+    monkeypatch.setattr(recurrent, "IN_PLACE", 10**9)
+    same("weights in place")
+    for width in (1, 3):
+        monkeypatch.setattr(recurrent, "_widest", lambda *a, width=width: width)
+        same(f"{width} vectors")
+
+
+@every
+def test_step_has_the_bits_of_run(problem):
+    problem = replace(problem, masked=False, lengths=None)
+    kernel, _ = problem.modules
+    arrays = problem.arrays()
+    whole = problem.passes(kernel, arrays)
+    state = tuple(arrays[name] for name in ("h", "c") if name in arrays)
+    weights = [arrays.get(name) for name in ("weight_x", "weight_h", "bias", "weight_p")]
+    weights = tuple(weights if problem.layer == "lstm" else weights[:3])
+    for t in range(problem.steps):
+        state = kernel.step(arrays["x"][:, t], state, weights, **problem.options)
+        assert_same(state[0], whole["y"][:, t], f"step {t}")
+
+
+# Memory
+
+
+@pytest.mark.parametrize(("layer", "most"), [("lstm", 6), ("rnn", 1)])
+def test_a_cache_keeps_few_numbers_a_step_and_unit(layer, most):
+    problem = Recurrence(layer, 4, 10, 8, 32)
+    kernel, _ = problem.modules
+    arrays = problem.arrays()
+    names = [name for name in ("weight_x", "weight_h", "bias") if name in arrays]
+    _, cache = kernel.forward(arrays["x"], **{name: arrays[name] for name in names})
+    kept = sum(a.size for a in cache.kept if a is not None)
+    assert kept <= most * problem.n * problem.steps * problem.hidden
