@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from ..arguments import say
 from ..layer import Arrays, Layer
@@ -82,7 +80,9 @@ def save(model: Layer, path: str | os.PathLike[str]) -> None:
         raise ValueError(f"save: {say(model)} cannot be saved: {error}") from error
     except RecursionError:
         raise ValueError("save: the model cannot be saved: layers are nested too deep") from None
-    _write(path, safetensors.numpy.save(arrays, {"lamina": text}))
+    from safetensors.numpy import save as as_bytes  # compiled: a browser's Python has none
+
+    _write(path, as_bytes(arrays, {"lamina": text}))
 
 
 def load(path: str | os.PathLike[str], layers: Mapping[str, type[Layer]] | None = None) -> Layer:
@@ -108,7 +108,9 @@ def load(path: str | os.PathLike[str], layers: Mapping[str, type[Layer]] | None 
     for name, cls in layers.items():
         if not (isinstance(cls, type) and issubclass(cls, Layer)):
             raise TypeError(f"load: layers[{name!r}] must be a class of layers, got {cls!r}")
-    with _reading(path), safetensors.safe_open(path, framework="numpy") as file:
+    from safetensors import safe_open
+
+    with _reading(path), safe_open(path, framework="numpy") as file:
         text = (file.metadata() or {}).get("lamina")
         if text is None:
             raise ArchitectureError("a safetensors file, but without an architecture of Lamina's")
@@ -127,13 +129,15 @@ def load(path: str | os.PathLike[str], layers: Mapping[str, type[Layer]] | None 
 @contextmanager
 def _reading(path: str | os.PathLike[str]) -> Iterator[None]:
     """Let whatever is wrong with a file's contents be a FormatError that names the file."""
+    from safetensors import SafetensorError
+
     with open(path, "rb"):  # what the system refuses, it says best itself
         pass
     try:
         yield
     except ArchitectureError as error:
         raise FormatError(f"{os.fspath(path)}: {error}") from error
-    except safetensors.SafetensorError as error:
+    except SafetensorError as error:
         raise FormatError(f"{os.fspath(path)}: not a whole safetensors file: {error}") from error
     except MemoryError as error:
         raise FormatError(f"{os.fspath(path)}: larger than the memory") from error
