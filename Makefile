@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 export OPENBLAS_NUM_THREADS ?= 1
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-peers bench lint clean
+.PHONY: help demo test test-peers bench lint site site-test site-serve clean
 
 help:
 	@echo "make demo        train two networks on real data, save and load them"
@@ -16,6 +16,9 @@ help:
 	@echo "make test-peers  run them beside PyTorch, JAX and the other optional packages"
 	@echo "make bench       measure all layers beside other libraries; LAYER=linear QUICK=1 a part"
 	@echo "make lint        check format, rules and types"
+	@echo "make site        build the documentation into site/; it needs Node.js"
+	@echo "make site-test   test the built site in Chromium"
+	@echo "make site-serve  serve it on this machine"
 	@echo "make clean       remove what these targets made"
 
 demo: .venv/.plain
@@ -35,8 +38,20 @@ lint: .venv/.lint
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+site: .venv/.docs docs/node_modules
+	rm -rf site
+	$(BIN)/sphinx-build -q -W --keep-going -b html -d build/doctrees docs site
+	$(BIN)/sphinx-build -q -W --keep-going -b doctest -d build/doctrees docs build/doctest
+
+site-test: .venv/.docs docs/node_modules
+	@test -x /usr/bin/chromium || (apt-get update -qq && apt-get install -qq --no-install-recommends chromium)
+	$(BIN)/python -m pytest -c docs/tests/pytest.ini docs/tests
+
+site-serve:
+	@$(PYTHON) docs/tests/serve.py
+
 clean:
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis docs/node_modules
 
 .venv/.plain: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Lamina needs Python 3.11 or newer; choose one: make PYTHON=python3.12")'
@@ -47,6 +62,15 @@ clean:
 # Each of these adds the dependencies of one extra.
 .venv/.test .venv/.lint: .venv/.%: .venv/.plain
 	$(PIP) install --editable '.[$*]'
+	@touch $@
+
+.venv/.docs: .venv/.plain
+	$(PIP) install --editable '.[docs]'
+	@touch $@
+
+docs/node_modules: docs/package-lock.json
+	@command -v npm > /dev/null || { echo "the site needs Node.js: install node and npm"; exit 1; }
+	npm ci --prefix docs --silent --no-audit --no-fund
 	@touch $@
 
 .venv/.peers: .venv/.test

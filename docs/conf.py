@@ -1,0 +1,80 @@
+"""How Sphinx builds the site: `make site`."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+here = Path(__file__).parent
+sys.path.insert(0, str(here / "_ext"))
+os.environ.setdefault("LAMINA_THREADS", "1")  # the examples are small
+
+import lamina  # noqa: E402
+
+project = "Lamina"
+author = "The Lamina developers"
+copyright = "The Lamina developers"
+version = release = lamina.__version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.doctest",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+    "sphinx_design",
+    "sphinxcontrib.katex",
+    "formula",
+    "live",
+    "run",
+    "speed",
+]
+myst_enable_extensions = ["amsmath", "attrs_inline", "colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+suppress_warnings = ["myst.header"]
+exclude_patterns = ["_build", "node_modules", "vendor", "tests"]
+default_role = "literal"
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # the docstrings have types and shapes
+napoleon_google_docstring = False
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+doctest_global_setup = "import numpy as np\nimport lamina as lm\nnp.set_printoptions(legacy=False)"
+
+html_theme = "furo"
+html_title = "Lamina"
+html_logo = html_favicon = "_static/logo.svg"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_js_files = [("site.js", {"defer": ""})]
+html_show_sphinx = False
+html_copy_source = False
+html_theme_options = {
+    "light_css_variables": {"color-brand-primary": "#9a3b00", "color-brand-content": "#9a3b00"},
+    "dark_css_variables": {"color-brand-primary": "#ffb37a", "color-brand-content": "#ffb37a"},
+}
+pygments_style = "a11y-high-contrast-light"
+pygments_dark_style = "a11y-high-contrast-dark"
+
+# Mathematics becomes HTML and MathML while the site is built; the style is of the same version.
+katex_prerender = True
+katex_css_path = "katex/katex.min.css"
+katex = here / "node_modules" / "katex" / "dist"
+if not katex.is_dir():
+    raise SystemExit("docs/node_modules is missing: npm ci --prefix docs (make site does it)")
+(here / "_static" / "katex").mkdir(exist_ok=True)
+shutil.copy(katex / "katex.min.css", here / "_static" / "katex")
+shutil.copytree(katex / "fonts", here / "_static" / "katex" / "fonts", dirs_exist_ok=True)
+
+
+def give_captions_a_level(app, pagename, templatename, context, doctree):
+    """Let the sidebar's captions be headings of a level, which readers' software asks for."""
+    tree = context.get("furo_navigation_tree", "")
+    context["furo_navigation_tree"] = tree.replace(
+        'role="heading"', 'role="heading" aria-level="2"'
+    )
+
+
+def setup(app):
+    """Register with Sphinx."""
+    app.connect("html-page-context", give_captions_a_level, priority=900)

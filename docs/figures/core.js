@@ -1,0 +1,225 @@
+// What the figures share. A figure is a state, controls that change it, and a pure function from
+// data and state to pictures. The same function draws the first state when the site is built, which
+// is what a reader without JavaScript sees.
+globalThis.Lamina = (() => {
+  const figures = {};
+
+  // Words to draw with. All return strings.
+
+  const escape = s => String(s).replace(/[&<>"]/g, c => `&#${c.charCodeAt(0)};`);
+  const attributes = o => Object.entries(o).filter(([, v]) => v !== undefined && v !== false)
+    .map(([k, v]) => ` ${k}="${escape(v)}"`).join("");
+  const tag = (name, o, inside = "") => `<${name}${attributes(o)}>${inside}</${name}>`;
+  const number = (v, digits = 2) => {
+    const s = v.toFixed(digits);
+    return (+s === 0 ? s.replace("-", "") : s).replace("-", "\u2212");
+  };
+  // Without zeros at the end: 1.5 and 3, not 1.50 and 3.00.
+  const short = (v, digits = 3) => number(+v.toFixed(digits) || 0,
+    (String(Math.abs(+v.toFixed(digits))).split(".")[1] ?? "").length);
+  const text = (x, y, s, o = {}) => tag("text", { x, y, ...o }, escape(s));
+  // Colour of a value: orange above 0, blue below, stronger towards max.
+  const heat = (v, max) => v === 0 || !max ? "fill:transparent" :
+    `fill:color-mix(in srgb, var(--lf-${v > 0 ? "pos" : "neg"}) ${Math.round(8 + 52 * Math.min(1, Math.abs(v) / max))}%, transparent)`;
+  // A cell of a matrix. With `at` it can be pointed at and reached by the arrow keys.
+  const cell = (x, y, size, s, o = {}) => {
+    const { value, max, at, label, on, mark, w = size, h = size, kind = "button", pressed } = o;
+    const inside = tag("rect", { x: x + 1, y: y + 1, width: w - 2, height: h - 2, rx: 3,
+      style: value === undefined ? undefined : heat(value, max) }) + text(x + w / 2, y + h / 2, s);
+    const cls = ["lf-cell", on && "lf-on", mark && `lf-${mark}`].filter(Boolean).join(" ");
+    return tag("g", at === undefined ? { class: cls } : { class: cls, "data-at": at, role: kind,
+      tabindex: on === "here" ? 0 : -1, "aria-label": label ?? s, "aria-pressed": pressed }, inside);
+  };
+  const line = (x1, y1, x2, y2, o = {}) => tag("line", { x1, y1, x2, y2, ...o });
+  const arrow = (x1, y1, x2, y2, o = {}) => line(x1, y1, x2, y2, { "marker-end": "url(#lf-arrow)", ...o });
+  const curve = (points, o = {}) => tag("polyline", { points: points.map(p => p.map(v => +v.toFixed(2)).join(",")).join(" "), ...o });
+
+  // A picture: panels side by side, which wrap where they do not fit.
+  const panels = list => list.map(p => {
+    const live = p.svg.includes("data-at=");
+    const svg = tag("svg", { viewBox: `0 0 ${p.w} ${p.h}`, width: p.w, height: p.h, role: live ? "group" : "img", "aria-label": p.label ?? p.title }, p.svg);
+    return tag("div", { class: "lf-panel", style: `flex-basis:${p.w}px` }, (p.title ? tag("p", { class: "lf-title" }, escape(p.title)) : "") + svg);
+  }).join("");
+  const picture = (spec, D, S) => {
+    const drawn = spec.draw(D, S);
+    return { picture: panels(drawn.panels), say: drawn.say };
+  };
+
+  // Axes of a small chart: returns the maps of x and y and the frame.
+  const axes = ({ w, h, x: [x0, x1], y: [y0, y1], xs = [], ys = [], xlabel = "", ylabel = "", log = false, left = 34 }) => {
+    const bottom = 34, top = 8, right = 8;
+    const X = v => left + (v - x0) / (x1 - x0) * (w - left - right);
+    const l = v => log ? Math.log10(v) : v;
+    const Y = v => h - bottom - (l(v) - l(y0)) / (l(y1) - l(y0)) * (h - bottom - top);
+    const frame = [
+      ...xs.map(v => line(X(v), Y(y0), X(v), Y(y0) + 4, { class: "lf-axis" }) + text(X(v), Y(y0) + 13, short(v), { class: "lf-tick" })),
+      ...ys.map(([v, s]) => line(X(x0), Y(v), X(x1), Y(v), { class: "lf-grid" }) + text(left - 5, Y(v), s ?? short(v), { class: "lf-tick lf-end" })),
+      line(X(x0), Y(y0), X(x1), Y(y0), { class: "lf-axis" }),
+      text((X(x0) + X(x1)) / 2, h - 6, xlabel, { class: "lf-tick" }),
+      ylabel && text(X(x0) + 4, top + 4, ylabel, { class: "lf-tick lf-start" }),
+    ].join("");
+    return { X, Y, frame };
+  };
+
+  // The element.
+
+  const figure = (name, spec) => { figures[name] = { name, ...spec }; };
+  const saved = name => {
+    const given = new URLSearchParams(location.search).get(name);
+    if (!given) return {};
+    try { return JSON.parse(given); } catch { return {}; }
+  };
+
+  class Element extends (globalThis.HTMLElement ?? Object) {
+    connectedCallback() {
+      if (this.S) return;
+      this.name = this.getAttribute("name");
+      this.spec = figures[this.name];
+      this.D = JSON.parse(this.querySelector("script").textContent);
+      this.S = { ...this.spec.state };
+      const from = saved(this.name);
+      for (const k in from) if (k in this.S && typeof from[k] === typeof this.S[k]) this.S[k] = from[k];
+      this.touched = Object.keys(from).length > 0;
+      this.pictures = this.querySelector(".lf-picture");
+      this.said = this.querySelector(".lf-say");
+      this.makeControls();
+      this.pictures.addEventListener("pointerover", e => e.pointerType === "mouse" && this.point(e, "hover"));
+      this.pictures.addEventListener("click", e => this.point(e, "click"));
+      this.pictures.addEventListener("keydown", e => this.key(e));
+      this.redraw();
+      this.autoplay();
+      this.dataset.ready = "1";
+    }
+
+    makeControls() {
+      const box = document.createElement("div");
+      box.className = "lf-controls";
+      this.updates = [];
+      const controls = [...this.spec.controls ?? []];
+      if (this.spec.tick) controls.unshift({ kind: "play" });
+      for (const c of controls) box.append(this[`make_${c.kind}`](c));
+      if (box.children.length) this.prepend(box);
+    }
+    labelled(c, input) {
+      const label = document.createElement("label"), name = document.createElement("span");
+      name.textContent = c.label;
+      label.append(name, input);
+      return label;
+    }
+    make_play() {
+      const b = document.createElement("button");
+      b.type = "button"; b.className = "lf-play";
+      b.addEventListener("click", () => { this.touched = true; this.timer ? this.stop() : this.start(); });
+      this.updates.push(() => { b.textContent = this.timer ? "❚❚ Pause" : "▶ Play"; });
+      return b;
+    }
+    make_range(c) {
+      const input = document.createElement("input"), out = document.createElement("output");
+      Object.assign(input, { type: "range", min: c.min, max: c.max, step: c.step, name: c.key });
+      input.addEventListener("input", () => this.set({ [c.key]: +input.value }));
+      const label = this.labelled(c, input);
+      label.append(out);
+      this.updates.push(() => {
+        if (c.max_of) input.max = c.max_of(this.D, this.S);
+        input.value = this.S[c.key];
+        out.textContent = (c.show ?? (v => short(v)))(this.S[c.key], this.D);
+        label.hidden = c.when ? !c.when(this.S) : false;
+      });
+      return label;
+    }
+    make_choice(c) {
+      const select = document.createElement("select");
+      select.name = c.key;
+      for (const [value, name] of c.options) select.add(new Option(name, value));
+      select.addEventListener("change", () => this.set({ [c.key]: select.value, ...c.also?.(select.value, this.D, this.S) }));
+      const label = this.labelled(c, select);
+      this.updates.push(() => { select.value = this.S[c.key]; label.hidden = c.when ? !c.when(this.S) : false; });
+      return label;
+    }
+    make_button(c) {
+      const b = document.createElement("button");
+      b.type = "button"; b.textContent = c.label;
+      b.addEventListener("click", () => this.set(c.act(this.S, this.D)));
+      this.updates.push(() => { b.hidden = c.when ? !c.when(this.S) : false; });
+      return b;
+    }
+
+    // What a reader does to it. The first touch ends the show that runs by itself.
+    set(change) {
+      this.touched = true;
+      this.stop();
+      Object.assign(this.S, change);
+      this.said.setAttribute("aria-live", "polite");
+      this.redraw();
+      this.remember();
+    }
+    point(e, how) {
+      const at = e.target.closest?.("[data-at]")?.dataset.at;
+      if (at === undefined) return;
+      const change = this.spec.point?.(this.S, this.D, at, how);
+      if (change) this.set(change);
+      if (how === "click") this.focusOn(at);
+    }
+    key(e) {
+      const here = e.target.closest?.("[data-at]");
+      if (!here) return;
+      const move = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[e.key];
+      if (move) {
+        const [kind, i, j] = here.dataset.at.split(" ");
+        const at = `${kind} ${+i + move[0]} ${+j + move[1]}`;
+        if (!this.querySelector(`[data-at="${at}"]`)) return;
+        e.preventDefault();
+        const change = this.spec.point?.(this.S, this.D, at, "hover");
+        if (change) this.set(change);
+        this.focusOn(at);
+      } else if (e.key === "Enter" || e.key === " ") {
+        e.preventDefault();
+        this.point(e, "click");
+      }
+    }
+    focusOn(at) { this.querySelector(`[data-at="${at}"]`)?.focus(); }
+    remember() {
+      const query = new URLSearchParams(location.search), changed = {};
+      for (const k in this.S) if (this.S[k] !== this.spec.state[k]) changed[k] = this.S[k];
+      Object.keys(changed).length ? query.set(this.name, JSON.stringify(changed)) : query.delete(this.name);
+      try { history.replaceState(null, "", `${location.pathname}${query.size ? `?${query}` : ""}${location.hash}`); } catch { /* file: */ }
+    }
+
+    redraw() {
+      const focused = document.activeElement?.closest?.("[data-at]");
+      const at = this.contains(focused) ? focused.dataset.at : undefined;
+      const { picture: svg, say } = picture(this.spec, this.D, this.S);
+      this.pictures.innerHTML = svg;
+      if (!this.pictures.querySelector("[tabindex='0']")) {
+        const first = this.pictures.querySelector("[data-at]");
+        first?.setAttribute("tabindex", 0);
+      }
+      if (this.said.innerHTML !== say) this.said.innerHTML = say;
+      for (const update of this.updates) update();
+      if (at) this.focusOn(at);
+    }
+
+    // The show that runs by itself, while it is in sight, until it is touched.
+    autoplay() {
+      if (!this.spec.tick || this.touched || matchMedia("(prefers-reduced-motion: reduce)").matches) return;
+      new IntersectionObserver(([entry]) => {
+        if (this.touched) return;
+        entry.isIntersecting ? this.start() : this.stop();
+      }, { threshold: 0.4 }).observe(this);
+    }
+    start() {
+      this.said.setAttribute("aria-live", "off");
+      this.timer ??= setInterval(() => { Object.assign(this.S, this.spec.tick(this.S, this.D)); this.redraw(); }, this.spec.every ?? 1500);
+      this.redraw();
+    }
+    stop() {
+      clearInterval(this.timer);
+      this.timer = undefined;
+      for (const update of this.updates) update();
+    }
+  }
+  const begin = () => customElements.define("lamina-figure", Element);
+
+  return { figures, figure, picture, begin, escape, tag, number, short, text, heat, cell, line, arrow, curve, axes };
+})();
+if (globalThis.document) document.addEventListener("DOMContentLoaded", () => Lamina.begin());

@@ -1,0 +1,41 @@
+"""The programs of the pages, in the browser's Python: they print what they printed when built."""
+
+from conftest import pages, serve
+
+PROGRAMS = [p for p in pages() if "<lamina-run>" in (serve.SITE / p[1:]).read_text()]
+
+
+def test_programs_print_the_same(page, base_url):
+    assert PROGRAMS
+    for path in PROGRAMS:
+        page.goto(base_url + path)
+        for program in page.locator("lamina-run").all():
+            expected = program.locator(".lr-out").text_content().strip()
+            program.evaluate("e => { e.querySelector('.lr-out').textContent = ''; }")
+            program.get_by_role("button", name="Run").click()
+            page.wait_for_function(
+                "e => e.dataset.done", arg=program.element_handle(), timeout=120_000
+            )
+            found = program.locator(".lr-out").text_content().strip()
+            assert program.get_attribute("data-done") == "ok", f"{path}: {found}"
+            assert found == expected, path
+
+
+def test_a_program_can_be_changed(page, base_url):
+    page.goto(base_url + PROGRAMS[0])
+    program = page.locator("lamina-run").first
+    program.get_by_role("button", name="Edit").click()
+    program.locator("textarea").fill("print(6 * 7)\n1 / 0")
+    program.get_by_role("button", name="Run").click()
+    page.wait_for_function("e => e.dataset.done", arg=program.element_handle(), timeout=120_000)
+    found = program.locator(".lr-out").text_content()
+    assert found.startswith("42")
+    assert "ZeroDivisionError" in found
+    assert program.get_attribute("data-done") == "error"
+
+
+def test_nothing_is_loaded_before_it_is_asked_for(page, base_url):
+    asked = []
+    page.on("request", lambda r: asked.append(r.url))
+    page.goto(base_url + PROGRAMS[0], wait_until="networkidle")
+    assert not [url for url in asked if "/python/" in url]
