@@ -62,6 +62,6 @@ def test_relu_shows_a_nan():
 
 def test_refuses_an_activation():
     with pytest.raises(
-        ValueError, match=r"RNN.*: activation must be one of 'tanh', 'relu', 'sigmoid'; got 'gelu'"
+        ValueError, match=r"RNN.*: activation must be one of 'tanh', 'sigmoid', .*; got 'sin'"
     ):
-        lm.RNN(1, 1, activation="gelu")
+        lm.RNN(1, 1, activation="sin")

@@ -61,6 +61,13 @@ def number(
     return float(value)
 
 
+def limit(owner: object, name: str, value: Any) -> float | None:
+    """Return `value`, None or a finite number above 0."""
+    if value is not None and not number(owner, name, value, 0):
+        raise ValueError(f"{say(owner)}: {name} must be more than 0, got {value!r}")
+    return None if value is None else float(value)
+
+
 def choice(owner: object, name: str, value: Any, options: Collection[Any]) -> Any:
     """Return `value` if it is one of `options`."""
     if not isinstance(value, (str, bool, int, type(None))) or value not in options:

@@ -37,9 +37,9 @@ class Recurrent(Layer):
     beside the weights, to the constructor.
     """
 
-    gates: ClassVar[int]
+    gates: int
     """G: weights and bias have G blocks of H columns."""
-    weight_names: ClassVar[tuple[str, ...]] = ("weight_x", "weight_h", "bias")
+    weight_names: tuple[str, ...] = ("weight_x", "weight_h", "bias")
     """In the order in which the functions take them."""
     state_names: ClassVar[tuple[str, ...]]
 

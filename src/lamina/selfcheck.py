@@ -86,6 +86,7 @@ EXAMPLES: Final[dict[str, list[Example]]] = {
         Example(lambda: LSTM(3, 4, rng=0), (3, 7, 3), (7, 0, 4)),
         Example(lambda: LSTM(3, 4, layers=2, bidirectional=True, rng=0), (3, 7, 3), (7, 0, 4)),
         Example(lambda: LSTM(3, 4, projection=2, recurrent_dropout=0.3, rng=0), (3, 7, 3)),
+        Example(lambda: LSTM(3, 4, peepholes=True, coupled=True, cell_clip=3, rng=0), (3, 7, 3)),
     ],
     "gru": [
         Example(lambda: GRU(3, 4, rng=0), (3, 7, 3), (7, 0, 4)),

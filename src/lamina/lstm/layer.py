@@ -1,14 +1,18 @@
 """The class LSTM."""
 
+from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .. import arguments, initializers
+from .. import arguments, cells, initializers
+from ..arguments import say
 from ..kernels import functions
 from ..layer import Arrays, Parameter
 from ..recurrence import Recurrent
+from . import variants
 
 
 class LSTM(Recurrent):
@@ -34,6 +38,22 @@ class LSTM(Recurrent):
     projection : int or None
         P: how many columns W_p projects h to, so that y and h have P features and a state carries
         fewer numbers than the cell; None for none.
+    peepholes : bool
+        Whether the gates see the cell through weights of their own, `peephole`: i and f before the
+        step, o after it. This option and the next five are by formula only.
+    coupled : bool
+        Whether f = 1 - i: what is kept is what is not replaced. Then there are three blocks, i, g
+        and o.
+    clip : float or None
+        Clip the sums that the gates and the candidate take to [-clip, clip].
+    cell_clip : float or None
+        Clip c to [-cell_clip, cell_clip].
+    activations : sequence of 3 str
+        Those of the gates, of the candidate and of the cell where it is shown, of
+        `lamina.cells.ACTIVATIONS`.
+    layer_norm : bool
+        Normalise :math:`x_t W_x`, :math:`h_{t-1} W_h` and, where it is shown, c, with the gains
+        `gamma_x`, `gamma_h`, `gamma_c` and the offset `beta_c`.
     bidirectional : bool
         Whether each layer goes in both directions.
     merge : str
@@ -48,8 +68,9 @@ class LSTM(Recurrent):
     bias : bool
         Whether to add b.
     forget_bias : float
-        What b starts from for the forget gate, so that cells keep at first; elsewhere b is 0. Left
-        out by ``init="torch"``, and where there is no bias.
+        What b starts from for the forget gate, so that cells keep at first; elsewhere b is 0.
+        Coupled, its negative is what b starts from for the input gate. Left out by
+        ``init="torch"``, and where there is no bias.
     init : str
         The preset that draws W_x, gate by gate, one of `lamina.initializers.PRESETS`. ``"torch"``
         draws every array, b too, uniformly from :math:`\pm 1 / \sqrt H`.
@@ -68,7 +89,11 @@ class LSTM(Recurrent):
     bias : array, shape (4H,), or None
         Columns in blocks of H for i, f, g, o, in this order.
     weight_p : array, shape (H, P), or None
-        These four belong to the first layer, forward. `params` has those of the others, whose names
+    peephole : array, shape (3H,), or None
+        In blocks of H for i, f, o; coupled (2H,), for i, o.
+    gamma_x, gamma_h : array, shape (4H,), or None
+    gamma_c, beta_c : array, shape (H,), or None
+        All these belong to the first layer, forward. `params` has those of the others, whose names
         end in ``_1``, ``_2``, ... for further layers, which are given y of the layer before, then
         in ``_reverse``: ``params["weight_x_1_reverse"]``.
 
@@ -101,7 +126,9 @@ class LSTM(Recurrent):
     variational dropout. R. Jozefowicz, W. Zaremba, I. Sutskever, *An Empirical Exploration of
     Recurrent Network Architectures* (2015), sec. 2: a forget bias of 1. A. Saxe et al., *Exact
     Solutions to the Nonlinear Dynamics of Learning in Deep Linear Neural Networks* (2014), sec. 3:
-    orthogonal weights.
+    orthogonal weights. F. Gers, J. Schmidhuber, *Recurrent Nets that Time and Count* (2000), sec.
+    2: peepholes. K. Greff et al., *LSTM: A Search Space Odyssey* (2017), sec. III: coupled gates.
+    J. Ba, J. Kiros, G. Hinton, *Layer Normalization* (2016), eq. 20 to 22.
 
     Examples
     --------
@@ -122,10 +149,15 @@ class LSTM(Recurrent):
     """
 
     gates = 4
-    weight_names = ("weight_x", "weight_h", "bias", "weight_p")
+    weight_names: tuple[str, ...] = ("weight_x", "weight_h", "bias", "weight_p")
     state_names = ("h", "c")
 
     weight_p = Parameter()
+    peephole = Parameter()
+    gamma_x = Parameter()
+    gamma_h = Parameter()
+    gamma_c = Parameter()
+    beta_c = Parameter()
 
     def __init__(
         self,
@@ -134,6 +166,12 @@ class LSTM(Recurrent):
         *,
         layers: int = 1,
         projection: int | None = None,
+        peepholes: bool = False,
+        coupled: bool = False,
+        clip: float | None = None,
+        cell_clip: float | None = None,
+        activations: Sequence[str] = ("sigmoid", "tanh", "tanh"),
+        layer_norm: bool = False,
         bidirectional: bool = False,
         merge: str = "concat",
         dropout: float = 0.0,
@@ -149,6 +187,21 @@ class LSTM(Recurrent):
             None if projection is None else arguments.integer(self, "projection", projection)
         )
         self.forget_bias = arguments.number(self, "forget_bias", forget_bias)
+        self.peepholes = arguments.choice(self, "peepholes", peepholes, (True, False))
+        self.layer_norm = arguments.choice(self, "layer_norm", layer_norm, (True, False))
+        options = variants.Options(
+            arguments.choice(self, "coupled", coupled, (True, False)),
+            arguments.limit(self, "clip", clip),
+            arguments.limit(self, "cell_clip", cell_clip),
+            self._checked_activations(activations),
+        )
+        self.coupled = options.coupled
+        self.varied = self.peepholes or self.layer_norm or options != variants.Options()
+        cell: dict[str, Any] = {}
+        if self.varied:
+            cell = options._asdict()
+            self.gates = len(options.gates)
+            self.weight_names = variants.Weights._fields
         super().__init__(
             in_features,
             hidden,
@@ -162,11 +215,23 @@ class LSTM(Recurrent):
             recurrent_init=recurrent_init,
             dtype=dtype,
             rng=rng,
+            **cell,
         )
+
+    def _checked_activations(self, activations: Any) -> tuple[str, str, str]:
+        if not isinstance(activations, (tuple, list)) or len(activations) != 3:
+            raise ValueError(
+                f"{say(self)}: activations must be three names, of the gates, the candidate and "
+                f"the cell, got {activations!r}"
+            )
+        gate, candidate, cell = (
+            arguments.choice(self, "an activation", name, cells.ACTIVATIONS) for name in activations
+        )
+        return gate, candidate, cell
 
     def _functions(self) -> ModuleType:
         """Return the module whose `run`, `run_backward`, `step` and `trace` compute the layer."""
-        return functions(__name__)
+        return variants if self.varied else functions(__name__)
 
     @property
     def state_sizes(self) -> dict[str, int]:
@@ -178,7 +243,21 @@ class LSTM(Recurrent):
         H = self.hidden
         found = super()._draw(inputs, rng)
         if self.has_bias and self.init != "torch":
-            found["bias"][H : 2 * H] = self.forget_bias
+            if self.coupled:
+                found["bias"][:H] = -self.forget_bias
+            else:
+                found["bias"][H : 2 * H] = self.forget_bias
         if self.projection is not None:
             found["weight_p"] = self._draw_matrix(self.init, H, self.projection, 1, rng)
+        if self.peepholes:
+            sizes = ((self.gates - 1) * H,)
+            found["peephole"] = initializers.draw_bias(self.init, sizes, H, rng, self.dtype)
+        if self.layer_norm:
+            for name, blocks in {
+                "gamma_x": self.gates,
+                "gamma_h": self.gates,
+                "gamma_c": 1,
+            }.items():
+                found[name] = np.ones(blocks * H, self.dtype)
+            found["beta_c"] = np.zeros(H, self.dtype)
         return found

@@ -1,14 +1,16 @@
 """The class RNN."""
 
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .. import arguments, initializers
+from .. import arguments, cells, initializers
 from ..kernels import functions
+from ..layer import Arrays, Parameter
 from ..recurrence import Recurrent
-from . import formula
+from . import formula, variants
 
 
 class RNN(Recurrent):
@@ -26,7 +28,13 @@ class RNN(Recurrent):
     layers : int
         How many layers are stacked, at least 1.
     activation : str
-        :math:`\varphi`: ``"tanh"``, ``"relu"`` or ``"sigmoid"``.
+        :math:`\varphi`: ``"tanh"``, ``"relu"`` or ``"sigmoid"``; or, by formula only, another one
+        of `lamina.cells.ACTIVATIONS`.
+    clip : float or None
+        Clip the sum that :math:`\varphi` takes to [-clip, clip]. By formula only.
+    layer_norm : bool
+        Normalise :math:`x_t W_x + h_{t-1} W_h` at each step, with the gain `gamma`. By formula
+        only.
     bidirectional : bool
         Whether each layer goes in both directions.
     merge : str
@@ -56,7 +64,8 @@ class RNN(Recurrent):
     weight_x : array, shape (I, H)
     weight_h : array, shape (H, H)
     bias : array, shape (H,), or None
-        These three belong to the first layer, forward. `params` has those of the others, whose
+    gamma : array, shape (H,), or None
+        These four belong to the first layer, forward. `params` has those of the others, whose
         names end in ``_1``, ``_2``, ... for further layers, which are given y of the layer before,
         then in ``_reverse``: ``params["weight_x_1_reverse"]``.
 
@@ -83,7 +92,8 @@ class RNN(Recurrent):
     P. Werbos, *Backpropagation Through Time: What It Does and How to Do It* (1990), sec. III: the
     gradients. M. Schuster, K. Paliwal, *Bidirectional Recurrent Neural Networks* (1997), sec. II.
     Y. Gal, Z. Ghahramani, *A Theoretically Grounded Application of Dropout in Recurrent Neural
-    Networks* (2016), sec. 4: variational dropout.
+    Networks* (2016), sec. 4: variational dropout. J. Ba, J. Kiros, G. Hinton, *Layer Normalization*
+    (2016), eq. 4.
     A. Saxe et al., *Exact Solutions to the Nonlinear Dynamics of Learning in Deep Linear Neural
     Networks* (2014), sec. 3: orthogonal weights.
 
@@ -107,6 +117,8 @@ class RNN(Recurrent):
     gates = 1
     state_names = ("h",)
 
+    gamma = Parameter()
+
     def __init__(
         self,
         in_features: int,
@@ -114,6 +126,8 @@ class RNN(Recurrent):
         *,
         layers: int = 1,
         activation: str = "tanh",
+        clip: float | None = None,
+        layer_norm: bool = False,
         bidirectional: bool = False,
         merge: str = "concat",
         dropout: float = 0.0,
@@ -124,7 +138,17 @@ class RNN(Recurrent):
         dtype: npt.DTypeLike = np.float32,
         rng: initializers.RNG = None,
     ) -> None:
-        self.activation = arguments.choice(self, "activation", activation, formula.ACTIVATIONS)
+        self.activation = arguments.choice(self, "activation", activation, cells.ACTIVATIONS)
+        self.clip = arguments.limit(self, "clip", clip)
+        self.layer_norm = arguments.choice(self, "layer_norm", layer_norm, (True, False))
+        cell: dict[str, Any] = {"activation": self.activation}
+        if self.clip is not None:
+            cell["clip"] = self.clip
+        self.varied = (
+            self.activation not in formula.ACTIVATIONS or self.clip is not None or self.layer_norm
+        )
+        if self.varied:
+            self.weight_names = (*self.weight_names, "gamma")
         super().__init__(
             in_features,
             hidden,
@@ -138,9 +162,16 @@ class RNN(Recurrent):
             recurrent_init=recurrent_init,
             dtype=dtype,
             rng=rng,
-            activation=self.activation,
+            **cell,
         )
 
     def _functions(self) -> ModuleType:
         """Return the module whose `run`, `run_backward`, `step` and `trace` compute the layer."""
-        return functions(__name__)
+        return variants if self.varied else functions(__name__)
+
+    def _draw(self, inputs: int, rng: np.random.Generator) -> Arrays:
+        """Draw the parameters of one layer in one direction, by name."""
+        found = super()._draw(inputs, rng)
+        if self.layer_norm:
+            found["gamma"] = np.ones(self.hidden, self.dtype)
+        return found
