@@ -1,8 +1,9 @@
 """Lamina's layers against the limits of the machine and against other libraries: `make bench`.
 
-    cases.py      what is measured, with the arithmetic and the bytes that each case needs
+    case.py       what a case is: its arithmetic, its bytes, its exact results
+    linear.py     the cases of Linear; and so on, a file a layer, all of them in cases.py
     limits.py     what this machine can do at most
-    reference.py  the inputs of a case, and its results in float64
+    reference.py  the inputs of a case, and how far results are off
     peers/        a process for each library, which computes, and times on request
     bars.py       ratios, shares of the limit, and what they should be
     report.py     the page; chart.py its picture

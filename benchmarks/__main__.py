@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from . import chart, limits, machine, reference, report
-from .cases import CASES, LAYERS, Case
+from .case import Case
+from .cases import CASES, LAYERS
 from .peers import Peer, PeerError, peers
 
 Forms = dict[str, dict[str, dict[str, list[float]]]]

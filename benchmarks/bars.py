@@ -12,7 +12,10 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 
-from .cases import CASES, Case, Convolution, Linear, Pass
+from .case import Case, Pass
+from .cases import CASES
+from .convolution import Convolution
+from .linear import Linear
 
 Run: TypeAlias = Mapping[str, Any]
 """What results.json holds."""
@@ -24,13 +27,6 @@ RATIO: Final = {"forward": 1.0, "both": 1.15}
 """Fastest library / Lamina, at least, for every case."""
 RATIO_AT_LIMIT: Final = 0.97
 """The same, forward, where that library is within 5% of the limit."""
-MEANS: Final = {
-    ("linear", "forward"): 1.2,
-    ("linear", "both"): 1.8,
-    ("convolution", "forward"): 1.15,
-    ("convolution", "both"): 2.0,
-}
-"""The same, as geometric means over the cases of a layer."""
 SMALLEST: Final = ("1x16 -> 16", 5e-6)
 """The case whose time is that of the call itself, and the most it may take, in seconds."""
 

@@ -6,7 +6,8 @@ from itertools import groupby
 from typing import Final
 
 from .bars import Result, Run, results
-from .cases import LAYERS, PASSES
+from .case import PASSES
+from .cases import LAYERS
 
 LABEL, PANEL, GAP, ROW, TOP = 340, 300, 40, 18, 70  # pixels
 MOST: Final = 1.25

@@ -5,7 +5,6 @@ from itertools import groupby
 from typing import Final
 
 from .bars import (
-    MEANS,
     RATIO,
     RATIO_AT_LIMIT,
     Result,
@@ -14,7 +13,8 @@ from .bars import (
     misses,
     results,
 )
-from .cases import LAYERS, PASSES
+from .case import PASSES
+from .cases import LAYERS, MEANS
 from .chart import TITLES
 
 METHOD: Final = """\

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..cases import Case, Convolution, Pass
+from ..case import Case, Pass
+from ..convolution import Convolution
 from . import runner
 from .runner import Form, NDArray
 

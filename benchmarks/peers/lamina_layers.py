@@ -6,7 +6,9 @@ from typing import Any
 
 import lamina as lm
 
-from ..cases import Case, Convolution, Linear
+from ..case import Case
+from ..convolution import Convolution
+from ..linear import Linear
 from . import runner
 from .runner import Form, NDArray
 
@@ -40,7 +42,7 @@ def layer_of(case: Case) -> Any:
 
 
 def forms(case: Case, given: Mapping[str, NDArray]) -> dict[str, Form]:
-    """Return the layer and, where models have one, their inference form."""
+    """Return the layer, and the inference model of it."""
     layer = layer_of(case)
     x, dy = given["x"], given["dy"]
     for name in layer.params:
@@ -49,14 +51,13 @@ def forms(case: Case, given: Mapping[str, NDArray]) -> dict[str, Form]:
     def both() -> tuple[NDArray, ...]:
         y, cache = layer.forward(x, training=True)
         dx, grads = layer.backward(dy, cache)
-        return (y, dx, *(grads[name] for name in ("weight", "bias") if name in grads))
+        return (y, dx, *(grads[name] for name in case.parameters))
 
-    found = {"layer": Form({"forward": lambda: layer(x), "both": both}, _same)}
-    model = lm.Sequential(layer)
-    if hasattr(model, "for_inference"):
-        fixed = model.for_inference()
-        found["for_inference"] = Form({"forward": lambda: fixed(x)}, _same)
-    return found
+    fixed = layer.for_inference()
+    return {
+        "layer": Form({"forward": lambda: layer(x), "both": both}, _same),
+        "for_inference": Form({"forward": lambda: fixed(x)}, _same),
+    }
 
 
 def _same(name: str, array: NDArray) -> NDArray:

@@ -8,7 +8,8 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from ..cases import Case, Convolution
+from ..case import Case
+from ..convolution import Convolution
 from . import runner
 from .runner import Form, NDArray
 

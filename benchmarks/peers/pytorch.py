@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..cases import Case, Convolution
+from ..case import Case
+from ..convolution import Convolution
 from . import runner
 from .runner import Form, NDArray
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from ..cases import Case, Convolution
+from ..case import Case
+from ..convolution import Convolution
 from . import pytorch, runner
 from .runner import Form, NDArray
 

@@ -24,14 +24,13 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import reference
-from ..cases import Case, Pass, find
+from ..case import Case, Pass
+from ..cases import find
 
 NDArray = npt.NDArray[Any]
 
 THREADS: Final = int(os.environ.get("OMP_NUM_THREADS", "1"))
 """How many threads the library is to use."""
-NAMES: Final = ("y", "dx", "weight", "bias")
-"""What the results of a pass are, in this order; "forward" returns the first alone."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Form:
     ----------
     passes : dict of callables
         By pass, what is timed: "forward" returns y, "both" a sequence of y, dx and the gradients of
-        weight and bias (if there is one).
+        the parameters, in the order of the case.
     restore : callable
         Turns one of these, given its name, into a NumPy array in Lamina's layout.
     """
@@ -50,11 +49,13 @@ class Form:
     passes: Mapping[Pass, Callable[[], Any]]
     restore: Callable[[str, Any], NDArray]
 
-    def compute(self, which: Pass) -> dict[str, NDArray]:
+    def compute(self, case: Case, which: Pass) -> dict[str, NDArray]:
         """Return the results of a pass by name, in Lamina's layout."""
         found = self.passes[which]()
-        arrays = [found] if which == "forward" else found
-        return {name: self.restore(name, array) for name, array in zip(NAMES, arrays, strict=False)}
+        if which == "forward":
+            return {"y": self.restore("y", found)}
+        names = "y", "dx", *case.parameters
+        return {name: self.restore(name, array) for name, array in zip(names, found, strict=True)}
 
 
 class Library(Protocol):
@@ -89,7 +90,7 @@ class Runner:
                 errors[name] = {
                     which: {
                         array: reference.distance(found, expected[array])
-                        for array, found in form.compute(which).items()
+                        for array, found in form.compute(given, which).items()
                     }
                     for which in form.passes
                 }
