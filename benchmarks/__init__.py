@@ -6,6 +6,7 @@
     reference.py  the inputs of a case, and how far results are off
     peers/        a process for each library, which computes, and times on request
     bars.py       ratios, shares of the limit, and what they should be
+    starts.py     what a user waits for before the first results
     report.py     the page; chart.py its picture
     __main__.py   runs it all
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from . import chart, limits, machine, reference, report
-from .case import Case
+from . import chart, limits, machine, reference, report, starts
+from .bars import LAMINA
+from .case import PASSES, Case
 from .cases import CASES, LAYERS
 from .peers import Peer, PeerError, peers
 
@@ -44,6 +45,9 @@ def main() -> None:
     ]
     rounds = given.rounds or (2 if given.quick else 3)
     run = measure(chosen, rounds, seconds=0.05 if given.quick else 0.15)
+    if whole:
+        print("Starts ...", flush=True)
+        run["starts"] = starts.measure()
     out.mkdir(parents=True, exist_ok=True)
     (out / "benchmarks.md").write_text(report.page(run), encoding="utf-8")
     (out / "benchmarks.svg").write_text(chart.draw(run), encoding="utf-8")
@@ -73,7 +77,12 @@ def measure(cases: Sequence[Case], rounds: int, seconds: float) -> dict[str, Any
         for i, case in enumerate(cases, start=1):
             print(f"[{i}/{len(cases)}] {case.layer} {case.name}", flush=True)
             times, failures = turns(case, present, rounds, seconds, threads)
-            run["cases"][case.name] = {"layer": case.layer, "times": times, "failures": failures}
+            run["cases"][case.name] = {
+                "layer": case.layer,
+                "times": times,
+                "failures": failures,
+                "workspace": workspace(present, failures),
+            }
             for name, reason in failures.items():
                 print(f"    {name}: {reason}", flush=True)
     return run
@@ -124,6 +133,16 @@ def turns(
             peer.start(threads)
             peer.pause()
     return times, failures
+
+
+def workspace(present: Sequence[Peer], failures: dict[str, str]) -> dict[str, int]:
+    """Return the bytes that Lamina's layer takes beside its arrays in each pass of the case."""
+    return {
+        which: peer.ask("workspace", form="layer", which=which)["bytes"]
+        for peer in present
+        if peer.name == LAMINA and peer.name not in failures
+        for which in PASSES
+    }
 
 
 def turn(peer: Peer, forms: dict[str, list[str]], seconds: float, times: Forms) -> None:

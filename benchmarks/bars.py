@@ -27,6 +27,8 @@ RATIO: Final = {"forward": 1.0, "both": 1.15}
 """Fastest library / Lamina, at least, for every case."""
 RATIO_AT_LIMIT: Final = 0.97
 """The same, forward, where that library is within 5% of the limit."""
+WORKSPACE: Final = (32 * 2**20, 0.1)
+"""Bytes that a convolution may take beside its arrays, or the share of x, if that is more."""
 SMALLEST: Final = ("1x16 -> 16", 5e-6)
 """The case whose time is that of the call itself, and the most it may take, in seconds."""
 
@@ -44,6 +46,8 @@ class Result:
         By library, Lamina's layer among them.
     packed : float or None
         The time of Lamina's inference model, where it was measured.
+    workspace : int
+        The bytes that Lamina's layer took beside its arrays.
     compute, memory : float
         The least time for the arithmetic, and for the bytes.
     """
@@ -52,6 +56,7 @@ class Result:
     which: Pass
     times: Mapping[str, float]
     packed: float | None
+    workspace: int
     compute: float
     memory: float
 
@@ -125,6 +130,7 @@ def results(run: Run, which: Pass) -> Iterator[Result]:
             which,
             times,
             None if packed is None else _median(packed),
+            run["cases"][case.name]["workspace"][which],
             *seconds_at_least(case, which, run["limits"]),
         )
 
@@ -148,6 +154,10 @@ def misses(result: Result) -> Iterator[str]:
     name, seconds = SMALLEST
     if result.case.name == name and result.which == "forward" and result.lamina > seconds:
         yield f"a call of {result.lamina * 1e6:.1f} µs, bar {seconds * 1e6:g} µs"
+    most, part = WORKSPACE
+    x = math.prod(result.case.shapes["x"]) * np.dtype(result.case.dtype).itemsize
+    if isinstance(result.case, Convolution) and result.workspace > max(most, part * x):
+        yield f"{result.workspace / 2**20:.0f} MiB beside its arrays, bar {most / 2**20:.0f} MiB"
 
 
 def share_wanted(result: Result) -> float:

@@ -1,9 +1,11 @@
 """The page of a run, as Markdown."""
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Final
 
+from . import starts
 from .bars import (
     RATIO,
     RATIO_AT_LIMIT,
@@ -13,7 +15,7 @@ from .bars import (
     misses,
     results,
 )
-from .case import PASSES
+from .case import PASSES, Pass
 from .cases import LAYERS, MEANS
 from .chart import TITLES
 
@@ -63,7 +65,9 @@ def page(run: Run) -> str:
                 parts.append(f"## {layer.capitalize()}, {TITLES[which]}")
                 parts.append("\n".join(_table(of_layer, run["titles"])))
     parts += ["## Geometric means", "\n".join(_means(found["forward"] + found["both"]))]
-    parts += ["## Below the bars", "\n".join(_below(found["forward"] + found["both"]))]
+    if "starts" in run:
+        parts += ["## Starts", "\n".join(_starts(run["starts"]))]
+    parts += ["## Below the bars", "\n".join(_below(run, found["forward"] + found["both"]))]
     failures = list(_failures(run))
     if failures:
         parts += ["## Not measured", "\n".join(failures)]
@@ -124,28 +128,36 @@ def _means(found: Sequence[Result]) -> Iterator[str]:
     yield from _rows(
         ["Layer", "Pass", "Cases", "Ratio", "Bar"], ["---", "---", "--:", "--:", "--:"]
     )
-    for layer in LAYERS:
-        for which in PASSES:
-            group = [
-                result
-                for result in found
-                if (result.case.layer, result.which) == (layer, which) and result.fastest
-            ]
-            if group:
-                mean, bar = geometric_mean(group), MEANS[layer, which]
-                yield (
-                    f"| {layer.capitalize()} | {TITLES[which]} | {len(group)} | {mean:.2f} "
-                    f"| {bar:g} |"
-                )
+    for (layer, which), group in _groups(found):
+        yield (
+            f"| {layer.capitalize()} | {TITLES[which]} | {len(group)} "
+            f"| {geometric_mean(group):.2f} | {MEANS[layer, which]:g} |"
+        )
 
 
-def _below(found: Sequence[Result]) -> Iterator[str]:
+def _groups(found: Sequence[Result]) -> Iterator[tuple[tuple[str, Pass], list[Result]]]:
+    """Give the results of a layer's pass that are beside other libraries'."""
+    for layer, which in itertools.product(LAYERS, PASSES):
+        of_pass = (r for r in found if (r.case.layer, r.which) == (layer, which))
+        group = [result for result in of_pass if result.fastest]
+        if group:
+            yield (layer, which), group
+
+
+def _starts(found: Mapping[str, float]) -> Iterator[str]:
+    yield from _rows(["What", "Seconds", "Bar"], ["---", "--:", "--:"])
+    for name, seconds in found.items():
+        yield f"| {starts.TITLES[name]} | {seconds:.2f} | {starts.BARS[name]:g} |"
+
+
+def _below(run: Run, found: Sequence[Result]) -> Iterator[str]:
     yield (
         f"The bars: a ratio of {RATIO['forward']:g} forward ({RATIO_AT_LIMIT:g} against a library "
         f"within 5% of the limit) and {RATIO['both']:g} forward + backward; where arithmetic takes "
         "twice the time of the bytes or more, 92% of the peak forward and 88% forward + backward "
         "(85% for Linear from 512 features, 80% for convolutions of 1 or 3 channels); for a Linear "
-        "of one sample with 256 outputs or more, 77% of the bandwidth."
+        "of one sample with 256 outputs or more, 77% of the bandwidth; beside the arrays of a "
+        "convolution, 32 MiB or a tenth of x; the means and the starts above."
     )
     yield ""
     lines = [
@@ -154,6 +166,13 @@ def _below(found: Sequence[Result]) -> Iterator[str]:
         for result in found
         if (missed := list(misses(result)))
     ]
+    for (layer, which), group in _groups(found):
+        if (mean := geometric_mean(group)) < MEANS[layer, which]:
+            lines.append(
+                f"- {layer.capitalize()}, {TITLES[which]}, geometric mean: ratio {mean:.2f}, "
+                f"bar {MEANS[layer, which]:g}"
+            )
+    lines += [f"- {missed}" for missed in starts.misses(run.get("starts", {}))]
     yield from lines or ["None."]
 
 

@@ -11,6 +11,7 @@ from benchmarks.cases import CASES, find
 from benchmarks.convolution import convolution
 from benchmarks.linear import Linear
 from benchmarks.peers import lamina_layers
+from benchmarks.peers.runner import Form
 
 LIMITS = {
     "threads": 2,
@@ -41,7 +42,12 @@ def run_with(share, ratio, **more):
             ):
                 figures = {"medians": [taken, taken], "minima": [taken, taken], "calls": [9, 9]}
                 times.setdefault(peer, {}).setdefault(form, {})[which] = figures
-        cases[case.name] = {"layer": case.layer, "times": times, "failures": {}}
+        cases[case.name] = {
+            "layer": case.layer,
+            "times": times,
+            "failures": {},
+            "workspace": {"forward": 10**6, "both": 10**7},
+        }
     return {
         "date": "2026-01-31",
         "machine": {"cpu": "A CPU", "cores": 2, "vector_bits": 512, "system": "L", "python": "3"},
@@ -93,6 +99,24 @@ class TestCases:
 
     def test_a_quick_run_has_some_of_each_layer(self):
         assert {case.layer for case in CASES if case.quick} == {"linear", "convolution"}
+
+
+def test_workspace_is_what_a_pass_takes_beside_its_results():
+    y = np.ones(10**6)
+
+    def call():
+        np.ones(10**6)
+        return y * 1
+
+    form = Form({"forward": call}, lambda name, array: array)
+    assert 0 <= lamina_layers.workspace(form, "forward") < 10**5
+
+    def call_with_more():
+        more = np.ones(10**6)
+        return y * more
+
+    form = Form({"forward": call_with_more}, lambda name, array: array)
+    assert 0.95 * y.nbytes < lamina_layers.workspace(form, "forward") < 1.05 * y.nbytes
 
 
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: case.title)
@@ -164,7 +188,7 @@ class TestBars:
 
     def test_packed_weights_are_held_against_packed_weights(self):
         times = {"lamina_layers": 6.0, "pytorch": 9.0, "onnx_runtime": 5.0}
-        result = bars.Result(CASES[0], "forward", times, None, 1.0, 1.0)
+        result = bars.Result(CASES[0], "forward", times, None, 0, 1.0, 1.0)
         assert (result.ratio, result.hardest) == (pytest.approx(5 / 6), "onnx_runtime")
         result = replace(result, packed=3.0)
         assert (result.ratio, result.hardest) == (1.5, "pytorch")
@@ -177,6 +201,14 @@ class TestBars:
             assert any(m.startswith("50% of the limit") for m in slow)
             fast = [m for r in bars.results(run_with(0.95, 3), which) for m in bars.misses(r)]
             assert fast == []
+
+    def test_workspace(self):
+        run = run_with(0.95, 3)
+        case = next(case for case in CASES if case.layer == "convolution")
+        run["cases"][case.name]["workspace"]["both"] = 40 * 2**20
+        missed = {r.case.name: list(bars.misses(r)) for r in bars.results(run, "both")}
+        assert missed.pop(case.name) == ["40 MiB beside its arrays, bar 32 MiB"]
+        assert not any(missed.values())
 
     def test_beside_a_library_at_the_limit_a_little_less_is_enough(self):
         result = next(bars.results(run_with(0.99, 0.98), "forward"))
@@ -200,6 +232,15 @@ class TestPage:
             rows = [line for line in lines if line.startswith(f"| {case.name} |")]
             assert len(rows) == len(PASSES)
             assert all("| 2.00 |" in row and row.endswith("| 50% | 25% |") for row in rows)
+
+    def test_means_and_starts(self):
+        page = report.page(run_with(0.95, 1.1, starts={"import": 0.31, "compiled": 14.9}))
+        assert "- Linear, forward + backward, geometric mean: ratio 1.10, bar 1.8" in page
+        assert "- Convolution, forward, geometric mean: ratio 1.10, bar 1.15" in page
+        assert "- `import lamina`, beyond the import of NumPy: 0.31 s, bar 0.3 s" in page
+        assert "yet: " not in page
+        page = report.page(run_with(0.95, 3, starts={"import": 0.1}))
+        assert page.endswith("\n\nNone.\n")
 
     def test_without_other_libraries(self):
         run = run_with(0.5, 2.0)

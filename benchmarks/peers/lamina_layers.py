@@ -1,12 +1,14 @@
 """Lamina: its layers as a user calls them, checks of arguments inside the clock."""
 
 import sys
+import tracemalloc
 from collections.abc import Mapping
 from typing import Any
 
 import lamina as lm
+from lamina.engine import memory
 
-from ..case import Case
+from ..case import Case, Pass
 from ..convolution import Convolution
 from ..linear import Linear
 from . import runner
@@ -58,6 +60,18 @@ def forms(case: Case, given: Mapping[str, NDArray]) -> dict[str, Form]:
         "layer": Form({"forward": lambda: layer(x), "both": both}, _same),
         "for_inference": Form({"forward": lambda: fixed(x)}, _same),
     }
+
+
+def workspace(form: Form, which: Pass) -> int:
+    """Return the most bytes that a pass takes at once, beside its results."""
+    memory._waiting.clear()  # what is used again would not be seen
+    tracemalloc.start()
+    try:
+        found = form.passes[which]()
+        results = [found] if which == "forward" else found
+        return tracemalloc.get_traced_memory()[1] - sum(array.nbytes for array in results)
+    finally:
+        tracemalloc.stop()
 
 
 def _same(name: str, array: NDArray) -> NDArray:

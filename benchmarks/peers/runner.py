@@ -4,10 +4,12 @@
         {"torch": "2.13.0", ...}
     {"do": "prepare", "case": name, "reference": file}
         {form: {pass: {array: error}}}
+    {"do": "workspace", "form": form, "which": pass}
+        {"bytes": count}
     {"do": "time", "form": form, "which": pass, "seconds": seconds}
         {"median": seconds, "minimum": seconds, "calls": count}
 
-Times are in seconds. "error" in an answer says what failed.
+Times are in seconds; "workspace" is for Lamina alone. "error" in an answer says what failed.
 """
 
 import gc
@@ -67,6 +69,9 @@ class Library(Protocol):
     def forms(self, case: Case, given: Mapping[str, NDArray]) -> dict[str, Form]:
         """Return the ways to compute a case, by name; none where it cannot."""
 
+    def workspace(self, form: "Form", which: Pass) -> int:
+        """Return the most bytes that a pass takes at once, beside its results; Lamina's alone."""
+
 
 class Runner:
     """A library and the case at hand."""
@@ -96,6 +101,10 @@ class Runner:
                 }
         self.forms = forms
         return errors
+
+    def workspace(self, form: str, which: Pass) -> int:
+        """Return the most bytes that a pass takes at once, beside its results."""
+        return self.library.workspace(self.forms[form], which)
 
     def time(self, form: str, which: Pass, seconds: float) -> dict[str, float]:
         """Return median and minimum of the times of a pass, measured for so long."""
@@ -136,6 +145,8 @@ def serve(library: Any) -> None:
                     answer: dict[Any, Any] = runner.versions()
                 case "prepare":
                     answer = runner.prepare(request["case"], request["reference"])
+                case "workspace":
+                    answer = {"bytes": runner.workspace(request["form"], request["which"])}
                 case "time":
                     answer = runner.time(request["form"], request["which"], request["seconds"])
                 case unknown:

@@ -131,6 +131,18 @@ def features(owner: object, x: NDArray, count: int, ndim: int | None = None) -> 
         raise ValueError(f"{say(owner)}: x has {found} (shape {x.shape}), expected {count}")
 
 
+def parameter(
+    owner: object, name: str, a: NDArray, shape: tuple[int, ...], dtype: np.dtype[Any] | None
+) -> NDArray:
+    """Return a parameter, unless it has been replaced by, or become, one of another form."""
+    if a.shape != shape or a.dtype != dtype:
+        raise ValueError(
+            f"{say(owner)}: {name} has become an array of shape {a.shape} and dtype {a.dtype}, "
+            f"expected {shape} and {dtype}; layer.{name} = array checks what it is given"
+        )
+    return a
+
+
 def gradient(
     owner: object, dy: Any, shape: tuple[int, ...], dtype: np.dtype[Any] | None
 ) -> NDArray:
