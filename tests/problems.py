@@ -17,7 +17,7 @@ from contract import EPS, assert_same
 from lamina.arrays import mask_steps
 from lamina.convolution import formula as convolution_formula
 from lamina.convolution import kernel as convolution_kernel
-from lamina.engine import matmul, threads
+from lamina.engine import threads
 from lamina.linear import formula as linear_formula
 from lamina.linear import kernel as linear_kernel
 from lamina.windows import MODES, Windows, each, pairs
@@ -86,18 +86,13 @@ def passes(module: Any, problem: Problem, arrays: dict[str, Any], dy: Any) -> di
     return {"y": y, "dx": dx, **grads}
 
 
-def of_packed(problem: Problem, arrays: dict[str, Any]) -> np.ndarray:
-    """Y of a layer whose weights are packed beforehand."""
-    if problem.layer == "convolution":
-        options = {n: a for n, a in problem.options.items() if n != "padding"}
-        run = convolution_kernel.prepare(arrays["weight"], arrays.get("bias"), **options)
-        return run(arrays["x"], arrays.get("lengths"), problem.windows.pads)
-    x, weight = matmul.contiguous(arrays["x"]), matmul.contiguous(arrays["weight"])
-    i, o = weight.shape
-    y = matmul.empty((*x.shape[:-1], o), x.dtype)
-    packed = matmul.pack(weight, o, 1, o, i)
-    matmul.matmul(x, i, 1, packed, 0, 0, x.size // i, o, i, y, arrays.get("bias"))
-    return mask_steps(y, arrays.get("lengths"))
+def inferred(problem: Problem, arrays: dict[str, Any], relu: bool) -> np.ndarray:
+    """Y from weights that were prepared beforehand."""
+    kernel, options = LAYERS[problem.layer][0], dict(problem.options)
+    options.pop("padding", None)
+    run = kernel.prepare(arrays["weight"], arrays.get("bias"), relu, **options)
+    padding = () if problem.layer == "linear" else (problem.windows.pads,)
+    return run(arrays["x"], arrays.get("lengths"), *padding)
 
 
 def random_dy(problem: Problem, seed: int = 0) -> np.ndarray:
@@ -127,7 +122,9 @@ def check(problem: Problem, seed: int = 0, layouts: tuple[str, ...] = ("plain",)
     expected = passes(formula, problem, wide, dy.astype(np.float64))
     absolute = {n: np.abs(a) for n, a in wide.items()}
     size = passes(formula, problem, absolute, np.abs(dy.astype(np.float64)))
-    assert_same(of_packed(problem, arrays), found["y"], "y of packed weights")
+    for relu in (False, True):
+        y = np.maximum(found["y"], 0) if relu else found["y"]
+        assert_same(inferred(problem, given, relu), y, "y from prepared weights")
     assert found.keys() == expected.keys()
     for name, a in found.items():
         assert (a.shape, a.dtype) == (expected[name].shape, problem.dtype), name

@@ -85,6 +85,12 @@ def forward(
     return mask_steps(y, out_lengths), cache
 
 
+def step(z: Array, weight: Array, bias: Array | None = None, *, groups: int = 1) -> Array:
+    """Return y, shape (N, O), of the only window in z, shape (N, K, C); `weight` has one axis K."""
+    y, _ = forward(z, weight, bias, groups=groups)
+    return y[:, 0, :]
+
+
 def backward(dy: Array, cache: tuple[Any, ...]) -> tuple[Array, dict[str, Array]]:
     r"""Return dx, shape (N, \*S, C), and the gradients of weight and bias."""
     padded, weight, bias, lengths, out_lengths, windows, padding_mode, groups = cache

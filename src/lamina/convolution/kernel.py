@@ -98,6 +98,32 @@ def prepare(
     return run
 
 
+def step(z: NDArray, weight: NDArray, bias: NDArray | None = None, *, groups: int = 1) -> NDArray:
+    """Return y, shape (N, O), of the only window in z, shape (N, K, C); `weight` has one axis K."""
+    y, _ = forward(z, weight, bias, groups=groups)
+    return y[:, 0, :]
+
+
+def prepare_step(
+    weight: NDArray, bias: NDArray | None = None, relu: bool = False, *, groups: int = 1
+) -> Callable[[NDArray], NDArray]:
+    """Return `step` as a function of z, with a ReLU on top if asked for."""
+    if groups > 1:
+        several = prepare(weight, bias, relu, groups=groups)
+        return lambda z: several(z, None, ((0, 0),))[:, 0, :]
+    o = weight.shape[-1]
+    k = weight.size // o
+    bias = None if bias is None else contiguous(bias)
+    multiply = matmul.product(matmul.pack(contiguous(weight), o, 1, o, k), bias, relu)
+
+    def run(z: NDArray) -> NDArray:
+        y = empty((len(z), o), z.dtype)
+        multiply(contiguous(z), len(z), y)
+        return y
+
+    return run
+
+
 # Plans
 
 

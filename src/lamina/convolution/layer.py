@@ -1,7 +1,6 @@
 """The classes Conv1d, Conv2d and Conv3d."""
 
 import math
-from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
@@ -11,7 +10,7 @@ from .. import arguments, initializers
 from ..kernels import functions, kernel
 from ..layer import Arrays, NDArray, Parameter, Prepared, Shape
 from ..windowed import Windowed
-from ..windows import MODES, Ints
+from ..windows import MODES
 from . import streaming
 from .ring import Ring, State
 
@@ -100,27 +99,24 @@ class _Conv(Windowed):
 
     def _prepared(self, relu: bool = False) -> Prepared:
         """Return how the layer computes in an inference model, with a ReLU on top if asked for."""
-        dtype, run = self.dtype, self._convolution(relu)
-
-        def call(x: NDArray, *, lengths: Any = None) -> NDArray:
-            x = arguments.array(self, "x", x, dtype)
-            lengths = self._checked(x, lengths)
-            return run(x, lengths, self._windows(x.shape[1:-1]).pads)
-
-        return Prepared(call, self.step)
-
-    def _convolution(self, relu: bool, dilation: Ints | None = None) -> Callable[..., NDArray]:
-        """Return a function of x, lengths and padding, from weights that will not change."""
-        run: Callable[..., NDArray] = kernel(__name__).prepare(
+        dtype = self.dtype
+        run = kernel(__name__).prepare(
             self.weight,
             self.bias,
             relu,
             stride=self.stride,
-            dilation=dilation or self.dilation,
+            dilation=self.dilation,
             padding_mode=self.padding_mode,
             groups=self.groups,
         )
-        return run
+
+        def call(x: NDArray, *, lengths: Any = None) -> NDArray:
+            x = arguments.array(self, "x", x, dtype)
+            lengths = self._checked(x, lengths)
+            y: NDArray = run(x, lengths, self._windows(x.shape[1:-1]).pads)
+            return y
+
+        return Prepared(call, self.step)
 
     def _channels(self, shape: Shape) -> int:
         arguments.features(self, np.broadcast_to(0, shape), self.in_channels, self.rank + 2)
@@ -248,35 +244,31 @@ class Conv1d(_Conv):
     def step(self, x_t: NDArray, state: Any) -> tuple[NDArray, State]:
         """Return y at one step, at inference, and the next state; x_t has shape (N, C)."""
         self._refuse_steps()
-        how = functions(__name__)
+        z, after = self._window(self._ring, x_t, state)
+        y: NDArray = functions(__name__).step(z, self.weight, self.bias, groups=self.groups)
+        return y, after
 
-        def inside(z: NDArray) -> NDArray:
-            y: NDArray = how.forward(z, self.weight, self.bias, groups=self.groups)[0]
-            return y
-
-        return self._step(self._ring, inside, x_t, state)
-
-    def _step(
-        self, ring: Ring, inside: Callable[[NDArray], NDArray], x_t: NDArray, state: Any
-    ) -> tuple[NDArray, State]:
-        """Step, where `inside` convolves the only window in z (N, K, C)."""
+    def _window(self, ring: Ring, x_t: Any, state: Any) -> tuple[NDArray, State]:
+        """Return what the window that ends at x_t meets, shape (N, K, C), and the next state."""
         x_t = arguments.array(self, "x_t", x_t, ring.dtype)
         arguments.features(self, x_t, self.in_channels, 2)
-        n, c = x_t.shape
+        n = len(x_t)
         delays = range(ring.size, 0, -self.dilation[0])
         before, after = ring.step(ring.zeros(n) if state is None else state, x_t, delays)
-        z = np.concatenate([*before, x_t], axis=1).reshape(n, self.window[0], c)
-        return inside(z).reshape(n, self.out_channels), after
+        z = np.concatenate([*before, x_t], axis=1)
+        return z.reshape(n, self.window[0], self.in_channels), after
 
     def _prepared(self, relu: bool = False) -> Prepared:
         """Return how the layer computes in an inference model, with a ReLU on top if asked for."""
         prepared = super()._prepared(relu)
         if not self.stepwise:
             return prepared
-        ring, one_window = self._ring, self._convolution(relu, dilation=(1,))
+        ring = self._ring
+        run = kernel(__name__).prepare_step(self.weight, self.bias, relu, groups=self.groups)
 
         def step(x_t: NDArray, state: Any) -> tuple[NDArray, State]:
-            return self._step(ring, lambda z: one_window(z, None, ((0, 0),)), x_t, state)
+            z, after = self._window(ring, x_t, state)
+            return run(z), after
 
         return Prepared(prepared.call, step)
 

@@ -10,6 +10,7 @@ A state is a tuple of the blocks and of the position: the place that is written 
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -23,6 +24,13 @@ State: TypeAlias = tuple[NDArray, ...]
 
 WHOLE: Final = 8
 """A ring of so many places or fewer is one block."""
+
+
+@lru_cache(256)
+def _blocks(size: int) -> tuple[int, list[int]]:
+    """Return how many places blocks have, and how many each has: the last one may have fewer."""
+    width = max(1, size if size <= WHOLE else math.isqrt(size - 1) + 1)
+    return width, [min(width, size - first) for first in range(0, size, width)]
 
 
 class Ring:
@@ -39,9 +47,7 @@ class Ring:
 
     def __init__(self, owner: object, size: int, channels: int, dtype: Any) -> None:
         self.owner, self.size, self.channels, self.dtype = owner, size, channels, dtype
-        self.width = max(1, size if size <= WHOLE else math.isqrt(size - 1) + 1)
-        firsts = range(0, size, self.width)
-        self.steps = [min(self.width, size - first) for first in firsts]  # of each block
+        self.width, self.steps = _blocks(size)
 
     def zeros(self, n: int) -> State:
         """Return the state of `n` sequences before their first step."""
@@ -66,18 +72,17 @@ class Ring:
         """Return the inputs so many steps before x_t, shape (N, C), and the state after it."""
         n = len(x_t)
         position = self._position(state, n, "state")
+        if self.size == 0:
+            return [], state
         before = []
         for delay in delays:
-            block, place = divmod((position - delay) % self.size, self.width)
-            before.append(self._block(state, block, n, "state")[:, place])
-        if self.size == 0:
-            return before, state
-        block, place = divmod(position, self.width)
-        after = list(state)
-        after[block] = written = self._block(state, block, n, "state").copy()
-        written[:, place] = x_t
-        after[-1] = np.array((position + 1) % self.size)
-        return before, tuple(after)
+            i, place = divmod((position - delay) % self.size, self.width)
+            before.append(self._block(state, i, n, "state")[:, place])
+        i, place = divmod(position, self.width)
+        block = self._block(state, i, n, "state").copy()
+        block[:, place] = x_t
+        end = np.array((position + 1) % self.size)
+        return before, (*state[:i], block, *state[i + 1 : -1], end)
 
     # Checks: of the blocks, a step reads those that it needs
 
@@ -90,22 +95,26 @@ class Ring:
                 f"initial_state({n}) gives; got {found}"
             )
         position = np.asarray(state[-1])
-        if position.dtype.kind not in "iu" or position.shape != ():
+        if position.dtype.kind not in "iu" or position.shape:
             raise TypeError(
                 f"{say(self.owner)}: the last entry of {name} is a position, an integer array of "
                 f"shape (), got dtype {position.dtype} and shape {position.shape}"
             )
-        if not 0 <= position < max(self.size, 1):
+        place = int(position)
+        if not 0 <= place < max(self.size, 1):
             raise ValueError(
                 f"{say(self.owner)}: the last entry of {name} is a position in 0 ... "
-                f"{self.size - 1}, got {position}"
+                f"{self.size - 1}, got {place}"
             )
-        return int(position)
+        return place
 
     def _block(self, state: Any, i: int, n: int, name: str) -> NDArray:
-        name = f"{name}[{i}]"
-        found = arguments.array(self.owner, name, state[i], self.dtype)
         expected = n, self.steps[i], self.channels
+        a = state[i]
+        if type(a) is np.ndarray and a.dtype is self.dtype and a.shape == expected:
+            return a
+        name = f"{name}[{i}]"
+        found = arguments.array(self.owner, name, a, self.dtype)
         if found.shape != expected:
             raise ValueError(
                 f"{say(self.owner)}: {name} has shape {found.shape}, expected {expected}, as "

@@ -8,6 +8,7 @@ is packed once, beforehand. Threads share C in a grid of rows and columns; none 
 on from block to block of k through C itself. So neither the blocking nor the grid changes a bit.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
@@ -292,6 +293,28 @@ def matmul(
         shape.zeros if bias is None else held(bias), held(c),
         shape.zeros if panels is None else held(panels),
     )  # fmt: skip
+
+
+def product(
+    b: Packed, bias: NDArray | None = None, relu: bool = False
+) -> Callable[[NDArray, int, NDArray], None]:
+    """Return `matmul` with B, bias and ReLU given: a function of A (m, k), m and C.
+
+    Of a small product, which is done sooner than a call of `matmul`, it does nothing twice.
+    """
+    n, k, panels = b.n, b.k, b.panels
+    dtype, with_bias = panels.dtype, bias is not None
+    zeros = held(plan_of(dtype).zeros)
+    b_at, start = held(panels), zeros if bias is None else held(bias)  # kept by the function below
+
+    def run(a: NDArray, m: int, c: NDArray) -> None:
+        if 0 < m * n * k <= SERIAL and n * k <= SERIAL_B:
+            shape = _shape(dtype, m, n, k, k, 1, n, 1, True, with_bias, relu, 1)
+            _part(0, shape.constants.at, held(a), b_at, start, held(c), zeros)
+        else:
+            matmul(a, k, 1, b, n, 1, m, n, k, c, bias, relu)
+
+    return run
 
 
 def column_sums(a: NDArray) -> NDArray:

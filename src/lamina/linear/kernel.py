@@ -6,7 +6,7 @@ from typing import Any
 import numpy.typing as npt
 
 from ..arrays import mask_steps
-from ..engine.matmul import column_sums, contiguous, matmul
+from ..engine.matmul import column_sums, contiguous, matmul, pack, product
 from ..engine.memory import empty
 
 NDArray = npt.NDArray[Any]
@@ -28,14 +28,14 @@ def prepare(
     weight: NDArray, bias: NDArray | None = None, relu: bool = False
 ) -> Callable[[NDArray, NDArray | None], NDArray]:
     """Return a function of x and lengths that gives y, with a ReLU on top if asked for."""
-    weight = contiguous(weight)
     bias = None if bias is None else contiguous(bias)
     I, O = weight.shape  # noqa: E741
+    multiply = product(pack(contiguous(weight), O, 1, O, I), bias, relu)
 
     def run(x: NDArray, lengths: NDArray | None) -> NDArray:
         x = contiguous(mask_steps(x, lengths))
-        y = empty((*x.shape[:-1], O), x.dtype)
-        matmul(x, I, 1, weight, O, 1, x.size // I, O, I, y, bias, relu)  # (1)
+        y = empty(x.shape[:-1] + (O,), x.dtype)  # noqa: RUF005
+        multiply(x, x.size // I, y)  # (1)
         masked: NDArray = mask_steps(y, lengths)
         return masked
 
