@@ -100,8 +100,15 @@ def prepare(
 
 def step(z: NDArray, weight: NDArray, bias: NDArray | None = None, *, groups: int = 1) -> NDArray:
     """Return y, shape (N, O), of the only window in z, shape (N, K, C); `weight` has one axis K."""
-    y, _ = forward(z, weight, bias, groups=groups)
-    return y[:, 0, :]
+    if groups > 1:
+        return forward(z, weight, bias, groups=groups)[0][:, 0, :]
+    z, weight = contiguous(z), contiguous(weight)
+    bias = None if bias is None else contiguous(bias)
+    o = weight.shape[-1]
+    k = weight.size // o
+    y = empty((len(z), o), z.dtype)
+    matmul.matmul(z, k, 1, weight, o, 1, len(z), o, k, y, bias)
+    return y
 
 
 def prepare_step(

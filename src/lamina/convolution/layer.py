@@ -1,7 +1,8 @@
 """The classes Conv1d, Conv2d and Conv3d."""
 
 import math
-from typing import Any, Self
+from functools import lru_cache
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -10,9 +11,12 @@ from .. import arguments, initializers
 from ..kernels import functions, kernel
 from ..layer import Arrays, NDArray, Parameter, Prepared, Shape
 from ..windowed import Windowed
-from ..windows import MODES
+from ..windows import MODES, Pads
 from . import streaming
 from .ring import Ring, State
+
+SHAPES: Final = 64
+"""How many shapes of x an inference model remembers to be sound, those seen last."""
 
 
 class _Conv(Windowed):
@@ -110,10 +114,20 @@ class _Conv(Windowed):
             groups=self.groups,
         )
 
+        @lru_cache(SHAPES)
+        def padding(shape: Shape) -> Pads:
+            self._channels(shape)
+            self._fit(shape[1:-1])
+            return self._windows(shape[1:-1]).pads
+
         def call(x: NDArray, *, lengths: Any = None) -> NDArray:
             x = arguments.array(self, "x", x, dtype)
-            lengths = self._checked(x, lengths)
-            y: NDArray = run(x, lengths, self._windows(x.shape[1:-1]).pads)
+            if lengths is None:
+                pads = padding(x.shape)
+            else:
+                lengths = self._checked(x, lengths)
+                pads = self._windows(x.shape[1:-1]).pads
+            y: NDArray = run(x, lengths, pads)
             return y
 
         return Prepared(call, self.step)
