@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from contract import assert_same
-from lamina.engine import recurrent, threads
+from lamina.engine import outer, recurrent, threads
+from lamina.engine.matmul import column_sums, matmul
 from problems import LAYOUTS
 from recurrences import Recurrence, recurrence
 
@@ -103,6 +104,7 @@ def test_same_bits_however_the_work_is_cut(problem, monkeypatch):
             assert_same(a, expected[name], f"{name}, {what}")
 
     monkeypatch.setattr(recurrent, "SERIAL", 0)
+    monkeypatch.setattr(outer, "SERIAL", 0)
     for parts in (1, 2, 3):
         monkeypatch.setattr(threads, "count", lambda parts=parts: parts)
         same(f"{parts} parts")
@@ -128,6 +130,24 @@ def test_step_has_the_bits_of_run(problem):
     for t in range(problem.steps):
         state = kernel.step(arrays["x"][:, t], state, weights, **problem.options)
         assert_same(state[0], whole["y"][:, t], f"step {t}")
+
+
+# The gradients of the weights
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("k", "i", "h", "n"), [(1, 1, 1, 1), (7, 3, 17, 33), (200, 5, 9, 70), (500, 300, 200, 40)]
+)
+def test_outer_has_the_bits_of_products(k, i, h, n, dtype):
+    rng = np.random.default_rng(0)
+    x, before, d = (rng.standard_normal((k, size)).astype(dtype) for size in (i, h, n))
+    *found, bias = outer.outer(x, before, d)
+    for a, c in zip((x, before), found, strict=True):
+        expected = np.empty((a.shape[1], n), dtype)
+        matmul(a, 1, a.shape[1], d, n, 1, a.shape[1], n, k, expected)
+        assert_same(c, expected)
+    assert_same(bias, column_sums(d))
 
 
 # Memory

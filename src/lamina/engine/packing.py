@@ -12,22 +12,24 @@ _i64, _i32, _pointer = ir.IntType(64), ir.IntType(32), ir.PointerType()
 
 
 def _emit_copy(dtype: Any) -> str:
-    """Copy rows: target[i·ldt + j] = source[i·lds + j], vector by vector, the last one masked."""
+    """Copy rows: target[i·ldt + j] = source[i·lds + j], vector by vector."""
     e = Emitter(dtype)
     f = ir.Function(e.module, ir.FunctionType(ir.VoidType(), [_i64] * 7), "copy")
     b = ir.IRBuilder(f.append_basic_block("entry"))
     source, lds, rows, vectors, last, target, ldt = f.args
     source, target = b.inttoptr(source, _pointer), b.inttoptr(target, _pointer)
     mask = e.first_lanes(b, last)
-    whole = b.sub(vectors, _i64(1))
+    partly = b.icmp_signed("<", last, _i64(e.lanes))  # masked stores are slow on some CPUs
+    whole = b.sub(vectors, b.zext(partly, _i64))
     with cgutils.for_range(b, rows, intp=_i64) as i:
         from_row = e.at(b, source, b.mul(i.index, lds))
         into_row = e.at(b, target, b.mul(i.index, ldt))
         with cgutils.for_range(b, whole, intp=_i64) as v:
             j = b.mul(v.index, _i64(e.lanes))
             e.store(b, e.load(b, e.at(b, from_row, j), None), e.at(b, into_row, j), None)
-        j = b.mul(whole, _i64(e.lanes))
-        e.store(b, e.load(b, e.at(b, from_row, j), mask), e.at(b, into_row, j), mask)
+        with b.if_then(partly):
+            j = b.mul(whole, _i64(e.lanes))
+            e.store(b, e.load(b, e.at(b, from_row, j), mask), e.at(b, into_row, j), mask)
     b.ret_void()
     return str(e.module)
 

@@ -283,8 +283,8 @@ def _forward(
         cells = row * hidden * size
         call(cell, (
             rows, vectors, last, hidden, a, lda, c_mine, apart * hidden, s + cells, gap * hidden,
-            h, h_row, m, m_row, keep, c_before + cells * keep,
-            gates + row * columns * size * keep,
+            h, h_row, m, m_row, keep, first[t + 1] - first[t] if t + 1 < steps else 0,
+            c_before + cells * keep, gates + row * columns * size * keep,
         ))  # fmt: skip
         if projected:
             y_at = y + row * outputs * size
@@ -342,8 +342,8 @@ def _backward(
             into, into_row, reaching, reaching_row = ds_mine, apart * hidden, zeros, 0
         call(cell, (
             rows, vectors, last, hidden, y + cells, gap * hidden, into, into_row,
-            reaching, reaching_row, dc_mine, apart * hidden, c_before + cells, gates + wide,
-            da + wide,
+            reaching, reaching_row, dc_mine, apart * hidden,
+            first[t - 1] - first[t] if t > 0 else 0, c_before + cells, gates + wide, da + wide,
         ))  # fmt: skip
         _product(
             rows, columns, outputs, width, size, lane, tile, origin, heights,
@@ -440,8 +440,8 @@ def forward(
     ----------
     cell : Code
         Takes rows, vectors, last, H, a, c, s, h and a mask, each with the stride of its rows, then
-        keep, c_before and gates. It replaces c, writes s and m ⊙ s to h, and where `keep` is 1
-        c_before and gates, whose rows lie as those of s.
+        keep, how many rows ahead the next step is, c_before and gates. It replaces c, writes s and
+        m ⊙ s to h, and where `keep` is 1 c_before and gates, whose rows lie as those of s.
     steps : Steps
     x : array, shape (rows, I)
     weights : Weights
@@ -499,8 +499,8 @@ def backward(
     Parameters
     ----------
     cell : Code
-        Takes rows, vectors, last, H, y, dh, dy and dc, each with the stride of its rows, then
-        c_before, gates and da. It writes da and replaces dc.
+        Takes rows, vectors, last, H, y, dh, dy and dc, each with the stride of its rows, then how
+        many rows ahead the step before is, c_before, gates and da. It writes da and replaces dc.
     steps : Steps
     weights : Weights
     dh, dc : array, shapes (N, P), (N, H), by rank

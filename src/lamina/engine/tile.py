@@ -142,10 +142,10 @@ class Emitter:
         fma = self.intrinsic(f"llvm.fma.{self.suffix}", self.vector, [self.vector] * 3)
         return b.call(fma, [x, y, z])
 
-    def prefetch(self, b: ir.IRBuilder, pointer: ir.Value) -> None:
-        """Ask for the memory at a pointer, which need not be there."""
+    def prefetch(self, b: ir.IRBuilder, pointer: ir.Value, write: bool = False) -> None:
+        """Ask for the memory at a pointer, which need not be there, to read it or to write."""
         call = self.intrinsic("llvm.prefetch.p0", ir.VoidType(), [_pointer, _i32, _i32, _i32])
-        b.call(call, [pointer, _i32(0), _i32(2), _i32(1)])  # to read, to level 2, data
+        b.call(call, [pointer, _i32(int(write)), _i32(2), _i32(1)])  # to level 2, data
 
     # The tile
 

@@ -17,10 +17,12 @@ _i64 = ir.IntType(64)
 def _emit_forward(dtype: Any) -> str:
     """Emit equations (2) to (8); the arguments are those of `_forward_twin`."""
     e = Functions(dtype)
-    b, arguments = e.function("lstm_forward", "iiii" + "pi" * 5 + "ipp")
+    b, arguments = e.function("lstm_forward", "iiii" + "pi" * 5 + "iipp")
     (rows, vectors, last, hidden, a, lda, c, c_row, s, s_row, h, h_row, m, m_row,
-     keep, c_before, gates) = arguments  # fmt: skip
+     keep, ahead, c_before, gates) = arguments  # fmt: skip
     words = e.sigmoid, e.sigmoid, e.tanh, e.sigmoid
+    next_row = b.mul(ahead, hidden)
+    next_gates = b.mul(next_row, _i64(4))
 
     def row_by_row(keeps: bool) -> None:
         with cgutils.for_range(b, rows, intp=_i64) as loop:
@@ -45,8 +47,10 @@ def _emit_forward(dtype: Any) -> str:
                 e.store(b, o, at(a_line, 3), mask)
                 if keeps:
                     e.store(b, before, at(c_kept), mask)
+                    e.prefetch(b, e.at(b, at(c_kept), next_row), write=True)
                     for q, value in enumerate(found):
                         e.store(b, value, at(gates_kept, q), mask)
+                        e.prefetch(b, e.at(b, at(gates_kept, q), next_gates), write=True)
 
             def shown(b: ir.IRBuilder, element: ir.Value, mask: ir.Value | None) -> None:
                 def at(line: ir.Value) -> ir.Value:
@@ -55,6 +59,7 @@ def _emit_forward(dtype: Any) -> str:
                 o = e.load(b, e.at(b, at(a_line), offsets[3]), mask)
                 after = b.fmul(o, e.tanh(b, e.load(b, at(c_line), mask)))  # (7)
                 e.store(b, after, at(s_line), mask)
+                e.prefetch(b, e.at(b, at(s_line), next_row), write=True)
                 e.store(b, b.fmul(after, e.load(b, at(m_line), mask)), at(h_line), mask)
 
             # Four chains at a time: the gates of one vector, then tanh(c) of several.
@@ -73,7 +78,7 @@ def _emit_forward(dtype: Any) -> str:
 def _forward_twin(
     rows: int, vectors: int, last: int, hidden: int, a: Address, lda: int, c: Address, c_row: int,
     s: Address, s_row: int, h: Address, h_row: int, m: Address, m_row: int,
-    keep: int, c_before: Address, gates: Address,
+    keep: int, ahead: int, c_before: Address, gates: Address,
 ) -> None:  # fmt: skip
     units = (vectors - 1) * lanes(s.dtype) + last
     for r in range(rows):
@@ -93,10 +98,12 @@ def _forward_twin(
 def _emit_backward(dtype: Any) -> str:
     """Emit equations (10) to (20); the arguments are those of `_backward_twin`."""
     e = Functions(dtype)
-    b, arguments = e.function("lstm_backward", "iiii" + "pi" * 4 + "ppp")
+    b, arguments = e.function("lstm_backward", "iiii" + "pi" * 4 + "ippp")
     (rows, vectors, last, hidden, _, y_row, dh, dh_row, dy, dy_row, dc, dc_row,
-     c_before, gates, da) = arguments  # fmt: skip
+     ahead, c_before, gates, da) = arguments  # fmt: skip
     one = e.number(1)
+    next_row = b.mul(ahead, hidden)
+    next_gates = b.mul(next_row, _i64(4))
     with cgutils.for_range(b, rows, intp=_i64) as loop:
 
         def line(base: ir.Value, stride: ir.Value, width: int = 1) -> ir.Value:
@@ -128,6 +135,10 @@ def _emit_backward(dtype: Any) -> str:
                 else:
                     da_q = b.fmul(b.fmul(d, value), b.fsub(one, value))  # (17), (18), (20)
                 e.store(b, da_q, at(da_line, q), mask)
+                e.prefetch(b, e.at(b, at(gates_line, q), next_gates))
+                e.prefetch(b, e.at(b, at(da_line, q), next_gates), write=True)
+            for line in (c_kept, dy_line):
+                e.prefetch(b, e.at(b, at(line), next_row))
 
         e.sweep(b, vectors, last, cell, together=2)
     b.ret_void()
@@ -137,7 +148,7 @@ def _emit_backward(dtype: Any) -> str:
 def _backward_twin(
     rows: int, vectors: int, last: int, hidden: int, y: Address, y_row: int, dh: Address,
     dh_row: int, dy: Address, dy_row: int, dc: Address, dc_row: int,
-    c_before: Address, gates: Address, da: Address,
+    ahead: int, c_before: Address, gates: Address, da: Address,
 ) -> None:  # fmt: skip
     units = (vectors - 1) * lanes(da.dtype) + last
     for r in range(rows):

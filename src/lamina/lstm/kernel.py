@@ -6,8 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..engine import recurrent
-from ..engine.matmul import column_sums, contiguous, matmul
+from ..engine.matmul import contiguous, matmul
 from ..engine.memory import empty
+from ..engine.outer import outer
 from ..engine.recurrent import Kept, Steps, Weights
 from . import cell
 
@@ -91,11 +92,11 @@ def run_backward(
 
     dx = empty(x.shape, x.dtype)
     matmul(da, columns, 1, weights.x, 1, columns, M, I, columns, dx)  # (23)
-    grads = {"weight_x": empty((I, columns), x.dtype), "weight_h": empty((P, columns), x.dtype)}
-    matmul(x, 1, I, da, columns, 1, I, columns, M, grads["weight_x"])  # (24)
-    matmul(kept.h, 1, P, da, columns, 1, P, columns, M, grads["weight_h"])  # (25)
-    if weights.bias is not None:
-        grads["bias"] = column_sums(da)  # (26)
+    grads = dict(
+        zip(("weight_x", "weight_h", "bias"), outer(x, kept.h, da), strict=True)
+    )  # (24) to
+    if weights.bias is None:  # (26)
+        del grads["bias"]
     if weights.p is not None:
         H = len(weights.p)
         grads["weight_p"] = empty((H, P), x.dtype)

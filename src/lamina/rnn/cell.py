@@ -38,8 +38,11 @@ def _slope(e: Functions, activation: str, b: ir.IRBuilder, h: ir.Value) -> ir.Va
 def _emit_forward(activation: str, dtype: Any) -> str:
     """Emit equation (2); the arguments are those of `_forward_twin`."""
     e = Functions(dtype)
-    b, arguments = e.function(f"{activation}_forward", "iiii" + "pi" * 5 + "ipp")
-    rows, vectors, last, _, a, lda, _, _, s, s_row, h, h_row, m, m_row, *_ = arguments
+    b, arguments = e.function(f"{activation}_forward", "iiii" + "pi" * 5 + "iipp")
+    rows, vectors, last, hidden, a, lda, _, _, s, s_row, h, h_row, m, m_row, _, ahead, *_ = (
+        arguments
+    )
+    next_row = b.mul(ahead, hidden)
     with cgutils.for_range(b, rows, intp=rows.type) as loop:
         a_line, s_line, h_line, m_line = (
             e.at(b, base, b.mul(loop.index, row))
@@ -48,7 +51,9 @@ def _emit_forward(activation: str, dtype: Any) -> str:
 
         def cell(b: ir.IRBuilder, element: ir.Value, mask: ir.Value | None) -> None:
             found = _activate(e, activation, b, e.load(b, e.at(b, a_line, element), mask))
-            e.store(b, found, e.at(b, s_line, element), mask)
+            place = e.at(b, s_line, element)
+            e.store(b, found, place, mask)
+            e.prefetch(b, e.at(b, place, next_row), write=True)
             scaled = b.fmul(found, e.load(b, e.at(b, m_line, element), mask))
             e.store(b, scaled, e.at(b, h_line, element), mask)
 
@@ -61,7 +66,7 @@ def _forward_twin(
     activate: Callable[[NDArray], NDArray],
     rows: int, vectors: int, last: int, hidden: int, a: Address, lda: int, c: Address, c_row: int,
     s: Address, s_row: int, h: Address, h_row: int, m: Address, m_row: int,
-    keep: int, c_before: Address, gates: Address,
+    keep: int, ahead: int, c_before: Address, gates: Address,
 ) -> None:  # fmt: skip
     units = (vectors - 1) * lanes(s.dtype) + last
     for r in range(rows):
@@ -73,8 +78,9 @@ def _forward_twin(
 def _emit_backward(activation: str, dtype: Any) -> str:
     """Emit equations (5) and (6); the arguments are those of `_backward_twin`."""
     e = Functions(dtype)
-    b, arguments = e.function(f"{activation}_backward", "iiii" + "pi" * 4 + "ppp")
-    rows, vectors, last, _, y, y_row, dh, dh_row, dy, dy_row, *_, da = arguments
+    b, arguments = e.function(f"{activation}_backward", "iiii" + "pi" * 4 + "ippp")
+    rows, vectors, last, hidden, y, y_row, dh, dh_row, dy, dy_row, *_, ahead, _, _, da = arguments
+    next_row = b.mul(ahead, hidden)
     with cgutils.for_range(b, rows, intp=rows.type) as loop:
         y_line, dh_line, dy_line, da_line = (
             e.at(b, base, b.mul(loop.index, row))
@@ -88,6 +94,8 @@ def _emit_backward(activation: str, dtype: Any) -> str:
             dh_t = b.fadd(dh_next, dy_t)  # (5)
             da_t = b.fmul(dh_t, _slope(e, activation, b, h))  # (6)
             e.store(b, da_t, e.at(b, da_line, element), mask)
+            for line, write in ((y_line, False), (dy_line, False), (da_line, True)):
+                e.prefetch(b, e.at(b, e.at(b, line, element), next_row), write)
 
         e.sweep(b, vectors, last, cell, together=4)
     b.ret_void()
@@ -98,7 +106,7 @@ def _backward_twin(
     slope: Callable[[NDArray], NDArray],
     rows: int, vectors: int, last: int, hidden: int, y: Address, y_row: int, dh: Address,
     dh_row: int, dy: Address, dy_row: int, dc: Address, dc_row: int,
-    c_before: Address, gates: Address, da: Address,
+    ahead: int, c_before: Address, gates: Address, da: Address,
 ) -> None:  # fmt: skip
     units = (vectors - 1) * lanes(da.dtype) + last
     for r in range(rows):

@@ -6,8 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..engine import recurrent
-from ..engine.matmul import column_sums, contiguous, matmul
+from ..engine.matmul import contiguous, matmul
 from ..engine.memory import empty
+from ..engine.outer import outer
 from ..engine.recurrent import Kept, Steps, Weights
 from . import cell
 
@@ -88,11 +89,11 @@ def run_backward(
 
     dx = empty(x.shape, x.dtype)
     matmul(da, H, 1, weights.x, 1, H, M, I, H, dx)  # (9)
-    grads = {"weight_x": empty((I, H), x.dtype), "weight_h": empty((H, H), x.dtype)}
-    matmul(x, 1, I, da, H, 1, I, H, M, grads["weight_x"])  # (10)
-    matmul(kept.h, 1, H, da, H, 1, H, H, M, grads["weight_h"])  # (11)
-    if weights.bias is not None:
-        grads["bias"] = column_sums(da)  # (12)
+    grads = dict(
+        zip(("weight_x", "weight_h", "bias"), outer(x, kept.h, da), strict=True)
+    )  # (10) to
+    if weights.bias is None:  # (12)
+        del grads["bias"]
     return steps.unpack(dx), (steps.unranked(dh),), grads
 
 
