@@ -724,8 +724,13 @@ def test_refuses_inputs(kind):
         layer.backward(y[:, 1:], cache)
     with pytest.raises(ValueError, match=r"lengths must lie in 0 ... 5, .* got -1 ... 6"):
         layer(x, lengths=[-1, 6, 0, 0])
-    with pytest.raises(ValueError, match=r"lengths has shape \(3,\), expected \(4,\)"):
-        layer.run(x, lengths=[1, 2, 3])
+    for lengths in ([1, 2, 3], [[1], [2], [3], [4]], 3):
+        with pytest.raises(ValueError, match=r"lengths has shape \(.*\), expected \(4,\)"):
+            layer.run(x, lengths=lengths)
+    for lengths in ([1.0, 2, 3, 4], [True, False, True, True], list("1234")):
+        with pytest.raises(TypeError, match="lengths must be integers, got dtype"):
+            layer.run(x, lengths=lengths)
+    assert_same(layer(x, lengths=np.array([5, 0, 1, 2], np.uint8)), layer(x, lengths=[5, 0, 1, 2]))
 
 
 # Sizes

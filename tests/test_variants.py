@@ -199,3 +199,47 @@ def test_trace():
 def test_refuses(options, error, message):
     with pytest.raises(error, match=rf"LSTM\(1, 1.*: {message}"):
         lm.LSTM(1, 1, **options)
+
+
+@pytest.mark.parametrize("coupled", [False, True])
+@pytest.mark.parametrize("clip", [None, 0.4])
+def test_against_onnx_runtime(coupled, clip):
+    onnx, runtime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    layer = lm.LSTM(3, 2, peepholes=True, coupled=coupled, clip=clip, init="torch", rng=3)
+    layer.peephole = random("p", layer.peephole.shape)
+    x, lengths = random("x", (4, 5, 3), "f"), (2, 0, 5, 1)
+    blocks, places = ("igo", "ioig") if coupled else ("ifgo", "iofg")  # ONNX: i, o, f, c
+
+    def theirs(a, blocks=blocks, places=places):
+        """Our columns in the order of ONNX, as rows; coupled, its f block is not used."""
+        parts = dict(zip(blocks, np.split(a, len(blocks), axis=-1), strict=True))
+        return np.concatenate([parts[gate] for gate in places], axis=-1).T[None]
+
+    peepholes = ("io", "ioi") if coupled else ("ifo", "iof")
+    arrays = {
+        "x": x.transpose(1, 0, 2),
+        "W": theirs(layer.weight_x),
+        "R": theirs(layer.weight_h),
+        "B": np.concatenate([theirs(layer.bias), np.zeros((1, 8), "f")], axis=1),
+        "lengths": np.array(lengths, np.int32),
+        "h": np.zeros((1, 4, 2), "f"),
+        "c": np.zeros((1, 4, 2), "f"),
+        "P": theirs(layer.peephole, *peepholes),
+    }
+    options = {"hidden_size": 2, "input_forget": int(coupled)} | ({"clip": clip} if clip else {})
+    node = onnx.helper.make_node("LSTM", list(arrays), ["y"], **options)
+    kinds = {"lengths": onnx.TensorProto.INT32}
+    graph = onnx.helper.make_graph(
+        [node],
+        "lstm",
+        [
+            onnx.helper.make_tensor_value_info(name, kinds.get(name, 1), a.shape)
+            for name, a in arrays.items()
+        ],
+        [onnx.helper.make_tensor_value_info("y", 1, (5, 1, 4, 2))],
+    )
+    opsets = [onnx.helper.make_opsetid("", 14)]
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    session = runtime.InferenceSession(model.SerializeToString())
+    (y,) = session.run(None, arrays)
+    assert_close(layer(x, lengths=lengths), y[:, 0].transpose(1, 0, 2), np.float32)
