@@ -232,7 +232,7 @@ class TestCheck:
         assert out.endswith("\n1 failed\n")
 
     def test_refuses(self, capsys):
-        assert "invalid choice: 'gru'" in refusal(capsys, "check", "gru")
+        assert "invalid choice: 'transformer'" in refusal(capsys, "check", "transformer")
 
 
 def test_info(capsys):
