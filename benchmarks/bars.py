@@ -163,6 +163,9 @@ def misses(result: Result) -> Iterator[str]:
 def share_wanted(result: Result) -> float:
     """Return the share of the limit that is the bar of a result; 0 where there is none."""
     case = result.case
+    own = case.share_wanted(result.which)
+    if own is not None:
+        return own
     if result.compute >= 2 * result.memory:
         if result.which == "forward":
             return 0.92

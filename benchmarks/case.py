@@ -64,6 +64,14 @@ class Case:
         """Return y, dx and the gradients of the parameters, in the precision of what is given."""
         raise NotImplementedError
 
+    def scale(self, name: str) -> float:
+        """How large the random values of an array are."""
+        return 1.0
+
+    def share_wanted(self, which: Pass) -> float | None:
+        """Return the share of the limit that is the bar of a pass; None for the usual one."""
+        return None
+
     @property
     def parameters(self) -> tuple[str, ...]:
         """The names of the arrays that get a gradient beside x."""

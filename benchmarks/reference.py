@@ -18,7 +18,7 @@ def inputs(case: Case) -> dict[str, NDArray]:
     rng = np.random.default_rng(zlib.crc32(case.name.encode()))
     dtype = np.float32 if case.dtype == "float32" else np.float64
     return {
-        "dy" if name == "y" else name: rng.standard_normal(shape, dtype)
+        "dy" if name == "y" else name: rng.standard_normal(shape, dtype) * dtype(case.scale(name))
         for name, shape in case.shapes.items()
     }
 

@@ -10,8 +10,10 @@ from benchmarks.case import PASSES
 from benchmarks.cases import CASES, find
 from benchmarks.convolution import convolution
 from benchmarks.linear import Linear
+from benchmarks.lstm import LSTM
 from benchmarks.peers import lamina_layers
 from benchmarks.peers.runner import Form
+from benchmarks.rnn import RNN
 
 LIMITS = {
     "threads": 2,
@@ -25,6 +27,8 @@ SMALL = [
     convolution("small", 2, (9,), 4, 6, 3, dilation=2, padding="causal"),
     convolution("small", 2, (9, 8), 4, 6, (3, 1), stride=2, groups=2),
     convolution("small", 2, (5, 6, 7), 4, 4, (1, 3, 2), stride=(2, 1, 2), groups=4, bias=False),
+    RNN(family="small", batch=3, steps=4, inputs=2, hidden=5, bidirectional=True),
+    LSTM(family="small", batch=3, steps=4, inputs=2, hidden=5, layers=2),
 ]
 
 
@@ -98,7 +102,12 @@ class TestCases:
         assert sum(case.family == "ResNet-50" for case in CASES) == 23
 
     def test_a_quick_run_has_some_of_each_layer(self):
-        assert {case.layer for case in CASES if case.quick} == {"linear", "convolution"}
+        assert {case.layer for case in CASES if case.quick} == {
+            "linear",
+            "convolution",
+            "rnn",
+            "lstm",
+        }
 
 
 def test_workspace_is_what_a_pass_takes_beside_its_results():

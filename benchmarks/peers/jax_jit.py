@@ -10,7 +10,8 @@ import numpy as np
 
 from ..case import Case, Pass
 from ..convolution import Convolution
-from . import runner
+from ..recurrent import Recurrence
+from . import recurrent_jax, runner
 from .runner import Form, NDArray
 
 jax.config.update("jax_enable_x64", True)  # allows float64; float32 stays what it is
@@ -27,6 +28,8 @@ def versions() -> dict[str, str]:
 
 def forms(case: Case, given: Mapping[str, NDArray]) -> dict[str, Form]:
     """Return the function, and its value with its gradients."""
+    if isinstance(case, Recurrence):
+        return recurrent_jax.forms(case, given)
 
     def function(x: jax.Array, weight: jax.Array, bias: jax.Array | None = None) -> jax.Array:
         if isinstance(case, Convolution):

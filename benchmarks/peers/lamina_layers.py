@@ -11,6 +11,7 @@ from lamina.engine import memory
 from ..case import Case, Pass
 from ..convolution import Convolution
 from ..linear import Linear
+from ..recurrent import Recurrence
 from . import runner
 from .runner import Form, NDArray
 
@@ -40,6 +41,8 @@ def layer_of(case: Case) -> Any:
             dtype=case.dtype,
             rng=0,
         )
+    if isinstance(case, Recurrence):
+        return case.layer_of()
     raise TypeError(f"no layer for {case}")
 
 
@@ -47,8 +50,7 @@ def forms(case: Case, given: Mapping[str, NDArray]) -> dict[str, Form]:
     """Return the layer, and the inference model of it."""
     layer = layer_of(case)
     x, dy = given["x"], given["dy"]
-    for name in layer.params:
-        setattr(layer, name, given[name])
+    layer.assign({name: given[name] for name in case.parameters})
 
     def both() -> tuple[NDArray, ...]:
         y, cache = layer.forward(x, training=True)

@@ -10,7 +10,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ..case import Case
 from ..convolution import Convolution
-from . import runner
+from ..recurrent import Recurrence
+from . import recurrent_onnx, runner
 from .runner import Form, NDArray
 
 
@@ -23,13 +24,20 @@ def forms(case: Case, given: Mapping[str, NDArray]) -> dict[str, Form]:
     """Return a session as it is usually called, and one that writes into the same y each time."""
     if case.dtype != "float32":
         return {}
-    convolution = isinstance(case, Convolution)
-    x, weight = given["x"], given["weight"]
-    if convolution:
-        x, weight = np.moveaxis(x, -1, 1), np.moveaxis(weight, (-1, -2), (0, 1))
-    x = np.ascontiguousarray(x)
-    session = _session(case, {**given, "x": x, "weight": np.ascontiguousarray(weight)})
-    y = onnxruntime.OrtValue.ortvalue_from_shape_and_type(_shape_of_y(case), np.float32)
+    x, weight, axis = given["x"], given.get("weight"), -1  # axis: where our last one is
+    shape = list(case.shapes["y"])
+    if isinstance(case, Recurrence):
+        x = np.ascontiguousarray(x.swapaxes(0, 1))
+        shape[:2] = shape[1::-1]
+        session = _start(recurrent_onnx.model(case, given))
+    else:
+        if isinstance(case, Convolution):
+            axis = 1
+            x, weight = np.moveaxis(x, -1, 1), np.moveaxis(weight, (-1, -2), (0, 1))
+            shape.insert(1, shape.pop())
+        x = np.ascontiguousarray(x)
+        session = _session(case, {**given, "x": x, "weight": np.ascontiguousarray(weight)}, shape)
+    y = onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, np.float32)
     bound = session.io_binding()
     bound.bind_cpu_input("x", x)
     bound.bind_ortvalue_output("y", y)
@@ -40,7 +48,9 @@ def forms(case: Case, given: Mapping[str, NDArray]) -> dict[str, Form]:
 
     def restore(name: str, array: NDArray) -> NDArray:
         array = array if isinstance(array, np.ndarray) else array.numpy()
-        return np.moveaxis(array, 1, -1) if convolution else array
+        if isinstance(case, Recurrence):
+            return array.swapaxes(0, 1)
+        return np.moveaxis(array, axis, -1)
 
     return {
         "run": Form({"forward": lambda: session.run(None, {"x": x})[0]}, restore),
@@ -48,12 +58,9 @@ def forms(case: Case, given: Mapping[str, NDArray]) -> dict[str, Form]:
     }
 
 
-def _shape_of_y(case: Case) -> list[int]:
-    n, *sizes, outputs = case.shapes["y"]
-    return [n, outputs, *sizes]
-
-
-def _session(case: Case, arrays: Mapping[str, NDArray]) -> onnxruntime.InferenceSession:
+def _session(
+    case: Case, arrays: Mapping[str, NDArray], shape: list[int]
+) -> onnxruntime.InferenceSession:
     """Return the session of a graph of one node; arrays are in ONNX's layout."""
     options = {}
     if isinstance(case, Convolution):
@@ -69,16 +76,18 @@ def _session(case: Case, arrays: Mapping[str, NDArray]) -> onnxruntime.Inference
         [helper.make_node("Conv" if options else "Gemm", ["x", *weights], ["y"], **options)],
         "case",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, arrays["x"].shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, _shape_of_y(case))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
         [numpy_helper.from_array(arrays[name], name) for name in weights],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    return _start(model.SerializeToString())
+
+
+def _start(model: bytes) -> onnxruntime.InferenceSession:
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = runner.THREADS
     settings.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), settings, providers=["CPUExecutionProvider"]
-    )
+    return onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ import torch
 
 from ..case import Case
 from ..convolution import Convolution
-from . import runner
+from ..recurrent import Recurrence
+from . import recurrent_pytorch, runner
 from .runner import Form, NDArray
 
 torch.set_num_threads(runner.THREADS)
@@ -25,6 +26,8 @@ def versions() -> dict[str, str]:
 
 def forms(case: Case, given: Mapping[str, NDArray]) -> dict[str, Form]:
     """Return the module in each memory format that PyTorch has for it."""
+    if isinstance(case, Recurrence):
+        return recurrent_pytorch.forms(case, given)
     if not isinstance(case, Convolution):
         return {"": form(case, given)}
     found = {"channels first": form(case, given)}

@@ -8,7 +8,8 @@ import torch
 
 from ..case import Case
 from ..convolution import Convolution
-from . import pytorch, runner
+from ..recurrent import Recurrence
+from . import pytorch, recurrent_pytorch, runner
 from .runner import Form, NDArray
 
 
@@ -26,6 +27,8 @@ def compile(module: torch.nn.Module) -> Any:
 
 def forms(case: Case, given: Mapping[str, NDArray]) -> dict[str, Form]:
     """Return the compiled module."""
+    if isinstance(case, Recurrence):
+        return recurrent_pytorch.forms(case, given, compile)
     if isinstance(case, Convolution) and case.rank in pytorch.CHANNELS_LAST:
         kind = pytorch.CHANNELS_LAST[case.rank]
         return {"channels last": pytorch.form(case, given, kind, compile)}

@@ -1,0 +1,70 @@
+"""PyTorch's RNN and LSTM, batch first and steps first."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..recurrent import Recurrence
+from .runner import Form, NDArray
+
+_NAMES = {"weight_x": "weight_ih", "weight_h": "weight_hh", "bias": "bias_ih"}
+
+
+def forms(
+    case: Recurrence,
+    given: Mapping[str, NDArray],
+    wrap: Callable[[torch.nn.Module], Any] = lambda module: module,
+) -> dict[str, Form]:
+    """Return the module in either layout; `wrap` may compile it."""
+    return {
+        name: _form(case, given, batch_first, wrap)
+        for name, batch_first in (("batch first", True), ("steps first", False))
+    }
+
+
+def _form(
+    case: Recurrence, given: Mapping[str, NDArray], batch_first: bool, wrap: Callable[..., Any]
+) -> Form:
+    kind = {"rnn": torch.nn.RNN, "lstm": torch.nn.LSTM}[case.layer]
+    module = kind(
+        case.inputs, case.hidden, case.layers, batch_first=batch_first,
+        bidirectional=case.bidirectional, dtype=getattr(torch, case.dtype),
+    )  # fmt: skip
+    parameters = dict(module.named_parameters())
+    for name, parameter in parameters.items():
+        parameter.data.zero_()
+        if name.startswith("bias_hh"):
+            parameter.requires_grad_(False)  # one bias is enough
+    watched_parameters = []
+    for k, suffix in enumerate(case.suffixes()):
+        end = f"_l{k // case.directions}" + ("_reverse" if k % case.directions else "")
+        for name, theirs in _NAMES.items():
+            parameter = parameters[theirs + end]
+            parameter.data = torch.from_numpy(np.ascontiguousarray(given[name + suffix].T))
+            watched_parameters.append(parameter)
+
+    def laid_out(name: str) -> torch.Tensor:
+        array = given[name] if batch_first else given[name].swapaxes(0, 1)
+        return torch.from_numpy(np.array(array, order="C"))
+
+    x, dy, watched = laid_out("x"), laid_out("dy"), laid_out("x").requires_grad_()
+    run = wrap(module)
+
+    def forward() -> torch.Tensor:
+        with torch.inference_mode():
+            y: torch.Tensor = run(x)[0]
+            return y
+
+    def both() -> list[torch.Tensor]:
+        y = run(watched)[0]
+        return [y, *torch.autograd.grad(y, [watched, *watched_parameters], dy)]
+
+    def restore(name: str, result: torch.Tensor) -> NDArray:
+        array: NDArray = result.detach().numpy()
+        if name in ("y", "dx"):
+            return array if batch_first else array.swapaxes(0, 1)
+        return array.T
+
+    return Form({"forward": forward, "both": both}, restore)
