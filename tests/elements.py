@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 
 import problems
-from contract import EPS
+from contract import EPS, assert_same
 from lamina.batchnorm import formula as batchnorm_formula
 from lamina.batchnorm import kernel as batchnorm_kernel
+from lamina.dropout import formula as dropout_formula
+from lamina.dropout import kernel as dropout_kernel
+from lamina.dropout.formula import Draw
 from problems import LAYOUTS, lay_out
 from recurrences import recurrence
 
@@ -89,7 +92,64 @@ def batchnorm(rng: Any, most: int = 140) -> BatchNorm:
     )
 
 
-KINDS: dict[str, Callable[..., Any]] = {"batchnorm": batchnorm, "recurrent": recurrence}
+@dataclass(frozen=True)
+class Dropout:
+    """One call of Dropout's functions, by a mask that is drawn or, if `given`, brought along."""
+
+    x: tuple[int, ...]
+    rate: float = 0.5
+    dtype: str = "float32"
+    mode: str = "inverted"
+    lengths: tuple[int, ...] | None = None
+    shared_axes: tuple[int, ...] = ()
+    named: bool = False
+    given: bool = False
+
+    def check(self, seed: int = 0, layouts: tuple[str, ...] = ("plain",)) -> None:
+        """Hold the kernel to the bits of the formula."""
+        rng = np.random.default_rng(seed)
+        x, dy = (rng.standard_normal(self.x).astype(self.dtype) for _ in range(2))
+        key, call = rng.integers(2**32, size=2, dtype=np.uint32), int(rng.integers(2**40))
+        ids = rng.integers(0, 2**63, self.x[0]) if self.named else None
+        draw = Draw(self.x, self.rate, key, call, self.shared_axes, ids)
+        keep = dropout_formula.mask(draw) if self.given else draw
+        lengths = None if self.lengths is None else np.array(self.lengths)
+        arguments = keep, self.rate, self.mode, lengths
+        y, cache = dropout_kernel.forward(lay_out(x, layouts[0]), *arguments)
+        dx, _ = dropout_kernel.backward(lay_out(dy, layouts[-1]), cache)
+        y_exact, exact = dropout_formula.forward(x, *arguments)
+        assert_same(y, y_exact, f"y of {self}")
+        assert_same(dx, dropout_formula.backward(dy, exact)[0], f"dx of {self}")
+        assert_same(dropout_kernel.mask(keep), exact.keep, f"mask of {self}")
+
+
+def dropout(rng: Any, most: int = 140) -> Dropout:
+    """Samples of one to three axes; every other mask has shared axes or is given."""
+    axes = int(rng.integers(1, 4))
+    shape = (*(int(n) for n in rng.integers(1, 7, axes)), problems.ragged(rng, most))
+    if rng.random() < 0.1:
+        shape = (2, int(rng.integers(8000, 20000)))
+    shared = tuple(int(a) for a in range(len(shape)) if rng.random() < 0.2)
+    lengths = None
+    if len(shape) > 2 and rng.random() < 0.4:
+        lengths = tuple(int(n) for n in rng.integers(0, shape[1] + 1, shape[0]))
+    return Dropout(
+        shape,
+        float(rng.choice([0, 0.01, 0.5, 0.9, 1])),
+        str(rng.choice(["float32", "float64"])),
+        str(rng.choice(["inverted", "classic"])),
+        lengths,
+        shared,
+        bool(rng.random() < 0.5),
+        bool(rng.random() < 0.2),
+    )
+
+
+KINDS: dict[str, Callable[..., Any]] = {
+    "batchnorm": batchnorm,
+    "dropout": dropout,
+    "recurrent": recurrence,
+}
 
 
 def sweep(kind: str, seed: int, count: int, report: Callable[[str], None] = str) -> None:

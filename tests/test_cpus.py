@@ -74,7 +74,7 @@ def test_kernels_of_lesser_cpus(name, features, width, fma):
 @pytest.mark.parametrize(
     ("name", "features"), [("haswell", AVX2), ("x86-64", SSE2)], ids=["AVX2", "SSE2"]
 )
-@pytest.mark.parametrize("kind", ["batchnorm"])
+@pytest.mark.parametrize("kind", ["batchnorm", "dropout"])
 def test_kernels_of_elements_on_lesser_cpus(kind, name, features):
     if name == "haswell" and not HAS.get("avx2"):
         pytest.skip("this CPU has no AVX2")
@@ -111,6 +111,36 @@ def test_the_width_of_vectors_changes_no_bit():
     )
     assert (wide[0], narrow[0]) == ("64", "32")
     assert wide[1] == narrow[1]
+
+
+ELEMENTS = """
+    import hashlib, sys
+    import numpy as np
+    from lamina.engine import jit
+
+    width, registers = int(sys.argv[1]), int(sys.argv[2])
+    jit.vector_bytes, jit.vector_registers = lambda: width, lambda: registers
+    import elements
+
+    digest, rng = hashlib.sha256(), np.random.default_rng(0)
+    for i in range(20):
+        problem = elements.batchnorm(rng)
+        problem.check(i)
+        arrays = problem.arrays()
+        y, cache = elements.batchnorm_kernel.forward(**arrays)
+        dx, grads = elements.batchnorm_kernel.backward(arrays["x"], cache)
+        for a in (y, dx, cache.mean, cache.var, *grads.values()):
+            digest.update((a + 0).tobytes())
+        elements.dropout(rng).check(i)  # to the bit
+    print(digest.hexdigest())
+"""
+
+
+def test_the_width_of_vectors_changes_no_bit_of_elements():
+    """LLVM makes several narrow vectors of a wide one, so every width runs on every CPU."""
+    widths = ("16", "16"), ("32", "16"), ("64", "32")
+    digests = {run("-c", ELEMENTS, *w, LAMINA_CACHE_DIR=os.devnull)[0] for w in widths}
+    assert len(digests) == 1
 
 
 @pytest.fixture(
@@ -214,6 +244,7 @@ def test_kernels_as_plain_python():
         problems.cut(3)
         problems.sweep(3, 20, 20, 6)
         elements.sweep("batchnorm", 4, 40)
+        elements.sweep("dropout", 4, 40)
     """
     run("-c", script, NUMBA_DISABLE_JIT="1", LAMINA_CACHE_DIR=os.devnull)
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import problems
 from contract import assert_same
-from elements import KINDS, LAYOUTS, BatchNorm
+from elements import KINDS, LAYOUTS, BatchNorm, Dropout
 from lamina.batchnorm import kernel as batchnorm_kernel
 from lamina.engine import threads
 
@@ -65,6 +65,21 @@ def test_same_bits_of_batchnorm_on_any_number_of_threads(problem, monkeypatch):
         problems.cut(parts, monkeypatch.setattr)
         for name, a in results(problem, arrays).items():
             assert_same(a, expected[name], f"{name} in {parts} parts")
+
+
+@pytest.mark.parametrize("shape", [(7, 1000), (3, 20000), (2, 3, 4, 300)])
+def test_dropout_on_any_number_of_threads(shape, monkeypatch):
+    """The formula's bits, so each other's."""
+    for parts in (1, 2, 3, 16):
+        problems.cut(parts, monkeypatch.setattr)
+        Dropout(shape).check()
+        Dropout(shape, shared_axes=(1,)).check()
+
+
+@pytest.mark.parametrize("units", [*range(1, 40), 63, 64, 65, 95, 96, 97, 8191, 8192, 8193])
+def test_dropout_of_any_units(units):
+    for dtype in DTYPES:
+        Dropout((2, units), 0.3, dtype, named=True).check()
 
 
 def test_same_bits_of_batchnorm_with_one_thread_and_with_two():

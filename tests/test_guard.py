@@ -25,7 +25,9 @@ def test_the_guard_sees_one_element_too_far():
         assert outcome == ("0" if what.endswith("nothing") else "SIGSEGV"), what
 
 
-@pytest.mark.parametrize(("kind", "count"), [("batchnorm", 400), ("recurrent", 150)])
+@pytest.mark.parametrize(
+    ("kind", "count"), [("batchnorm", 300), ("dropout", 300), ("recurrent", 150)]
+)
 def test_kernels_of_elements_stay_within_their_arrays(kind, count):
     done = guarded("elements", kind, 0, count)
     lines = done.stdout.splitlines()

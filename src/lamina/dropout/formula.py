@@ -44,6 +44,27 @@ Words: TypeAlias = tuple[Array, Array, Array, Array]
 LOW: Final = 0xFFFFFFFF
 
 
+class Draw(NamedTuple):
+    """What a mask is drawn by: the arguments of `keep_mask`."""
+
+    shape: tuple[int, ...]
+    rate: float
+    key: Array
+    call: int
+    shared_axes: tuple[int, ...] = ()
+    sample_ids: Array | None = None
+
+    @property
+    def shared(self) -> set[int]:
+        """The shared axes, counted from 0."""
+        return {axis % len(self.shape) for axis in self.shared_axes}
+
+    @property
+    def mask_shape(self) -> tuple[int, ...]:
+        """`shape`, but for 1 in the shared axes."""
+        return tuple(1 if axis in self.shared else n for axis, n in enumerate(self.shape))
+
+
 class Cache(NamedTuple):
     """What `backward` needs."""
 
@@ -54,7 +75,7 @@ class Cache(NamedTuple):
 
 def forward(
     x: Array,
-    keep: Array | None = None,
+    keep: Array | Draw | None = None,
     rate: float = 0.5,
     mode: Mode = "inverted",
     lengths: Array | None = None,
@@ -64,8 +85,8 @@ def forward(
     Parameters
     ----------
     x : array, shape (N, ...)
-    keep : boolean array, broadcast to the shape of x, optional
-        The mask; without it the pass is one of inference.
+    keep : boolean array, broadcast to the shape of x, or Draw, optional
+        The mask, or what draws it; without it the pass is one of inference.
     rate : float
         The probability to drop, 0 to 1.
     mode : str
@@ -73,18 +94,27 @@ def forward(
     lengths : integer array, shape (N,), optional
         x has shape (N, T, ...); steps from lengths[n] on are padding.
     """
-    scale = 1.0  # (2)
-    if mode == "inverted" and keep is not None and rate < 1:  # at rate 1 there is nothing to scale
-        scale = 1 / (1 - rate)
-    if mode == "classic" and keep is None:
-        scale = 1 - rate
-    cache = Cache(keep, scale, lengths)
+    cache = Cache(mask(keep), scale_of(rate, mode, keep is not None), lengths)
     return _select(x, cache), cache  # (1)
 
 
 def backward(dy: Array, cache: Cache) -> tuple[Array, dict[str, Array]]:
     """Return dx, of the shape of x, and no gradients: there are no parameters."""
     return _select(dy, cache), {}  # (3)
+
+
+def scale_of(rate: float, mode: Mode, drops: bool) -> float:
+    """Return s, for a pass that drops or one of inference."""
+    if mode == "inverted" and drops and rate < 1:  # at rate 1 there is nothing to scale
+        return 1 / (1 - rate)  # (2)
+    if mode == "classic" and not drops:
+        return 1 - rate
+    return 1.0
+
+
+def mask(keep: Array | Draw | None) -> Array | None:
+    """Return a mask that is given as one or as what draws it."""
+    return keep_mask(*keep) if isinstance(keep, Draw) else keep
 
 
 def _select(a: Array, cache: Cache) -> Array:
@@ -125,9 +155,9 @@ def keep_mask(
     boolean array, of `shape` but for 1 in the shared axes
     """
     xp = namespace(key, sample_ids)
-    shared = {axis % len(shape) for axis in shared_axes}
-    shape = tuple(1 if axis in shared else size for axis, size in enumerate(shape))
-    if sample_ids is None or 0 in shared:
+    draw = Draw(shape, rate, key, call, shared_axes)
+    shape = draw.mask_shape
+    if sample_ids is None or 0 in draw.shared:
         sample_ids = xp.arange(shape[0])
     ids = xp.astype(sample_ids, xp.uint64)[:, None]
     units = math.prod(shape[1:])

@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import arguments, initializers
 from ..arguments import say
+from ..kernels import functions
 from ..layer import Arrays, Layer, NDArray, Parameter, Shape
 from . import formula
 
@@ -170,18 +171,21 @@ class Dropout(Layer):
         x = arguments.array(self, "x", x)
         lengths = arguments.lengths(self, lengths, x)
         sample_ids = self._checked_ids(sample_ids, x)
+        keep: Any = None
         if mask is not None:
-            mask = self._checked_mask(mask, x, training)
+            keep = self._checked_mask(mask, x, training)
         elif training or self.always:
-            mask = self._draw(x, sample_ids)
-        y, cache = formula.forward(x, mask, self.rate, self.mode, lengths)
-        return y, (y.shape, y.dtype, cache)
+            keep = self._draw(x, sample_ids)
+        how = functions(__name__)
+        y, cache = how.forward(x, keep, self.rate, self.mode, lengths)
+        return y, (y.shape, y.dtype, how, cache)
 
     def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
         """Return dx, of the shape of x, and no gradients: there are no parameters."""
-        shape, dtype, cache = cache
+        shape, dtype, how, cache = cache
         dy = arguments.gradient(self, dy, shape, dtype)
-        return formula.backward(dy, cache)
+        found: tuple[NDArray, Arrays] = how.backward(dy, cache)
+        return found
 
     def mask(self, cache: Any) -> NDArray | None:
         """Return the mask of the pass with that cache, true where a unit was kept.
@@ -189,10 +193,11 @@ class Dropout(Layer):
         It broadcasts to the shape of x, with 1 in the shared axes; None if nothing was dropped.
         Given to another pass, it drops the same units.
         """
-        keep: NDArray | None = cache[-1].keep
+        *_, how, cache = cache
+        keep: NDArray | None = how.mask(cache.keep)
         return keep
 
-    def _draw(self, x: NDArray, sample_ids: NDArray | None) -> NDArray:
+    def _draw(self, x: NDArray, sample_ids: NDArray | None) -> formula.Draw:
         if x.ndim < 1:
             raise ValueError(f"{say(self)}: x has no axes, expected (N, ...), batch first")
         for axis in self.shared_axes:
@@ -203,11 +208,9 @@ class Dropout(Layer):
                 )
         with _COUNTING:
             call = int(self.calls)
-            self.calls = call + 1
-        mask: NDArray = formula.keep_mask(
-            x.shape, self.rate, self.key, call, self.shared_axes, sample_ids
-        )
-        return mask
+            self.buffers["calls"][...] = call + 1
+        key = self.key.copy()  # the layer's may be drawn anew before the backward pass
+        return formula.Draw(x.shape, self.rate, key, call, self.shared_axes, sample_ids)
 
     def _checked_mask(self, mask: Any, x: NDArray, training: bool) -> NDArray:
         found: NDArray = np.asarray(mask)

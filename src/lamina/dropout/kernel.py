@@ -1,0 +1,311 @@
+"""Dropout: the functions of formula.py, in one pass over memory.
+
+A mask that is drawn is never stored. It is drawn where it is used, 32 bits a unit, and drawn again
+in the backward pass. The stream names units, not places, so neither the width of vectors nor
+threads nor the batch change a bit of it.
+"""
+
+import math
+from typing import Any, Final, NamedTuple
+
+import numba
+import numpy as np
+import numpy.typing as npt
+from llvmlite import ir
+from numba.core import cgutils
+
+from ..arrays import mask_steps
+from ..engine import jit, philox
+from ..engine.jit import Address, Code, Task, address, call
+from ..engine.matmul import contiguous
+from ..engine.memory import empty
+from ..engine.sweep import Masks, Sweep, Values
+from ..engine.threads import count as count_threads
+from . import formula
+from .formula import Draw, Mode, scale_of
+
+NDArray = npt.NDArray[Any]
+_i64, _i8, _pointer = ir.IntType(64), ir.IntType(8), ir.PointerType()
+
+UNROLLED: Final = 3
+"""Vectors of counters that are worked on side by side, to hide the latency of their rounds."""
+CHUNK: Final = 8192
+"""The most units of a sample that a thread takes at once; a multiple of 4."""
+SERIAL: Final = 16_384
+"""Up to so many units a call stays on one core: a second one would cost more."""
+
+
+class Cache(NamedTuple):
+    """What `backward` needs."""
+
+    keep: Draw | NDArray | None
+    scale: float
+    lengths: NDArray | None
+
+
+# Vector code
+
+
+def _emit_drop(dtype: Any) -> str:
+    """Write y = s x where units are kept, 0 elsewhere, for `count` units of a sample."""
+    s = Sweep("drop", dtype, "*x *y first count *id call k0 k1 threshold *scale")
+    b = s.builder
+    x, y, first, count, id_at, call_, k0, k1, threshold, scale_at = s.given
+    scale = s.spread(b, b.load(scale_at, typ=s.scalar, align=s.size), s.vector)
+    identity = b.load(id_at, typ=_i64, align=8)
+    low, high = b.and_(identity, _i64(0xFFFFFFFF)), b.lshr(identity, _i64(32))
+    rest = [philox.spread(b, word) for word in (low, high, call_)]
+    keys = philox.keys(b, [k0, k1])
+    narrow = ir.VectorType(ir.IntType(32), 2 * philox.lanes())
+    limit = b.bitcast(philox.spread(b, b.or_(threshold, b.shl(threshold, _i64(32)))), narrow)
+    block = b.sdiv(first, _i64(4))
+    numbers = philox.order()
+    done = philox.ahead(b, rest, keys)
+    each = 4 * philox.lanes()  # units that a vector of counters serves
+    vectors = each // s.lanes
+
+    def some(j: ir.Value, count: int, masks: Masks) -> None:
+        counters = b.add(philox.spread(b, b.add(block, b.sdiv(j, _i64(4)))), numbers)
+        firsts = [b.add(counters, philox.spread(b, _i64(i * philox.lanes()))) for i in range(count)]
+        for i, words in enumerate(philox.philox(b, firsts, done, keys)):
+            kept: Values = []
+            for draw in philox.draws(b, words):
+                keep = b.icmp_unsigned(">=", draw, limit)
+                kept += [keep] if s.size == 4 else _halves(b, keep)
+            at = b.add(j, _i64(i * each))
+            values = s.loads(s.at(b, x, at), masks)
+            zero = s.vector(0.0)
+            found = [b.select(m, b.fmul(v, scale), zero) for m, v in zip(kept, values, strict=True)]
+            s.stores(found, s.at(b, y, at), masks)
+
+    wide = each * UNROLLED
+    whole = b.sdiv(count, _i64(wide))
+    with cgutils.for_range(b, whole, intp=_i64) as loop:
+        some(b.mul(loop.index, _i64(wide)), UNROLLED, [None] * vectors)
+    served = b.mul(whole, _i64(wide))
+    left = b.sdiv(b.add(b.sub(count, served), _i64(each - 1)), _i64(each))
+    with cgutils.for_range(b, left, intp=_i64) as loop:
+        j = b.add(served, b.mul(loop.index, _i64(each)))
+        masks: Masks = [
+            s.first_lanes(b, b.sub(count, b.add(j, _i64(v * s.lanes)))) for v in range(vectors)
+        ]
+        some(j, 1, masks)
+    return s.end()
+
+
+def _halves(b: ir.IRBuilder, keep: ir.Value) -> Values:
+    n = keep.type.count // 2
+    numbers = ir.VectorType(ir.IntType(32), n)
+    undefined = ir.Constant(keep.type, ir.Undefined)
+    return [
+        b.shuffle_vector(keep, undefined, ir.Constant(numbers, list(range(i * n, i * n + n))))
+        for i in (0, 1)
+    ]
+
+
+def _drop_twin(
+    x: Address, y: Address, first: int, count: int,
+    id_at: Address, call_: int, k0: int, k1: int, threshold: int, scale: Address,
+) -> None:  # fmt: skip
+    blocks = first // 4 + np.arange(-(-count // 4), dtype=np.uint64)
+    identity = int(id_at.row(0, 1)[0])
+    low, high, number = (
+        np.full(blocks.shape, word, np.uint64)
+        for word in (identity & formula.LOW, identity >> 32, call_)
+    )
+    words = formula.philox((blocks, low, high, number), (k0, k1))
+    draws = np.stack(words, axis=-1).reshape(-1)[:count]
+    y.row(0, count)[...] = np.where(draws >= threshold, x.row(0, count) * scale.row(0, 1), 0)
+
+
+def _emit_select(dtype: Any) -> str:
+    """Write y = s x where a byte of the mask is not 0, and 0 elsewhere, for some rows."""
+    s = Sweep("select", dtype, "*x *y ld rows width *keep *scale")
+    b = s.builder
+    x, y, ld, rows, width, keep, scale_at = s.given
+    scale = s.spread(b, b.load(scale_at, typ=s.scalar, align=s.size), s.vector)
+    bytes_ = ir.VectorType(_i8, s.lanes)
+    masked = s.intrinsic(
+        f"llvm.masked.load.v{s.lanes}i8.p0", bytes_,
+        [_pointer, ir.IntType(32), s.mask, bytes_],
+    )  # fmt: skip
+    none = ir.Constant(bytes_, [0] * s.lanes)
+
+    def strip(j: ir.Value, masks: Masks) -> None:
+        kept = []
+        for v, mask in enumerate(masks):
+            at = b.gep(keep, [b.add(j, _i64(v * s.lanes))], source_etype=_i8)
+            if mask is None:
+                found = b.load(at, typ=bytes_, align=1)
+            else:
+                found = b.call(masked, [at, ir.IntType(32)(1), mask, none])
+            kept.append(b.icmp_unsigned("!=", found, none))
+
+        def row(at: Values, carried: Values) -> Values:
+            values = zip(kept, s.loads(at[0], masks), strict=True)
+            found = [b.select(m, b.fmul(v, scale), s.vector(0.0)) for m, v in values]
+            s.stores(found, at[1], masks)
+            return []
+
+        s.down(rows, [s.at(b, x, j), s.at(b, y, j)], [ld, ld], [], row)
+
+    s.across(width, (4, 1), strip)
+    return s.end()
+
+
+def _select_twin(
+    x: Address, y: Address, ld: int, rows: int, width: int, keep: Address, scale: Address
+) -> None:
+    for i in range(rows):
+        values = x.row(i * ld, width) * scale.row(0, 1)
+        y.row(i * ld, width)[...] = np.where(keep.row(0, width), values, 0)
+
+
+drop: Final = Code("drop", _emit_drop, _drop_twin)
+"""Units of a sample, by a mask that is drawn."""
+select: Final = Code("select", _emit_select, _select_twin)
+"""Rows of a sample, by a mask that is given."""
+
+
+# Threads
+
+
+@jit.kernel
+def _drop(g: int, task: Task, real: NDArray) -> None:
+    """Do part g of all samples, chunk by chunk, as far as their units are real."""
+    parts, size, code, n, units, x, y, ids, call_, k0, k1, threshold, scale = task
+    chunks = (units + CHUNK - 1) // CHUNK
+    total = n * chunks
+    for u in range(total * g // parts, total * (g + 1) // parts):
+        sample, first = u // chunks, u % chunks * CHUNK
+        count = min(CHUNK, real[sample] - first)
+        if count > 0:
+            at = (sample * units + first) * size
+            call(code, (
+                x + at, y + at, first, count, ids + sample * 8, call_, k0, k1, threshold, scale
+            ))  # fmt: skip
+
+
+@jit.parallel
+def _drops(count: int, task: Task, real: NDArray) -> None:
+    for g in numba.prange(count):
+        _drop(numba.int64(g), task, real)
+
+
+@jit.kernel
+def _select(g: int, task: Task) -> None:
+    """Do part g: chunks of the units whose fate `rows` rows share."""
+    parts, size, code, n, rows, units, x, y, keep, scale = task
+    chunks = (units + CHUNK - 1) // CHUNK
+    total = n * chunks
+    for u in range(total * g // parts, total * (g + 1) // parts):
+        sample, first = u // chunks, u % chunks * CHUNK
+        at = (sample * rows * units + first) * size
+        call(code, (
+            x + at, y + at, units, rows, min(CHUNK, units - first), keep + sample * units + first,
+            scale,
+        ))  # fmt: skip
+
+
+@jit.parallel
+def _selects(count: int, task: Task) -> None:
+    for g in numba.prange(count):
+        _select(numba.int64(g), task)
+
+
+def forward(
+    x: NDArray,
+    keep: Draw | NDArray | None = None,
+    rate: float = 0.5,
+    mode: Mode = "inverted",
+    lengths: NDArray | None = None,
+) -> tuple[NDArray, Cache]:
+    """Return y, of the shape of x, and the cache of `backward`; y may be x itself."""
+    cache = Cache(keep, scale_of(rate, mode, keep is not None), lengths)
+    return _apply(x, cache), cache
+
+
+def backward(dy: NDArray, cache: Cache) -> tuple[NDArray, dict[str, NDArray]]:
+    """Return dx, of the shape of x, and no gradients: there are no parameters."""
+    return _apply(dy, cache), {}
+
+
+def mask(keep: Any) -> Any:
+    """Return a mask that is given as one or as what draws it."""
+    if not isinstance(keep, Draw):
+        return keep
+    shape = keep.mask_shape
+    ones = np.ones(shape, np.float32)
+    drawn = keep._replace(shape=shape, shared_axes=())
+    if 0 in keep.shared:
+        drawn = drawn._replace(sample_ids=None)
+    kept: NDArray = _drawn(ones, drawn, 1.0, None) != 0
+    return kept
+
+
+def _apply(x: NDArray, cache: Cache) -> NDArray:
+    keep, scale, lengths = cache
+    if keep is None:
+        if scale == 1 and lengths is None:
+            return x
+        scaled: NDArray = mask_steps(x, lengths) * scale
+        return scaled
+    x = contiguous(x)
+    if isinstance(keep, Draw) and not keep.shared_axes:
+        return _drawn(x, keep, scale, lengths)
+    y: NDArray = mask_steps(_selected(x, mask(keep), scale), lengths)
+    return y
+
+
+def _drawn(x: NDArray, keep: Draw, scale: float, lengths: NDArray | None) -> NDArray:
+    n, threshold = x.shape[0], round(keep.rate * 2**32)
+    y, units = empty(x.shape, x.dtype), x.size // max(n, 1)
+    if lengths is not None:
+        for sample, length in zip(y, lengths.tolist(), strict=True):
+            sample[length:] = 0
+    if threshold == 2**32 or x.size == 0:
+        y[...] = 0
+        return y
+    real = np.full(n, units) if lengths is None else lengths * (units // x.shape[1])
+    ids = np.arange(n, dtype=np.uint64)
+    if keep.sample_ids is not None:
+        ids = keep.sample_ids.astype(np.uint64)
+    factor = np.array([scale], x.dtype)
+    parts = 1 if x.size <= SERIAL else count_threads()
+    k0, k1 = keep.key.tolist()
+    task = (
+        parts, x.dtype.itemsize, drop(x.dtype), n, units, address(x), address(y), address(ids),
+        keep.call & formula.LOW, k0, k1, threshold, address(factor),
+    )  # fmt: skip
+    jit.launch(_drop, _drops, parts, task, real)
+    return y
+
+
+def _selected(x: NDArray, keep: NDArray, scale: float) -> NDArray:
+    """Return s x where a mask that broadcasts to x is true, and 0 elsewhere."""
+    y = empty(x.shape, x.dtype)
+    if x.size == 0:
+        return y
+    n, rows, units = _shared(x.shape, keep.shape)
+    if n * units != keep.size:
+        keep, (n, rows, units) = np.broadcast_to(keep, x.shape), (1, 1, x.size)
+    keep, factor = contiguous(keep), np.array([scale], x.dtype)
+    parts = 1 if x.size <= SERIAL else count_threads()
+    task = (
+        parts, x.dtype.itemsize, select(x.dtype), n, rows, units, address(x), address(y),
+        address(keep), address(factor),
+    )  # fmt: skip
+    jit.launch(_select, _selects, parts, task)
+    return y
+
+
+def _shared(shape: tuple[int, ...], mask: tuple[int, ...]) -> tuple[int, int, int]:
+    """Return the sizes of x before, along and behind axes that share a mask, if they adjoin."""
+    mask = (1,) * (len(shape) - len(mask)) + mask
+    behind = len(shape)
+    while behind and mask[behind - 1] == shape[behind - 1]:
+        behind -= 1
+    before = behind
+    while before and mask[before - 1] == 1:
+        before -= 1
+    return math.prod(shape[:before]), math.prod(shape[before:behind]), math.prod(shape[behind:])

@@ -1,0 +1,117 @@
+"""Philox4x32-10 on vectors, emitted as LLVM IR: random bits that are a function of a counter.
+
+A vector has 64-bit lanes, each with a 32-bit word in its lower half; what stands in the upper one
+does not matter, as the multiplication that a CPU has for vectors, 32 x 32 -> 64 bits, passes over
+it. So nothing is moved between lanes until the end.
+"""
+
+from typing import TypeAlias
+
+from llvmlite import ir
+
+from . import jit
+
+_i64, _i32 = ir.IntType(64), ir.IntType(32)
+Words: TypeAlias = list[ir.Value]
+
+MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
+STEPS = 0x9E3779B9, 0xBB67AE85
+ROUNDS = 10
+LOW = 0xFFFFFFFF
+
+
+def lanes() -> int:
+    """Return the counters of a vector; each gives four words."""
+    return jit.vector_bytes() // 8
+
+
+def order() -> ir.Constant:
+    """Return which counter stands in which lane, for `draws` to come out in order."""
+    n = lanes()
+    numbers = [lane // 2 + lane % 2 * (n // 2) for lane in range(n)]
+    return ir.Constant(ir.VectorType(_i64, n), numbers)
+
+
+def spread(b: ir.IRBuilder, word: ir.Value) -> ir.Value:
+    """Return a vector with a 64-bit integer in every lane."""
+    n = lanes()
+    vector = ir.VectorType(_i64, n)
+    undefined = ir.Constant(vector, ir.Undefined)
+    first = b.insert_element(undefined, word, _i32(0))
+    return b.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_i32, n), [0] * n))
+
+
+def keys(b: ir.IRBuilder, key: Words) -> list[Words]:
+    """Return the two words of the key for each round, in every lane."""
+    found = []
+    for r in range(ROUNDS):
+        moved = [b.add(k, _i64(step * r)) for k, step in zip(key, STEPS, strict=True)]
+        found.append([spread(b, b.and_(k, _i64(LOW))) for k in moved])
+    return found
+
+
+def _product(b: ir.IRBuilder, word: ir.Value, which: int) -> ir.Value:
+    vector = word.type
+    low, factor = (ir.Constant(vector, [v] * vector.count) for v in (LOW, MULTIPLIERS[which]))
+    return b.mul(b.and_(word, low), factor)
+
+
+def _mix(b: ir.IRBuilder, product: ir.Value, *words: ir.Value) -> ir.Value:
+    """Return the upper half of a product, with words."""
+    found = b.lshr(product, ir.Constant(product.type, [32] * product.type.count))
+    for word in words:
+        found = b.xor(found, word)
+    return found
+
+
+def ahead(b: ir.IRBuilder, rest: Words, key: list[Words]) -> Words:
+    """Return what the last three words of a counter come to in the first three rounds alone.
+
+    Where they are the same for many counters, `philox` need not do it again for each.
+    """
+    (c1, c2, c3), (k0, k1), (l0, l1), (_, m1) = rest, *key[:3]
+    second = _product(b, c2, 1)
+    first = _product(b, _mix(b, second, c1, k0), 0)
+    return [b.xor(c3, k1), b.xor(second, l0), _mix(b, first, l1), b.xor(first, m1)]
+
+
+def philox(b: ir.IRBuilder, counters: Words, done: Words, key: list[Words]) -> list[Words]:
+    """Return the four words of each lane's counter; upper halves hold anything.
+
+    Parameters
+    ----------
+    counters : list of vectors
+        First words of counters. Their rounds go side by side, for each waits for its last.
+    done : list of vectors
+        What `ahead` makes of the other three, which all counters have in common.
+    """
+    of_first, of_second, crossing, of_third = done
+    sets = []
+    for c0 in counters:
+        a = _product(b, c0, 0)
+        c = _product(b, _mix(b, a, of_first), 1)
+        sets.append([_mix(b, c, of_second), c, b.xor(crossing, a), of_third])
+    for r, (k0, k1) in enumerate(key[2:]):
+        products = [(_product(b, c0, 0), _product(b, c2, 1)) for c0, _, c2, _ in sets]
+        sets = [
+            [_mix(b, c, c1, k0), c, _mix(b, a, *((c3, k1) if r else (c3,))), a]
+            for (a, c), (_, c1, _, c3) in zip(products, sets, strict=True)
+        ]
+    return sets
+
+
+def draws(b: ir.IRBuilder, words: Words) -> Words:
+    """Return the words of all counters, those of one side by side, as vectors of 32-bit lanes.
+
+    Lanes of `words` are in the `order` that makes two vectors of them with two shuffles.
+    """
+    n = lanes()
+    vector, narrow = ir.VectorType(_i64, n), ir.VectorType(_i32, 2 * n)
+    low, half = (ir.Constant(vector, [v] * n) for v in (LOW, 32))
+    pairs = [b.or_(b.and_(even, low), b.shl(odd, half)) for even, odd in (words[:2], words[2:])]
+    found = []
+    for which in (0, 1):
+        lane = [2 * (j // 2) + which + j % 2 * n for j in range(n)]
+        numbers = ir.Constant(ir.VectorType(_i32, n), lane)
+        found.append(b.bitcast(b.shuffle_vector(*pairs, numbers), narrow))
+    return found
