@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import lamina as lm
 from contract import assert_same
 from lamina.engine import outer, recurrent, threads
 from lamina.engine.matmul import column_sums, matmul
@@ -162,3 +163,47 @@ def test_a_cache_keeps_few_numbers_a_step_and_unit(layer, most):
     _, cache = kernel.forward(arrays["x"], **{name: arrays[name] for name in names})
     kept = sum(a.size for a in cache.kept if a is not None)
     assert kept <= most * problem.n * problem.steps * problem.hidden
+
+
+# Inference
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("layer", [lm.RNN, lm.LSTM])
+def test_a_call_has_the_bits_of_a_pass_to_differentiate(layer, bidirectional):
+    model = layer(5, 18, layers=2, bidirectional=bidirectional, rng=0)
+    x = np.random.default_rng(0).standard_normal((4, 6, 5)).astype(np.float32)
+    for lengths in (None, (6, 0, 3, 1)):
+        y, _ = model.forward(x, lengths=lengths, training=True)
+        assert_same(model(x, lengths=lengths), y)
+        assert_same(model.for_inference()(x, lengths=lengths), y)
+
+
+@pytest.mark.parametrize("n", [1, 3, 9])
+@pytest.mark.parametrize(
+    "model",
+    [
+        lm.RNN(5, 18, rng=0, layers=2, activation="relu"),
+        lm.LSTM(5, 18, rng=0, layers=2, bias=False),
+        lm.LSTM(40, 33, rng=0, dtype=np.float64),
+        lm.LSTM(5, 18, rng=0, projection=7),
+    ],
+    ids=["RNN", "LSTM", "LSTM, float64", "LSTM, projected"],
+)
+def test_steps_of_an_inference_model_have_the_bits_of_a_run(model, n):
+    x = np.random.default_rng(0).standard_normal((n, 6, model.in_features)).astype(model.dtype)
+    y, end, _ = model.run(x)
+    fixed = model.for_inference()
+    state = fixed.initial_state(n)
+    first = state
+    for t in range(6):
+        y_t, state = fixed.step(x[:, t], state)
+        assert_same(y_t, y[:, t])
+    for found, expected in zip(state, end, strict=True):
+        for a, b in zip(found, expected, strict=True):
+            assert_same(a, b)
+    assert not any(a.any() for entry in first for a in entry), "a state was written to"
+    with pytest.raises(ValueError, match="state must be a tuple"):
+        fixed.step(x[:, 0], state[:-1] if len(state) > 1 else ())
+    with pytest.raises(ValueError, match="features"):
+        fixed.step(x[:, 0, :-1], state)

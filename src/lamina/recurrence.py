@@ -11,7 +11,7 @@ from . import arguments, initializers
 from .arguments import say
 from .arrays import reverse_steps
 from .dropout import Dropout
-from .layer import Arrays, ByName, Layer, NDArray, Parameter, Shape
+from .layer import Arrays, ByName, Layer, NDArray, Parameter, Prepared, Shape
 
 State: TypeAlias = tuple[tuple[NDArray, ...], ...]
 """An entry a layer and direction, each a tuple of arrays of shape (N, H)."""
@@ -203,6 +203,12 @@ class Recurrent(Layer):
         )
         return y, cache
 
+    def __call__(self, x: NDArray, **options: Any) -> NDArray:
+        """Return y, at inference: nothing is kept, and any number of threads may call."""
+        if type(self).forward is Recurrent.forward and options.keys() <= {"lengths", "sample_ids"}:
+            return self._through(x, **options, keep=False)[0]
+        return super().__call__(x, **options)
+
     def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
         """Return dx, shape (N, T, I), and the gradients of the parameters."""
         dx, _, grads = self.run_backward(dy, None, cache)
@@ -241,11 +247,26 @@ class Recurrent(Layer):
         (N, T, G H), the gradient of the loss by a, the sum that the nonlinearities take, and
         ``"norm"``, shape (N, T), its Euclidean norm: what reaches a step from the later ones.
         """
+        return self._through(x, state, lengths, training, sample_ids, trace, keep=True)
+
+    def _through(
+        self,
+        x: NDArray,
+        state: State | None = None,
+        lengths: Any = None,
+        training: bool = False,
+        sample_ids: Any = None,
+        trace: bool = False,
+        *,
+        keep: bool,
+    ) -> tuple[NDArray, State, Cache]:
+        """Return what `run` does; unless `keep`, without what `run_backward` needs."""
         x = arguments.array(self, "x", x, self.dtype)
         arguments.features(self, x, self.in_features, ndim=3)
         lengths = arguments.lengths(self, lengths, x)
         before = self._checked_state("state", state, len(x))
         functions = self._functions()
+        run = functions.run if keep else getattr(functions, "infer", functions.run)
         after: list[tuple[NDArray, ...]] = []
         caches = []
         traces: list[Arrays] = []
@@ -260,7 +281,7 @@ class Recurrent(Layer):
                 mask = None
                 if training and self.recurrent_dropouts:
                     mask = self._draw_mask(len(after), len(x), sample_ids)
-                y, end, cell = functions.run(
+                y, end, cell = run(
                     reverse_steps(x, lengths) if reverse else x,
                     before[len(after)],
                     *self._weights(suffix),
@@ -330,6 +351,43 @@ class Recurrent(Layer):
             y_t = after[-1][0]
         return y_t.copy(), tuple(after)  # a caller who writes to y_t must not write to the state
 
+    def _prepared(self) -> Prepared:
+        """Return how the layer computes in an inference model: its weights packed for steps."""
+        functions = self._functions()
+        if not (self.stepwise and hasattr(functions, "prepare")):
+            return super()._prepared()
+        run = [
+            functions.prepare(*self._weights(suffix), **self.cell)
+            for layer in range(self.layers)
+            for suffix in self._suffixes(layer)
+        ]
+        dtype, inputs, sizes = self.dtype, self.in_features, tuple(self.state_sizes.values())
+
+        def is_plain(a: Any, shape: Shape) -> bool:
+            return type(a) is np.ndarray and a.dtype is dtype and a.shape == shape
+
+        def step(x_t: NDArray, state: State | None) -> tuple[NDArray, State]:
+            n = len(x_t) if is_plain(x_t, (len(x_t), inputs)) else -1
+            shapes = tuple((n, size) for size in sizes)
+            if not (
+                n > 0
+                and _is_tuple(state, len(run))
+                and all(
+                    _is_tuple(entry, len(shapes)) and all(map(is_plain, entry, shapes))
+                    for entry in state or ()
+                )
+            ):  # say what is wrong, or mend it
+                x_t = arguments.array(self, "x_t", x_t, dtype)
+                arguments.features(self, x_t, inputs, ndim=2)
+                state = self._checked_state("state", state, len(x_t))
+            after = []
+            for one, before in zip(run, state or (), strict=True):
+                after.append(one(x_t, before))
+                x_t = after[-1][0]
+            return x_t.copy(), tuple(after)
+
+        return Prepared(self, step)
+
     def _draw_mask(self, place: int, n: int, sample_ids: Any) -> NDArray:
         """Draw what h of a layer and direction is multiplied by in this pass: 0, or 1 / (1 - p)."""
         kept = np.ones((n, self.state_sizes["h"]), self.dtype)
@@ -338,6 +396,8 @@ class Recurrent(Layer):
 
     def _join(self, ys: list[NDArray]) -> NDArray:
         """Return y of a layer from those of its directions."""
+        if len(ys) == 1:
+            return ys[0]
         if self.merge == "concat":
             return np.concatenate(ys, axis=-1)
         total = ys[0] + ys[1]

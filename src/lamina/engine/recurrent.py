@@ -22,6 +22,7 @@ one chain over the elements of x and then of h in either case: no bit depends on
 ranks or on the threads.
 """
 
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import numba
@@ -31,7 +32,7 @@ from llvmlite import ir
 from numba.core import cgutils
 
 from . import jit, threads
-from .jit import Address, Code, Task, address, call
+from .jit import Address, Code, Task, address, call, held
 from .matmul import plan_of
 from .memory import empty
 from .pointwise import Functions
@@ -134,12 +135,28 @@ class Steps:
 
         Ranks of unequal length are dealt in turns.
         """
+        if parts == 1:
+            return _FIRST, self.active[None], 1
         g = np.arange(parts)
         if self.order is None:
+            ends = self.n * (g + 1) // parts
             begin = self.n * g // parts
-            live = np.repeat(np.diff(np.append(begin, self.n))[:, None], self.steps, axis=1)
-            return begin, live, 1
+            return begin, np.repeat((ends - begin)[:, None], self.steps, axis=1), 1
         return g, np.maximum(0, -((g[:, None] - self.active) // parts)), parts
+
+
+_FIRST: Final = np.zeros(1, np.int64)
+
+
+@lru_cache(maxsize=256)
+def _whole(n: int, steps: int) -> Steps:
+    return Steps(n, steps)
+
+
+def steps_of(x: NDArray, lengths: NDArray | None) -> Steps:
+    """Return the rows of x, shape (N, T, ...)."""
+    n, steps = x.shape[:2]
+    return _whole(n, steps) if lengths is None else Steps(n, steps, lengths)
 
 
 @jit.kernel
@@ -364,8 +381,11 @@ def _backward_of_all(
         _backward(numba.int64(g), task, heights, first, live, begin)
 
 
-def _widest(rows: int, vectors: int, heights: NDArray) -> int:
-    """Return how many vectors wide the tiles of so many rows are to be."""
+@lru_cache(maxsize=1024)
+def _widest(rows: int, columns: int, dtype: np.dtype[Any]) -> int:
+    """Return how many vectors wide the tiles of so many rows and columns are to be."""
+    plan = plan_of(dtype)
+    vectors, heights = -(-columns // plan.lane), plan.heights
     best, fewest = 1, float("inf")
     for v in range(min(8, vectors), 0, -1):
         tiles = -(-rows // int(heights[v]))
@@ -393,6 +413,26 @@ def _panels(matrices: list[NDArray], transposed: bool, width: int) -> NDArray:
         )  # fmt: skip
         k0 += k
     return panels
+
+
+def _fixed_panels(matrices: list[NDArray], wide: int) -> NDArray:
+    """Return matrices one above the other in panels of equal width, but for the last."""
+    plan = plan_of(matrices[0].dtype)
+    lanes = wide * plan.lane
+    whole = np.concatenate(matrices)
+    parts = []
+    for j in range(0, whole.shape[1], lanes):
+        part = whole[:, j : j + lanes]
+        parts.append(np.pad(part, ((0, 0), (0, -part.shape[1] % plan.lane))).ravel())
+    panels = np.concatenate(parts)
+    panels.flags.writeable = False
+    return panels
+
+
+@lru_cache(maxsize=256)
+def _zeros_and_ones(size: int, dtype: np.dtype[Any]) -> tuple[NDArray, NDArray]:
+    """Return arrays that are never written to."""
+    return np.zeros(size, dtype), np.ones(size, dtype)
 
 
 class Weights(NamedTuple):
@@ -460,10 +500,9 @@ def forward(
     both = inputs + outputs
     parts = min(threads.count(), steps.n) if steps.rows * both * columns > SERIAL else 1
     begin, live, apart = steps.shares(parts)
-    rows = int(live.max())
+    rows = int(live[:, 0].max())
     most = rows if rows >= FEW else max(rows, AHEAD // (columns * plan.size))
-    width = _widest(rows, -(-columns // plan.lane), plan.heights)
-    width_p = _widest(rows, -(-outputs // plan.lane), plan.heights)
+    width, width_p = _widest(rows, columns, y.dtype), _widest(rows, outputs, y.dtype)
     held = [weights.x, weights.h, x if weights.p is None else weights.p]
     packed = -(-rows // int(plan.heights[width])) * steps.steps > IN_PLACE
     if packed:
@@ -473,8 +512,7 @@ def forward(
     xh = empty((steps.n, both), y.dtype)
     xh[:, inputs:] = h if mask is None else h * mask
     sums = empty(parts * most * columns, y.dtype)
-    zeros, ones = np.zeros((2, max(hidden, outputs)), y.dtype)
-    ones[:] = 1
+    zeros, ones = _zeros_and_ones(max(hidden, outputs), y.dtype)
     mask, mask_row = (ones, 0) if mask is None else (mask, outputs)
     bias, bias_col = (plan.zeros, 0) if weights.bias is None else (weights.bias, 1)
     before = [y if kept is None or a is None else a for a in kept or [None] * 3]
@@ -521,15 +559,13 @@ def backward(
     hidden = outputs if weights.p is None else len(weights.p)
     parts = min(threads.count(), steps.n) if steps.rows * outputs * columns > SERIAL else 1
     begin, live, apart = steps.shares(parts)
-    rows = int(live.max())
-    width = _widest(rows, -(-outputs // plan.lane), plan.heights)
-    width_p = _widest(rows, -(-hidden // plan.lane), plan.heights)
+    rows = int(live[:, 0].max())
+    width, width_p = _widest(rows, outputs, da.dtype), _widest(rows, hidden, da.dtype)
     held = [_panels([weights.h], True, width), y]
     if weights.p is not None:
         held[1] = _panels([weights.p], True, width_p)
     ds = empty((steps.n, hidden), da.dtype) if weights.p is not None else dh
-    zeros, ones = np.zeros((2, max(hidden, outputs)), da.dtype)
-    ones[:] = 1
+    zeros, ones = _zeros_and_ones(max(hidden, outputs), da.dtype)
     c_before, gates = (y if a is None else a for a in kept[1:])
     task = (
         steps.steps, apart, steps.stride, plan.size, plan.lane, plan.codes[0], affine(da.dtype),
@@ -541,6 +577,87 @@ def backward(
     )  # fmt: skip
     arrays = plan.heights, steps.first, live, begin
     jit.launch(_backward, _backward_of_all, parts, task, *arrays)
+
+
+@jit.kernel
+def _step(
+    n: int, fixed: int, panels: int, bias: int, x: int, h: int, c: int, work: int, y: int
+) -> None:
+    """Go through one step of a few sequences, from what `jit.held` gave for the arrays."""
+    panels, bias, x, h, c, work, y = (
+        jit.data(panels), jit.data(bias), jit.data(x), jit.data(h), jit.data(c), jit.data(work),
+        jit.data(y),
+    )  # fmt: skip
+    (
+        size, lane, wide, height, last_wide, last_height, tile, copy, origin, cell,
+        inputs, hidden, columns, bias_col, ones,
+    ) = jit.constants(fixed, 15)  # fmt: skip
+    both = inputs + hidden
+    vectors, x_vectors = (hidden + lane - 1) // lane, (inputs + lane - 1) // lane
+    last = hidden - (vectors - 1) * lane
+    sums = work + n * both * size
+    h_at = work + inputs * size
+    call(copy, (
+        x, inputs, n, x_vectors, inputs - (x_vectors - 1) * lane, work, both
+    ))  # fmt: skip
+    call(copy, (h, hidden, n, vectors, last, h_at, both))
+    all_vectors = (columns + lane - 1) // lane
+    count = (all_vectors + wide - 1) // wide
+    for p in range(count):
+        j = p * wide * lane
+        w, tall = (wide, height) if p + 1 < count else (last_wide, last_height)
+        m = 0
+        while m < n:
+            rows = min(tall, n - m)
+            call(tile, (
+                rows, w, work + m * both * size, origin, both, 1, panels + j * both * size, origin,
+                w * lane, 1, both, bias + j * bias_col * size, 0,
+                sums + (m * columns + j) * size, columns,
+                min(lane, columns - j - (w - 1) * lane), 0, panels + (j + w * lane) * both * size,
+                w * lane,
+            ))  # fmt: skip
+            m += rows
+    call(cell, (
+        n, vectors, last, hidden, sums, columns, c, hidden, y, hidden, h_at, both, ones, 0, 0, 0,
+        y, y,
+    ))  # fmt: skip
+
+
+class Stepper:
+    """One layer, for single steps of a few sequences: its weights packed, its sizes looked up.
+
+    It is never written to, so that many threads may use it at once.
+    """
+
+    MOST = 4
+    """The most sequences: more fill taller tiles than these."""
+
+    def __init__(self, cell: Code, weights: Weights) -> None:
+        dtype = weights.x.dtype
+        plan = plan_of(dtype)
+        inputs, (hidden, columns) = len(weights.x), weights.h.shape
+        vectors = -(-columns // plan.lane)
+        self.wide = min(8, vectors)
+        self.panels = _fixed_panels([weights.x, weights.h], self.wide)
+        last = vectors - (-(-vectors // self.wide) - 1) * self.wide
+        bias, bias_col = (plan.zeros, 0) if weights.bias is None else (weights.bias, 1)
+        self.ones = np.ones(hidden, dtype)
+        self.fixed = jit.Constants(
+            plan.size, plan.lane, self.wide, plan.heights[self.wide], last, plan.heights[last],
+            *plan.codes[:2], plan.origin_at, cell(dtype), inputs, hidden, columns, bias_col,
+            address(self.ones),
+        )  # fmt: skip
+        self.bias = bias
+        self.work = inputs + hidden + columns
+        self.held = held(self.panels), held(bias)
+
+    def __call__(self, x: NDArray, h: NDArray, c: NDArray) -> NDArray:
+        """Return h after a step of C-contiguous x, shape (n, I); replace c."""
+        n = len(x)
+        y = np.empty_like(h)
+        work = np.empty(n * self.work, y.dtype)
+        _step(n, self.fixed.at, *self.held, held(x), held(h), held(c), held(work), held(y))
+        return y
 
 
 def _emit_affine(dtype: Any) -> str:

@@ -1,5 +1,6 @@
 """LSTM: the functions of formula.py, as steps of time on the engine's tile."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -9,7 +10,7 @@ from ..engine import recurrent
 from ..engine.matmul import contiguous, matmul
 from ..engine.memory import empty
 from ..engine.outer import outer
-from ..engine.recurrent import Kept, Steps, Weights
+from ..engine.recurrent import Kept, Steps, Weights, steps_of
 from . import cell
 
 NDArray = npt.NDArray[Any]
@@ -33,6 +34,33 @@ def step(
 ) -> State:
     """Return the state after one step: x_t has shape (N, I), weights are (W_x, W_h, b, W_p)."""
     return _run(x_t[:, None, :], state, _contiguous(*weights), None, None, keep=False)[1]
+
+
+def infer(
+    x: NDArray,
+    state: State,
+    *weights: NDArray | None,
+    lengths: NDArray | None = None,
+    mask: NDArray | None = None,
+) -> tuple[NDArray, State, None]:
+    """Return what `run` does, but for a cache."""
+    return _run(x, state, _contiguous(*weights), lengths, mask, keep=False)
+
+
+def prepare(*given: NDArray | None) -> Callable[[NDArray, State], State]:
+    """Return `step` with weights that will not change."""
+    weights = _contiguous(*given)
+    if weights.p is not None:
+        return lambda x_t, state: _run(x_t[:, None, :], state, weights, None, None, keep=False)[1]
+    few = recurrent.Stepper(cell.forward, weights)
+
+    def step(x_t: NDArray, state: State) -> State:
+        if len(x_t) > few.MOST:
+            return _run(x_t[:, None, :], state, weights, None, None, keep=False)[1]
+        c = state[1].copy()
+        return few(contiguous(x_t), contiguous(state[0]), c), c
+
+    return step
 
 
 def run(
@@ -60,7 +88,7 @@ def _run(
 ) -> tuple[NDArray, State, Any]:  # fmt: skip
     P, columns = weights.h.shape
     H = columns // 4
-    steps = Steps(x.shape[0], x.shape[1], lengths)
+    steps = steps_of(x, lengths)
     rows = steps.pack(contiguous(x))
     h, c = (steps.ranked(a) for a in state)
     mask = None if mask is None else steps.ranked(mask)

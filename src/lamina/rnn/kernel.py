@@ -1,5 +1,6 @@
 """RNN: the functions of formula.py, as steps of time on the engine's tile."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -9,7 +10,7 @@ from ..engine import recurrent
 from ..engine.matmul import contiguous, matmul
 from ..engine.memory import empty
 from ..engine.outer import outer
-from ..engine.recurrent import Kept, Steps, Weights
+from ..engine.recurrent import Kept, Steps, Weights, steps_of
 from . import cell
 
 NDArray = npt.NDArray[Any]
@@ -36,7 +37,34 @@ def step(
     activation: str = "tanh",
 ) -> State:
     """Return the state after one step: x_t has shape (N, I), weights are (W_x, W_h, b)."""
-    return _run(x_t[:, None, :], state, weights, None, mask, activation, keep=False)[1]
+    given = _contiguous(*weights)
+    return _run(x_t[:, None, :], state, given, None, mask, activation, keep=False)[1]
+
+
+def infer(
+    x: NDArray,
+    state: State,
+    *weights: NDArray | None,
+    lengths: NDArray | None = None,
+    mask: NDArray | None = None,
+    activation: str = "tanh",
+) -> tuple[NDArray, State, None]:
+    """Return what `run` does, but for a cache."""
+    return _run(x, state, _contiguous(*weights), lengths, mask, activation, keep=False)
+
+
+def prepare(*given: NDArray | None, activation: str = "tanh") -> Callable[[NDArray, State], State]:
+    """Return `step` with weights that will not change."""
+    weights = _contiguous(*given)
+    few = recurrent.Stepper(cell.forward[activation], weights)
+
+    def step(x_t: NDArray, state: State) -> State:
+        if len(x_t) > few.MOST:
+            return _run(x_t[:, None, :], state, weights, None, None, activation, keep=False)[1]
+        h = contiguous(state[0])
+        return (few(contiguous(x_t), h, h),)
+
+    return step
 
 
 def run(
@@ -50,18 +78,20 @@ def run(
     activation: str = "tanh",
 ) -> tuple[NDArray, State, Cache]:
     """Return y, shape (N, T, H), the state after the last step, and the cache of `run_backward`."""
-    return _run(x, state, (weight_x, weight_h, bias), lengths, mask, activation, keep=True)
+    weights = _contiguous(weight_x, weight_h, bias)
+    return _run(x, state, weights, lengths, mask, activation, keep=True)
+
+
+def _contiguous(*weights: NDArray | None) -> Weights:
+    return Weights(*(None if a is None else contiguous(a) for a in weights))  # type: ignore[arg-type]
 
 
 def _run(
-    x: NDArray, state: State, given: tuple[NDArray, NDArray, NDArray | None],
-    lengths: NDArray | None, mask: NDArray | None, activation: str, keep: bool,
+    x: NDArray, state: State, weights: Weights, lengths: NDArray | None, mask: NDArray | None,
+    activation: str, keep: bool,
 ) -> tuple[NDArray, State, Any]:  # fmt: skip
-    weight_x, weight_h, bias = given
-    bias = None if bias is None else contiguous(bias)
-    weights = Weights(contiguous(weight_x), contiguous(weight_h), bias)
-    H = len(weight_h)
-    steps = Steps(x.shape[0], x.shape[1], lengths)
+    H = len(weights.h)
+    steps = steps_of(x, lengths)
     rows = steps.pack(contiguous(x))
     h = steps.ranked(state[0])
     mask = None if mask is None else steps.ranked(mask)
