@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from contract import EPS, assert_same, random
-from lamina.engine import jit, matmul, packing, threads, tile
+from lamina.engine import jit, matmul, packing, taps, threads, tile
 from lamina.engine.jit import Address
 from lamina.engine.matmul import contiguous
 
@@ -267,6 +267,82 @@ def test_an_address_knows_its_array():
     for first, count in ((-3, 1), (3, 2), (5, 0), (0, -1)):
         with pytest.raises(IndexError):
             address.row(first, count)
+
+
+# Taps
+
+
+def group_sums(x, w, move, step, terms, segments, outputs):
+    """Equation (1) of taps.py by NumPy: x (rows, columns, C), w (segments, terms, c, O)."""
+    c, o = w.shape[2:]
+    groups = np.arange(o) // outputs * c
+    places = (x.shape[1] - (terms - 1) * step - 1) // move + 1
+    sums = np.zeros((places, o), w.dtype)
+    for m, s, k, i in np.ndindex(places, segments, terms, c):
+        sums[m] += x[s, m * move + k * step, groups + i] * w[s, k, i]
+    return sums
+
+
+GROUPS = [(1, 1), (4, 4), (1, 2), (2, 1)]
+
+
+@by_dtype
+@pytest.mark.parametrize("run", [machine, twin], ids=["machine", "twin"])
+@pytest.mark.parametrize(("inputs", "outputs"), GROUPS)
+def test_tiles_of_taps(inputs, outputs, run, dtype):
+    if not taps.serves(inputs, outputs, dtype):
+        pytest.skip("vectors of this CPU are too short for the group")
+    rng, n = np.random.default_rng(0), tile.lanes(dtype)
+    turn = itertools.count()
+    tallest = taps.tallest(inputs)
+    for terms in (1, 3, 6, 8):
+        for height, tiles in ((1, 1), (1, 3), (2, 2), (3, 0), (tallest - 1, 1), (tallest, 2)):
+            i = next(turn)
+            move, step, segments = ((1, 1), (2, 1), (1, 2), (3, 3))[i % 4] + (i % 4,)
+            o = outputs * (1, n // outputs, n // outputs + 1, 2 * n // outputs + 1)[i // 4 % 4]
+            c = o // outputs * inputs
+            columns = (max(tiles * height, 1) - 1) * move + (terms - 1) * step + 1
+            x = whole(rng, (max(segments, 1), columns, c), dtype)
+            w = whole(rng, (max(segments, 1), terms, inputs, o), dtype)
+            start = whole(rng, o, dtype) if i % 3 else np.zeros(max(n, o), dtype)
+            y = np.full((tiles * height, o + 1), np.nan, dtype)
+            vectors, last = divmod(o - 1, n)
+            code = taps.taps(inputs, outputs, *taps.split(terms, inputs, move == step))
+            run(
+                code, dtype, height, tiles, (x, 0), (np.arange(4) * columns * c, 0), move * c,
+                step * c, (w, 0), (np.arange(4) * terms * inputs * o, 0), inputs * o, o, segments,
+                terms, (start, 0), n if i % 3 else 0, (y, 0), o + 1, vectors + 1, last + 1,
+                int(i % 5 == 0),
+            )  # fmt: skip
+            sums = group_sums(x, w, move, step, terms, segments, outputs)[: tiles * height]
+            expected = sums + start[:o]
+            if i % 5 == 0:
+                expected = np.maximum(expected, 0)
+            assert_same(y[:, :o], expected, str(i))
+            assert np.isnan(y[:, o:]).all()
+
+
+def test_the_twin_of_taps_refuses_a_stray_address():
+    def arguments(**wrong):
+        x, w, start, y = (np.ones(s, np.float32) for s in ((4, 3), (2, 3), 3, (3, 3)))
+        given = {
+            "height": 3, "tiles": 1, "x": (x, 0), "x_at": FIRST, "move": 3, "step": 3, "w": (w, 0),
+            "w_at": FIRST, "tap": 3, "line": 3, "segments": 1, "terms": 2, "start": (start, 0),
+            "start_step": 0, "y": (y, 0), "ldy": 3, "vectors": 1, "last": 3,
+            "relu": 0,
+        } | {k: (v if isinstance(v, int) else ({"x": x, "w": w, "start": start, "y": y}[k], v[0]))
+             for k, v in wrong.items()}  # fmt: skip
+        return given.values()
+
+    code = taps.taps(1, 1, 2, 0)
+    twin(code, DTYPES[0], *arguments())
+    for wrong in (
+        {"x": (1,)}, {"w": (1,)}, {"start": (1,)}, {"y": (1,)}, {"y": (-1,)}, {"tiles": 2},
+        {"terms": 3}, {"segments": 2}, {"move": 4}, {"ldy": 4}, {"last": 4}, {"last": 0},
+        {"height": 0}, {"height": 13}, {"vectors": 2},
+    ):  # fmt: skip
+        with pytest.raises(IndexError):
+            twin(code, DTYPES[0], *arguments(**wrong))
 
 
 # Copies

@@ -14,7 +14,7 @@ from ..engine.matmul import column_sums, contiguous
 from ..engine.memory import empty
 from ..engine.threads import count as count_threads
 from ..windows import Ints, Pads, Windows, each, pad, pairs, unpad
-from . import direct
+from . import depthwise, direct
 from .direct import Correlation, Taps, correlate, correlation
 from .phases import Gradient, gradient, input_gradient
 from .weights import Sum, add_weight_gradient, sums
@@ -163,6 +163,11 @@ class _Case(NamedTuple):
         return one and self.groups == 1 and not any(map(any, windows.pads))
 
     @property
+    def is_narrow(self) -> bool:
+        """Whether its groups are of so few channels that lanes are channels of many."""
+        return depthwise.fits(self.x[-1], self.weight[-1], self.groups, self.dtype)
+
+    @property
     def moves(self) -> tuple[Ints, Ints, Ints]:
         """Stride, dilation and what zeros pad before, on three axes."""
         windows, one = self.windows, (1,) * (5 - len(self.x))
@@ -218,6 +223,9 @@ def _forward(
         *taps, o = case.weight
         c = math.prod(taps)
         matmul.matmul(x, c, 1, weight, o, 1, y.size // o, o, c, y, bias, relu)
+    elif y.size and isinstance(weight, np.ndarray) and case.is_narrow:
+        options = case.windows, case.padding_mode, case.groups
+        depthwise.forward(x, weight, bias, y, *options, relu)
     elif y.size and not isinstance(weight, matmul.Packed):
         edges = weight.edges if isinstance(weight, direct.Packed) else None
         correlate(_plan(case, edges), x, weight, y, bias, relu)
@@ -250,6 +258,10 @@ def _input_gradient(case: _Case, dy: NDArray, weight: NDArray) -> NDArray:
         *taps, o = case.weight
         c = math.prod(taps)
         matmul.matmul(dy, o, 1, weight, 1, o, dy.size // o, c, o, dx)
+        return dx
+    if dx.size and dy.size and case.is_narrow:
+        options = case.windows, case.padding_mode, case.groups
+        depthwise.input_gradient(dy, weight, dx, *options)
         return dx
     weight = weight.reshape(_taps(case.weight))
     if case.padding_mode == "zeros":

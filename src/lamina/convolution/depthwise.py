@@ -1,0 +1,395 @@
+r"""Convolutions in groups of few channels, and depthwise ones: lanes are channels of many groups.
+
+On an axis, element k of window q meets position i of x where
+
+    i = map(q s + k d)                                                          (1)
+
+and `map` says what stands at a position of padded x: all that stride, dilation, padding and its
+mode come to. Along the three axes together, with c and o going through a group's channels,
+
+    y[q, o] = b[o] + Σ_{k, i met} Σ_c x[i, c] W[k, c, o]                        (2)
+    dx[i, c] = Σ_{k, q met} Σ_o dy[q, o] W[k, c, o]                             (3)
+
+are the same sum: for each place of the result over the pairs of a tap and a source that it meets.
+Neighbours for which only the source moves on make up a *run*, and tiles of the engine take a run of
+columns together: the windows that meet no padding, for dx those of a phase of the stride. Other
+columns are runs of one. Nothing is padded or copied, and each result is written once.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from ..engine import jit
+from ..engine.jit import Task, address, call
+from ..engine.matmul import SERIAL, plan_of
+from ..engine.memory import empty
+from ..engine.taps import serves, split, tallest, taps
+from ..engine.threads import count as count_threads
+from ..engine.tile import lanes
+from ..windows import Ints, Windows, pad
+
+NDArray = npt.NDArray[Any]
+
+SCRATCH: Final = 160 * 1024
+"""Bytes of the rows that a thread keeps at hand, in its level-2 cache, where windows let it."""
+
+
+def fits(channels: int, outputs: int, groups: int, dtype: np.dtype[Any]) -> bool:
+    """Return whether the groups are as small as this file serves."""
+    return groups > 1 and serves(channels // groups, outputs // groups, dtype)
+
+
+# What meets what
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """The runs of an axis.
+
+    Attributes
+    ----------
+    runs : array, shape (R, 8)
+        The first place and the distance to the next; their number; the first of the run's `pairs`
+        and the end of them; how many go in one row, even distances apart, and these distances for
+        tap and source.
+    pairs : array, shape (all, 2)
+        Tap and source at the first place of a run, by rising source.
+    places : array, shape (P, 2)
+        The run of each place, and how far its sources are from those of the run's first.
+    move : int
+        How far sources move from one place of a run to the next.
+    """
+
+    runs: NDArray
+    pairs: NDArray
+    places: NDArray
+    move: int
+
+
+def _axis(
+    size: int, k: int, stride: int, dilation: int, pads: tuple[int, int], mode: str, back: bool
+) -> _Axis:
+    """Return the runs of an axis of x of that size: of places of y or, for `back`, of x."""
+    windows = Windows((k,), (stride,), (dilation,), (pads,))
+    (outputs,) = windows.outputs((size,))
+    # The middle of a long axis is all alike: leave out a part of it, so many windows.
+    left_out = max(0, (size - 4 * (windows.spans[0] + max(pads) + stride)) // stride)
+    short, short_outputs = size - left_out * stride, outputs - left_out
+    at = pad(np.arange(1, short + 1)[None, :, None], (pads,), mode)[0, :, 0] - 1  # -1 for zeros
+    met = at[stride * np.arange(short_outputs)[:, None] + dilation * np.arange(k)]
+    window, tap = np.nonzero(met >= 0)
+    position = met[window, tap]
+    if back:
+        place, places, source, sources = position, short, window, short_outputs
+        apart, move = stride, 1
+    else:
+        place, places, source, sources = window, short_outputs, position, short
+        apart, move = 1, stride
+    order = np.lexsort((tap, source, place))
+    pairs = np.stack([tap[order], source[order]], axis=1)
+    ends = np.cumsum(np.bincount(place, minlength=places))
+    begins = np.concatenate([[0], ends[:-1]])
+
+    runs: list[list[int]] = []
+    shift = np.array([0, move])
+    for phase in range(min(apart, places)):
+        before = None
+        for p in range(phase, places, apart):
+            here = pairs[begins[p] : ends[p]]
+            if before is not None and np.array_equal(before + shift, here):
+                runs[-1][2] += 1
+            else:
+                runs.append([p, apart, 1, begins[p], ends[p]])
+            before = here
+    pairs[pairs[:, 1] > sources // 2, 1] += left_out * move
+    for run in runs:
+        middle = places // 2
+        if run[0] > middle:
+            run[0] += left_out * apart
+        elif run[0] + run[2] * apart > middle:
+            run[2] += left_out
+        steps = np.diff(pairs[run[3] : run[4]], axis=0)
+        even = len(steps) > 0 and (steps == steps[0]).all()
+        run += [len(steps) + 1, *steps[0]] if even else [1, 0, 0]
+    table = np.zeros((size if back else outputs, 2), np.int64)
+    for r, (first, step, count, *_) in enumerate(runs):
+        table[first : first + count * step : step] = np.stack(
+            [np.full(count, r), move * np.arange(count)], axis=1
+        )
+    return _Axis(np.array(runs), pairs, table, move)
+
+
+# The sums (2) and (3)
+
+
+@jit.kernel
+def _slot(held: NDArray, row: int) -> int:
+    """Return the slot that holds a row, -1 if none does."""
+    for slot in range(len(held)):
+        if held[slot, 0] == row:
+            return slot
+    return -1
+
+
+@jit.kernel
+def _rows(
+    g: int, task: Task, codes: NDArray,
+    runs_d: NDArray, pairs_d: NDArray, places_d: NDArray,
+    runs_h: NDArray, pairs_h: NDArray, places_h: NDArray,
+    strips: NDArray, copies: NDArray, runs_w: NDArray, pairs_w: NDArray,
+    held: NDArray, segments: NDArray,
+) -> None:  # fmt: skip
+    """Compute part g of the strips of rows."""
+    (
+        parts, size, lane, most, copy, blocks, n, sources_d, sources_h, sources_w, channels, wide,
+        x, w, taps_h, taps_w, tap, line, start, start_step,
+        y, out_d, out_h, out_w, outputs, vectors, move, lists, longest, scratch, slot_size, pitch,
+        relu,
+    ) = task  # fmt: skip
+    slots = held.shape[1]
+    units = blocks * n * out_d * len(strips) * out_h
+    list_x = lists + (g * 4 + 2) * longest * 8
+    list_w = list_x + longest * 8
+    mine = scratch + g * slots * slot_size * size
+    for u in range(units * g // parts, units * (g + 1) // parts):
+        q_h, strip = u % out_h, u // out_h % len(strips)
+        image = u // out_h // len(strips)  # of one plane of y, one sample, one block of channels
+        q_d, sample, block = image % out_d, image // out_d % n, image // out_d // n
+        v0, v1 = vectors * block // blocks, vectors * (block + 1) // blocks
+        last = min(lane, outputs - (v1 - 1) * lane)
+        inputs = min(channels, v1 * wide) - v0 * wide
+        whole = (inputs + lane - 1) // lane
+        run_d, run_h = places_d[q_d, 0], places_h[q_h, 0]
+        r0, r1 = strips[strip, 0], strips[strip, 1]
+
+        # Copy the rows that are not there yet in the place of those that were used least recently.
+        for again in range(2):
+            s = 0
+            for i in range(runs_d[run_d, 3], runs_d[run_d, 4]):
+                plane = (block * n + sample) * sources_d + pairs_d[i, 1] + places_d[q_d, 1]
+                for j in range(runs_h[run_h, 3], runs_h[run_h, 4]):
+                    row = plane * sources_h + pairs_h[j, 1] + places_h[q_h, 1]
+                    slot = _slot(held[g], row * len(strips) + strip)
+                    if slot < 0 and again == 1:
+                        slot = np.argmin(held[g, :, 1])
+                        held[g, slot, 0] = row * len(strips) + strip
+                        row -= block * n * sources_d * sources_h
+                        for t in range(strips[strip, 2], strips[strip, 3]):
+                            source = (row * sources_w + copies[t, 0]) * channels + v0 * wide
+                            call(copy, (
+                                x + source * size, channels, copies[t, 1], whole,
+                                inputs - (whole - 1) * lane,
+                                mine + (slot * slot_size + copies[t, 2] * pitch) * size, pitch,
+                            ))  # fmt: skip
+                    if slot >= 0:
+                        held[g, slot, 1] = u + 1
+                    segments[g, 0, s] = slot * slot_size
+                    segments[g, 1, s] = (pairs_d[i, 0] * taps_h + pairs_h[j, 0]) * taps_w
+                    s += 1
+        rows = s
+
+        for r in range(r0, r1):
+            first, apart, count = runs_w[r, 0], runs_w[r, 1], runs_w[r, 2]
+            terms = runs_w[r, 5]
+            s = 0
+            for i in range(rows):
+                for e in range(runs_w[r, 3], runs_w[r, 4], terms):
+                    segments[g, 2, s] = segments[g, 0, i] + pairs_w[e, 1] * pitch
+                    segments[g, 3, s] = (segments[g, 1, i] + pairs_w[e, 0]) * tap + v0 * lane
+                    s += 1
+            place = ((sample * out_d + q_d) * out_h + q_h) * out_w + first
+            tiles = (count + most - 1) // most  # their heights equalised
+            height, higher = count // tiles, count % tiles
+            for part in range(2):
+                many = higher if part == 0 else tiles - higher
+                skipped = 0 if part == 0 else higher * (height + 1)
+                if many == 0:
+                    continue
+                call(codes[r], (
+                    height + (1 - part), many, mine + skipped * move * pitch * size, list_x,
+                    move * pitch, runs_w[r, 7] * pitch, w, list_w, runs_w[r, 6] * tap, line,
+                    s, terms, start + v0 * start_step * size, start_step,
+                    y + ((place + skipped * apart) * outputs + v0 * lane) * size, apart * outputs,
+                    v1 - v0, last, relu,
+                ))  # fmt: skip
+
+
+@jit.parallel
+def _rows_of_all(
+    count: int, task: Task, codes: NDArray,
+    runs_d: NDArray, pairs_d: NDArray, places_d: NDArray,
+    runs_h: NDArray, pairs_h: NDArray, places_h: NDArray,
+    strips: NDArray, copies: NDArray, runs_w: NDArray, pairs_w: NDArray,
+    held: NDArray, segments: NDArray,
+) -> None:  # fmt: skip
+    for g in numba.prange(count):
+        _rows(
+            numba.int64(g), task, codes, runs_d, pairs_d, places_d, runs_h, pairs_h, places_h,
+            strips, copies, runs_w, pairs_w, held, segments,
+        )  # fmt: skip
+
+
+def _strips(axis: _Axis, places: int, most: int) -> tuple[NDArray, NDArray, NDArray, NDArray, int]:
+    """Cut the runs of an axis to strips of so many places at the most.
+
+    Returns
+    -------
+    strips : array, shape (S, 4)
+        From and to which run; from and to which copy.
+    copies : array, shape (all, 3)
+        The first column of the source, their number, the first column in the slot.
+    runs, pairs : array
+        As of the axis; sources are columns in the slot.
+    width : int
+        The most columns of a strip.
+    """
+    count = -(-places // most)
+    strips: list[Ints] = []
+    copies: list[Ints] = []
+    runs: list[Ints] = []
+    pairs: list[NDArray] = []
+    widest, done = 0, 0
+    for i in range(count):
+        p0, p1 = places * i // count, places * (i + 1) // count
+        mine = []
+        for first, apart, number, a, b, *even in axis.runs.tolist():
+            j0, j1 = max(0, -((first - p0) // apart)), min(number, -((first - p1) // apart))
+            if j0 < j1:
+                moved = axis.pairs[a:b] + np.array([0, j0 * axis.move])
+                mine.append((first + j0 * apart, apart, j1 - j0, even, moved))
+        spans = sorted(
+            (int(met[:, 1].min()), int(met[:, 1].max()) + (number - 1) * axis.move + 1)
+            for _, _, number, _, met in mine if len(met)
+        )  # fmt: skip
+        joined: list[list[int]] = []
+        for low, high in spans:
+            if joined and low <= joined[-1][1]:
+                joined[-1][1] = max(high, joined[-1][1])
+            else:
+                joined.append([low, high])
+        lows = np.array([low for low, _ in joined], np.int64)
+        into = np.cumsum([0] + [high - low for low, high in joined])
+        strips.append((len(runs), len(runs) + len(mine), len(copies), len(copies) + len(joined)))
+        copies += [(low, high - low, at) for (low, high), at in zip(joined, into, strict=False)]
+        widest = max(widest, int(into[-1]))
+        for first, apart, number, even, met in mine:
+            if len(met):
+                part = np.searchsorted(lows, met[:, 1], side="right") - 1
+                met[:, 1] += into[part] - lows[part]
+            runs.append((first, apart, number, done, done + len(met), *even))
+            pairs.append(met)
+            done += len(met)
+    return (
+        np.array(strips), np.array(copies or [(0, 0, 0)]), np.array(runs),
+        np.concatenate(pairs), widest,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What the shapes of a sum (2) or (3) say about it."""
+
+    arrays: tuple[NDArray, ...]
+    sources: Ints
+    places: Ints
+    move: int
+    longest: int
+    """The most segments of a tile."""
+    blocks: int
+    slots: int
+    slot_size: int
+    pitch: int
+
+
+@lru_cache(maxsize=256)
+def _plan(
+    sizes: Ints, windows: Windows, mode: str, groups: int, inputs: int, outputs: int,
+    dtype: np.dtype[Any], back: bool,
+) -> _Plan:  # fmt: skip
+    fill = (1,) * (3 - len(sizes))
+    described = zip(
+        fill + sizes, fill + windows.size, fill + windows.stride, fill + windows.dilation,
+        ((0, 0),) * len(fill) + windows.pads, strict=True,
+    )  # fmt: skip
+    deep, rows, columns = (_axis(*axis, mode, back) for axis in described)
+    volume, made = fill + sizes, fill + windows.outputs(sizes)
+    sources, places = (made, volume) if back else (volume, made)
+
+    met = [int(np.diff(axis.runs[:, 3:5]).max(initial=1)) for axis in (deep, rows, columns)]
+    slots = met[0] * met[1]
+    size, lane = dtype.itemsize, lanes(dtype)
+    reach = 8 * columns.move + met[2]
+    vectors = -(-groups * outputs // lane)
+    wide = lane * inputs // outputs
+    blocks = min(vectors, -(-slots * reach * groups * inputs * size // SCRATCH))
+    line = 64 // size
+    most_vectors = -(-vectors // blocks)
+    pitch = (-(-most_vectors * wide // line) | 1) * line  # odd, so that sets of caches fill evenly
+    most = max(8, (SCRATCH // (slots * pitch * size) - met[2]) // columns.move)
+    strips, copies, runs, pairs, widest = _strips(columns, places[2], most)
+    codes = []
+    for _, _, count, _, _, terms, _, step in runs:
+        slides = count > 1 and step == columns.move
+        codes.append(taps(inputs, outputs, *split(int(terms), inputs, slides))(dtype))
+    arrays = (
+        np.array(codes), deep.runs, deep.pairs, deep.places, rows.runs, rows.pairs, rows.places,
+        strips, copies, runs, pairs,
+    )  # fmt: skip
+    return _Plan(
+        arrays, sources, places, columns.move, math.prod(met), blocks, slots, widest * pitch, pitch
+    )
+
+
+def _correlate(
+    plan: _Plan, x: NDArray, inputs: int, weight: NDArray, outputs: int, bias: NDArray | None,
+    y: NDArray, kernel: Ints, relu: bool,
+) -> None:  # fmt: skip
+    """Write y, given x and weights (*K, inputs of a group, channels of y)."""
+    machine = plan_of(x.dtype)
+    size, lane = machine.size, machine.lane
+    work = y.size * weight.size // y.shape[-1]
+    parts = count_threads() if work > SERIAL else 1
+    held = np.full((parts, plan.slots, 2), -1)
+    segments = np.empty((parts, 4, plan.longest), np.int64)
+    scratch = empty(parts * plan.slots * plan.slot_size, x.dtype)
+    start, start_step = (machine.zeros_at, 0) if bias is None else (address(bias), lane)
+    task = (
+        parts, size, lane, tallest(inputs), machine.codes[1], plan.blocks, len(y), *plan.sources,
+        x.shape[-1], lane * inputs // outputs, address(x), address(weight), *kernel[1:],
+        inputs * y.shape[-1], y.shape[-1], start, start_step, address(y), *plan.places,
+        y.shape[-1], -(-y.shape[-1] // lane), plan.move, address(segments) , plan.longest,
+        address(scratch), plan.slot_size, plan.pitch, int(relu),
+    )  # fmt: skip
+    jit.launch(_rows, _rows_of_all, parts, task, *plan.arrays, held, segments)
+
+
+def forward(
+    x: NDArray, weight: NDArray, bias: NDArray | None, y: NDArray,
+    windows: Windows, mode: str, groups: int, relu: bool,
+) -> None:  # fmt: skip
+    r"""Write y, shape (N, \*Q, O)."""
+    c, o = weight.shape[-2], weight.shape[-1] // groups
+    plan = _plan(x.shape[1:-1], windows, mode, groups, c, o, x.dtype, False)
+    _correlate(plan, x, c, weight, o, bias, y, _three(windows.size), relu)
+
+
+def input_gradient(
+    dy: NDArray, weight: NDArray, dx: NDArray, windows: Windows, mode: str, groups: int
+) -> None:
+    r"""Write dx, shape (N, \*S, C)."""
+    c, o = weight.shape[-2], weight.shape[-1] // groups
+    if c > 1 or o > 1:  # exchange the two sides of each group
+        weight = np.moveaxis(weight.reshape(-1, c, groups, o), 3, 1)
+        weight = np.ascontiguousarray(weight.reshape(-1, o, c, groups).swapaxes(2, 3))
+    plan = _plan(dx.shape[1:-1], windows, mode, groups, o, c, dy.dtype, True)
+    _correlate(plan, dy, o, weight, c, None, dx, _three(windows.size), False)
+
+
+def _three(kernel: Ints) -> Ints:
+    return (1,) * (3 - len(kernel)) + kernel

@@ -1,0 +1,284 @@
+r"""Sums over the taps of a window, in groups of few channels: lanes are channels of many groups.
+
+With c inputs and o outputs a group, output j is one of group ⌊j / o⌋. A tile of H places computes
+
+    Y[m, j] = start[j] + Σ_s Σ_k Σ_i X[x_s + m·move + k·step + ⌊j / o⌋ c + i]
+                                     · W[w_s + k·tap + i·line + j]                              (1)
+
+for 0 <= m < H and all channels j, a vector of them after the other, with its H sums in registers,
+and at the end max(0, Y) where a ReLU is asked for. Segments s are rows of taps, of K taps k each; i
+goes over the c inputs of the group. With c = o = 1 this is a depthwise convolution: a lane of X
+meets the same lane of W. Else the inputs of a vector of outputs lie side by side too, and a shuffle
+puts the i-th of each group in its outputs' lanes.
+
+Where places are as far apart as taps (move = step), place m meets with tap k + 1 what place m + 1
+meets with tap k. Then a few taps are taken together: a vector of X is read once for all of them,
+and their weights once for all places.
+
+Each element is ONE chain of multiply-adds, over s, k and i in rising order.
+"""
+
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any, Final
+
+import llvmlite.binding as llvm
+import numpy as np
+from llvmlite import ir
+
+from . import jit
+from .jit import Address, Code
+from .tile import Emitter, lanes
+
+MOST: Final = 8
+"""No group has more inputs or outputs."""
+
+_i64, _i32, _pointer = ir.IntType(64), ir.IntType(32), ir.PointerType()
+_State = list[ir.Value]
+
+
+def serves(inputs: int, outputs: int, dtype: np.dtype[Any]) -> bool:
+    """Return whether there is code for groups of so many inputs and outputs.
+
+    They divide the lanes of every CPU that has FMA, so that such CPUs give the same bits.
+    """
+    most = min(32, jit.vector_bytes()) // dtype.itemsize
+    return all(n & (n - 1) == 0 and n <= min(most, MOST) for n in (inputs, outputs))
+
+
+def split(terms: int, inputs: int, slides: bool) -> tuple[int, int]:
+    """Return how many taps of a row go together, and how many are left over at its end."""
+    most = max(1, 4 // inputs) if slides else 1
+    return (terms, 0) if terms <= most else (most, terms % most)
+
+
+def tallest(inputs: int) -> int:
+    """Return the height of the tallest tile that stays in registers with the weights of a chunk."""
+    return 8 if jit.vector_registers() == 16 else 12
+
+
+class _Words(Emitter):
+    """The words of `Emitter`, and those for vectors of inputs."""
+
+    def __init__(self, dtype: Any, inputs: int, outputs: int) -> None:
+        super().__init__(dtype)
+        self.inputs, self.outputs = inputs, outputs
+        self.wide = Emitter(dtype)  # the same words for the inputs that a vector of outputs has
+        self.wide.module = self.module
+        n = self.wide.lanes = self.lanes * inputs // outputs
+        self.wide.vector = ir.VectorType(self.scalar, n)
+        self.wide.mask = ir.VectorType(ir.IntType(1), n)
+        self.wide.suffix = f"v{n}{self.suffix[self.suffix.index('f') :]}"
+
+    def step(
+        self, b: ir.IRBuilder, pointer: ir.Value, elements: ir.Value, after: ir.Value
+    ) -> ir.Value:
+        """Return the pointer to an element; what is read there is read after a sum is known.
+
+        An empty line of assembly says so. Else LLVM gives the distance of each place a register of
+        its own, and reads all places before it multiplies the first: more than registers hold.
+        """
+        arm = llvm.get_process_triple().startswith(("aarch64", "arm64"))
+        kind = ir.FunctionType(_pointer, [_pointer, after.type])
+        register = "w" if arm else "v" if jit.vector_bytes() == 64 else "x"
+        line = ir.InlineAsm(kind, "", f"=r,0,{register},~{{memory}}", side_effect=True)
+        return b.call(line, [self.at(b, pointer, elements), after])
+
+    def group_lanes(self, b: ir.IRBuilder, last: ir.Value) -> ir.Value:
+        """Return the mask of the inputs that the first `last` outputs have."""
+        return self.wide.first_lanes(b, b.sdiv(b.mul(last, _i64(self.inputs)), _i64(self.outputs)))
+
+    def place(self, b: ir.IRBuilder, pointer: ir.Value, mask: ir.Value | None) -> list[ir.Value]:
+        """Return for each input of a group the vector that has it in the lanes of its outputs."""
+        values = self.wide.load(b, pointer, mask)
+        if self.inputs == self.outputs == 1:
+            return [values]
+        undefined = ir.Constant(values.type, ir.Undefined)
+        found = []
+        for i in range(self.inputs):
+            order = [j // self.outputs * self.inputs + i for j in range(self.lanes)]
+            chosen = ir.Constant(ir.VectorType(_i32, self.lanes), order)
+            found.append(b.shuffle_vector(values, undefined, chosen))
+        return found
+
+
+def _loop(
+    b: ir.IRBuilder,
+    state: _State,
+    going: Callable[[_State], ir.Value],
+    body: Callable[[_State], _State],
+) -> _State:
+    """Emit `while going(state): state = body(state)`; return the state behind it."""
+    head, inside, behind = (b.append_basic_block(name) for name in ("head", "inside", "behind"))
+    before = b.block
+    b.branch(head)
+    b.position_at_end(head)
+    now = [b.phi(value.type) for value in state]
+    for phi, value in zip(now, state, strict=True):
+        phi.add_incoming(value, before)
+    b.cbranch(going(now), inside, behind)
+    b.position_at_end(inside)
+    after = body(now)
+    for phi, value in zip(now, after, strict=True):
+        phi.add_incoming(value, b.block)
+    b.branch(head)
+    b.position_at_end(behind)
+    return now
+
+
+# The sums of places
+
+
+def _tile(e: _Words, height: int, together: int, rest: int) -> ir.Function:
+    """Emit the tiles of one height: `tiles` of them, one beside the other."""
+    kinds = [_i64, _pointer, _pointer, _i64, _i64, _pointer, _pointer, _i64, _i64, _i64, _i64,
+             _pointer, _i64, _pointer, _i64, _i64, _i64, _i64]  # fmt: skip
+    f = ir.Function(e.module, ir.FunctionType(ir.VoidType(), kinds), f"taps_{height}")
+    f.linkage = "internal"
+    f.attributes.add("nounwind")
+    (tiles, x, x_at, move, step, w, w_at, tap, line, segments, terms, start, start_step, y, ldy,
+     vectors, last, relu) = f.args  # fmt: skip
+    b = ir.IRBuilder(f.append_basic_block("entry"))
+    whole = b.sub(vectors, b.zext(b.icmp_signed("<", last, _i64(e.lanes)), _i64))
+    # Nothing is below -inf, and NaN is below nothing.
+    floor = b.select(b.icmp_signed("!=", relu, _i64(0)), e.scalar(0.0), e.scalar(float("-inf")))
+    low = e.spread(b, floor, e.vector)
+    mask, wide_mask = e.first_lanes(b, last), e.group_lanes(b, last)
+
+    def vector(x: ir.Value, w: ir.Value, start: ir.Value, y: ir.Value, masked: bool) -> None:
+        masks = (mask, wide_mask) if masked else (None, None)
+
+        def taps(count: int, state: _State) -> _State:
+            k, x_k, w_k, *sums = state
+            weights = [
+                [
+                    e.load(b, e.at(b, e.at(b, w_k, b.mul(tap, _i64(t))), b.mul(line, _i64(i))),
+                           masks[0])
+                    for i in range(e.inputs)
+                ]
+                for t in range(count)
+            ]  # fmt: skip
+            at = x_k
+            for place in range(height + count - 1):
+                values = e.place(b, at, masks[1])
+                for t in range(count):
+                    m = place - t
+                    if 0 <= m < height:
+                        for value, weight in zip(values, weights[t], strict=True):
+                            sums[m] = e.multiply_add(b, value, weight, sums[m])
+                at = e.step(b, at, move, sums[min(place, height - 1)])
+            moved = e.at(b, x_k, b.mul(step, _i64(count))), e.at(b, w_k, b.mul(tap, _i64(count)))
+            return [b.sub(k, _i64(count)), *moved, *sums]
+
+        def segment(state: _State) -> _State:
+            s, *sums = state
+            x_s, w_s = (
+                e.at(b, base, b.load(b.gep(at, [s], source_etype=_i64), typ=_i64))
+                for base, at in ((x, x_at), (w, w_at))
+            )
+            left = _loop(
+                b,
+                [terms, x_s, w_s, *sums],
+                lambda state: b.icmp_signed(">=", state[0], _i64(together)),
+                partial(taps, together),
+            )
+            if rest:
+                left = taps(rest, left)
+            return [b.add(s, _i64(1)), *left[3:]]
+
+        first = e.load(b, start, masks[0])
+        _, *sums = _loop(
+            b,
+            [_i64(0), *[first] * height],
+            lambda state: b.icmp_signed("<", state[0], segments),
+            segment,
+        )
+        for value in sums:
+            value = b.select(b.fcmp_ordered("<", value, low), low, value)
+            e.store(b, value, y, masks[0])
+            y = e.step(b, y, ldy, value)
+
+    def all_vectors(state: _State) -> _State:
+        v, x, w, start, y = state
+        vector(x, w, start, y, masked=False)
+        return [
+            b.add(v, _i64(1)), e.at(b, x, e.wide.lanes), e.at(b, w, e.lanes),
+            e.at(b, start, start_step), e.at(b, y, e.lanes),
+        ]  # fmt: skip
+
+    def one_tile(state: _State) -> _State:
+        t, x, y = state
+        v, *ends = _loop(
+            b,
+            [_i64(0), x, w, start, y],
+            lambda state: b.icmp_signed("<", state[0], whole),
+            all_vectors,
+        )
+        with b.if_then(b.icmp_signed("<", v, vectors)):
+            vector(ends[0], ends[1], ends[2], ends[3], masked=True)
+        ahead = e.at(b, x, b.mul(move, _i64(height))), e.at(b, y, b.mul(ldy, _i64(height)))
+        return [b.add(t, _i64(1)), *ahead]
+
+    _loop(b, [_i64(0), x, y], lambda state: b.icmp_signed("<", state[0], tiles), one_tile)
+    b.ret_void()
+    return f
+
+
+def _emit(name: str, inputs: int, outputs: int, together: int, rest: int, dtype: Any) -> str:
+    e = _Words(dtype, inputs, outputs)
+    tiles = [_tile(e, height, together, rest) for height in range(1, tallest(inputs) + 1)]
+    kinds: Any = tiles[0].function_type.args
+    f = ir.Function(e.module, ir.FunctionType(ir.VoidType(), [_i64] * (1 + len(kinds))), name)
+    b = ir.IRBuilder(f.append_basic_block("entry"))
+    nothing = f.append_basic_block("nothing")
+    arguments = [
+        b.inttoptr(value, kind) if kind == _pointer else value
+        for value, kind in zip(f.args[1:], kinds, strict=True)
+    ]
+    choose = b.switch(f.args[0], nothing)
+    for m, tile in enumerate(tiles, start=1):
+        block = f.append_basic_block(f"call_{m}")
+        choose.add_case(_i64(m), block)
+        b.position_at_end(block)
+        b.call(tile, arguments)
+        b.ret_void()
+    b.position_at_end(nothing)
+    b.ret_void()
+    return str(e.module)
+
+
+def _twin(
+    inputs: int, outputs: int,
+    height: int, tiles: int, x: Address, x_at: Address, move: int, step: int,
+    w: Address, w_at: Address, tap: int, line: int, segments: int, terms: int,
+    start: Address, start_step: int, y: Address, ldy: int, vectors: int, last: int, relu: int,
+) -> None:  # fmt: skip
+    """Compute equation (1) in plain Python: what the machine code does, each access checked."""
+    n = lanes(y.dtype)
+    if not (1 <= height <= tallest(inputs) and 1 <= last <= n):
+        raise IndexError(f"no tile of {height} places and {last} lanes")
+    for v in range(vectors):
+        width = last if v == vectors - 1 else n
+        groups = np.arange(width) // outputs * inputs
+        first = start.row(v * start_step, width)
+        for m in range(tiles * height):
+            sums = first.copy()
+            for s in range(segments):
+                x_s = int(x_at.row(s, 1)[0]) + m * move + v * n * inputs // outputs
+                w_s = int(w_at.row(s, 1)[0]) + v * n
+                for k in range(terms):
+                    values = x.row(x_s + k * step, width * inputs // outputs)
+                    for i in range(inputs):
+                        weights = w.row(w_s + k * tap + i * line, width)
+                        sums += values[groups + i] * weights
+            if relu:
+                sums[sums < 0] = 0
+            y.row(m * ldy + v * n, width)[...] = sums
+
+
+@cache
+def taps(inputs: int, outputs: int, together: int, rest: int) -> Code:
+    """Return the code for groups of so many inputs and outputs: its arguments are `_twin`'s."""
+    name = f"taps_of_{inputs}_to_{outputs}_by_{together}_and_{rest}"
+    emit = partial(_emit, name, inputs, outputs, together, rest)
+    return Code(name, emit, partial(_twin, inputs, outputs))
