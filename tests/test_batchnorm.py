@@ -1,4 +1,6 @@
+import contextlib
 import copy
+import itertools
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from contract import (
     passes,
     random,
 )
+from lamina import kernels
 from lamina.batchnorm import formula
 
 
@@ -336,3 +339,129 @@ def test_refuses_inputs():
         layer.backward(y[1:], cache)
     with pytest.raises(ValueError, match=r"lengths must lie in 0 ... 3"):
         layer(np.zeros((2, 3, 4), np.float32), lengths=[4, 0])
+
+
+# A batch in parts
+
+
+CUTS = [0, 7, 7, 40, 41, 90]
+
+
+def in_parts(layer, x, dy):
+    """y, dx and the sums of the gradients of the parts that CUTS makes of a batch."""
+    xs, dys = ([a[i:j] for i, j in itertools.pairwise(CUTS)] for a in (x, dy))
+    stats = formula.merge(layer.stats(part) for part in xs)
+    passes = [layer.forward(part, stats=stats, training=True) for part in xs]
+    sums = formula.merge(
+        layer.sums(part, cache) for part, (_, cache) in zip(dys, passes, strict=True)
+    )
+    back = [
+        layer.backward(part, cache, sums=sums) for part, (_, cache) in zip(dys, passes, strict=True)
+    ]
+    grads = {name: sum(grads[name] for _, grads in back) for name in layer.params}
+    return {
+        "y": np.concatenate([y for y, _ in passes]),
+        "dx": np.concatenate([dx for dx, _ in back]),
+        **grads,
+    }, stats
+
+
+@pytest.mark.parametrize("channels", [3, 70])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("how", [contextlib.nullcontext, kernels.formulas])
+def test_a_batch_in_parts_is_the_whole(how, dtype, channels):
+    x = (100 + random("x", (90, channels))).astype(dtype)
+    dy = random("dy", x.shape, dtype)
+    layer = build(dtype, channels)
+    with how():
+        whole = build(dtype, channels)
+        y, cache = whole.forward(x, training=True)
+        dx, grads = whole.backward(dy, cache)
+        found, stats = in_parts(layer, x, dy)
+    for name, expected in {"y": y, "dx": dx, **grads}.items():
+        assert_close(found[name], expected, dtype, terms=100, what=name)
+    assert stats.count == 90
+    np.testing.assert_array_equal(layer.batches, 0)
+    layer.follow(stats)
+    assert_close(layer.running_mean, whole.running_mean, dtype, terms=10)
+    assert_close(layer.running_var, whole.running_var, dtype, terms=10)
+    assert layer.batches == 1
+
+
+def test_parts_with_lengths():
+    layer, x = build(np.float64), random("x", (4, 6, 5))
+    lengths = np.array([3, 0, 6, 1])
+    whole, parts = (
+        layer.stats(x, lengths=lengths),
+        formula.merge(layer.stats(x[n : n + 1], lengths=lengths[n : n + 1]) for n in range(4)),
+    )
+    assert whole.count == parts.count == 10
+    assert_close(parts.var, whole.var, np.float64)
+    y, _ = layer.forward(x, lengths=lengths, training=True)
+    y_1, _ = layer.forward(x[:1], lengths=[3], stats=parts, training=True)
+    assert_close(y_1, y[:1], np.float64)
+
+
+def test_parts_make_one_by_index_alone():
+    """Whoever adds them, in the order of a binary tree."""
+    parts = [formula.stats(random(f"part {i}", (9, 4), np.float32)) for i in range(5)]
+    a, b, c, d, e = parts
+    by_hand = ((a + b) + (c + d)) + e
+    found = formula.merge(parts)
+    for name in ("mean", "rest", "squares"):
+        assert_same(getattr(found, name), getattr(by_hand, name))
+
+
+def test_statistics_of_parts_where_the_mean_is_large_beside_the_deviation():
+    rng = np.random.default_rng(0)
+    x = (1e4 + 1e-2 * rng.standard_normal((4000, 3))).astype(np.float32)
+    exact = x.astype(np.float64)
+    layer = lm.BatchNorm(3)
+    with_nothing = formula.merge([layer.stats(x[:0]), layer.stats(x[:1]), layer.stats(x[1:])])
+    assert np.all(with_nothing.squares >= 0)
+    mean = with_nothing.mean.astype(np.float64) + with_nothing.rest
+    np.testing.assert_allclose(mean, exact.mean(axis=0), rtol=0, atol=1e-8)
+    np.testing.assert_allclose(with_nothing.var, exact.var(axis=0), rtol=1e-6)
+
+
+def test_refuses_statistics():
+    layer, x = build(np.float32), random("x", (4, 5), np.float32)
+    stats = layer.stats(x)
+    with pytest.raises(ValueError, match="stats= are those of a training batch; pass training="):
+        layer.forward(x, stats=stats)
+    with pytest.raises(ValueError, match="on a layer that is not frozen"):
+        build(np.float32, frozen=True).forward(x, stats=stats, training=True)
+    with pytest.raises(ValueError, match="stats are of 3 channels in float32, expected 5 in"):
+        layer.follow(lm.BatchNorm(3).stats(x[:, :3]))
+    with pytest.raises(ValueError, match="a training batch needs 2 values a channel or more"):
+        layer.forward(x[:1], stats=layer.stats(x[:1]), training=True)
+
+
+@pytest.mark.parametrize("unbiased", [True, False])
+def test_recalibrate(unbiased):
+    options = {"unbiased": unbiased, "dtype": np.float64}
+    model = lm.Sequential(
+        lm.BatchNorm(5, **options),
+        lm.Dropout(0.5, rng=0),
+        lm.Sequential(lm.Linear(5, 3, dtype=np.float64, rng=0), lm.BatchNorm(3, **options)),
+        lm.BatchNorm(3, frozen=True, dtype=np.float64),
+    )
+    x = 3 + random("x", (40, 5))
+    before = copy.deepcopy(model.buffers)
+    lm.recalibrate(model, [x[:10], x[10:30], x[30:]])
+    assert_close(model[0].running_mean, x.mean(axis=0), np.float64)
+    assert_close(model[0].running_var, x.var(axis=0, ddof=int(unbiased)), np.float64)
+    assert model[0].batches == model[2][1].batches == 3
+    assert not np.allclose(model[2][1].running_mean, 0)
+    for name in ("1.calls", "3.running_mean", "3.running_var", "3.batches"):
+        assert_same(model.buffers[name], before[name], name)
+    with pytest.raises(ValueError, match="recalibrate: no batch came"):
+        lm.recalibrate(model, [])
+
+
+def test_recalibrate_with_lengths():
+    layer, x = lm.BatchNorm(5, dtype=np.float64), random("x", (4, 6, 5))
+    lm.recalibrate(layer, [(x, [3, 0, 6, 1]), (x, [0, 2, 0, 0])])
+    real = np.concatenate([x[0, :3], x[2], x[3, :1], x[1, :2]])
+    assert_close(layer.running_mean, real.mean(axis=0), np.float64)
+    assert_close(layer.running_var, real.var(axis=0, ddof=1), np.float64)

@@ -13,7 +13,7 @@ from . import (
     rnn,
     train,
 )
-from .batchnorm import BatchNorm
+from .batchnorm import BatchNorm, recalibrate
 from .checking import CheckError, check
 from .containers import Concat, Residual, Sequential
 from .convolution import Conv1d, Conv2d, Conv3d
@@ -136,6 +136,7 @@ __all__ = [
     "lstm",
     "parts",
     "predict",
+    "recalibrate",
     "rnn",
     "save",
     "threads",

@@ -2,5 +2,6 @@
 
 from . import formula
 from .layer import BatchNorm
+from .recalibrate import recalibrate
 
-__all__ = ["BatchNorm", "formula"]
+__all__ = ["BatchNorm", "formula", "recalibrate"]

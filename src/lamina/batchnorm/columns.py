@@ -11,6 +11,7 @@ A mean is given to the maps as two numbers, `mean` in the dtype of x and the `re
 rounding left out: x - mean is as good as exact where the mean is large beside the deviation.
 """
 
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -26,10 +27,17 @@ _i64 = ir.IntType(64)
 
 
 def _emit_moments(dtype: Any) -> str:
+    """δ and q of a block, about the mean c of an eighth of its rows, which is read first.
+
+    Whatever the values, Σ (x - c)² is at most 8 q: the mean of k of n numbers is at most
+    √(n / k - 1) deviations from that of all. So q = Σ (x - c)² - n (mean - c)² loses 3 bits at
+    the worst, and next to nothing as a rule.
+    """
     s = Sweep("moments", dtype, "*x ld rows width *pivot *delta *q")
     b = s.builder
     x, ld, rows, width, pivot, delta, q = s.given
-    count, wide_count = s.number(rows), s.wide_number(rows)
+    few = b.sdiv(b.add(rows, _i64(7)), _i64(8))
+    few_count, wide_count = s.number(few), s.wide_number(rows)
     zero, wide_zero = s.vector(0.0), s.double.vector(0.0)
 
     def strip(j: ir.Value, masks: Masks) -> None:
@@ -40,8 +48,8 @@ def _emit_moments(dtype: Any) -> str:
             terms = zip(sums, s.loads(at[0], masks), pivots, strict=True)
             return [b.fadd(sum_, b.fsub(value, p)) for sum_, value, p in terms]
 
-        sums = s.down(rows, [column], [ld], nothing, total)
-        centres = [b.fadd(p, b.fdiv(sum_, count)) for p, sum_ in zip(pivots, sums, strict=True)]
+        sums = s.down(few, [column], [ld], nothing, total)
+        centres = [b.fadd(p, b.fdiv(sum_, few_count)) for p, sum_ in zip(pivots, sums, strict=True)]
 
         def centred(at: Values, sums: Values) -> Values:
             after = []
@@ -76,7 +84,8 @@ def _moments_twin(
 ) -> None:
     block = np.stack([x.row(i * ld, width) for i in range(rows)])
     pivots = pivot.row(0, width)
-    centre = pivots + (block - pivots).sum(axis=0) / x.dtype.type(rows)
+    few = -(-rows // 8)
+    centre = pivots + (block[:few] - pivots).sum(axis=0) / x.dtype.type(few)
     d = block - centre
     total = d.sum(axis=0).astype(DOUBLE)
     delta.row(0, width)[...] = (centre.astype(DOUBLE) - pivots) + total / rows
@@ -296,10 +305,11 @@ def _plane_twin(
 # Maps of rows
 
 
-def _emit_apply(dtype: Any) -> str:
-    s = Sweep("apply", dtype, "*x *y ld rows width *mean *slope *intercept")
+def _emit_apply(name: str, dtype: Any) -> str:
+    s = Sweep(name, dtype, "*x *y ld rows width *mean *slope *intercept")
     b = s.builder
     x, y, ld, rows, width, mean, slope, intercept = s.given
+    write = s.stores if name == "apply" else s.streams
 
     def strip(j: ir.Value, masks: Masks) -> None:
         means, slopes, intercepts = (
@@ -309,7 +319,7 @@ def _emit_apply(dtype: Any) -> str:
         def row(at: Values, carried: Values) -> Values:
             terms = zip(s.loads(at[0], masks), means, slopes, intercepts, strict=True)
             results = [s.multiply_add(b, b.fsub(v, m), a, c) for v, m, a, c in terms]
-            s.stores(results, at[1], masks)
+            write(results, at[1], masks)
             return []
 
         s.down(rows, [s.at(b, x, j), s.at(b, y, j)], [ld, ld], [], row)
@@ -327,10 +337,11 @@ def _apply_twin(
         y.row(i * ld, width)[...] = (x.row(i * ld, width) - m) * a + c
 
 
-def _emit_gradient(dtype: Any) -> str:
-    s = Sweep("gradient", dtype, "*x *dy *dx ld rows width *mean *of_dy *of_x *constant")
+def _emit_gradient(name: str, dtype: Any) -> str:
+    s = Sweep(name, dtype, "*x *dy *dx ld rows width *mean *of_dy *of_x *constant")
     b = s.builder
     x, dy, dx, ld, rows, width, mean, of_dy, of_x, constant = s.given
+    write = s.stores if name == "gradient" else s.streams
 
     def strip(j: ir.Value, masks: Masks) -> None:
         numbers = [s.loads(s.at(b, a, j), masks) for a in (mean, of_dy, of_x, constant)]
@@ -341,7 +352,7 @@ def _emit_gradient(dtype: Any) -> str:
                 s.multiply_add(b, d, k1, s.multiply_add(b, b.fsub(v, m), k2, k3))
                 for v, d, m, k1, k2, k3 in terms
             ]
-            s.stores(results, at[2], masks)
+            write(results, at[2], masks)
             return []
 
         at = [s.at(b, a, j) for a in (x, dy, dx)]
@@ -375,7 +386,13 @@ line: Final = Code("line", _emit_line, _line_twin)
 """The scale 1 / √(var + eps), and y = slope (x - mean) + intercept."""
 plane: Final = Code("plane", _emit_plane, _plane_twin)
 """The gradients of gamma and beta, and dx = of_dy dy + (of_x (x - mean) + constant)."""
-apply: Final = Code("apply", _emit_apply, _apply_twin)
+apply: Final = Code("apply", partial(_emit_apply, "apply"), _apply_twin)
 """y of rows."""
-gradient: Final = Code("gradient", _emit_gradient, _gradient_twin)
+apply_past: Final = Code("apply_past", partial(_emit_apply, "apply_past"), _apply_twin)
+"""y of rows, written past the caches in whole and aligned vectors."""
+gradient: Final = Code("gradient", partial(_emit_gradient, "gradient"), _gradient_twin)
 """dx of rows."""
+gradient_past: Final = Code(
+    "gradient_past", partial(_emit_gradient, "gradient_past"), _gradient_twin
+)
+"""dx of rows, written past the caches."""

@@ -39,15 +39,99 @@ If they are the batch's, x[k] moves them too. In ∂σ²/∂x[k] = 2 (x[k] - μ)
 and the sum over n of γ dy[n] ∂x̂[n]/∂x[k] holds (8) and (9):
 
     dx[k] = γ s (dy[k] - dβ / M - x̂[k] dγ / M)                                  (11)
+
+Parts of a batch. What a set of M values is to (1) to (4) are M, μ and q = Σ_n (x[n] - μ)², and two
+sets a and b make one (T. Chan, G. Golub, R. LeVeque, *Algorithms for Computing the Sample
+Variance*, 1983, eq. 2.1) by
+
+    M = M_a + M_b        μ = μ_a + (μ_b - μ_a) M_b / M                          (12)
+    q = q_a + q_b + (μ_b - μ_a)² M_a M_b / M           σ² = q / M               (13)
+
+So a batch may come in parts: their statistics first, then y of each part with those of the whole.
+In (11) dβ and dγ are those of the whole, too: the sums (8) and (9) of the parts add. μ is kept as
+two numbers, `mean` and the `rest` that its rounding left out.
 """
 
 import math
-from typing import Final, NamedTuple
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
 
 from ..arrays import Array, mask_steps, namespace
 
 CHUNK: Final = 64
 """How many values are added one after the other."""
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Of some values of each channel: `a + b` are those of both sets together.
+
+    Attributes
+    ----------
+    mean, rest : array, shape (C,)
+        μ is the sum of the two.
+    squares : array, shape (C,)
+        q.
+    count : int
+        M.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = np.array([[1.0], [3.0], [8.0]])
+    >>> both = stats(x[:1]) + stats(x[1:])
+    >>> both.mean, both.var, both.count
+    (array([4.]), array([8.66666667]), 3)
+    """
+
+    mean: Array
+    rest: Array
+    squares: Array
+    count: int
+
+    @property
+    def var(self) -> Array:
+        """σ², biased; 0 of nothing."""
+        return self.squares / max(self.count, 1)
+
+    def __add__(self, other: "Statistics") -> "Statistics":
+        """Return the statistics of both sets."""
+        count = self.count + other.count
+        share = other.count / max(count, 1)
+        apart = (other.mean - self.mean) + (other.rest - self.rest)
+        moved = self.rest + apart * share
+        mean = self.mean + moved  # (12)
+        rest = moved - (mean - self.mean)
+        squares = self.squares + other.squares + apart * apart * (self.count * share)  # (13)
+        return Statistics(mean, rest, squares, count)
+
+
+@dataclass(frozen=True, eq=False)
+class Sums:
+    """(8) and (9) of some values of each channel: `a + b` are those of both sets together."""
+
+    beta: Array
+    gamma: Array
+
+    def __add__(self, other: "Sums") -> "Sums":
+        """Return the sums over both sets."""
+        return Sums(self.beta + other.beta, self.gamma + other.gamma)
+
+
+def merge(parts: Iterable[Any]) -> Any:
+    """Add statistics, or sums, in a binary tree by index: one answer for the same parts.
+
+    Parameters
+    ----------
+    parts : iterable of Statistics or of Sums
+        At least one.
+    """
+    level = list(parts)
+    while len(level) > 1:
+        pairs = [a + b for a, b in zip(level[::2], level[1::2], strict=False)]
+        level = pairs + level[len(pairs) * 2 :]
+    return level[0]
 
 
 class Cache(NamedTuple):
@@ -87,6 +171,18 @@ def statistics(x: Array, lengths: Array | None = None) -> tuple[Array, Array, Ar
     return mean + rest, var, M, centred
 
 
+def stats(x: Array, lengths: Array | None = None) -> Statistics:
+    """Return the statistics of a batch, or of a part of one."""
+    xp = namespace(x, lengths)
+    mean, _, _, centred = statistics(x, lengths)
+    M = math.prod(x.shape[:-1])
+    if lengths is not None:
+        M = int(xp.sum(lengths)) * math.prod(x.shape[2:-1])
+    # `mean` is what `centred` is about, rounded; what is left of x - mean says by how much.
+    rest = _share(_sum(mask_steps(mask_steps(x, lengths) - mean, lengths)), count(x, lengths))
+    return Statistics(mean, rest, _sum(centred * centred), M)
+
+
 def forward(
     x: Array,
     gamma: Array | None = None,
@@ -95,6 +191,7 @@ def forward(
     var: Array | None = None,
     eps: float = 1e-5,
     lengths: Array | None = None,
+    stats: Statistics | None = None,
 ) -> tuple[Array, Cache]:
     """Return y, shape (..., C), and the cache of `backward`.
 
@@ -107,10 +204,16 @@ def forward(
     eps : float
     lengths : integer array, shape (N,), optional
         x has shape (N, T, ..., C); steps from lengths[n] on are padding.
+    stats : Statistics, optional
+        Those of the batch that x is a part of, x among it.
     """
     xp = namespace(x, lengths)
     M = None
-    if mean is None or var is None:
+    if stats is not None:
+        mean, var = stats.mean, stats.var
+        M = xp.asarray(stats.count, dtype=x.dtype)
+        centred = mask_steps(x, lengths) - mean - stats.rest
+    elif mean is None or var is None:
         mean, var, M, centred = statistics(x, lengths)
     else:
         centred = mask_steps(x, lengths) - mean
@@ -140,21 +243,36 @@ def affine(
     return scale, shift if beta is None else beta + shift  # (12)
 
 
-def backward(dy: Array, cache: Cache) -> tuple[Array, dict[str, Array]]:
-    """Return dx, shape (..., C), and the gradients of gamma and beta."""
+def sums(dy: Array, cache: Cache) -> Sums:
+    """Return the sums over a batch, or over a part of one, that `backward` needs of the whole."""
+    dy = mask_steps(dy, cache.lengths)
+    return Sums(_sum(dy), _sum(dy * cache.normalized))  # (8), (9)
+
+
+def backward(dy: Array, cache: Cache, total: Sums | None = None) -> tuple[Array, dict[str, Array]]:
+    """Return dx, shape (..., C), and the gradients of gamma and beta.
+
+    Parameters
+    ----------
+    dy : array, shape (..., C)
+    cache : Cache
+    total : Sums, optional
+        Those of the whole batch, where x is a part of it. The gradients of gamma and beta are the
+        part's all the same: those of all parts add.
+    """
     normalized, scale, gamma, beta, _, _, M, lengths = cache
+    own = sums(dy, cache)
+    whole = own if total is None else total
     dy = mask_steps(dy, lengths)
-    dbeta = _sum(dy)  # (8)
-    dgamma = _sum(dy * normalized)  # (9)
     dx = dy
     if M is not None:
-        dx = dy - _share(dbeta, M) - normalized * _share(dgamma, M)  # (11), its brackets
+        dx = dy - _share(whole.beta, M) - normalized * _share(whole.gamma, M)  # (11), its brackets
     dx = (scale if gamma is None else gamma * scale) * dx  # (10)
     grads = {}
     if gamma is not None:
-        grads["gamma"] = dgamma
+        grads["gamma"] = own.gamma
     if beta is not None:
-        grads["beta"] = dbeta
+        grads["beta"] = own.beta
     return mask_steps(dx, lengths), grads
 
 

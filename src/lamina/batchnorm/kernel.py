@@ -19,25 +19,30 @@ import numpy.typing as npt
 from ..engine import jit
 from ..engine.jit import Task, address, call
 from ..engine.matmul import contiguous
-from ..engine.memory import empty
+from ..engine.memory import ALIGNMENT, empty
 from ..engine.packing import copy
 from ..engine.sweep import DOUBLE
 from ..engine.threads import count as count_threads
 from ..engine.tile import lanes
 from . import columns
+from .formula import Statistics, Sums
 
 NDArray = npt.NDArray[Any]
 
-ROWS: Final = 64
-"""Rows of a block: their part of a strip of columns stays in level 1 while it is read twice."""
+ROWS: Final = 128
+"""Rows of a block."""
 COLUMNS: Final = 256
 """Columns of a block that a thread takes at once; they change no bit."""
 WIDTH: Final = 64
 """Fewer channels are folded to a multiple of so many columns: whole vectors, several at once."""
 SERIAL: Final = 32_768
 """Up to so many values a call stays on one core: a second one would cost more."""
+WIDE: Final = 512
+"""So many channels are made one by several threads; fewer are not worth it."""
 BLOCK: Final = 4096
 """Values of a block of rows that is mapped with a strip's numbers in registers."""
+STREAM: Final = 2**24
+"""Bytes of a result from which on it is not kept in the caches, which it would sweep clear."""
 
 
 class Cache(NamedTuple):
@@ -55,7 +60,7 @@ class Cache(NamedTuple):
 
 
 # What falls to a part. `full` rows of `width` = `fold` C columns, and a last row of `tail`, are cut
-# into blocks of some rows; the tail is a block of its own. `chain` is (rows, full, tail, width).
+# into blocks of some rows; the tail is a block of its own.
 
 
 @jit.kernel
@@ -73,9 +78,9 @@ def _block(i: int, rows: int, full: int, tail: int, width: int) -> tuple[int, in
 
 
 @jit.kernel
-def _channels(g: int, parts: int, fold: int, c: int) -> tuple[int, int]:
-    """Return the channels of part g, from and to; those of a fold are not worth a cut."""
-    if fold > 1:
+def _channels(g: int, parts: int, c: int) -> tuple[int, int]:
+    """Return the channels whose blocks part g makes one, from and to."""
+    if c < WIDE:
         return 0, c if g == 0 else 0
     return c * g // parts // 16 * 16, c if g == parts - 1 else c * (g + 1) // parts // 16 * 16
 
@@ -117,8 +122,8 @@ def _repeat(copy: int, lane: int, source: int, fold: int, c: int, into: int) -> 
 def _forward(phase: int, g: int, task: Task) -> None:
     """Do part g: 0 moments of blocks, 1 make them one, 2 the line of each channel, 3 y."""
     (
-        parts, size, lane, full, tail, fold, c, n, moments, merge, settle, line, apply, copy,
-        x, y, pivots, numbers, wide, table,
+        parts, size, lane, full, tail, fold, c, n, group,
+        moments, merge, settle, line, apply, copy, x, y, pivots, numbers, wide, table,
     ) = task  # fmt: skip
     width, blocks = fold * c, _blocks(ROWS, full, 0)
     delta, q = table + 8, table + 8 + _blocks(ROWS, full, tail) * width * 8
@@ -126,26 +131,34 @@ def _forward(phase: int, g: int, task: Task) -> None:
     step = c * size
     mean, slope, intercept, rest = numbers, numbers + step, numbers + 2 * step, numbers + 3 * step
     var, scale, gamma, beta = rest + step, rest + 2 * step, rest + 3 * step, rest + 4 * step
-    c0, c1 = _channels(g, parts, fold, c)
+    c0, c1 = _channels(g, parts, c)
     at = c0 * size
     if phase == 0:
         spans = (width + COLUMNS - 1) // COLUMNS
-        units = _blocks(ROWS, full, tail) * spans
+        units = _blocks(group, blocks, tail) * spans
         for u in range(units * g // parts, units * (g + 1) // parts):
-            j = u % spans * COLUMNS
-            i, rows, wide = _block(u // spans, ROWS, full, tail, width)
-            if j < wide:
-                into = (u // spans * width + j) * 8
-                call(moments, (
-                    x + (i * width + j) * size, width, rows, min(COLUMNS, wide - j),
-                    pivots + j * size, delta + into, q + into,
-                ))  # fmt: skip
+            j, b0 = u % spans * COLUMNS, u // spans * group
+            b1 = min(b0 + group, blocks)
+            if b0 >= blocks:  # the tail
+                b0, b1 = blocks, blocks + 1
+            for block in range(b0, b1):
+                i, rows, across = _block(block, ROWS, full, tail, width)
+                if j < across:
+                    into = (block * width + j) * 8
+                    call(moments, (
+                        x + (i * width + j) * size, width, rows, min(COLUMNS, across - j),
+                        pivots + j * size, delta + into, q + into,
+                    ))  # fmt: skip
+            into, span = (b0 * width + j) * 8, min(COLUMNS, width - j)
+            _merge(merge, delta + into, q + into, width, span, b1 - b0, ROWS, full - b0 * ROWS, 0)
     elif phase == 1 and c0 < c1:
-        j = c0 * fold * 8
-        _merge(merge, delta + j, q + j, width, (c1 - c0) * fold, blocks, ROWS, full, 0)
+        j, groups = c0 * fold * 8, _blocks(group, blocks, 0)
+        _merge(
+            merge, delta + j, q + j, group * width, (c1 - c0) * fold, groups, group * ROWS, full, 0
+        )
         if tail:
-            last = blocks * width * 8
-            call(merge, (full, 1, delta, q, delta + last, q + last, tail))
+            end = blocks * width * 8
+            call(merge, (full, 1, delta, q, delta + end, q + end, tail))
         _merge(merge, delta, q, c, c, fold, full, full * fold, tail // c)
         call(settle, (
             n, pivots + at, delta + c0 * 8, q + c0 * 8, c1 - c0, mean + at, rest + at, var + at
@@ -162,32 +175,35 @@ def _forward(phase: int, g: int, task: Task) -> None:
     elif phase == 3:
         some = max(2, BLOCK // width)
         count = _blocks(some, full, tail)
-        # From the end, which was read last.
-        for u in range(count * (g + 1) // parts - 1, count * g // parts - 1, -1):
-            i, rows, wide = _block(u, some, full, tail, width)
+        for u in range(count * g // parts, count * (g + 1) // parts):
+            i, rows, across = _block(u, some, full, tail, width)
             at = i * width * size
-            call(apply, (x + at, y + at, width, rows, wide, wide_mean, wide_slope, wide_intercept))
+            call(apply, (
+                x + at, y + at, width, rows, across,
+                wide_mean, wide_slope, wide_intercept,
+            ))  # fmt: skip
 
 
 @jit.kernel
-def _forward_serial(g: int, phases: NDArray, task: Task) -> None:
-    for phase in phases:
+def _forward_serial(g: int, steps: NDArray, task: Task) -> None:
+    for phase in steps.ravel():
         _forward(phase, 0, task)
 
 
 @jit.parallel
-def _forward_parallel(count: int, phases: NDArray, task: Task) -> None:
-    for phase in phases:
+def _forward_parallel(count: int, steps: NDArray, task: Task) -> None:
+    for step in range(len(steps)):
         for g in numba.prange(count):
-            _forward(phase, numba.int64(g), task)
+            for phase in steps[step]:
+                _forward(phase, numba.int64(g), task)
 
 
 @jit.kernel
 def _backward(phase: int, g: int, task: Task) -> None:
     """Do part g: 0 sums of blocks, 1 make them one, 2 the plane of each channel, 3 and 4 dx."""
     (
-        parts, size, lane, full, tail, fold, c, n, products, add, plane, gradient, apply, copy,
-        x, dy, dx, numbers, wide, zeros, table,
+        parts, size, lane, full, tail, fold, c, n, group,
+        products, add, plane, gradient, apply, copy, x, dy, dx, numbers, wide, zeros, table,
     ) = task  # fmt: skip
     width, blocks = fold * c, _blocks(ROWS, full, 0)
     dys, by_x = table, table + _blocks(ROWS, full, tail) * width * 8
@@ -199,22 +215,30 @@ def _backward(phase: int, g: int, task: Task) -> None:
         numbers + step, numbers + 2 * step, numbers + 3 * step, numbers + 4 * step
     )  # fmt: skip
     scale, gamma, dgamma, dbeta = rest + step, rest + 2 * step, rest + 3 * step, rest + 4 * step
-    c0, c1 = _channels(g, parts, fold, c)
+    c0, c1 = _channels(g, parts, c)
     if phase == 0:
         spans = (width + COLUMNS - 1) // COLUMNS
-        units = _blocks(ROWS, full, tail) * spans
+        units = _blocks(group, blocks, tail) * spans
         for u in range(units * g // parts, units * (g + 1) // parts):
-            j = u % spans * COLUMNS
-            i, rows, wide = _block(u // spans, ROWS, full, tail, width)
-            if j < wide:
-                at, into = (i * width + j) * size, (u // spans * width + j) * 8
-                call(products, (
-                    x + at, dy + at, width, rows, min(COLUMNS, wide - j), wide_mean + j * size,
-                    dys + into, by_x + into,
-                ))  # fmt: skip
+            j, b0 = u % spans * COLUMNS, u // spans * group
+            b1 = min(b0 + group, blocks)
+            if b0 >= blocks:  # the tail
+                b0, b1 = blocks, blocks + 1
+            for block in range(b0, b1):
+                i, rows, across = _block(block, ROWS, full, tail, width)
+                if j < across:
+                    at, into = (i * width + j) * size, (block * width + j) * 8
+                    call(products, (
+                        x + at, dy + at, width, rows, min(COLUMNS, across - j),
+                        wide_mean + j * size, dys + into, by_x + into,
+                    ))  # fmt: skip
+            into, span = (b0 * width + j) * 8, min(COLUMNS, width - j)
+            _add(add, dys + into, width, span, b1 - b0)
+            _add(add, by_x + into, width, span, b1 - b0)
     elif phase == 1 and c0 < c1:
         for sums in (dys, by_x):
-            _add(add, sums + c0 * fold * 8, width, (c1 - c0) * fold, blocks)
+            groups = _blocks(group, blocks, 0)
+            _add(add, sums + c0 * fold * 8, group * width, (c1 - c0) * fold, groups)
             if tail:
                 call(add, (sums, sums + blocks * width * 8, tail))
             _add(add, sums, c, c, fold)
@@ -231,35 +255,47 @@ def _backward(phase: int, g: int, task: Task) -> None:
     elif phase >= 3:
         some = max(2, BLOCK // width)
         count = _blocks(some, full, tail)
-        for u in range(count * (g + 1) // parts - 1, count * g // parts - 1, -1):
-            i, rows, wide = _block(u, some, full, tail, width)
+        for u in range(count * g // parts, count * (g + 1) // parts):
+            i, rows, across = _block(u, some, full, tail, width)
             at = i * width * size
             if phase == 3:
                 call(gradient, (
-                    x + at, dy + at, dx + at, width, rows, wide,
+                    x + at, dy + at, dx + at, width, rows, across,
                     wide_mean, wide_of_dy, wide_of_x, wide_constant,
                 ))  # fmt: skip
             else:
-                call(apply, (dy + at, dx + at, width, rows, wide, zeros, wide_of_dy, zeros))
+                call(apply, (
+                    dy + at, dx + at, width, rows, across, zeros, wide_of_dy, zeros
+                ))  # fmt: skip
 
 
 @jit.kernel
-def _backward_serial(g: int, phases: NDArray, task: Task) -> None:
-    for phase in phases:
+def _backward_serial(g: int, steps: NDArray, task: Task) -> None:
+    for phase in steps.ravel():
         _backward(phase, 0, task)
 
 
 @jit.parallel
-def _backward_parallel(count: int, phases: NDArray, task: Task) -> None:
-    for phase in phases:
+def _backward_parallel(count: int, steps: NDArray, task: Task) -> None:
+    for step in range(len(steps)):
         for g in numba.prange(count):
-            _backward(phase, numba.int64(g), task)
+            for phase in steps[step]:
+                _backward(phase, numba.int64(g), task)
 
 
-OF_BATCH, GIVEN = np.array([0, 1, 2, 3]), np.array([2, 3])
-"""The phases of a forward pass with the statistics of x, and with given ones."""
-MOVED, FIXED = np.array([0, 1, 2, 3]), np.array([0, 1, 2, 4])
-"""The phases of a backward pass of statistics that x moves, and of constants."""
+NOTHING: Final = -1
+OF_BATCH: Final = np.array([[0, NOTHING], [1, 2], [3, NOTHING]])
+"""The phases of a forward pass with the statistics of x; threads wait at the end of a row."""
+GIVEN: Final = np.array([[2], [3]])
+"""Those of a pass with given statistics, or given sums."""
+ONLY_STATISTICS: Final = np.array([[0, NOTHING], [1, NOTHING]])
+"""Those that statistics alone take."""
+MOVED: Final = OF_BATCH
+"""Those of a backward pass, of statistics that x moves."""
+FIXED: Final = np.array([[0, NOTHING], [1, 2], [4, NOTHING]])
+"""Those of a backward pass, of statistics that are constants."""
+ONLY_SUMS: Final = np.array([[0, NOTHING], [1, 2]])
+"""Those that the sums of a backward pass alone take."""
 
 
 class Plan:
@@ -268,14 +304,13 @@ class Plan:
     def __init__(self, dtype: np.dtype[Any]) -> None:
         self.size, self.lane = dtype.itemsize, lanes(dtype)
         c = columns
-        self.forward = (
-            c.moments(dtype), c.merge(DOUBLE), c.settle(dtype), c.line(dtype), c.apply(dtype),
-            copy(dtype),
-        )  # fmt: skip
-        self.backward = (
-            c.products(dtype), c.add(DOUBLE), c.plane(dtype), c.gradient(dtype), c.apply(dtype),
-            copy(dtype),
-        )  # fmt: skip
+        first = c.moments(dtype), c.merge(DOUBLE), c.settle(dtype), c.line(dtype)
+        self.forward = [(*first, apply(dtype), copy(dtype)) for apply in (c.apply, c.apply_past)]
+        sums = c.products(dtype), c.add(DOUBLE), c.plane(dtype)
+        self.backward = [
+            (*sums, gradient(dtype), apply(dtype), copy(dtype))
+            for gradient, apply in ((c.gradient, c.apply), (c.gradient_past, c.apply_past))
+        ]
 
 
 _plans: dict[Any, Plan] = {}
@@ -295,6 +330,7 @@ class Layout(NamedTuple):
     full: int
     tail: int
     fold: int
+    group: int
     table: int
 
     @classmethod
@@ -303,8 +339,29 @@ class Layout(NamedTuple):
         fold = min(M, WIDTH // math.gcd(C, WIDTH)) if C < WIDTH else 1
         parts = 1 if M * C <= SERIAL else count_threads()
         full = M // fold
-        blocks = -(-full // ROWS) + (M % fold > 0)
-        return cls(parts, full, M % fold * C, fold, blocks * fold * C)
+        blocks = -(-full // ROWS)
+        # A part makes groups of blocks one, each a subtree of the tree over all.
+        group = 1
+        while 8 * group * parts <= blocks:
+            group *= 2
+        table = (blocks + (M % fold > 0)) * fold * C
+        return cls(parts, full, M % fold * C, fold, group, table)
+
+
+def _past(result: NDArray, cut: Layout) -> bool:
+    """Tell whether a result is to be written past the caches, and can be."""
+    row = cut.fold * result.shape[-1] * result.itemsize
+    return result.nbytes >= STREAM and row % ALIGNMENT == 0 and result.ctypes.data % ALIGNMENT == 0
+
+
+def stats(x: NDArray, lengths: NDArray | None = None) -> Statistics:
+    """Return the statistics of a batch, or of a part of one."""
+    rows = contiguous(x) if lengths is None else _pack(x, lengths)
+    M, numbers = rows.size // rows.shape[-1], np.zeros((8, rows.shape[-1]), x.dtype)
+    if M:
+        _run_forward(ONLY_STATISTICS, rows, numbers, 1.0)
+    mean, _, _, rest, var, *_ = numbers
+    return Statistics(mean, rest, var * var.dtype.type(M), M)
 
 
 def forward(
@@ -315,23 +372,40 @@ def forward(
     var: NDArray | None = None,
     eps: float = 1e-5,
     lengths: NDArray | None = None,
+    stats: Statistics | None = None,
 ) -> tuple[NDArray, Cache]:
     """Return y, shape (..., C), and the cache of `backward`."""
-    shape, dtype, C = x.shape, x.dtype, x.shape[-1]
     rows = contiguous(x) if lengths is None else _pack(x, lengths)
-    M = rows.size // C
-    of_batch = mean is None or var is None
-    numbers = np.empty((8, C), dtype)  # mean, slope, intercept, rest, var, scale, gamma, beta
-    numbers[0], numbers[4] = (0, 0) if of_batch else (mean, var)
-    numbers[3] = 0
+    C = x.shape[-1]
+    M: int | None = rows.size // C
+    steps, left = GIVEN, np.zeros(C, x.dtype)
+    if stats is not None:
+        mean, left, var, M = stats.mean, stats.rest, stats.var, stats.count
+    elif mean is None or var is None:
+        mean = var = np.zeros(C, x.dtype)
+        steps = OF_BATCH
+    else:
+        M = None
+    numbers = np.empty((8, C), x.dtype)  # mean, slope, intercept, rest, var, scale, gamma, beta
+    numbers[0], numbers[3], numbers[4] = mean, left, var
     numbers[6] = 1 if gamma is None else gamma
     numbers[7] = 0 if beta is None else beta
-    y = empty(rows.shape, dtype)
+    y = empty(rows.shape, x.dtype)
     mean, _, _, rest, var, scale, _, _ = numbers
-    cache = Cache(rows, mean, rest, var, scale, gamma, beta, M if of_batch else None, lengths)
-    if M == 0:
+    if rows.size:
+        _run_forward(steps, rows, numbers, eps, y)
+    else:
         np.divide(1, np.sqrt(var + eps), out=scale)
-        return _unpack(y, lengths, shape), cache
+    cache = Cache(rows, mean, rest, var, scale, gamma, beta, M, lengths)
+    return _unpack(y, lengths, x.shape), cache
+
+
+def _run_forward(
+    steps: NDArray, rows: NDArray, numbers: NDArray, eps: float, y: NDArray | None = None
+) -> None:
+    """Go through phases; without the last ones there is no y."""
+    dtype, C = rows.dtype, rows.shape[-1]
+    M = rows.size // C
     plan, cut = _plan(dtype), Layout.of(M, C)
     table = empty(2 * cut.table + 1, DOUBLE)
     table[0] = eps
@@ -341,52 +415,85 @@ def forward(
         pivots, wide = np.empty((cut.fold, C), dtype), np.empty((3, cut.fold, C), dtype)
         pivots[...] = rows.reshape(-1)[:C]
         pivots_at, wide_at = address(pivots), address(wide)
+    codes, y_at = plan.forward[False], x_at
+    if y is not None:
+        codes, y_at = plan.forward[_past(y, cut)], address(y)
     task = (
-        cut.parts, plan.size, plan.lane, cut.full, cut.tail, cut.fold, C, M, *plan.forward,
-        x_at, address(y), pivots_at, numbers_at, wide_at, address(table),
+        cut.parts, plan.size, plan.lane, cut.full, cut.tail, cut.fold, C, M, cut.group, *codes,
+        x_at, y_at, pivots_at, numbers_at, wide_at, address(table),
     )  # fmt: skip
-    phases = OF_BATCH if of_batch else GIVEN
-    jit.launch(_forward_serial, _forward_parallel, cut.parts, phases, task)
-    return _unpack(y, lengths, shape), cache
+    jit.launch(_forward_serial, _forward_parallel, cut.parts, steps, task)
 
 
-def backward(dy: NDArray, cache: Cache) -> tuple[NDArray, dict[str, NDArray]]:
+def sums(dy: NDArray, cache: Cache) -> Sums:
+    """Return the sums over a batch, or over a part of one, that `backward` needs of the whole."""
+    rows = contiguous(dy) if cache.lengths is None else _pack(dy, cache.lengths)
+    dgamma, dbeta = np.zeros((2, dy.shape[-1]), dy.dtype)
+    if rows.size:
+        dgamma, dbeta = _run_backward(ONLY_SUMS, rows, cache)
+    return Sums(dbeta, dgamma)
+
+
+def backward(
+    dy: NDArray, cache: Cache, total: Sums | None = None
+) -> tuple[NDArray, dict[str, NDArray]]:
     """Return dx, shape (..., C), and the gradients of gamma and beta."""
-    x, mean, rest, _, scale, gamma, beta, count, lengths = cache
-    shape, dtype, C = dy.shape, dy.dtype, dy.shape[-1]
+    lengths = cache.lengths
     rows = contiguous(dy) if lengths is None else _pack(dy, lengths)
+    dx = empty(rows.shape, dy.dtype)
+    dgamma, dbeta = np.zeros((2, dy.shape[-1]), dy.dtype)
+    if rows.size:
+        if total is None:
+            steps = FIXED if cache.M is None else MOVED
+            dgamma, dbeta = _run_backward(steps, rows, cache, dx)
+        else:
+            dgamma, dbeta = _run_backward(ONLY_SUMS, rows, cache)
+            _run_backward(GIVEN, rows, cache, dx, total)
+    grads = {}
+    if cache.gamma is not None:
+        grads["gamma"] = dgamma
+    if cache.beta is not None:
+        grads["beta"] = dbeta
+    return _unpack(dx, lengths, dy.shape), grads
+
+
+def _run_backward(
+    steps: NDArray, rows: NDArray, cache: Cache, dx: NDArray | None = None,
+    total: Sums | None = None,
+) -> NDArray:  # fmt: skip
+    """Go through phases; without the last ones there is no dx. Return dgamma and dbeta."""
+    dtype, C = rows.dtype, rows.shape[-1]
     M = rows.size // C
-    dx = empty(rows.shape, dtype)
     # mean, of_dy, of_x, constant, rest, scale, gamma, dgamma, dbeta
     numbers = np.empty((9, C), dtype)
-    numbers[0], numbers[4], numbers[5] = mean, rest, scale
-    numbers[6] = 1 if gamma is None else gamma
-    dgamma, dbeta = numbers[7:]
-    if M:
-        plan, cut = _plan(dtype), Layout.of(M, C)
-        table = empty(2 * cut.table, DOUBLE)
-        numbers_at = wide_at = zeros_at = address(numbers)
-        if cut.fold > 1:
-            wide = np.empty((4, cut.fold, C), dtype)
-            wide[0] = mean
-            wide_at = address(wide)
-        phases = MOVED
-        if count is None:
-            zeros = np.zeros(cut.fold * C, dtype)
-            phases, zeros_at = FIXED, address(zeros)
-        task = (
-            cut.parts, plan.size, plan.lane, cut.full, cut.tail, cut.fold, C, M, *plan.backward,
-            address(x), address(rows), address(dx), numbers_at, wide_at, zeros_at, address(table),
-        )  # fmt: skip
-        jit.launch(_backward_serial, _backward_parallel, cut.parts, phases, task)
-    else:
-        numbers[7:] = 0
-    grads = {}
-    if gamma is not None:
-        grads["gamma"] = dgamma
-    if beta is not None:
-        grads["beta"] = dbeta
-    return _unpack(dx, lengths, shape), grads
+    numbers[0], numbers[4], numbers[5] = cache.mean, cache.rest, cache.scale
+    numbers[6] = 1 if cache.gamma is None else cache.gamma
+    plan, cut = _plan(dtype), Layout.of(M, C)
+    table = empty(2 * cut.table, DOUBLE)
+    if total is not None:
+        table[:C] = total.beta
+        table[cut.table : cut.table + C] = (
+            total.gamma / cache.scale.astype(DOUBLE) + cache.rest * table[:C]
+        )
+    numbers_at = wide_at = zeros_at = address(numbers)
+    if cut.fold > 1:
+        wide = np.empty((4, cut.fold, C), dtype)
+        wide[0] = cache.mean
+        wide_at = address(wide)
+    if cache.M is None:
+        zeros = np.zeros(cut.fold * C, dtype)
+        zeros_at = address(zeros)
+    codes, dx_at = plan.backward[False], address(rows)
+    if dx is not None:
+        codes, dx_at = plan.backward[_past(dx, cut)], address(dx)
+    # Of constants, no share of the sums goes back to x: any count but 0 serves.
+    count = cache.M or 1
+    task = (
+        cut.parts, plan.size, plan.lane, cut.full, cut.tail, cut.fold, C, count, cut.group, *codes,
+        address(cache.x), address(rows), dx_at, numbers_at, wide_at, zeros_at, address(table),
+    )  # fmt: skip
+    jit.launch(_backward_serial, _backward_parallel, cut.parts, steps, task)
+    return numbers[7:]
 
 
 def _pack(x: NDArray, lengths: NDArray) -> NDArray:

@@ -73,6 +73,18 @@ class BatchNorm(Layer):
     x and y have shape (..., C), any number of leading axes. With ``lengths``, x has shape
     (N, T, ..., C) and padding counts for nothing.
 
+    **A batch in parts.** Where a batch is too large for one pass, or lies on several machines, its
+    parts have the statistics of the whole, and gradients that are exact::
+
+        found = [layer.stats(x) for x in parts]
+        stats = formula.merge(found)                    # or the sum of them
+        passes = [layer.forward(x, stats=stats, training=True) for x in parts]
+        sums = formula.merge([layer.sums(dy, cache) for dy, (_, cache) in zip(dys, passes)])
+        back = [layer.backward(dy, cache, sums=sums) for dy, (_, cache) in zip(dys, passes)]
+
+    `merge` adds in a binary tree by index: the same parts give one answer wherever each was
+    computed. Running values follow `stats` in none of these passes: `follow(stats)` once lets them.
+
     Raises
     ------
     ValueError, TypeError
@@ -177,26 +189,84 @@ class BatchNorm(Layer):
             }
         return self
 
+    def stats(self, x: NDArray, *, lengths: Any = None) -> formula.Statistics:
+        """Return the statistics of x, a batch or a part of one; those of parts add."""
+        x = arguments.array(self, "x", x, self.dtype)
+        arguments.features(self, x, self.features)
+        lengths = arguments.lengths(self, lengths, x)
+        found: formula.Statistics = functions(__name__).stats(x, lengths)
+        return found
+
     def forward(
-        self, x: NDArray, *, lengths: Any = None, training: bool = False
+        self,
+        x: NDArray,
+        *,
+        lengths: Any = None,
+        training: bool = False,
+        stats: formula.Statistics | None = None,
     ) -> tuple[NDArray, Any]:
-        """Return y, of the shape of x, and the cache of `backward`."""
+        """Return y, of the shape of x, and the cache of `backward`.
+
+        Parameters
+        ----------
+        x : array, shape (..., C)
+        lengths : integer array, shape (N,), optional
+        training : bool
+        stats : Statistics, optional
+            Those of the batch that x is a part of, from `stats`; needs ``training=True``. Running
+            values stay as they are: `follow(stats)` lets them follow.
+        """
         x = arguments.array(self, "x", x, self.dtype)
         arguments.features(self, x, self.features)
         lengths = arguments.lengths(self, lengths, x)
         mean, var = self.running_mean, self.running_var
         of_batch = training and not self.frozen
+        if stats is not None:
+            self._check_stats(stats, of_batch)
         if of_batch:
             mean = var = None
-            self._check_count(x, lengths)
+            self._check_count(x, lengths, stats)
         how = functions(__name__)
-        y, cache = how.forward(x, self.gamma, self.beta, mean, var, self.eps, lengths)
-        if of_batch and self.running and self.update:
-            self._follow(cache)
+        y, cache = how.forward(x, self.gamma, self.beta, mean, var, self.eps, lengths, stats)
+        if of_batch and stats is None and self.running and self.update:
+            self._follow(cache.mean, cache.var, cache.M)
         return y, (y.shape, how, cache)
 
-    def _check_count(self, x: NDArray, lengths: NDArray | None) -> None:
-        found = int(formula.count(x, lengths))
+    def follow(self, stats: formula.Statistics) -> None:
+        """Let the running values follow the statistics of a batch that came in parts."""
+        self._check_stats(stats, True)
+        if self.running and self.update:
+            self._follow(stats.mean, stats.var, stats.count)
+
+    def sums(self, dy: NDArray, cache: Any) -> formula.Sums:
+        """Return the sums over dy that the gradient of a part needs of all parts; they add."""
+        shape, how, cache = cache
+        dy = arguments.gradient(self, dy, shape, self.dtype)
+        found: formula.Sums = how.sums(dy, cache)
+        return found
+
+    def backward(
+        self, dy: NDArray, cache: Any, *, sums: formula.Sums | None = None
+    ) -> tuple[NDArray, Arrays]:
+        """Return dx, of the shape of x, and the gradients of gamma and beta.
+
+        Parameters
+        ----------
+        dy : array, of the shape of y
+        cache : as `forward` returned it
+        sums : Sums, optional
+            Those of all parts of the batch, from `sums`. The gradients of gamma and beta are those
+            of this part all the same: they add, as those of other layers do.
+        """
+        shape, how, cache = cache
+        dy = arguments.gradient(self, dy, shape, self.dtype)
+        found: tuple[NDArray, Arrays] = how.backward(dy, cache, sums)
+        return found
+
+    def _check_count(
+        self, x: NDArray, lengths: NDArray | None, stats: formula.Statistics | None
+    ) -> None:
+        found = int(formula.count(x, lengths)) if stats is None else stats.count
         if found < 2:
             real = "" if lengths is None else " without its padding"
             raise ValueError(
@@ -205,26 +275,33 @@ class BatchNorm(Layer):
                 "it is smaller), or train on the running values: frozen=True"
             )
 
-    def _follow(self, cache: Any) -> None:
+    def _check_stats(self, stats: formula.Statistics, of_batch: bool) -> None:
+        if not of_batch:
+            raise ValueError(
+                f"{say(self)}: stats= are those of a training batch; pass training=True, on a "
+                "layer that is not frozen"
+            )
+        if stats.mean.shape != (self.features,) or stats.mean.dtype != self.dtype:
+            raise ValueError(
+                f"{say(self)}: stats are of {stats.mean.shape[-1]} channels in {stats.mean.dtype}, "
+                f"expected {self.features} in {self.dtype}, as this layer's own `stats` gives them"
+            )
+
+    def _follow(self, mean: NDArray, var: NDArray, count: Any) -> None:
         """Let the running values follow the statistics of a batch."""
         mean, var = formula.update(
             self.running_mean,
             self.running_var,
             int(self.batches),
-            cache.mean,
-            cache.var,
-            cache.M,
+            mean,
+            var,
+            count,
             self.momentum,
             self.unbiased,
         )
-        self.assign({"running_mean": mean, "running_var": var, "batches": self.batches + 1})
-
-    def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
-        """Return dx, of the shape of x, and the gradients of gamma and beta."""
-        shape, how, cache = cache
-        dy = arguments.gradient(self, dy, shape, self.dtype)
-        found: tuple[NDArray, Arrays] = how.backward(dy, cache)
-        return found
+        self.buffers["running_mean"][...] = mean
+        self.buffers["running_var"][...] = var
+        self.buffers["batches"] += 1
 
     def output_shape(self, shape: Shape) -> Shape:
         """Return `shape`."""

@@ -123,6 +123,17 @@ class Sweep(Emitter):
         for v, (value, mask) in enumerate(zip(values, masks, strict=True)):
             self.store(b, value, self.at(b, pointer, v * self.lanes), mask)
 
+    def streams(self, values: Values, pointer: ir.Value, masks: Masks) -> None:
+        """Write vectors side by side past the caches; the pointer is aligned as they are."""
+        b = self.builder
+        for v, (value, mask) in enumerate(zip(values, masks, strict=True)):
+            place = self.at(b, pointer, v * self.lanes)
+            if mask is None:
+                store = b.store(value, place, align=self.lanes * self.size)
+                store.set_metadata("nontemporal", self.module.add_metadata([_i32(1)]))
+            else:
+                self.store(b, value, place, mask)
+
     def number(self, integer: ir.Value) -> ir.Value:
         """Return a vector of an integer in every lane."""
         b = self.builder
