@@ -1,5 +1,6 @@
 """How Sphinx builds the site: `make site`."""
 
+import doctest
 import os
 import shutil
 import sys
@@ -39,7 +40,9 @@ autodoc_typehints = "none"  # the docstrings have types and shapes
 napoleon_google_docstring = False
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
-doctest_global_setup = "import numpy as np\nimport lamina as lm\nnp.set_printoptions(legacy=False)"
+doctest_global_setup = "import numpy as np\nimport lamina as lm"
+doctest_default_flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+doctest_test_doctest_blocks = ""  # those of docstrings are run by the tests of the package
 
 html_theme = "furo"
 html_title = "Lamina"

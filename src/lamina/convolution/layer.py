@@ -150,11 +150,13 @@ class Conv1d(_Conv):
 
     Parameters
     ----------
-    in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode,
+    in_channels, out_channels, kernel_size, stride, dilation, groups, bias, padding_mode
+        As of `Conv2d`, with one axis in the place of two.
+    padding : str, int or tuple
+        As of `Conv2d`; ``((1, 2),)`` is one before and two after. Moreover ``"causal"`` puts
+        (K - 1) d elements before x and none after, so that an output depends on no later step.
     init, dtype, rng
-        As of `Conv2d`, with one axis in the place of two: ``padding=((1, 2),)`` is one before and
-        two after. Moreover ``padding="causal"`` puts (K - 1) d elements before x and none after,
-        so that an output depends on no later step.
+        As of `Conv2d`.
 
     Attributes
     ----------
@@ -399,9 +401,10 @@ class Conv3d(_Conv):
 
     Parameters
     ----------
-    in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode,
-    init, dtype, rng
+    in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode
         As of `Conv2d`, with three axes in the place of two.
+    init, dtype, rng
+        As of `Conv2d`.
 
     Attributes
     ----------
