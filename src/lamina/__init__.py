@@ -10,6 +10,7 @@ from . import (
     linear,
     lstm,
     parts,
+    plot,
     rnn,
     train,
 )
@@ -135,6 +136,7 @@ __all__ = [
     "load",
     "lstm",
     "parts",
+    "plot",
     "predict",
     "recalibrate",
     "rnn",

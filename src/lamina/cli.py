@@ -18,7 +18,7 @@ from typing import Any, Final, NoReturn
 
 import numpy as np
 
-from . import __version__, data, selfcheck
+from . import __version__, data, plot, selfcheck
 from .containers import Sequential
 from .layer import NDArray
 from .models import RECIPES, Recipe
@@ -266,18 +266,7 @@ def refuse_plot(path: Path) -> None:
 
 def draw(history: History, path: str) -> None:
     """Draw loss and accuracy over the epochs into an image."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 3), layout="constrained")
-    epochs = np.arange(1, history.epochs + 1)
-    for axes, (name, values) in zip(
-        figure.subplots(1, 2),
-        (("loss", history.loss), ("training accuracy", history.metric)),
-        strict=True,
-    ):
-        axes.plot(epochs, values, marker=".")
-        axes.set(xlabel="epoch", ylabel=name)
-    figure.savefig(path, dpi=150)
+    plot.history(history).savefig(path, dpi=150)
 
 
 def classify(given: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from .arguments import float_dtype, say
 from .initializers import RNG, Blank, generator
-from .summary import table
+from .summary import page, table
 
 if TYPE_CHECKING:
     from .fusion import Inference
@@ -358,6 +358,10 @@ class Layer(ABC):
         if sample_ids is not None and "sample_ids" in takes:
             options["sample_ids"] = sample_ids
         return options
+
+    def _repr_html_(self) -> str:
+        """Return a table of the layers, which notebooks show."""
+        return page(self)
 
     def __repr__(self) -> str:
         signature = inspect.signature(type(self).__init__).parameters
