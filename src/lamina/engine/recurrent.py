@@ -42,10 +42,10 @@ NDArray = npt.NDArray[Any]
 
 SERIAL: Final = 200_000
 """Below so many multiply-adds a call stays on one core: a second one would cost more."""
-FEW: Final = 8
-"""Fewer rows than these do not fill a tile: then x W_x is computed for some steps ahead."""
-AHEAD: Final = 128 * 1024
-"""Bytes of such sums that a thread computes at once."""
+FEW: Final = 4
+"""With fewer rows a step, x W_x is computed for some steps at once."""
+AHEAD: Final = 48
+"""Of so many rows together."""
 TERMS: Final = 384
 """The most terms of a block of a sum: a panel of two or four vectors stays in level 1 or 2."""
 LINE: Final = 64
@@ -231,14 +231,15 @@ def _forward(
 ) -> None:
     """Go through the steps of part g of the ranks."""
     (
-        steps, apart, stride, size, lane, tile, copy, affine, origin, cell, width, width_p,
-        inputs, hidden, outputs, columns, most, x, bias, bias_col, packed, weight_x, weight_h,
-        projected, weight_p, xh, c, sums, s, y, mask, mask_row, ones, zeros,
+        steps, apart, stride, size, lane, tile, copy, affine, origin, cell, width, width_p, width_x,
+        inputs, hidden, outputs, columns, most, x, bias, bias_col, packed, stacked, weight_x,
+        weight_h,
+        projected, weight_p, xh, c, sums, s, y, mask, mask_row, ones, zeros, ahead,
         keep, h_before, c_before, gates,
     ) = task  # fmt: skip
     rank = begin[g]
     both = inputs + outputs
-    tall, tall_p = (both, hidden) if packed else (0, 0)
+    tall_x, tall_h = inputs * packed, outputs * packed
     mine = sums + g * most * columns * size
     xh_mine, c_mine = xh + rank * both * size, c + rank * hidden * size
     h_mine, mask_mine = xh_mine + inputs * size, mask + rank * mask_row * size
@@ -249,7 +250,8 @@ def _forward(
     x_last = inputs - (x_vectors - 1) * lane
     h_last = outputs - (h_vectors - 1) * lane
     gap = apart * stride  # from row to row
-    begun, until = 0, 0
+    x_mine = ahead + g * most * inputs * size
+    until, before, a = 0, 0, mine
     for t in range(steps):
         rows = live[g, t]
         if rows == 0:
@@ -258,61 +260,54 @@ def _forward(
         if keep:
             into = h_before + row * outputs * size
             call(copy, (h_mine, apart * both, rows, h_vectors, h_last, into, gap * outputs))
-        if t == until:
-            # Few rows: x W_x + b of some steps at once, sequence by sequence.
-            begun, until = t, t + 1
-            while (
-                until < steps
-                and (until + 1 - t) * rows <= most
-                and first[until] - first[until - 1] == first[t + 1] - first[t]
-                and live[g, until] == rows
-            ):
-                until += 1
-            for j in range(rows if until > t + 1 else 0):
-                _product(
-                    until - t, inputs, columns, width, size, lane, tile, origin, heights,
-                    x + (row + j * gap) * inputs * size, (first[t + 1] - first[t]) * inputs,
-                    weight_x, 0, tall, bias, 0, bias_col,
-                    mine + j * (until - t) * columns * size, columns,
-                )  # fmt: skip
-        many = until - begun
-        a, lda = mine + (t - begun) * columns * size, many * columns
         x_at = x + row * inputs * size
-        if many == 1 and packed:  # x and h side by side, and their weights one above the other
+        if stacked:  # x and h side by side, their weights one above the other
             call(copy, (x_at, gap * inputs, rows, x_vectors, x_last, xh_mine, apart * both))
             _product(
                 rows, both, columns, width, size, lane, tile, origin, heights,
-                xh_mine, apart * both, weight_x, 0, tall, bias, 0, bias_col, a, lda,
+                xh_mine, apart * both, weight_x, 0, both, bias, 0, bias_col, a, columns,
             )  # fmt: skip
         else:
-            if many == 1:
+            a = a + before * columns * size
+            if t == until:  # x W_x + b of as many steps as fill some tiles
+                many, a = 0, mine
+                while until < steps and many + live[g, until] <= most and live[g, until] > 0:
+                    at = x + (first[until] + rank * stride) * inputs * size
+                    call(copy, (
+                        at, gap * inputs, live[g, until], x_vectors, x_last,
+                        x_mine + many * inputs * size, inputs,
+                    ))  # fmt: skip
+                    many += live[g, until]
+                    until += 1
                 _product(
-                    rows, inputs, columns, width, size, lane, tile, origin, heights,
-                    x_at, gap * inputs, weight_x, 0, tall, bias, 0, bias_col, a, lda,
+                    many, inputs, columns, width_x, size, lane, tile, origin, heights,
+                    x_mine, inputs, weight_x, 0, tall_x, bias, 0, bias_col, a, columns,
                 )  # fmt: skip
             _product(
                 rows, outputs, columns, width, size, lane, tile, origin, heights,
-                h_mine, apart * both, weight_h, inputs, tall, a, lda, 1, a, lda,
+                h_mine, apart * both, weight_h, 0, tall_h, a, columns, 1, a, columns,
             )  # fmt: skip
         h, h_row, m, m_row = h_mine, apart * both, mask_mine, apart * mask_row
         if projected:
-            h, h_row, m, m_row = a, lda, ones, 0
+            h, h_row, m, m_row = a, columns, ones, 0
         cells = row * hidden * size
         call(cell, (
-            rows, vectors, last, hidden, a, lda, c_mine, apart * hidden, s + cells, gap * hidden,
-            h, h_row, m, m_row, keep, first[t + 1] - first[t] if t + 1 < steps else 0,
+            rows, vectors, last, hidden, a, columns, c_mine, apart * hidden,
+            s + cells, gap * hidden, h, h_row, m, m_row, keep, first[t + 1] - first[t] if t + 1 < steps else 0,
             c_before + cells * keep, gates + row * columns * size * keep,
         ))  # fmt: skip
         if projected:
             y_at = y + row * outputs * size
             _product(
                 rows, hidden, outputs, width_p, size, lane, tile, origin, heights,
-                s + cells, gap * hidden, weight_p, 0, tall_p, zeros, 0, 0, y_at, gap * outputs,
+                s + cells, gap * hidden, weight_p, 0, hidden * packed,
+                zeros, 0, 0, y_at, gap * outputs,
             )  # fmt: skip
             call(affine, (
                 rows, h_vectors, h_last, y_at, gap * outputs, mask_mine, apart * mask_row,
                 zeros, 0, h_mine, apart * both,
             ))  # fmt: skip
+        before = rows
 
 
 @jit.parallel
@@ -501,28 +496,34 @@ def forward(
     parts = min(threads.count(), steps.n) if steps.rows * both * columns > SERIAL else 1
     begin, live, apart = steps.shares(parts)
     rows = int(live[:, 0].max())
-    most = rows if rows >= FEW else max(rows, AHEAD // (columns * plan.size))
     width, width_p = _widest(rows, columns, y.dtype), _widest(rows, outputs, y.dtype)
-    held = [weights.x, weights.h, x if weights.p is None else weights.p]
     packed = -(-rows // int(plan.heights[width])) * steps.steps > IN_PLACE
-    if packed:
+    stacked = packed and rows >= FEW
+    most = rows if stacked else max(AHEAD, rows)
+    width_x = width if stacked else _widest(most, columns, y.dtype)
+    held = [weights.x, weights.h, x if weights.p is None else weights.p]
+    if stacked:
         held[:2] = [_panels(held[:2], False, width)] * 2
-        if weights.p is not None:
-            held[2] = _panels(held[2:], False, width_p)
+    elif packed:
+        held[:2] = _panels(held[:1], False, width_x), _panels(held[1:2], False, width)
+    if packed and weights.p is not None:
+        held[2] = _panels(held[2:], False, width_p)
     xh = empty((steps.n, both), y.dtype)
     xh[:, inputs:] = h if mask is None else h * mask
     sums = empty(parts * most * columns, y.dtype)
+    ahead = empty(parts * most * inputs, y.dtype)
     zeros, ones = _zeros_and_ones(max(hidden, outputs), y.dtype)
     mask, mask_row = (ones, 0) if mask is None else (mask, outputs)
     bias, bias_col = (plan.zeros, 0) if weights.bias is None else (weights.bias, 1)
     before = [y if kept is None or a is None else a for a in kept or [None] * 3]
     task = (
         steps.steps, apart, steps.stride, plan.size, plan.lane, *plan.codes[:2], affine(y.dtype),
-        plan.origin_at, cell(y.dtype), width, width_p, inputs, hidden, outputs, columns, most,
-        address(x), address(bias), bias_col, int(packed), address(held[0]), address(held[1]),
+        plan.origin_at, cell(y.dtype), width, width_p, width_x, inputs, hidden, outputs, columns,
+        most, address(x), address(bias), bias_col, int(packed), int(stacked),
+        address(held[0]), address(held[1]),
         int(weights.p is not None), address(held[2]), address(xh), address(y if c is None else c),
         address(sums), address(s), address(y), address(mask), mask_row, address(ones),
-        address(zeros), int(kept is not None), *map(address, before),
+        address(zeros), address(ahead), int(kept is not None), *map(address, before),
     )  # fmt: skip
     arrays = plan.heights, steps.first, live, begin
     jit.launch(_forward, _forward_of_all, parts, task, *arrays)
