@@ -259,8 +259,12 @@ class Recurrent(Layer):
         trace: bool = False,
         *,
         keep: bool,
+        prepared: dict[str, Any] | None = None,
     ) -> tuple[NDArray, State, Cache]:
-        """Return what `run` does; unless `keep`, without what `run_backward` needs."""
+        """Return what `run` does; unless `keep`, without what `run_backward` needs.
+
+        `prepared` has, by suffix, what computes in the place of a kernel and its weights.
+        """
         x = arguments.array(self, "x", x, self.dtype)
         arguments.features(self, x, self.in_features, ndim=3)
         lengths = arguments.lengths(self, lengths, x)
@@ -281,14 +285,14 @@ class Recurrent(Layer):
                 mask = None
                 if training and self.recurrent_dropouts:
                     mask = self._draw_mask(len(after), len(x), sample_ids)
-                y, end, cell = run(
-                    reverse_steps(x, lengths) if reverse else x,
-                    before[len(after)],
-                    *self._weights(suffix),
-                    lengths=lengths,
-                    mask=mask,
-                    **self.cell,
-                )
+                turned, start = reverse_steps(x, lengths) if reverse else x, before[len(after)]
+                if prepared is not None:
+                    y, end, cell = prepared[suffix](turned, start, lengths=lengths, mask=mask)
+                else:
+                    weights = self._weights(suffix)
+                    y, end, cell = run(
+                        turned, start, *weights, lengths=lengths, mask=mask, **self.cell
+                    )
                 ys.append(reverse_steps(y, lengths) if reverse else y)
                 after.append(end)
                 cells.append(cell)
@@ -354,19 +358,28 @@ class Recurrent(Layer):
     def _prepared(self) -> Prepared:
         """Return how the layer computes in an inference model: its weights packed for steps."""
         functions = self._functions()
-        if not (self.stepwise and hasattr(functions, "prepare")):
+        if not hasattr(functions, "prepare"):
             return super()._prepared()
-        run = [
-            functions.prepare(*self._weights(suffix), **self.cell)
+        prepared = {
+            suffix: functions.prepare(*self._weights(suffix), **self.cell)
             for layer in range(self.layers)
             for suffix in self._suffixes(layer)
-        ]
+        }
+        whole = {suffix: infer for suffix, (infer, _) in prepared.items()}
+        run = [step for _, step in prepared.values()]
+
+        def call(x: NDArray, *, lengths: Any = None, sample_ids: Any = None) -> NDArray:
+            return self._through(
+                x, lengths=lengths, sample_ids=sample_ids, keep=False, prepared=whole
+            )[0]
+
         dtype, inputs, sizes = self.dtype, self.in_features, tuple(self.state_sizes.values())
 
         def is_plain(a: Any, shape: Shape) -> bool:
             return type(a) is np.ndarray and a.dtype is dtype and a.shape == shape
 
         def step(x_t: NDArray, state: State | None) -> tuple[NDArray, State]:
+            self._refuse_steps()
             n = len(x_t) if is_plain(x_t, (len(x_t), inputs)) else -1
             shapes = tuple((n, size) for size in sizes)
             if not (
@@ -386,7 +399,7 @@ class Recurrent(Layer):
                 x_t = after[-1][0]
             return x_t.copy(), tuple(after)
 
-        return Prepared(self, step)
+        return Prepared(call, step)
 
     def _draw_mask(self, place: int, n: int, sample_ids: Any) -> NDArray:
         """Draw what h of a layer and direction is multiplied by in this pass: 0, or 1 / (1 - p)."""

@@ -293,7 +293,8 @@ def _forward(
         cells = row * hidden * size
         call(cell, (
             rows, vectors, last, hidden, a, columns, c_mine, apart * hidden,
-            s + cells, gap * hidden, h, h_row, m, m_row, keep, first[t + 1] - first[t] if t + 1 < steps else 0,
+            s + cells, gap * hidden, h, h_row, m, m_row,
+            keep, first[t + 1] - first[t] if t + 1 < steps else 0,
             c_before + cells * keep, gates + row * columns * size * keep,
         ))  # fmt: skip
         if projected:
@@ -393,8 +394,16 @@ def _widest(rows: int, columns: int, dtype: np.dtype[Any]) -> int:
     return best
 
 
-def _panels(matrices: list[NDArray], transposed: bool, width: int) -> NDArray:
-    """Return matrices, or their transposes, one above the other in panels."""
+def _panels(
+    matrices: list[NDArray],
+    transposed: bool,
+    width: int,
+    known: dict[tuple[Any, ...], NDArray] | None = None,
+) -> NDArray:
+    """Return matrices, or their transposes, one above the other in panels; `known` keeps them."""
+    key = (transposed, width, *map(id, matrices))
+    if known is not None and key in known:
+        return known[key]
     plan = plan_of(matrices[0].dtype)
     shapes = [w.shape[::-1] if transposed else w.shape for w in matrices]
     tall, columns = sum(k for k, _ in shapes), shapes[0][1]
@@ -407,6 +416,8 @@ def _panels(matrices: list[NDArray], transposed: bool, width: int) -> NDArray:
             address(matrix), row, col, address(panels),
         )  # fmt: skip
         k0 += k
+    if known is not None:
+        known[key] = panels
     return panels
 
 
@@ -440,12 +451,15 @@ class Weights(NamedTuple):
     bias : array, shape (G H,), optional
     p : array, shape (H, P), optional
         The projection: h is what the cell shows times p.
+    panels : dict, optional
+        Keeps the matrices in panels, for weights that will not change.
     """
 
     x: NDArray
     h: NDArray
     bias: NDArray | None
     p: NDArray | None = None
+    panels: dict[tuple[Any, ...], NDArray] | None = None
 
 
 class Kept(NamedTuple):
@@ -497,17 +511,19 @@ def forward(
     begin, live, apart = steps.shares(parts)
     rows = int(live[:, 0].max())
     width, width_p = _widest(rows, columns, y.dtype), _widest(rows, outputs, y.dtype)
-    packed = -(-rows // int(plan.heights[width])) * steps.steps > IN_PLACE
+    tiles = -(-rows // int(plan.heights[width])) * steps.steps
+    packed = tiles > IN_PLACE or weights.panels is not None
     stacked = packed and rows >= FEW
     most = rows if stacked else max(AHEAD, rows)
     width_x = width if stacked else _widest(most, columns, y.dtype)
     held = [weights.x, weights.h, x if weights.p is None else weights.p]
     if stacked:
-        held[:2] = [_panels(held[:2], False, width)] * 2
+        held[:2] = [_panels(held[:2], False, width, weights.panels)] * 2
     elif packed:
-        held[:2] = _panels(held[:1], False, width_x), _panels(held[1:2], False, width)
+        held[0] = _panels(held[:1], False, width_x, weights.panels)
+        held[1] = _panels(held[1:2], False, width, weights.panels)
     if packed and weights.p is not None:
-        held[2] = _panels(held[2:], False, width_p)
+        held[2] = _panels(held[2:], False, width_p, weights.panels)
     xh = empty((steps.n, both), y.dtype)
     xh[:, inputs:] = h if mask is None else h * mask
     sums = empty(parts * most * columns, y.dtype)

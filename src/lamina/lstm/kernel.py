@@ -47,20 +47,28 @@ def infer(
     return _run(x, state, _contiguous(*weights), lengths, mask, keep=False)
 
 
-def prepare(*given: NDArray | None) -> Callable[[NDArray, State], State]:
-    """Return `step` with weights that will not change."""
-    weights = _contiguous(*given)
+def prepare(
+    *given: NDArray | None,
+) -> tuple[Callable[..., tuple[NDArray, State, None]], Callable[[NDArray, State], State]]:
+    """Return `infer` and `step` with weights that will not change, which are packed once."""
+    weights = _contiguous(*given)._replace(panels={})
+
+    def infer(
+        x: NDArray, state: State, *, lengths: NDArray | None = None, mask: NDArray | None = None
+    ) -> tuple[NDArray, State, None]:
+        return _run(x, state, weights, lengths, mask, keep=False)
+
     if weights.p is not None:
-        return lambda x_t, state: _run(x_t[:, None, :], state, weights, None, None, keep=False)[1]
+        return infer, lambda x_t, state: infer(x_t[:, None, :], state)[1]
     few = recurrent.Stepper(cell.forward, weights)
 
     def step(x_t: NDArray, state: State) -> State:
         if len(x_t) > few.MOST:
-            return _run(x_t[:, None, :], state, weights, None, None, keep=False)[1]
+            return infer(x_t[:, None, :], state)[1]
         c = state[1].copy()
         return few(contiguous(x_t), contiguous(state[0]), c), c
 
-    return step
+    return infer, step
 
 
 def run(

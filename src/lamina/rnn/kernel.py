@@ -53,18 +53,26 @@ def infer(
     return _run(x, state, _contiguous(*weights), lengths, mask, activation, keep=False)
 
 
-def prepare(*given: NDArray | None, activation: str = "tanh") -> Callable[[NDArray, State], State]:
-    """Return `step` with weights that will not change."""
-    weights = _contiguous(*given)
+def prepare(
+    *given: NDArray | None, activation: str = "tanh"
+) -> tuple[Callable[..., tuple[NDArray, State, None]], Callable[[NDArray, State], State]]:
+    """Return `infer` and `step` with weights that will not change, which are packed once."""
+    weights = _contiguous(*given)._replace(panels={})
+
+    def infer(
+        x: NDArray, state: State, *, lengths: NDArray | None = None, mask: NDArray | None = None
+    ) -> tuple[NDArray, State, None]:
+        return _run(x, state, weights, lengths, mask, activation, keep=False)
+
     few = recurrent.Stepper(cell.forward[activation], weights)
 
     def step(x_t: NDArray, state: State) -> State:
         if len(x_t) > few.MOST:
-            return _run(x_t[:, None, :], state, weights, None, None, activation, keep=False)[1]
+            return infer(x_t[:, None, :], state)[1]
         h = contiguous(state[0])
         return (few(contiguous(x_t), h, h),)
 
-    return step
+    return infer, step
 
 
 def run(
