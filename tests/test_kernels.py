@@ -77,6 +77,8 @@ SITUATIONS = {
     "many columns": convolution((1, 2, 700, 3), (2, 3), 3, padding=1),
     "strips": convolution((2, 3, 130, 90), (3, 5), 7, padding=2, dilation=(1, 2)),
     "strips of a stride": convolution((1, 5, 130, 90), (3, 5), 7, padding=2, stride=(2, 3)),
+    "long rows, many outputs": convolution((2, 1300, 3), (5,), 40, padding=2),
+    "a channel, many outputs": convolution((3, 9, 8, 1), (3, 3), 70, padding=((3, 0), (1, 4))),
     "wide": convolution((1, 6, 6, 70), (3, 3), 150, padding=1),
     "first layer": convolution((1, 23, 23, 3), (7, 7), 64, padding=3, stride=2),
     "stride beyond the kernel": convolution((2, 11, 13, 3), (2, 1), 5, stride=(4, 5)),

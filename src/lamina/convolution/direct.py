@@ -299,33 +299,33 @@ def _cycles(rows: float, vectors: int, size: int, lane: int) -> float:
 
 
 @lru_cache(4)
-def _zeros(count: int, dtype: np.dtype[Any]) -> NDArray:
+def zeros_of(count: int, dtype: np.dtype[Any]) -> NDArray:
+    """Return so many zeros, which nobody writes to."""
     return np.zeros(count, dtype)
+
+
+def equal(vectors: int, widest: int) -> Ints:
+    """Return where panels begin and end that are of one width, or some at the end one narrower."""
+    count = -(-vectors // widest)
+    width, more = divmod(vectors, count)
+    return tuple(p * width + min(p, more) for p in range(count + 1))
 
 
 def edges_of(
     columns: int, vectors: int, terms: int, size: int, lane: int, heights: NDArray
 ) -> Ints:
-    """Return where the panels of B begin and end, in vectors: of all widths the fastest.
+    """Return where the panels of B begin and end, in vectors: of all widths the fastest."""
 
-    Widths are equalised: panels are of one width, or some a vector narrower at the end.
-    """
-
-    def edges(count: int) -> list[int]:
-        width, more = divmod(vectors, count)
-        return [p * width + min(p, more) for p in range(count + 1)]
-
-    def cycles(count: int) -> float:
+    def cycles(edges: Ints) -> float:
         total = 0.0
-        for first, end in itertools.pairwise(edges(count)):
+        for first, end in itertools.pairwise(edges):
             width = end - first
             tiles = -(-columns // int(heights[width]))
             once = _cycles(columns / tiles, width, size, lane)
             total += tiles * (once * terms + 50)
         return total
 
-    counts = sorted({-(-vectors // width) for width in (1, 2, 3, 4)})
-    return tuple(edges(min(counts, key=cycles)))
+    return min((equal(vectors, widest) for widest in (4, 3, 2, 1)), key=cycles)
 
 
 @dataclass(frozen=True, eq=False)
@@ -433,7 +433,7 @@ def correlation(
     strips, runs = _strips(columns, c, SCRATCH // (lines * c * size), least)
     block, every, copied, scratch, zeros = BLOCK, 1, lines, 0, plan.zeros
     if (strips[:, 2] < 0).any():
-        zeros = _zeros(max(ZEROS, c), dtype)
+        zeros = zeros_of(max(ZEROS, c), dtype)
         most = (strips[:, 1] - strips[:, 0]).max()
         pitch = int((most - 1) * columns.stride + columns.reach) * c
         fit = SCRATCH // (planes * pitch * size)

@@ -16,8 +16,9 @@ from ..engine.threads import count as count_threads
 from ..windows import Ints, Pads, Windows, each, pad, pairs, unpad
 from . import depthwise, direct
 from .direct import Correlation, Taps, correlate, correlation
+from .gathered import Product
 from .phases import Gradient, gradient, input_gradient
-from .weights import Sum, add_weight_gradient, sums
+from .weights import Sum, sums, weight_gradient
 
 NDArray = npt.NDArray[Any]
 _Weights: TypeAlias = NDArray | direct.Packed | matmul.Packed
@@ -196,7 +197,7 @@ def _plan(case: _Case, edges: Ints | None) -> Correlation:
 
 
 @lru_cache(PLANS)
-def _plans_back(case: _Case) -> tuple[Gradient, list[Sum]]:
+def _plans_back(case: _Case) -> tuple[Gradient, Product | list[Sum]]:
     """Plan dx and dW."""
     dy, weight, x = _volume(case.y), _taps(case.weight), _volume(case.x)
     rest = case.groups, *case.moves, case.dtype, case.threads
@@ -240,14 +241,14 @@ def _weight_gradient(case: _Case, dy: NDArray, x: NDArray) -> NDArray:
         c = math.prod(taps)
         matmul.matmul(x, 1, c, dy, o, 1, c, o, dy.size // o, dweight)
         return dweight
-    dweight = np.zeros(case.weight, dy.dtype)
-    if case.padding_mode == "zeros":
-        add_weight_gradient(_plans_back(case)[1], x, dy, dweight)
-    elif dy.size:
-        plan = _plans_back(_padded(case))[1]
-        for n in range(len(x)):
-            padded = contiguous(pad(x[n : n + 1], case.windows.pads, case.padding_mode))
-            add_weight_gradient(plan, padded, dy[n], dweight)
+    dweight = empty(case.weight, dy.dtype)
+    if case.padding_mode == "zeros" or not dy.size:
+        weight_gradient(_plans_back(case)[1], x, dy, dweight, False)
+        return dweight
+    plan = _plans_back(_padded(case))[1]
+    for n in range(len(x)):
+        padded = contiguous(pad(x[n : n + 1], case.windows.pads, case.padding_mode))
+        weight_gradient(plan, padded, dy[n], dweight, n > 0)
     return dweight
 
 

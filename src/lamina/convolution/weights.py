@@ -1,4 +1,4 @@
-"""The gradient of a convolution's weights, on the engine's tile.
+"""The gradient of a convolution's weights: of few outputs, in place, on the engine's tile.
 
     dW[t, c, o] += Σ_n Σ_q X[n, q s + t d - before, c] dY[n, q, o]                              (1)
 
@@ -22,8 +22,9 @@ import numpy.typing as npt
 from ..engine import jit
 from ..engine.jit import Task, address, call
 from ..engine.matmul import SERIAL, plan_of
-from ..engine.tile import lanewise
+from ..engine.tile import lanes, lanewise
 from ..windows import Ints
+from .gathered import WIDEST, Product, multiply, product
 
 NDArray = npt.NDArray[Any]
 
@@ -125,8 +126,8 @@ class Sum:
 def sums(
     x: Ints, dy: Ints, dw: Ints, groups: int, stride: Ints, dilation: Ints, before: Ints,
     dtype: np.dtype[Any], threads: int,
-) -> list[Sum]:  # fmt: skip
-    """Plan dW: the sums that it consists of, one after the other.
+) -> Product | list[Sum]:  # fmt: skip
+    """Plan dW: a product, or the sums that it consists of, one after the other.
 
     Parameters
     ----------
@@ -144,6 +145,8 @@ def sums(
         return []
     *kernel, c, o = dw
     moves = stride, dilation, before
+    if o // groups > WIDEST * lanes(dtype) and not groups == x[-1] == o:
+        return product(x, dy, dw, groups, *moves, dtype, threads)
     # The positions q that each tap of each axis meets X with: low <= q < high.
     low, high = np.zeros((2, 3, max(kernel)), np.int64)
     for axis in range(3):
@@ -198,8 +201,15 @@ def _sum(
     return Sum(merged, parts, shape, heights, low, high, block)
 
 
-def add_weight_gradient(plan: list[Sum], x: NDArray, dy: NDArray, dw: NDArray) -> None:
-    """Add the sum (1) to dw, as planned."""
+def weight_gradient(
+    plan: Product | list[Sum], x: NDArray, dy: NDArray, dw: NDArray, add: bool
+) -> None:
+    """Write dW, as planned, or add it to what dw holds."""
+    if isinstance(plan, Product):
+        multiply(plan, x, dy, dw, add)
+        return
+    if not add:
+        dw[...] = 0
     for part in plan:
         lists = np.empty((part.parts, 2, part.block), np.int64)
         at = address(x), address(dy), address(dw), address(lists)
