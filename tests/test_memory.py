@@ -1,4 +1,7 @@
 import gc
+import subprocess
+import sys
+import textwrap
 import threading
 
 import numpy as np
@@ -81,3 +84,44 @@ def test_no_block_is_given_out_twice():
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+SHAPES = """
+    import os
+    import numpy as np
+    import lamina as lm
+
+    def resident():
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    layers = [
+        (lm.Linear(48, 40, rng=0), 2),
+        (lm.Conv1d(8, 8, 3, padding="causal", dilation=2, rng=0), 3),
+        (lm.Conv2d(4, 12, 3, padding="same", rng=0), 4),
+        (lm.Conv2d(8, 8, 3, groups=8, stride=2, rng=0), 4),
+    ]
+    fixed = [layer.for_inference() for layer, _ in layers]
+    for i in range(1300):
+        layer, axes = layers[i % 4]
+        channels = layer.params["weight"].shape[-2] * getattr(layer, "groups", 1)
+        x = np.zeros((1 + i % 7, *(5 + (i * k) % 61 for k in range(3, axes + 1)), channels), "f4")
+        x = x[:, None] if axes == 2 and i % 8 else x
+        x = np.repeat(x, 1 + i // 4 if axes == 2 else 1, axis=0)
+        y, cache = layer.forward(x, training=True)
+        layer.backward(y, cache)
+        fixed[i % 4](x)
+        if i == 300:
+            before = resident()
+    print((resident() - before) / 2**20)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's /proc")
+def test_memory_stays_flat_over_a_thousand_shapes():
+    script = textwrap.dedent(SHAPES)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 16

@@ -131,16 +131,20 @@ def features(owner: object, x: NDArray, count: int, ndim: int | None = None) -> 
         raise ValueError(f"{say(owner)}: x has {found} (shape {x.shape}), expected {count}")
 
 
-def parameter(
-    owner: object, name: str, a: NDArray, shape: tuple[int, ...], dtype: np.dtype[Any] | None
-) -> NDArray:
-    """Return a parameter, unless it has been replaced by, or become, one of another form."""
-    if a.shape != shape or a.dtype != dtype:
-        raise ValueError(
-            f"{say(owner)}: {name} has become an array of shape {a.shape} and dtype {a.dtype}, "
-            f"expected {shape} and {dtype}; layer.{name} = array checks what it is given"
-        )
-    return a
+def parameters(owner: Any, weight: NDArray, bias: NDArray | None, shape: tuple[int, ...]) -> None:
+    """Check a layer's own arrays, which kernels trust: others may have taken their place."""
+    dtype = weight.dtype
+    fits = bias is None or (bias.shape == shape[-1:] and bias.dtype == dtype)
+    if weight.shape == shape and dtype in FLOATS and fits:
+        return
+    for name, a, expected in (("weight", weight, shape), ("bias", bias, shape[-1:])):
+        same = a is None or (a.shape, a.dtype) == (expected, owner.dtype)
+        if a is not None and not (same and a.dtype in FLOATS):
+            raise ValueError(
+                f"{say(owner)}: {name} has become an array of shape {a.shape} and dtype {a.dtype}, "
+                f"expected {expected} and {owner.dtype}; an assignment, layer.{name} = array, "
+                "would have refused it"
+            )
 
 
 def gradient(

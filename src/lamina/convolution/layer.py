@@ -83,8 +83,7 @@ class _Conv(Windowed):
         how = functions(__name__)
         y, cache = how.forward(
             x,
-            self.weight,
-            self.bias,
+            *self._arrays(),
             lengths,
             stride=self.stride,
             dilation=self.dilation,
@@ -101,12 +100,17 @@ class _Conv(Windowed):
         found: tuple[NDArray, Arrays] = how.backward(dy, cache)
         return found
 
+    def _arrays(self) -> tuple[NDArray, NDArray | None]:
+        weight, bias = self.params["weight"], self.params.get("bias")
+        shape = (*self.window, self.in_channels // self.groups, self.out_channels)
+        arguments.parameters(self, weight, bias, shape)
+        return weight, bias
+
     def _prepared(self, relu: bool = False) -> Prepared:
         """Return how the layer computes in an inference model, with a ReLU on top if asked for."""
         dtype = self.dtype
         run = kernel(__name__).prepare(
-            self.weight,
-            self.bias,
+            *self._arrays(),
             relu,
             stride=self.stride,
             dilation=self.dilation,
@@ -234,8 +238,7 @@ class Conv1d(_Conv):
         y, after, cache = streaming.run(
             x,
             past,
-            self.weight,
-            self.bias,
+            *self._arrays(),
             lengths,
             dilation=self.dilation[0],
             groups=self.groups,
@@ -261,7 +264,7 @@ class Conv1d(_Conv):
         """Return y at one step, at inference, and the next state; x_t has shape (N, C)."""
         self._refuse_steps()
         z, after = self._window(self._ring, x_t, state)
-        y: NDArray = functions(__name__).step(z, self.weight, self.bias, groups=self.groups)
+        y: NDArray = functions(__name__).step(z, *self._arrays(), groups=self.groups)
         return y, after
 
     def _window(self, ring: Ring, x_t: Any, state: Any) -> tuple[NDArray, State]:
@@ -280,7 +283,7 @@ class Conv1d(_Conv):
         if not self.stepwise:
             return prepared
         ring = self._ring
-        run = kernel(__name__).prepare_step(self.weight, self.bias, relu, groups=self.groups)
+        run = kernel(__name__).prepare_step(*self._arrays(), relu, groups=self.groups)
 
         def step(x_t: NDArray, state: Any) -> tuple[NDArray, State]:
             z, after = self._window(ring, x_t, state)

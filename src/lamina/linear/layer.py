@@ -100,11 +100,16 @@ class Linear(Layer):
         self, x: NDArray, *, lengths: Any = None, training: bool = False
     ) -> tuple[NDArray, Any]:
         """Return y, shape (..., O), and the cache of `backward`."""
-        weight = self.params["weight"]
+        weight, bias = self._arrays()
         x, lengths = self._checked(x, lengths, weight.dtype)
         how = functions(__name__)
-        y, cache = how.forward(x, weight, self.params.get("bias"), lengths)
+        y, cache = how.forward(x, weight, bias, lengths)
         return y, (y.shape, how, cache)
+
+    def _arrays(self) -> tuple[NDArray, NDArray | None]:
+        weight, bias = self.params["weight"], self.params.get("bias")
+        arguments.parameters(self, weight, bias, (self.in_features, self.out_features))
+        return weight, bias
 
     def _checked(self, x: Any, lengths: Any, dtype: Any) -> tuple[NDArray, NDArray | None]:
         x = arguments.array(self, "x", x, dtype)
@@ -113,7 +118,7 @@ class Linear(Layer):
 
     def _prepared(self, relu: bool = False) -> Prepared:
         """Return how the layer computes in an inference model, with a ReLU on top if asked for."""
-        run, dtype = kernel(__name__).prepare(self.weight, self.bias, relu), self.dtype
+        run, dtype = kernel(__name__).prepare(*self._arrays(), relu), self.dtype
 
         def call(x: NDArray, *, lengths: Any = None) -> NDArray:
             y: NDArray = run(*self._checked(x, lengths, dtype))

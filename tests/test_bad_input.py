@@ -1,0 +1,304 @@
+"""Whatever is given to Linear and Convolution: an error that says what to do, or the right answer.
+
+None of it may reach a kernel: there an address leaves its array.
+"""
+
+import warnings
+
+import numpy as np
+import pytest
+from numpy.lib.stride_tricks import as_strided
+
+import lamina as lm
+from contract import assert_same, random
+
+LAYERS = {
+    "Linear": (lambda **kw: lm.Linear(4, 3, rng=0, **kw), (5, 4)),
+    "Conv1d": (lambda **kw: lm.Conv1d(4, 3, 2, rng=0, **kw), (5, 6, 4)),
+    "causal Conv1d": (lambda **kw: lm.Conv1d(4, 3, 2, padding="causal", rng=0, **kw), (5, 6, 4)),
+    "Conv2d": (lambda **kw: lm.Conv2d(4, 6, 2, groups=2, rng=0, **kw), (5, 6, 3, 4)),
+    "depthwise Conv2d": (lambda **kw: lm.Conv2d(4, 4, 2, groups=4, rng=0, **kw), (5, 6, 3, 4)),
+    "Conv3d": (lambda **kw: lm.Conv3d(4, 3, 2, padding="same", rng=0, **kw), (2, 3, 4, 2, 4)),
+}
+every = pytest.mark.parametrize("name", LAYERS)
+
+
+def calls(name):
+    """A layer as it is called, in training, by its formula, and as an inference model."""
+    make, shape = LAYERS[name]
+    layer = make()
+
+    def by_formula(x):
+        with lm.formulas():
+            return layer(x)
+
+    fixed = layer.for_inference()
+    ways = layer, lambda x: layer.forward(x, training=True)[0], by_formula, fixed
+    return ways, random("x", shape, np.float32)
+
+
+# Refused
+
+SHAPES = {
+    "no axes": lambda x: x[(0,) * x.ndim],
+    "one channel less": lambda x: x[..., :-1],
+    "one channel more": lambda x: np.concatenate([x, x[..., :1]], axis=-1),
+    "no channels": lambda x: x[..., :0],
+    "channels first": lambda x: np.moveaxis(x, -1, 0)[..., :3],
+}
+RANKS = {
+    "an axis less": lambda x: x[0],
+    "an axis more": lambda x: x[None],
+    "two axes": lambda x: x.reshape(-1, 4)[:1],
+}
+
+
+@every
+@pytest.mark.parametrize("form", [*SHAPES, *RANKS])
+def test_shapes(name, form):
+    if name == "Linear" and form in RANKS:
+        return  # takes any number of axes
+    ways, x = calls(name)
+    x = {**SHAPES, **RANKS}[form](x)
+    for call in ways:
+        with pytest.raises(ValueError, match=r"(Linear|Conv.d)\(.*\): x has .*, expected \d"):
+            call(x)
+
+
+DTYPES = {
+    "float64": (lambda x: x.astype(np.float64), r"float64, expected float32; cast it: .*astype"),
+    "float16": (lambda x: x.astype(np.float16), r"float16, expected float32; cast it: .*astype"),
+    "longdouble": (lambda x: x.astype(np.longdouble), r"\w+, expected float32; cast it"),
+    "complex": (lambda x: x.astype(np.complex64), "complex64, expected float32; cast it"),
+    "integers": (lambda x: x.astype(int), "int64, expected float32; cast it"),
+    "booleans": (lambda x: x > 0, "bool, expected float32; cast it"),
+    "objects": (lambda x: x.astype(object), "object, expected float32; cast it"),
+    "strings": (lambda x: x.astype(str), "<U32, expected float32; cast it"),
+    "dates": (lambda x: x.astype(int).astype("M8[s]"), r"datetime64\[s\], expected float32"),
+    "records": (lambda x: x.view([("a", "f4")]), r"\[\('a', '<f4'\)\], expected float32"),
+    "a list": (lambda x: x.tolist(), "float64, expected float32; cast it"),
+    "None": (lambda x: None, "object, expected float32; cast it"),
+    "a masked array": (lambda x: np.ma.masked_less(x, 0), r"masked array, .* fill it first"),
+}
+
+
+@every
+@pytest.mark.parametrize("form", DTYPES)
+def test_dtypes(name, form):
+    ways, x = calls(name)
+    change, message = DTYPES[form]
+    for call in ways:
+        with pytest.raises(TypeError, match=rf"(Linear|Conv.d)\(.*\): x .*{message}"):
+            call(change(x))
+
+
+@every
+@pytest.mark.parametrize("form", ["float64", "complex", "objects", "a masked array", "None"])
+def test_gradients_of_another_dtype(name, form):
+    make, shape = LAYERS[name]
+    layer = make()
+    y, cache = layer.forward(random("x", shape, np.float32), training=True)
+    change, message = DTYPES[form]
+    with pytest.raises(TypeError, match=rf"(Linear|Conv.d)\(.*\): dy .*{message}"):
+        layer.backward(change(y), cache)
+    for wrong in (y[:-1], y[..., None], y[..., :-1], y.T):
+        with pytest.raises(ValueError, match=r"dy has shape .*, expected .*, the shape of y"):
+            layer.backward(wrong, cache)
+
+
+@every
+def test_ragged_lists(name):
+    ways, _ = calls(name)
+    for call in ways:
+        with pytest.raises(ValueError, match="inhomogeneous"):
+            call([[1.0, 2.0], [3.0]])
+
+
+SIZES = {
+    "0": (0, ValueError, "must be at least 1, got 0"),
+    "-1": (-1, ValueError, "must be at least 1, got -1"),
+    "1.0": (1.0, TypeError, "must be an integer, got 1.0"),
+    "True": (True, TypeError, "must be an integer, got True"),
+    "None": (None, TypeError, "must be an integer, got None"),
+    "'2'": ("2", TypeError, "must be an integer, got '2'"),
+}
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_sizes_and_options(size):
+    value, error, message = SIZES[size]
+    for make in (
+        lambda: lm.Linear(value, 3),
+        lambda: lm.Linear(3, value),
+        lambda: lm.Conv1d(value, 3, 2),
+        lambda: lm.Conv2d(3, value, 2),
+        lambda: lm.Conv3d(3, 3, value),
+        lambda: lm.Conv2d(3, 3, (2, value)),
+        lambda: lm.Conv1d(3, 3, 2, stride=value),
+        lambda: lm.Conv2d(3, 3, 2, stride=(1, value)),
+        lambda: lm.Conv3d(3, 3, 2, dilation=value),
+        lambda: lm.Conv1d(3, 3, 2, groups=value),
+    ):
+        with pytest.raises(error, match=rf"^(Linear|Conv.d)\(.*\): \w+ {message}"):
+            make()
+
+
+def test_sizes_that_no_memory_holds():
+    for make in (lambda: lm.Linear(2**40, 2**40), lambda: lm.Conv2d(2**20, 2**20, 2**20)):
+        with pytest.raises((MemoryError, ValueError)):
+            make()
+    nothing = as_strided(np.zeros(4, np.float32), (2**50, 4), (0, 4))
+    with pytest.raises((MemoryError, ValueError)):
+        lm.Linear(4, 3)(nothing)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (lm.Conv1d(4, 3, 5), (2, 4, 4)),
+        (lm.Conv1d(4, 3, 3, dilation=4, padding=2), (2, 4, 4)),
+        (lm.Conv2d(4, 3, (2, 9), padding=1), (2, 3, 6, 4)),
+        (lm.Conv3d(4, 3, 3, padding=((0, 0), (1, 1), (1, 1))), (2, 2, 3, 3, 4)),
+    ],
+)
+def test_windows_larger_than_the_padded_input(layer, shape):
+    x = np.zeros(shape, np.float32)
+    for call in (layer, layer.for_inference()):
+        with pytest.raises(ValueError, match=r"the window spans \d+ elements, x has .* with padd"):
+            call(x)
+
+
+# Parameters that are no longer what they were
+
+
+@every
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda a: a[..., :-1].copy(),
+        lambda a: np.concatenate([a, a], axis=-1),
+        lambda a: a.reshape(-1),
+        lambda a: a.astype(np.float64),
+        lambda a: a.astype(np.float16),
+        lambda a: a[:0],
+    ],
+)
+def test_parameters_of_another_form(name, change):
+    make, shape = LAYERS[name]
+    for parameter in ("weight", "bias"):
+        layer = make()
+        before = layer.params[parameter]
+        layer.params[parameter] = after = change(before)
+        if (after.shape, after.dtype) == (before.shape, before.dtype):
+            continue  # a bias has one axis anyway
+        for call in (layer, lambda x, layer=layer: layer.for_inference()(x)):
+            with pytest.raises(ValueError, match=f"{parameter} has become an array of shape"):
+                call(random("x", shape, np.float32))
+
+
+def test_assignment_of_another_form():
+    layer = lm.Linear(4, 3, rng=0)
+    before = layer.weight.copy()
+    for value, error, message in (
+        (np.ones((3, 4)), ValueError, r"weight has shape \(4, 3\), got \(3, 4\)"),
+        (np.ones((4, 3), complex), TypeError, "weight has dtype float32, got complex128"),
+        (np.full((4, 3), "a"), TypeError, "weight has dtype float32, got <U1"),
+        (np.full((4, 3), None), TypeError, "weight has dtype float32, got object"),
+    ):
+        with pytest.raises(error, match=message):
+            layer.weight = value
+    assert_same(layer.weight, before)
+
+
+# Served
+
+
+def misaligned(x):
+    other = np.empty(x.nbytes + 1, np.uint8)[1:].view(x.dtype).reshape(x.shape)
+    other[...] = x
+    assert not other.flags.aligned
+    return other
+
+
+def read_only(x):
+    x = x.copy()
+    x.flags.writeable = False
+    return x
+
+
+class Subclass(np.ndarray):
+    """An array of a class of one's own."""
+
+
+SERVED = {
+    "swapped": lambda x: x.astype(x.dtype.newbyteorder()),
+    "misaligned": misaligned,
+    "read-only": read_only,
+    "Fortran order": np.asfortranarray,
+    "every second": lambda x: np.repeat(np.repeat(x, 2, axis=0), 2, axis=-1)[::2, ..., ::2],
+    "reversed": lambda x: x[::-1, ..., ::-1].copy()[::-1, ..., ::-1],
+    "of a subclass": lambda x: x.view(Subclass),
+    "swapped and misaligned": lambda x: misaligned(x.astype(x.dtype.newbyteorder())),
+}
+
+
+@every
+@pytest.mark.parametrize("form", SERVED)
+def test_other_memory(name, form):
+    ways, x = calls(name)
+    other = SERVED[form](x)
+    before = other.copy()
+    for call in ways:
+        y = call(other)
+        assert_same(y, call(x))
+        assert type(y) is np.ndarray or form == "of a subclass"
+        assert y.dtype.isnative
+        assert not np.shares_memory(y, other)
+    assert_same(np.asarray(other), np.asarray(before))
+
+
+@every
+def test_memory_that_is_read_more_than_once(name):
+    ways, x = calls(name)
+    alike = np.broadcast_to(x[:1], x.shape)
+    overlapping = as_strided(x, x.shape, (x.itemsize, *x.strides[1:]))  # samples one element apart
+    for call in ways:
+        assert_same(call(alike), call(alike.copy()))
+        assert_same(call(overlapping), call(overlapping.copy()))
+
+
+@every
+@pytest.mark.parametrize("form", ["swapped", "misaligned", "Fortran order", "reversed"])
+def test_gradients_in_other_memory(name, form):
+    make, shape = LAYERS[name]
+    layer = make()
+    y, cache = layer.forward(random("x", shape, np.float32), training=True)
+    dy = random("dy", y.shape, np.float32)
+    dx, grads = layer.backward(dy, cache)
+    other_dx, other = layer.backward(SERVED[form](dy), cache)
+    assert_same(other_dx, dx)
+    for key, g in grads.items():
+        assert_same(other[key], g)
+
+
+def test_values_from_the_array_itself():
+    """Assigning what overlaps the array takes the values of before."""
+    layer = lm.Linear(4, 4, rng=0)
+    before = layer.weight.copy()
+    layer.weight = layer.weight.T
+    assert_same(layer.weight, before.T)
+    layer.weight = layer.weight[::-1]
+    assert_same(layer.weight, before.T[::-1])
+    layer.weight = layer.weight.astype(">f8")
+    assert_same(layer.weight, before.T[::-1])
+
+
+@every
+def test_nothing_of_all_this_warns(name):
+    ways, x = calls(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for call in ways:
+            call(x)
+            call(x[:0])
+            call(np.zeros_like(x))
