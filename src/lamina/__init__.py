@@ -25,6 +25,7 @@ from .kernels import formulas
 from .layer import Layer
 from .linear import Linear
 from .lstm import LSTM
+from .montecarlo import mc
 from .parts import (
     GELU,
     AvgPool1d,
@@ -135,6 +136,7 @@ __all__ = [
     "linear",
     "load",
     "lstm",
+    "mc",
     "parts",
     "plot",
     "predict",

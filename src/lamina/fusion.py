@@ -23,6 +23,7 @@ from .batchnorm.formula import affine
 from .containers import Concat, Residual, Sequential, lengths_after, place, within
 from .convolution import Conv1d, Conv2d, Conv3d
 from .dropout import Dropout
+from .gru import GRU
 from .initializers import RNG
 from .layer import Arrays, Layer, NDArray, Prepared, Shape
 from .linear import Linear
@@ -260,7 +261,7 @@ def _prepared(layer: Layer, memo: Memo) -> Prepared:
     if _is(layer, (Residual, Concat)):
         branches = _Branches(layer, memo)
         return Prepared(branches, branches.step)
-    if _is(layer, (*PRODUCTS, BatchNorm, RNN, LSTM)):
+    if _is(layer, (*PRODUCTS, BatchNorm, RNN, LSTM, GRU)):
         return layer._prepared()
     return Prepared(layer, layer.step)
 
@@ -282,11 +283,12 @@ class _Part(NamedTuple):
     needed: bool
 
 
-def _leaves(model: Sequential, notes: tuple[str, ...] = ()) -> Iterator[_Leaf]:
+def flat(model: Sequential, notes: tuple[str, ...] = ()) -> Iterator[_Leaf]:
+    """Go through the layers of a Sequential and of those inside it."""
     for name, layer in model.children().items():
         inner = (place(model, name), *notes)
         if _is_sequential(layer):
-            yield from _leaves(layer, inner)
+            yield from flat(layer, inner)
         else:
             yield _Leaf(layer, inner)
 
@@ -322,7 +324,7 @@ class _Chain:
     """A Sequential, with those inside it, as parts one after the other."""
 
     def __init__(self, model: Sequential, memo: Memo) -> None:
-        self.parts = list(_parts(list(_leaves(model)), memo))
+        self.parts = list(_parts(list(flat(model)), memo))
         self.needed = [part for part in self.parts if part.needed]
         self.outline = _Outline(model)
 

@@ -283,7 +283,7 @@ class Recurrent(Layer):
             ys, cells = [], []
             for reverse, suffix in enumerate(self._suffixes(layer)):
                 mask = None
-                if training and self.recurrent_dropouts:
+                if self.recurrent_dropouts and (training or self.recurrent_dropouts[0].always):
                     mask = self._draw_mask(len(after), len(x), sample_ids)
                 turned, start = reverse_steps(x, lengths) if reverse else x, before[len(after)]
                 if prepared is not None:
