@@ -142,10 +142,19 @@ class LSTM(Recurrent):
 
     The formula shows the gates i, f, g and o of that step:
 
+    >>> from lamina.lstm import formula
     >>> x_t, before = np.array([[1.0]]), (np.array([[0.5]]), np.array([[1.0]]))
     >>> weights = layer.weight_x, layer.weight_h, layer.bias
     >>> [round(float(gate[0, 0]), 4) for gate in formula.gates(x_t, before, weights)]
     [0.8176, 0.8176, 0.9051, 0.8176]
+
+    A trace shows what a whole pass went through, here the forget gate, and how much of the gradient
+    of the last output reaches each step:
+
+    >>> y, cache = layer.forward(np.array([[[1.0], [0.0], [0.0]]]), trace=True)
+    >>> dx, grads = layer.backward(np.array([[[0.0], [0.0], [1.0]]]), cache)
+    >>> cache.trace[0]["f"].ravel().round(2), cache.trace[0]["norm"].round(3)
+    (array([0.73, 0.59, 0.57]), array([[0.171, 0.256, 0.275]]))
     """
 
     gates = 4
