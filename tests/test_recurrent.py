@@ -7,7 +7,7 @@ import pytest
 
 import lamina as lm
 from contract import assert_same
-from lamina.engine import outer, recurrent, threads
+from lamina.engine import columns, outer, recurrent, threads
 from lamina.engine.matmul import column_sums, matmul
 from problems import LAYOUTS
 from recurrences import Recurrence, recurrence
@@ -109,13 +109,19 @@ def test_same_bits_however_the_work_is_cut(problem, monkeypatch):
     for parts in (1, 2, 3):
         monkeypatch.setattr(threads, "count", lambda parts=parts: parts)
         same(f"{parts} parts")
+    for name, value in (("LEAST", 0), ("SOME", 0), ("MOST", 1000)):
+        monkeypatch.setattr(columns, name, value)
+    for parts in (2, 3):
+        monkeypatch.setattr(threads, "count", lambda parts=parts: parts)
+        same(f"columns in {parts} parts")
+    monkeypatch.setattr(columns, "LEAST", 10**9)
     for few in (1, 100):
         monkeypatch.setattr(recurrent, "FEW", few)
         same(f"x ahead for fewer than {few} rows")
     monkeypatch.setattr(recurrent, "IN_PLACE", 10**9)
     same("weights in place")
     for width in (1, 3):
-        monkeypatch.setattr(recurrent, "_widest", lambda *a, width=width: width)
+        monkeypatch.setattr(recurrent, "widest", lambda *a, width=width: width)
         same(f"{width} vectors")
 
 

@@ -11,19 +11,13 @@ Backward the cell comes first: it makes da_t of what reaches the state, and one 
 
 Everything else that backward needs are products over all steps at once, which are matmul's.
 
-The sequences of a batch are ranked by length, longest first, so that those which have a step t are
-the first active[t] ranks. The *rows* of all arrays are the real steps alone, in one of two orders,
-and the row of rank r at step t is first[t] + r · stride in either: where all sequences have T
-steps, x itself, row by row (stride T); else step by step (stride 1). Cost follows the real steps.
-
-Threads share the ranks, and each goes through all steps on its own, without waiting; or, where
-there are fewer sequences than threads and the weights are large, the columns of a step. A sum is
-one chain over the elements of x and then of h in either case: no bit depends on the batch, on the
-ranks or on the threads.
+Threads share the ranks of the sequences (steps.py), and each goes through all steps on its own,
+without waiting; or, where there are few sequences and the weights are large, the columns of a step
+(columns.py). A sum is one chain over the elements of x and then of h in either case: no bit depends
+on the batch, on the ranks or on the threads.
 """
 
-from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numba
 import numpy as np
@@ -31,11 +25,13 @@ import numpy.typing as npt
 from llvmlite import ir
 from numba.core import cgutils
 
+from . import columns as by_columns
 from . import jit, threads
 from .jit import Address, Code, Task, address, call, held
 from .matmul import plan_of
 from .memory import empty
 from .pointwise import Functions
+from .steps import AHEAD, Kept, Steps, Weights, pack, product, widest, zeros_and_ones
 from .tile import lanes
 
 NDArray = npt.NDArray[Any]
@@ -44,185 +40,8 @@ SERIAL: Final = 200_000
 """Below so many multiply-adds a call stays on one core: a second one would cost more."""
 FEW: Final = 4
 """With fewer rows a step, x W_x is computed for some steps at once."""
-AHEAD: Final = 48
-"""Of so many rows together."""
-TERMS: Final = 384
-"""The most terms of a block of a sum: a panel of two or four vectors stays in level 1 or 2."""
-LINE: Final = 64
-"""Bytes that memory moves at once."""
 IN_PLACE: Final = 3
 """Weights that so many rows of tiles or fewer meet are not worth a copy."""
-
-
-class Steps:
-    """The rows of a batch.
-
-    Parameters
-    ----------
-    n, steps : int
-        N and T.
-    lengths : integer array, shape (N,), optional
-        None: all have T steps.
-    """
-
-    def __init__(self, n: int, steps: int, lengths: NDArray | None = None) -> None:
-        self.n, self.steps, self.lengths = n, steps, lengths
-        self.order: NDArray | None = None
-        if lengths is None:
-            self.first, self.active, self.stride = np.arange(steps), np.full(steps, n), steps
-            self.rows = n * steps
-            return
-        self.order = np.argsort(-lengths, kind="stable")
-        t = np.arange(steps)
-        ascending = np.sort(lengths)
-        self.active = n - np.searchsorted(ascending, t, side="right")
-        ends = np.cumsum(self.active)
-        self.first, self.stride = ends - self.active, 1
-        self.rows = int(lengths.sum())
-        step = np.repeat(t, self.active)
-        rank = np.arange(self.rows) - self.first[step]
-        self.places = self.order[rank] * steps + step  # in an array of shape (N T, ...)
-
-    def pack(self, x: NDArray) -> NDArray:
-        """Return the rows of x, shape (N, T, F), as an array (rows, F)."""
-        flat = x.reshape(self.n * self.steps, x.shape[-1])
-        if self.order is None:
-            return flat
-        packed = empty((self.rows, x.shape[-1]), x.dtype)
-        np.take(flat, self.places, axis=0, out=packed, mode="clip")
-        return packed
-
-    def unpack(self, packed: NDArray) -> NDArray:
-        """Return an array (N, T, F) of these rows, 0 elsewhere."""
-        shape = (self.n, self.steps, packed.shape[-1])
-        if self.order is None:
-            return packed.reshape(shape)
-        x = empty(shape, packed.dtype)
-        x[...] = 0
-        x.reshape(-1, shape[-1])[self.places] = packed
-        return x
-
-    def ranked(self, state: NDArray) -> NDArray:
-        """Return a copy of a state, shape (N, H), its rows by rank."""
-        found = empty(state.shape, state.dtype)
-        found[...] = state if self.order is None else state[self.order]
-        return found
-
-    def unranked(self, state: NDArray) -> NDArray:
-        """Return a state by rank in the order of the batch."""
-        if self.order is None:
-            return state
-        found = empty(state.shape, state.dtype)
-        found[self.order] = state
-        return found
-
-    def ends(self, y: NDArray, start: NDArray) -> NDArray:
-        """Return y at the last step of each sequence, by rank; `start` where there is none."""
-        found = empty(start.shape, start.dtype)
-        found[...] = start
-        if not self.rows:
-            return found
-        if self.order is None or self.lengths is None:
-            found[...] = y.reshape(self.n, self.steps, -1)[:, -1]
-        else:
-            lengths = self.lengths[self.order]
-            there = np.flatnonzero(lengths)
-            found[there] = y[self.first[lengths[there] - 1] + there]
-        return found
-
-    def shares(self, parts: int) -> tuple[NDArray, NDArray, int]:
-        """Cut the ranks for threads: the first rank of each, how many it has at each step, the gap.
-
-        Ranks of unequal length are dealt in turns.
-        """
-        if parts == 1:
-            return _FIRST, self.active[None], 1
-        g = np.arange(parts)
-        if self.order is None:
-            ends = self.n * (g + 1) // parts
-            begin = self.n * g // parts
-            return begin, np.repeat((ends - begin)[:, None], self.steps, axis=1), 1
-        return g, np.maximum(0, -((g[:, None] - self.active) // parts)), parts
-
-
-_FIRST: Final = np.zeros(1, np.int64)
-
-
-@lru_cache(maxsize=256)
-def _whole(n: int, steps: int) -> Steps:
-    return Steps(n, steps)
-
-
-def steps_of(x: NDArray, lengths: NDArray | None) -> Steps:
-    """Return the rows of x, shape (N, T, ...)."""
-    n, steps = x.shape[:2]
-    return _whole(n, steps) if lengths is None else Steps(n, steps, lengths)
-
-
-@jit.kernel
-def _pack(
-    k0: int, k: int, tall: int, columns: int, width: int, size: int, lane: int,
-    copy: Any, transpose: Any, source: Any, row: int, col: int, panels: Any,
-) -> None:  # fmt: skip
-    """Copy a matrix (k, columns), of strides row and col, to the rows k0 ... of panels."""
-    vectors = (columns + lane - 1) // lane
-    count = (vectors + width - 1) // width
-    for p in range(count):
-        p0, p1 = vectors * p // count, vectors * (p + 1) // count
-        ldb = (p1 - p0) * lane
-        into = panels + (p0 * lane * tall + k0 * ldb) * size
-        if col == 1:
-            last = min(lane, columns - (p1 - 1) * lane)
-            call(copy, (source + p0 * lane * size, row, k, p1 - p0, last, into, ldb))
-        else:
-            many = min(columns, p1 * lane) - p0 * lane
-            call(transpose, (source + p0 * lane * col * size, col, k, many, into, ldb))
-
-
-@jit.kernel
-def _product(
-    rows: int, k: int, columns: int, width: int, size: int, lane: int, tile: Any, origin: Any,
-    heights: NDArray, a: Any, a_row: int, b: Any, k0: int, tall: int,
-    start: Any, start_row: int, start_col: int, c: Any, ldc: int,
-) -> None:  # fmt: skip
-    """Compute C = start + A B for a few rows and all columns.
-
-    B is the rows k0 ... of panels that have `tall` rows; in place where `tall` is 0.
-    """
-    vectors = (columns + lane - 1) // lane
-    count = (vectors + width - 1) // width
-    blocks = (k + TERMS - 1) // TERMS
-    p0 = 0
-    for p in range(count):
-        p1 = vectors * (p + 1) // count
-        last = min(lane, columns - (p1 - 1) * lane)
-        panel, ldb = b + p0 * lane * size, columns
-        if tall:
-            ldb = (p1 - p0) * lane
-            panel = b + (p0 * lane * tall + k0 * ldb) * size
-        lines = (ldb * size + LINE - 1) // LINE
-        height = heights[p1 - p0]
-        tiles = (rows + height - 1) // height  # their heights equalised
-        tall_rows = rows // tiles
-        taller = rows - tall_rows * tiles
-        for block in range(blocks):
-            i0, i1 = k * block // blocks, k * (block + 1) // blocks
-            into = c + p0 * lane * size
-            begin, lds = into, ldc
-            if block == 0:
-                begin, lds = start + p0 * lane * start_col * size, start_row
-            part, piece = a + i0 * size, panel + i0 * ldb * size
-            following = piece + (i1 - i0) * ldb * size  # what is read of B next, line by line
-            for i in range(tiles):
-                h = tall_rows + (1 if i < taller else 0)
-                call(tile, (
-                    h, p1 - p0, part, origin, a_row, 1, piece, origin, ldb, 1, i1 - i0,
-                    begin, lds, into, ldc, last, 0, following + i % lines * LINE, ldb,
-                ))  # fmt: skip
-                part, into, begin = (
-                    part + h * a_row * size, into + h * ldc * size, begin + h * lds * size
-                )  # fmt: skip
-        p0 = p1
 
 
 @jit.kernel
@@ -263,7 +82,7 @@ def _forward(
         x_at = x + row * inputs * size
         if stacked:  # x and h side by side, their weights one above the other
             call(copy, (x_at, gap * inputs, rows, x_vectors, x_last, xh_mine, apart * both))
-            _product(
+            product(
                 rows, both, columns, width, size, lane, tile, origin, heights,
                 xh_mine, apart * both, weight_x, 0, both, bias, 0, bias_col, a, columns,
             )  # fmt: skip
@@ -279,11 +98,11 @@ def _forward(
                     ))  # fmt: skip
                     many += live[g, until]
                     until += 1
-                _product(
+                product(
                     many, inputs, columns, width_x, size, lane, tile, origin, heights,
                     x_mine, inputs, weight_x, 0, tall_x, bias, 0, bias_col, a, columns,
                 )  # fmt: skip
-            _product(
+            product(
                 rows, outputs, columns, width, size, lane, tile, origin, heights,
                 h_mine, apart * both, weight_h, 0, tall_h, a, columns, 1, a, columns,
             )  # fmt: skip
@@ -299,7 +118,7 @@ def _forward(
         ))  # fmt: skip
         if projected:
             y_at = y + row * outputs * size
-            _product(
+            product(
                 rows, hidden, outputs, width_p, size, lane, tile, origin, heights,
                 s + cells, gap * hidden, weight_p, 0, hidden * packed,
                 zeros, 0, 0, y_at, gap * outputs,
@@ -347,7 +166,7 @@ def _backward(
                 rows, h_vectors, h_last, dh_mine, apart * outputs, ones, 0,
                 dy + shown, gap * outputs, dhs + shown, gap * outputs,
             ))  # fmt: skip
-            _product(
+            product(
                 rows, outputs, hidden, width_p, size, lane, tile, origin, heights,
                 dhs + shown, gap * outputs, weight_p, 0, outputs, zeros, 0, 0,
                 ds_mine, apart * hidden,
@@ -358,7 +177,7 @@ def _backward(
             reaching, reaching_row, dc_mine, apart * hidden,
             first[t - 1] - first[t] if t > 0 else 0, c_before + cells, gates + wide, da + wide,
         ))  # fmt: skip
-        _product(
+        product(
             rows, columns, outputs, width, size, lane, tile, origin, heights,
             da + wide, gap * columns, weight_h, 0, columns, zeros, 0, 0, dh_mine, apart * outputs,
         )  # fmt: skip
@@ -375,23 +194,6 @@ def _backward_of_all(
 ) -> None:
     for g in numba.prange(count):
         _backward(numba.int64(g), task, heights, first, live, begin)
-
-
-@lru_cache(maxsize=1024)
-def _widest(rows: int, columns: int, dtype: np.dtype[Any]) -> int:
-    """Return how many vectors wide the tiles of so many rows and columns are to be."""
-    plan = plan_of(dtype)
-    vectors, heights = -(-columns // plan.lane), plan.heights
-    best, fewest = 1, float("inf")
-    for v in range(min(8, vectors), 0, -1):
-        tiles = -(-rows // int(heights[v]))
-        tall = rows / tiles
-        # Two multiply-adds a cycle, two loads, a vector of B from level 2 in about two cycles, and
-        # no chain is faster than its latency.
-        cycles = tiles * max(tall * v / 2, (tall + v) / 2, 2.2 * v, 4.8) / v
-        if cycles < 0.97 * fewest:
-            best, fewest = v, cycles
-    return best
 
 
 def _panels(
@@ -411,7 +213,7 @@ def _panels(
     k0 = 0
     for matrix, (k, _) in zip(matrices, shapes, strict=True):
         row, col = (1, matrix.shape[1]) if transposed else (matrix.shape[1], 1)
-        _pack(
+        pack(
             k0, k, tall, columns, width, plan.size, plan.lane, *plan.codes[1:],
             address(matrix), row, col, address(panels),
         )  # fmt: skip
@@ -433,50 +235,6 @@ def _fixed_panels(matrices: list[NDArray], wide: int) -> NDArray:
     panels = np.concatenate(parts)
     panels.flags.writeable = False
     return panels
-
-
-@lru_cache(maxsize=256)
-def _zeros_and_ones(size: int, dtype: np.dtype[Any]) -> tuple[NDArray, NDArray]:
-    """Return arrays that are never written to."""
-    return np.zeros(size, dtype), np.ones(size, dtype)
-
-
-class Weights(NamedTuple):
-    """The parameters of a layer.
-
-    Attributes
-    ----------
-    x, h : array, shapes (I, G H), (P, G H)
-        P is H without a projection.
-    bias : array, shape (G H,), optional
-    p : array, shape (H, P), optional
-        The projection: h is what the cell shows times p.
-    panels : dict, optional
-        Keeps the matrices in panels, for weights that will not change.
-    """
-
-    x: NDArray
-    h: NDArray
-    bias: NDArray | None
-    p: NDArray | None = None
-    panels: dict[tuple[Any, ...], NDArray] | None = None
-
-
-class Kept(NamedTuple):
-    """What backward needs of forward, by row.
-
-    Attributes
-    ----------
-    h : array, shape (rows, P)
-        m ⊙ h before the step.
-    c : array, shape (rows, H), optional
-        The state of the cell before the step.
-    gates : array, shape (rows, G H), optional
-    """
-
-    h: NDArray
-    c: NDArray | None = None
-    gates: NDArray | None = None
 
 
 def forward(
@@ -504,18 +262,21 @@ def forward(
     """
     if not x.size:
         return
+    if by_columns.is_better(weights, steps.n, steps.steps, threads.count()):
+        by_columns.forward(cell, steps, threads.count(), x, weights, h, c, mask, y, kept)
+        return
     plan = plan_of(y.dtype)
     inputs, (outputs, columns), hidden = x.shape[1], weights.h.shape, s.shape[1]
     both = inputs + outputs
     parts = min(threads.count(), steps.n) if steps.rows * both * columns > SERIAL else 1
     begin, live, apart = steps.shares(parts)
     rows = int(live[:, 0].max())
-    width, width_p = _widest(rows, columns, y.dtype), _widest(rows, outputs, y.dtype)
+    width, width_p = widest(rows, columns, y.dtype), widest(rows, outputs, y.dtype)
     tiles = -(-rows // int(plan.heights[width])) * steps.steps
     packed = tiles > IN_PLACE or weights.panels is not None
     stacked = packed and rows >= FEW
     most = rows if stacked else max(AHEAD, rows)
-    width_x = width if stacked else _widest(most, columns, y.dtype)
+    width_x = width if stacked else widest(most, columns, y.dtype)
     held = [weights.x, weights.h, x if weights.p is None else weights.p]
     if stacked:
         held[:2] = [_panels(held[:2], False, width, weights.panels)] * 2
@@ -528,7 +289,7 @@ def forward(
     xh[:, inputs:] = h if mask is None else h * mask
     sums = empty(parts * most * columns, y.dtype)
     ahead = empty(parts * most * inputs, y.dtype)
-    zeros, ones = _zeros_and_ones(max(hidden, outputs), y.dtype)
+    zeros, ones = zeros_and_ones(max(hidden, outputs), y.dtype)
     mask, mask_row = (ones, 0) if mask is None else (mask, outputs)
     bias, bias_col = (plan.zeros, 0) if weights.bias is None else (weights.bias, 1)
     before = [y if kept is None or a is None else a for a in kept or [None] * 3]
@@ -571,18 +332,23 @@ def backward(
     """
     if not da.size:
         return
+    if by_columns.is_better(weights, steps.n, steps.steps, threads.count()):
+        by_columns.backward(
+            cell, steps, threads.count(), weights, dh, dc, mask, y, dy, kept, da, affine
+        )
+        return
     plan = plan_of(da.dtype)
     outputs, columns = weights.h.shape
     hidden = outputs if weights.p is None else len(weights.p)
     parts = min(threads.count(), steps.n) if steps.rows * outputs * columns > SERIAL else 1
     begin, live, apart = steps.shares(parts)
     rows = int(live[:, 0].max())
-    width, width_p = _widest(rows, outputs, da.dtype), _widest(rows, hidden, da.dtype)
+    width, width_p = widest(rows, outputs, da.dtype), widest(rows, hidden, da.dtype)
     held = [_panels([weights.h], True, width), y]
     if weights.p is not None:
         held[1] = _panels([weights.p], True, width_p)
     ds = empty((steps.n, hidden), da.dtype) if weights.p is not None else dh
-    zeros, ones = _zeros_and_ones(max(hidden, outputs), da.dtype)
+    zeros, ones = zeros_and_ones(max(hidden, outputs), da.dtype)
     c_before, gates = (y if a is None else a for a in kept[1:])
     task = (
         steps.steps, apart, steps.stride, plan.size, plan.lane, plan.codes[0], affine(da.dtype),

@@ -10,7 +10,7 @@ from ..engine import recurrent
 from ..engine.matmul import contiguous, matmul
 from ..engine.memory import empty
 from ..engine.outer import outer
-from ..engine.recurrent import Kept, Steps, Weights, steps_of
+from ..engine.steps import Kept, Steps, Weights, steps_of
 from . import cell
 
 NDArray = npt.NDArray[Any]

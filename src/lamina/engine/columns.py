@@ -1,0 +1,235 @@
+"""Steps of time as in recurrent.py, where threads share the columns of each step.
+
+That is for few sequences and large weights: a step waits for the weights, and each thread reads
+its own part of them alone, all gates of some units of the state. The threads wait for one another
+once a step. h stands twice, for some read the one before while others write the next; and backward
+a thread first takes what the step after hands on to its units, then goes through its cells.
+"""
+
+from typing import Any, Final
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from . import jit
+from .jit import Code, Task, address, call
+from .matmul import plan_of
+from .memory import empty
+from .steps import AHEAD, Kept, Steps, Weights, pack, product, widest, zeros_and_ones
+
+NDArray = npt.NDArray[Any]
+
+LEAST: Final = 200_000
+"""The least elements of W_h: with fewer, threads would wait for one another longer than work."""
+SOME: Final = 4
+"""The least steps for which weights are packed."""
+MOST: Final = 2
+"""The most sequences for each thread: with more, each is busy on its own."""
+
+
+def is_better(weights: Weights, n: int, steps: int, threads: int) -> bool:
+    """Tell whether threads should share the columns rather than the sequences."""
+    if weights.p is not None or (steps < SOME and weights.panels is None):
+        return False
+    return threads > 1 and n <= MOST * threads and weights.h.size >= LEAST
+
+
+@jit.kernel
+def _forward(g: int, t: int, task: Task, heights: NDArray, rows: NDArray) -> None:
+    """Go through step t with the units of part g."""
+    (
+        parts, steps, chunk, stride, size, lane, tile, copy, origin, cell, width, width_x,
+        inputs, hidden, gates, n, x, bias, bias_col, weight_x, weight_h, x_ahead,
+        h, c, sums, y, mask, mask_row, keep, h_before, c_before, kept,
+    ) = task  # fmt: skip
+    columns, vectors = gates * hidden, (hidden + lane - 1) // lane
+    u0, u1 = vectors * g // parts * lane, min(hidden, vectors * (g + 1) // parts * lane)
+    units, padded = u1 - u0, vectors * lane
+    unit_vectors, unit = (units + lane - 1) // lane, u0 * size
+    last = units - (unit_vectors - 1) * lane
+    first, active = rows[0, t], rows[1, t]
+    begun = t - t % chunk
+    offset = rows[2, t] - rows[2, begun]
+    if t == begun:  # x W_x + b of some steps at once
+        x_vectors, mine = (inputs + lane - 1) // lane, x_ahead + g * chunk * n * inputs * size
+        many = 0
+        for u in range(begun, min(steps, begun + chunk)):
+            call(copy, (
+                x + rows[0, u] * inputs * size, stride * inputs, rows[1, u], x_vectors,
+                inputs - (x_vectors - 1) * lane, mine + many * inputs * size, inputs,
+            ))  # fmt: skip
+            many += rows[1, u]
+        for q in range(gates):
+            at = (q * hidden + u0) * size
+            product(
+                many, inputs, units, width_x, size, lane, tile, origin, heights, mine, inputs,
+                weight_x + (q * padded + u0) * inputs * size, 0, inputs, bias + at * bias_col, 0,
+                bias_col, sums + at, columns,
+            )  # fmt: skip
+    a = sums + offset * columns * size
+    here, there = h + t % 2 * n * hidden * size, h + (t + 1) % 2 * n * hidden * size
+    row = first * hidden * size + unit
+    if keep:
+        call(copy, (
+            here + unit, hidden, active, unit_vectors, last, h_before + row, stride * hidden
+        ))  # fmt: skip
+    for q in range(gates):
+        at = a + (q * hidden + u0) * size
+        product(
+            active, hidden, units, width, size, lane, tile, origin, heights, here, hidden,
+            weight_h + (q * padded + u0) * hidden * size, 0, hidden, at, columns, 1, at, columns,
+        )  # fmt: skip
+    call(cell, (
+        active, unit_vectors, last, hidden, a + unit, columns, c + unit, hidden,
+        y + row, stride * hidden, there + unit, hidden, mask + unit, mask_row,
+        keep, rows[0, t + 1] - first if t + 1 < steps else 0,
+        c_before + row * keep, kept + (first * columns * size + unit) * keep,
+    ))  # fmt: skip
+
+
+@jit.parallel
+def _forward_of_all(count: int, task: Task, heights: NDArray, rows: NDArray) -> None:
+    for t in range(rows.shape[1]):
+        if rows[1, t] > 0:
+            for g in numba.prange(count):
+                _forward(numba.int64(g), numba.int64(t), task, heights, rows)
+
+
+@jit.kernel
+def _backward(g: int, t: int, task: Task, heights: NDArray, rows: NDArray) -> None:
+    """Go back through step t with the units of part g; t = -1 hands on what step 0 gives."""
+    (
+        parts, steps, stride, size, lane, tile, scale, origin, cell, width, hidden, gates,
+        weight_h, masked, mask, zeros, y, dy, dh, dc, c_before, kept, da,
+    ) = task  # fmt: skip
+    columns, vectors = gates * hidden, (hidden + lane - 1) // lane
+    u0, u1 = vectors * g // parts * lane, min(hidden, vectors * (g + 1) // parts * lane)
+    units = u1 - u0
+    unit_vectors, unit = (units + lane - 1) // lane, u0 * size
+    last = units - (unit_vectors - 1) * lane
+    if t + 1 < steps and rows[1, t + 1] > 0:
+        active = rows[1, t + 1]
+        product(
+            active, columns, units, width, size, lane, tile, origin, heights,
+            da + rows[0, t + 1] * columns * size, stride * columns, weight_h + u0 * columns * size,
+            0, columns, zeros, 0, 0, dh + unit, hidden,
+        )  # fmt: skip
+        if masked:
+            call(scale, (
+                active, unit_vectors, last, dh + unit, hidden, mask + unit, hidden,
+                zeros, 0, dh + unit, hidden,
+            ))  # fmt: skip
+    if t >= 0 and rows[1, t] > 0:
+        row = rows[0, t] * hidden * size + unit
+        wide = rows[0, t] * columns * size + unit
+        call(cell, (
+            rows[1, t], unit_vectors, last, hidden, y + row, stride * hidden, dh + unit, hidden,
+            dy + row, stride * hidden, dc + unit, hidden,
+            rows[0, t - 1] - rows[0, t] if t > 0 else 0, c_before + row, kept + wide, da + wide,
+        ))  # fmt: skip
+
+
+@jit.parallel
+def _backward_of_all(count: int, task: Task, heights: NDArray, rows: NDArray) -> None:
+    for s in range(rows.shape[1] + 1):
+        for g in numba.prange(count):
+            t = rows.shape[1] - 1 - s
+            _backward(numba.int64(g), numba.int64(t), task, heights, rows)
+
+
+@jit.kernel
+def _nothing(g: int, task: Task, heights: NDArray, rows: NDArray) -> None:
+    """Stand for the serial kernel that `launch` asks for: there are two parts at least."""
+
+
+def _rows(steps: Steps) -> NDArray:
+    """Return, for each step, its first row, how many it has, and how many come before it."""
+    return np.stack([steps.first, steps.active, np.cumsum(steps.active) - steps.active])
+
+
+def _panels(matrix: NDArray, gates: int, parts: int, width: int, transposed: bool) -> NDArray:
+    """Return the columns of each gate and part, or rows of each part where transposed, in panels.
+
+    Gates take whole vectors; the first column u of a part is at element u · k of its gate.
+    """
+    plan = plan_of(matrix.dtype)
+    hidden = len(matrix) if transposed else matrix.shape[1] // gates
+    k = matrix.shape[1] if transposed else len(matrix)
+    lane, size = plan.lane, plan.size
+    vectors = -(-hidden // lane)
+    padded = vectors * lane
+    panels = empty(k * gates * padded, matrix.dtype)
+    at, source = address(panels), address(matrix)
+    for q in range(1 if transposed else gates):
+        for g in range(parts):
+            u0, u1 = vectors * g // parts * lane, min(hidden, vectors * (g + 1) // parts * lane)
+            row, col = (1, k) if transposed else (matrix.shape[1], 1)
+            first = u0 * k if transposed else q * hidden + u0
+            pack(
+                0, k, k, u1 - u0, width, size, lane, *plan.codes[1:], source + first * size,
+                row, col, at + (q * padded + u0) * k * size,
+            )  # fmt: skip
+    return panels
+
+
+def forward(
+    cell: Code, steps: Steps, parts: int, x: NDArray, weights: Weights, h: NDArray,
+    c: NDArray | None, mask: NDArray | None, y: NDArray, kept: Kept | None,
+) -> None:  # fmt: skip
+    """Do what `recurrent.forward` does, on so many threads."""
+    plan = plan_of(y.dtype)
+    (hidden, columns), inputs, n = weights.h.shape, x.shape[1], steps.n
+    gates, chunk = columns // hidden, max(1, AHEAD // n)
+    width, width_x = (widest(rows, hidden // parts, y.dtype) for rows in (n, chunk * n))
+    panels = [
+        _known(weights, "x", gates, parts, width_x), _known(weights, "h", gates, parts, width)
+    ]  # fmt: skip
+    both = empty((2, n, hidden), y.dtype)
+    both[0] = h if mask is None else h * mask
+    sums = empty((chunk * n, columns), y.dtype)
+    x_ahead = empty((parts, chunk * n, inputs), y.dtype)
+    _, ones = zeros_and_ones(hidden, y.dtype)
+    mask, mask_row = (ones, 0) if mask is None else (mask, hidden)
+    bias, bias_col = (plan.zeros, 0) if weights.bias is None else (weights.bias, 1)
+    before = [y if kept is None or a is None else a for a in kept or [None] * 3]
+    task = (
+        parts, steps.steps, chunk, steps.stride, plan.size, plan.lane, *plan.codes[:2],
+        plan.origin_at, cell(y.dtype), width, width_x, inputs, hidden, gates, n, address(x),
+        address(bias), bias_col, address(panels[0]), address(panels[1]), address(x_ahead),
+        address(both), address(both if c is None else c), address(sums), address(y),
+        address(mask), mask_row, int(kept is not None), *map(address, before),
+    )  # fmt: skip
+    jit.launch(_nothing, _forward_of_all, parts, task, plan.heights, _rows(steps))
+
+
+def backward(
+    cell: Code, steps: Steps, parts: int, weights: Weights, dh: NDArray, dc: NDArray | None,
+    mask: NDArray | None, y: NDArray, dy: NDArray, kept: Kept, da: NDArray, scale: Code,
+) -> None:  # fmt: skip
+    """Do what `recurrent.backward` does, on so many threads; `scale` is its `affine`."""
+    plan = plan_of(da.dtype)
+    hidden, columns = weights.h.shape
+    width = widest(steps.n, hidden // parts, da.dtype)
+    panels = _panels(weights.h, columns // hidden, parts, width, True)
+    zeros, _ = zeros_and_ones(hidden, da.dtype)
+    c_before, gates = (y if a is None else a for a in kept[1:])
+    task = (
+        parts, steps.steps, steps.stride, plan.size, plan.lane, plan.codes[0], scale(da.dtype),
+        plan.origin_at, cell(da.dtype), width, hidden, columns // hidden, address(panels),
+        int(mask is not None), address(dh if mask is None else mask), address(zeros), address(y),
+        address(dy), address(dh), address(dh if dc is None else dc), address(c_before),
+        address(gates), address(da),
+    )  # fmt: skip
+    jit.launch(_nothing, _backward_of_all, parts, task, plan.heights, _rows(steps))
+
+
+def _known(weights: Weights, name: str, gates: int, parts: int, width: int) -> NDArray:
+    """Return the panels of a matrix, which weights that will not change keep."""
+    key, known = (name, parts, width), weights.panels
+    if known is not None and key in known:
+        return known[key]
+    panels = _panels(getattr(weights, name), gates, parts, width, False)
+    if known is not None:
+        known[key] = panels
+    return panels

@@ -1,0 +1,259 @@
+"""The steps of a batch of sequences, and the products of a step.
+
+The sequences of a batch are ranked by length, longest first, so that those which have a step t are
+the first active[t] ranks. The *rows* of all arrays are the real steps alone, in one of two orders,
+and the row of rank r at step t is first[t] + r · stride in either: where all sequences have T
+steps, x itself, row by row (stride T); else step by step (stride 1). Cost follows the real steps.
+"""
+
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from . import jit
+from .jit import call
+from .matmul import plan_of
+from .memory import empty
+
+NDArray = npt.NDArray[Any]
+
+AHEAD: Final = 48
+"""Of so many rows together."""
+TERMS: Final = 384
+"""The most terms of a block of a sum: a panel of two or four vectors stays in level 1 or 2."""
+LINE: Final = 64
+"""Bytes that memory moves at once."""
+
+
+class Steps:
+    """The rows of a batch.
+
+    Parameters
+    ----------
+    n, steps : int
+        N and T.
+    lengths : integer array, shape (N,), optional
+        None: all have T steps.
+    """
+
+    def __init__(self, n: int, steps: int, lengths: NDArray | None = None) -> None:
+        self.n, self.steps, self.lengths = n, steps, lengths
+        self.order: NDArray | None = None
+        if lengths is None:
+            self.first, self.active, self.stride = np.arange(steps), np.full(steps, n), steps
+            self.rows = n * steps
+            return
+        self.order = np.argsort(-lengths, kind="stable")
+        t = np.arange(steps)
+        ascending = np.sort(lengths)
+        self.active = n - np.searchsorted(ascending, t, side="right")
+        ends = np.cumsum(self.active)
+        self.first, self.stride = ends - self.active, 1
+        self.rows = int(lengths.sum())
+        step = np.repeat(t, self.active)
+        rank = np.arange(self.rows) - self.first[step]
+        self.places = self.order[rank] * steps + step  # in an array of shape (N T, ...)
+
+    def pack(self, x: NDArray) -> NDArray:
+        """Return the rows of x, shape (N, T, F), as an array (rows, F)."""
+        flat = x.reshape(self.n * self.steps, x.shape[-1])
+        if self.order is None:
+            return flat
+        packed = empty((self.rows, x.shape[-1]), x.dtype)
+        np.take(flat, self.places, axis=0, out=packed, mode="clip")
+        return packed
+
+    def unpack(self, packed: NDArray) -> NDArray:
+        """Return an array (N, T, F) of these rows, 0 elsewhere."""
+        shape = (self.n, self.steps, packed.shape[-1])
+        if self.order is None:
+            return packed.reshape(shape)
+        x = empty(shape, packed.dtype)
+        x[...] = 0
+        x.reshape(-1, shape[-1])[self.places] = packed
+        return x
+
+    def ranked(self, state: NDArray) -> NDArray:
+        """Return a copy of a state, shape (N, H), its rows by rank."""
+        found = empty(state.shape, state.dtype)
+        found[...] = state if self.order is None else state[self.order]
+        return found
+
+    def unranked(self, state: NDArray) -> NDArray:
+        """Return a state by rank in the order of the batch."""
+        if self.order is None:
+            return state
+        found = empty(state.shape, state.dtype)
+        found[self.order] = state
+        return found
+
+    def ends(self, y: NDArray, start: NDArray) -> NDArray:
+        """Return y at the last step of each sequence, by rank; `start` where there is none."""
+        found = empty(start.shape, start.dtype)
+        found[...] = start
+        if not self.rows:
+            return found
+        if self.order is None or self.lengths is None:
+            found[...] = y.reshape(self.n, self.steps, -1)[:, -1]
+        else:
+            lengths = self.lengths[self.order]
+            there = np.flatnonzero(lengths)
+            found[there] = y[self.first[lengths[there] - 1] + there]
+        return found
+
+    def shares(self, parts: int) -> tuple[NDArray, NDArray, int]:
+        """Cut the ranks for threads: the first rank of each, how many it has at each step, the gap.
+
+        Ranks of unequal length are dealt in turns.
+        """
+        if parts == 1:
+            return _FIRST, self.active[None], 1
+        g = np.arange(parts)
+        if self.order is None:
+            ends = self.n * (g + 1) // parts
+            begin = self.n * g // parts
+            return begin, np.repeat((ends - begin)[:, None], self.steps, axis=1), 1
+        return g, np.maximum(0, -((g[:, None] - self.active) // parts)), parts
+
+
+_FIRST: Final = np.zeros(1, np.int64)
+
+
+@lru_cache(maxsize=256)
+def _whole(n: int, steps: int) -> Steps:
+    return Steps(n, steps)
+
+
+def steps_of(x: NDArray, lengths: NDArray | None) -> Steps:
+    """Return the rows of x, shape (N, T, ...)."""
+    n, steps = x.shape[:2]
+    return _whole(n, steps) if lengths is None else Steps(n, steps, lengths)
+
+
+@jit.kernel
+def pack(
+    k0: int, k: int, tall: int, columns: int, width: int, size: int, lane: int,
+    copy: Any, transpose: Any, source: Any, row: int, col: int, panels: Any,
+) -> None:  # fmt: skip
+    """Copy a matrix (k, columns), of strides row and col, to the rows k0 ... of panels."""
+    vectors = (columns + lane - 1) // lane
+    count = (vectors + width - 1) // width
+    for p in range(count):
+        p0, p1 = vectors * p // count, vectors * (p + 1) // count
+        ldb = (p1 - p0) * lane
+        into = panels + (p0 * lane * tall + k0 * ldb) * size
+        if col == 1:
+            last = min(lane, columns - (p1 - 1) * lane)
+            call(copy, (source + p0 * lane * size, row, k, p1 - p0, last, into, ldb))
+        else:
+            many = min(columns, p1 * lane) - p0 * lane
+            call(transpose, (source + p0 * lane * col * size, col, k, many, into, ldb))
+
+
+@jit.kernel
+def product(
+    rows: int, k: int, columns: int, width: int, size: int, lane: int, tile: Any, origin: Any,
+    heights: NDArray, a: Any, a_row: int, b: Any, k0: int, tall: int,
+    start: Any, start_row: int, start_col: int, c: Any, ldc: int,
+) -> None:  # fmt: skip
+    """Compute C = start + A B for a few rows and all columns.
+
+    B is the rows k0 ... of panels that have `tall` rows; in place where `tall` is 0.
+    """
+    vectors = (columns + lane - 1) // lane
+    count = (vectors + width - 1) // width
+    blocks = (k + TERMS - 1) // TERMS
+    p0 = 0
+    for p in range(count):
+        p1 = vectors * (p + 1) // count
+        last = min(lane, columns - (p1 - 1) * lane)
+        panel, ldb = b + p0 * lane * size, columns
+        if tall:
+            ldb = (p1 - p0) * lane
+            panel = b + (p0 * lane * tall + k0 * ldb) * size
+        lines = (ldb * size + LINE - 1) // LINE
+        height = heights[p1 - p0]
+        tiles = (rows + height - 1) // height  # their heights equalised
+        tall_rows = rows // tiles
+        taller = rows - tall_rows * tiles
+        for block in range(blocks):
+            i0, i1 = k * block // blocks, k * (block + 1) // blocks
+            into = c + p0 * lane * size
+            begin, lds = into, ldc
+            if block == 0:
+                begin, lds = start + p0 * lane * start_col * size, start_row
+            part, piece = a + i0 * size, panel + i0 * ldb * size
+            following = piece + (i1 - i0) * ldb * size  # what is read of B next, line by line
+            for i in range(tiles):
+                h = tall_rows + (1 if i < taller else 0)
+                call(tile, (
+                    h, p1 - p0, part, origin, a_row, 1, piece, origin, ldb, 1, i1 - i0,
+                    begin, lds, into, ldc, last, 0, following + i % lines * LINE, ldb,
+                ))  # fmt: skip
+                part, into, begin = (
+                    part + h * a_row * size, into + h * ldc * size, begin + h * lds * size
+                )  # fmt: skip
+        p0 = p1
+
+
+class Weights(NamedTuple):
+    """The parameters of a layer.
+
+    Attributes
+    ----------
+    x, h : array, shapes (I, G H), (P, G H)
+        P is H without a projection.
+    bias : array, shape (G H,), optional
+    p : array, shape (H, P), optional
+        The projection: h is what the cell shows times p.
+    panels : dict, optional
+        Keeps the matrices in panels, for weights that will not change.
+    """
+
+    x: NDArray
+    h: NDArray
+    bias: NDArray | None
+    p: NDArray | None = None
+    panels: dict[tuple[Any, ...], NDArray] | None = None
+
+
+class Kept(NamedTuple):
+    """What backward needs of forward, by row.
+
+    Attributes
+    ----------
+    h : array, shape (rows, P)
+        m ⊙ h before the step.
+    c : array, shape (rows, H), optional
+        The state of the cell before the step.
+    gates : array, shape (rows, G H), optional
+    """
+
+    h: NDArray
+    c: NDArray | None = None
+    gates: NDArray | None = None
+
+
+@lru_cache(maxsize=1024)
+def widest(rows: int, columns: int, dtype: np.dtype[Any]) -> int:
+    """Return how many vectors wide the tiles of so many rows and columns are to be."""
+    plan = plan_of(dtype)
+    vectors, heights = -(-columns // plan.lane), plan.heights
+    best, fewest = 1, float("inf")
+    for v in range(min(8, vectors), 0, -1):
+        tiles = -(-rows // int(heights[v]))
+        tall = rows / tiles
+        # Two multiply-adds a cycle, two loads, a vector of B from level 2 in about two cycles, and
+        # no chain is faster than its latency.
+        cycles = tiles * max(tall * v / 2, (tall + v) / 2, 2.2 * v, 4.8) / v
+        if cycles < 0.97 * fewest:
+            best, fewest = v, cycles
+    return best
+
+
+@lru_cache(maxsize=256)
+def zeros_and_ones(size: int, dtype: np.dtype[Any]) -> tuple[NDArray, NDArray]:
+    """Return arrays that are never written to."""
+    return np.zeros(size, dtype), np.ones(size, dtype)
