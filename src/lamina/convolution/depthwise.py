@@ -138,6 +138,16 @@ def _slot(held: NDArray, row: int) -> int:
 
 
 @jit.kernel
+def _oldest(held: NDArray) -> int:
+    """Return the slot whose row was used least recently."""
+    oldest = 0
+    for slot in range(1, len(held)):
+        if held[slot, 1] < held[oldest, 1]:
+            oldest = slot
+    return oldest
+
+
+@jit.kernel
 def _rows(
     g: int, task: Task, codes: NDArray,
     runs_d: NDArray, pairs_d: NDArray, places_d: NDArray,
@@ -177,7 +187,7 @@ def _rows(
                     row = plane * sources_h + pairs_h[j, 1] + places_h[q_h, 1]
                     slot = _slot(held[g], row * len(strips) + strip)
                     if slot < 0 and again == 1:
-                        slot = np.argmin(held[g, :, 1])
+                        slot = _oldest(held[g])
                         held[g, slot, 0] = row * len(strips) + strip
                         row -= block * n * sources_d * sources_h
                         for t in range(strips[strip, 2], strips[strip, 3]):
