@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
-from typing import Any, Final, NamedTuple, TypeAlias
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -44,7 +45,7 @@ def forward(
     windows = _windows(weight.shape, stride, dilation, padding)
     x, weight = contiguous(mask_steps(x, lengths)), contiguous(weight)
     bias = None if bias is None else contiguous(bias)
-    case = _Case(x.shape, weight.shape, windows, padding_mode, groups, x.dtype, count_threads())
+    case = _case(x.shape, weight.shape, windows, padding_mode, groups, x.dtype, count_threads())
     y = _forward(case, x, weight, bias, False)
     out_lengths = windows.output_lengths(lengths)
     return mask_steps(y, out_lengths), (x, weight, bias is not None, lengths, out_lengths, case)
@@ -84,7 +85,7 @@ def prepare(
     def run(x: NDArray, lengths: NDArray | None, padding: Pads) -> NDArray:
         windows = Windows(*window, padding)
         x = contiguous(mask_steps(x, lengths))
-        case = _Case(x.shape, weight.shape, windows, padding_mode, groups, x.dtype, count_threads())
+        case = _case(x.shape, weight.shape, windows, padding_mode, groups, x.dtype, count_threads())
         product = case.is_product
         if product not in packed:
             if product:
@@ -135,8 +136,9 @@ def prepare_step(
 # Plans
 
 
-class _Case(NamedTuple):
-    """The shapes and options that plans follow from."""
+@dataclass(frozen=True, eq=False)
+class _Case:
+    """The shapes and options that plans follow from; the same object for the same, by `_case`."""
 
     x: Ints
     weight: Ints
@@ -146,12 +148,12 @@ class _Case(NamedTuple):
     dtype: np.dtype[Any]
     threads: int
 
-    @property
+    @cached_property
     def y(self) -> Ints:
         r"""The shape of y: N, \*Q, O."""
         return (self.x[0], *self.windows.outputs(self.x[1:-1]), self.weight[-1])
 
-    @property
+    @cached_property
     def is_product(self) -> bool:
         """Whether the convolution is a product of matrices.
 
@@ -163,17 +165,20 @@ class _Case(NamedTuple):
         one = each_position or all_of_x
         return one and self.groups == 1 and not any(map(any, windows.pads))
 
-    @property
+    @cached_property
     def is_narrow(self) -> bool:
         """Whether its groups are of so few channels that lanes are channels of many."""
         return depthwise.fits(self.x[-1], self.weight[-1], self.groups, self.dtype)
 
-    @property
+    @cached_property
     def moves(self) -> tuple[Ints, Ints, Ints]:
         """Stride, dilation and what zeros pad before, on three axes."""
         windows, one = self.windows, (1,) * (5 - len(self.x))
         before = tuple(pad[0] for pad in windows.pads)
         return one + windows.stride, one + windows.dilation, (0,) * len(one) + before
+
+
+_case = lru_cache(2 * PLANS)(_Case)
 
 
 @lru_cache(PLANS)
@@ -209,7 +214,8 @@ def _padded(case: _Case) -> _Case:
     (_, *sizes, c), windows = case.x, case.windows
     padded = (s + sum(pads) for s, pads in zip(sizes, windows.pads, strict=True))
     unpadded = Windows(windows.size, windows.stride, windows.dilation, ((0, 0),) * len(sizes))
-    return case._replace(x=(1, *padded, c), windows=unpadded, padding_mode="zeros")
+    rest = case.groups, case.dtype, case.threads
+    return _case((1, *padded, c), case.weight, unpadded, "zeros", *rest)
 
 
 # The passes
