@@ -16,6 +16,7 @@ from lamina.batchnorm import kernel as batchnorm_kernel
 from lamina.dropout import formula as dropout_formula
 from lamina.dropout import kernel as dropout_kernel
 from lamina.dropout.formula import Draw
+from lamina.train import fused
 from problems import LAYOUTS, lay_out
 from recurrences import recurrence
 
@@ -145,10 +146,48 @@ def dropout(rng: Any, most: int = 140) -> Dropout:
     )
 
 
+@dataclass(frozen=True)
+class Update:
+    """One update of a parameter by an optimizer's rule, and the sum of the gradient's squares."""
+
+    rule: str
+    size: int
+    dtype: str = "float32"
+
+    def check(self, seed: int = 0, layouts: tuple[str, ...] = ("plain",)) -> None:
+        """Hold the kernel against the rule in float64; memory is always contiguous."""
+        rng = np.random.default_rng(seed)
+        slots, count = {"sgd": (0, 1), "adam": (2, 7)}.get(self.rule, (1, 4))
+        arrays = [rng.random(self.size).astype(self.dtype) for _ in range(2 + slots)]
+        numbers = 0.1 + rng.random(3 + count)
+        value, gradient, *own = (a.astype(np.float64) for a in arrays)
+        scale, decay, shrink, *rest = numbers.astype(self.dtype).astype(np.float64)
+        gradient = scale * gradient + decay * value
+        rule = {"sgd": fused._sgd, "adam": fused._adam, "rmsprop": fused._rmsprop}
+        rule = rule.get(self.rule, fused._momentum)
+        expected = rule(fused.Plain(), shrink * value, gradient, own, rest)
+        held = [fused.np.array(a) for a in arrays]  # on guarded pages, where kernels' memory is
+        fused.update(self.rule, *held[:2], held[2:], numbers)
+        assert_same(held[1], arrays[1], "the gradient")
+        for found, exact in zip([held[0], *held[2:]], expected, strict=True):
+            np.testing.assert_allclose(found, exact, rtol=0, atol=100 * EPS[found.dtype])
+        total = np.sum(arrays[1].astype(np.float64) ** 2)
+        np.testing.assert_allclose(fused.sum_of_squares(held[1]), total, rtol=1e-12)
+
+
+def update(rng: Any) -> Update:
+    """A parameter of some size."""
+    size = problems.ragged(rng, 300) if rng.random() < 0.7 else int(rng.integers(1, 200_000))
+    return Update(
+        str(rng.choice(sorted(fused.RULES))), size, str(rng.choice(["float32", "float64"]))
+    )
+
+
 KINDS: dict[str, Callable[..., Any]] = {
     "batchnorm": batchnorm,
     "dropout": dropout,
     "recurrent": recurrence,
+    "update": update,
 }
 
 

@@ -74,7 +74,7 @@ def test_kernels_of_lesser_cpus(name, features, width, fma):
 @pytest.mark.parametrize(
     ("name", "features"), [("haswell", AVX2), ("x86-64", SSE2)], ids=["AVX2", "SSE2"]
 )
-@pytest.mark.parametrize("kind", ["batchnorm", "dropout"])
+@pytest.mark.parametrize("kind", ["batchnorm", "dropout", "update"])
 def test_kernels_of_elements_on_lesser_cpus(kind, name, features):
     if name == "haswell" and not HAS.get("avx2"):
         pytest.skip("this CPU has no AVX2")

@@ -1,11 +1,18 @@
 import copy
 import math
+import os
+import subprocess
+import sys
+import textwrap
 
 import numpy as np
 import pytest
 
 import lamina as lm
 from contract import assert_close, assert_same, random
+from lamina import kernels
+from lamina.engine.threads import threads
+from lamina.train import fused
 
 NAMES = {"0.weight": (4, 3), "0.bias": (3,), "1.gamma": (3,), "2.weight": (3, 2)}
 
@@ -278,3 +285,75 @@ def test_says_how_it_is_set():
     optimizer = lm.SGD(0.1, 0.9, groups={"0.*": {"lr": 1}})
     run(optimizer)
     assert repr(eval(repr(optimizer), {"SGD": lm.SGD})) == repr(optimizer)
+
+
+# In one pass
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("make", ALL)
+def test_one_pass_is_the_update_term_by_term(make, dtype):
+    """Of any size, with decay and clipping, on any number of threads."""
+    rng = np.random.default_rng(0)
+    shapes = {"a": (1,), "b": (33,), "c": (7, 5), "d": (300, 301), "e": (0,), "f_bias": (70,)}
+    params = {name: rng.standard_normal(shape).astype(dtype) for name, shape in shapes.items()}
+    results = []
+    for how in (kernels.formulas(), threads(1), threads(2)):
+        optimizer = make()
+        optimizer.weight_decay, optimizer.clip_norm = 0.1, 5.0
+        mine, rng = copy.deepcopy(params), np.random.default_rng(1)
+        with how:
+            for _ in range(3):
+                optimizer.step(
+                    mine, {n: rng.standard_normal(p.shape).astype(dtype) for n, p in mine.items()}
+                )
+        slots = {f"{n} {s}": a for n, own in optimizer.slots.items() for s, a in own.items()}
+        results.append(mine | slots)
+    term_by_term, one, two = results
+    for name, a in one.items():
+        assert_close(a, term_by_term[name], dtype, terms=20, what=name)
+        np.testing.assert_array_equal(a, two[name], err_msg=name)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("size", [0, 1, 31, 32, 33, 2049, 5000, 200_001])
+def test_sum_of_squares(size, dtype):
+    a = np.random.default_rng(size).standard_normal(size).astype(dtype)
+    found = fused.sum_of_squares(a)
+    np.testing.assert_allclose(found, np.sum(a.astype(np.float64) ** 2), rtol=1e-12)
+    with threads(1):
+        assert fused.sum_of_squares(a) == found
+    if size:
+        a[size // 2] = np.nan
+        assert not np.isfinite(fused.sum_of_squares(a))
+
+
+def test_large_gradients_are_finite():
+    """Their squares may not be."""
+    params, grads = {"p": np.ones(5000)}, {"p": np.full(5000, 1e200)}
+    lm.SGD(1e-210).step(params, grads)
+    assert np.isfinite(params["p"]).all()
+
+
+def test_updates_without_the_compiler():
+    script = """
+        import numpy as np
+        from lamina.train import fused
+        rng = np.random.default_rng(0)
+        for rule, code in fused.RULES.items():
+            arrays = [rng.random(100) for _ in range(4)]
+            numbers = (1, 0.1, 0.9, *[0.5] * {"sgd": 1, "adam": 7}.get(rule, 4))
+            fused.update(rule, *arrays[:2], arrays[2:][: rule != "sgd"] if rule != "adam"
+                         else arrays[2:], numbers)
+            assert all(np.isfinite(a).all() for a in arrays)
+        a = rng.random(5000)
+        assert abs(fused.sum_of_squares(a) - a @ a) < 1e-9
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        env=os.environ | {"NUMBA_DISABLE_JIT": "1", "LAMINA_CACHE_DIR": os.devnull},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -68,3 +68,17 @@ def functions(name: str) -> ModuleType:
 @cache
 def _formula(name: str) -> ModuleType:
     return import_module(f"{name.rpartition('.')[0]}.formula")
+
+
+def used() -> bool:
+    """Return whether kernels compute here and now: Numba is there, and `formulas` is not on."""
+    return not _formulas.get() and _has_numba()
+
+
+@cache
+def _has_numba() -> bool:
+    try:
+        import numba  # noqa: F401
+    except ImportError:
+        return False
+    return True

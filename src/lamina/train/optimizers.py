@@ -10,6 +10,7 @@ if they were one vector (Pascanu et al. 2013, sec. 3.2), and is taken in float64
 decay; it is 0 for parameters that `no_decay` names. η is the learning rate of the update.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +18,8 @@ from typing import Any, ClassVar, Final
 
 import numpy as np
 
-from ..arguments import choice, number
+from .. import kernels
+from ..arguments import FLOATS, choice, number
 from ..layer import Arrays, NDArray
 from .names import matches, refuse_idle
 from .schedules import Schedule, rate
@@ -107,18 +109,13 @@ class Optimizer(ABC):
         """
         if self.steps == 0:
             refuse_idle(type(self).__name__, "group", self.groups, params)
-        for name, p in params.items():
-            self._check(name, p, grads)
+        squares = [self._check(name, p, grads) for name, p in params.items()]
         settings = {name: self._settings(name) for name in params}
-        scale = self._clip({name: grads[name] for name in params})
+        scale = self._clip(squares)
         for name, p in params.items():
             if name not in self.slots:
                 self.slots[name] = self._slots(p)
-            lr, decay = settings[name]
-            g = grads[name] if scale == 1 else grads[name] * scale  # (1)
-            if decay:
-                g = self._decay(p, g, lr, decay)
-            self._update(p, g, lr, self.slots[name])
+            self._step(p, grads[name], scale, *settings[name], self.slots[name])
         self.steps += 1
 
     @abstractmethod
@@ -128,6 +125,30 @@ class Optimizer(ABC):
     @abstractmethod
     def _update(self, p: NDArray, g: NDArray, lr: float, slots: Arrays) -> None:
         """Write the new values into a parameter and its slots."""
+
+    @abstractmethod
+    def _rule(self, lr: float, slots: Arrays) -> tuple[str, list[NDArray], list[float]]:
+        """Return the name of the same update in fused.py, its slots and its numbers."""
+
+    def _step(
+        self, p: NDArray, g: NDArray, scale: float, lr: float, decay: float, slots: Arrays
+    ) -> None:
+        """Update a parameter: in one pass where kernels are, else term by term."""
+        arrays = [p, g, *(a for a in slots.values() if a.ndim)]
+        if kernels.used() and p.dtype in FLOATS and all(_plain(a, p) for a in arrays):
+            from . import fused
+
+            rule, own, numbers = self._rule(lr, slots)
+            fused.update(rule, p, g, own, (scale, *self._decay_numbers(lr, decay), *numbers))
+            return
+        g = g if scale == 1 else g * scale  # (1)
+        if decay:
+            g = self._decay(p, g, lr, decay)
+        self._update(p, g, lr, slots)
+
+    def _decay_numbers(self, lr: float, decay: float) -> tuple[float, float]:
+        """Return what share of p is added to the gradient, and what share of p is kept."""
+        return decay, 1.0
 
     def _decay(self, p: NDArray, g: NDArray, lr: float, decay: float) -> NDArray:
         """Return the gradient with that of the weight decay."""
@@ -142,7 +163,8 @@ class Optimizer(ABC):
         decay = 0.0 if matches(self.no_decay, name) else settings["weight_decay"]
         return rate(settings["lr"], self.steps), decay
 
-    def _check(self, name: str, p: NDArray, grads: Arrays) -> None:
+    def _check(self, name: str, p: NDArray, grads: Arrays) -> float:
+        """Refuse a gradient that will not do; return the sum of its squares."""
         owner = type(self).__name__
         if name not in grads:
             raise ValueError(
@@ -151,7 +173,8 @@ class Optimizer(ABC):
         g = grads[name]
         if g.shape != p.shape:
             raise ValueError(f"{owner}: the gradient of {name} has shape {g.shape}, not {p.shape}")
-        if not np.isfinite(g).all():
+        squares = _sum_of_squares(g)
+        if not (math.isfinite(squares) or np.isfinite(g).all()):  # one pass will do as a rule
             raise FloatingPointError(
                 f"{owner}: the gradient of {name} holds NaN or infinity; "
                 "lower the learning rate or set clip_norm=, and look for NaN in the data"
@@ -161,13 +184,13 @@ class Optimizer(ABC):
                 f"{owner}: remembers {name} in another shape than {p.shape}; "
                 "make a new optimizer for a new model"
             )
+        return squares
 
-    def _clip(self, grads: Arrays) -> float:
+    def _clip(self, squares: list[float]) -> float:
         """Return the factor that brings the norm of all gradients to `clip_norm` at most."""
         if self.clip_norm is None:
             return 1.0
-        squares = [np.sum(np.square(g, dtype=np.float64)) for g in grads.values()]
-        norm = float(np.sqrt(sum(squares)))
+        norm = math.sqrt(sum(squares))
         return self.clip_norm / norm if norm > self.clip_norm else 1.0
 
 
@@ -227,6 +250,12 @@ class SGD(Optimizer):
             v += g
             g = g + self.momentum * v if self.nesterov else v
         p -= lr * g
+
+    def _rule(self, lr: float, slots: Arrays) -> tuple[str, list[NDArray], list[float]]:
+        if not self.momentum:
+            return "sgd", [], [lr]
+        ahead = [1.0, self.momentum] if self.nesterov else [0.0, 1.0]
+        return "momentum", [slots["velocity"]], [lr, self.momentum, *ahead]
 
 
 @dataclass(eq=False)
@@ -300,6 +329,13 @@ class Adam(Optimizer):
         root += self.eps
         p -= lr / (1 - beta1**t) * m / root
 
+    def _rule(self, lr: float, slots: Arrays) -> tuple[str, list[NDArray], list[float]]:
+        beta1, beta2 = self.betas
+        slots["updates"] += 1
+        t = int(slots["updates"])
+        numbers = [beta1, 1 - beta1, beta2, 1 - beta2, lr / (1 - beta1**t), 1 / (1 - beta2**t)]
+        return "adam", [slots["mean"], slots["square"]], [*numbers, self.eps]
+
 
 @dataclass(eq=False)
 class AdamW(Adam):
@@ -341,6 +377,9 @@ class AdamW(Adam):
     def _decay(self, p: NDArray, g: NDArray, lr: float, decay: float) -> NDArray:
         p *= 1 - lr * decay
         return g
+
+    def _decay_numbers(self, lr: float, decay: float) -> tuple[float, float]:
+        return 0.0, 1 - lr * decay
 
 
 @dataclass(eq=False)
@@ -395,6 +434,24 @@ class RMSprop(Optimizer):
         s *= self.alpha
         s += (1 - self.alpha) * g * g
         p -= lr * g / (np.sqrt(s) + self.eps)
+
+    def _rule(self, lr: float, slots: Arrays) -> tuple[str, list[NDArray], list[float]]:
+        return "rmsprop", [slots["square"]], [lr, self.alpha, 1 - self.alpha, self.eps]
+
+
+def _sum_of_squares(g: NDArray) -> float:
+    """Return Σ g² in float64."""
+    if kernels.used() and g.dtype in FLOATS:
+        from . import fused
+
+        return fused.sum_of_squares(g)
+    with np.errstate(invalid="ignore", over="ignore"):
+        return float(np.sum(np.square(g, dtype=np.float64)))
+
+
+def _plain(a: NDArray, p: NDArray) -> bool:
+    """Return whether an array lies in memory as a kernel reads it, in the dtype of p."""
+    return bool(a.flags.c_contiguous and a.flags.aligned and a.dtype == p.dtype)
 
 
 def _below_one(owner: str, name: str, value: Any) -> None:

@@ -1,0 +1,272 @@
+"""The updates of optimizers.py in one pass over each parameter, emitted as LLVM vector IR.
+
+An update reads the parameter p, its gradient g and the slots, and writes p and the slots. First
+
+    g = scale g + decay p,    p = shrink p                                      (1)
+
+with the factor of clipping, the L2 penalty and the decay beside the gradient; then
+
+    SGD           p -= lr g                                                     (2)
+    with momentum v = μ v + g                 p -= lr (a g + b v)               (3)
+    Adam          m = β₁ m + (1 - β₁) g       s = β₂ s + (1 - β₂) g²            (4)
+                  p -= rate m / (√(s correction) + ε)                           (5)
+    RMSprop       s = α s + (1 - α) g²        p -= lr g / (√s + ε)              (6)
+
+Each element is by itself, so threads change no bit.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Final
+
+import numba
+import numpy as np
+import numpy.typing as npt
+from llvmlite import ir
+
+from ..engine import jit
+from ..engine.jit import Address, Code, Task, address, call
+from ..engine.sweep import DOUBLE, Masks, Sweep, Values
+from ..engine.threads import count as count_threads
+
+NDArray = npt.NDArray[Any]
+_i64 = ir.IntType(64)
+
+SERIAL: Final = 32_768
+"""Up to so many elements an update stays on one core."""
+COLUMNS: Final = 32
+"""How many sums of squares go side by side, whatever the width of a vector."""
+LEAST: Final = 2048
+"""Fewer elements are squared by NumPy."""
+CHUNK: Final = 65_536
+"""Elements whose squares are added one after the other, in `COLUMNS` sums."""
+
+
+class Words:
+    """The arithmetic of a vector: a rule is written once, for vectors and for NumPy's arrays."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self.sweep, self.b = sweep, sweep.builder
+
+    def fma(self, x: Any, y: Any, z: Any) -> Any:
+        """Return x y + z."""
+        return self.sweep.multiply_add(self.b, x, y, z)
+
+    def times(self, x: Any, y: Any) -> Any:
+        """Return x y."""
+        return self.b.fmul(x, y)
+
+    def over(self, x: Any, y: Any) -> Any:
+        """Return x / y."""
+        return self.b.fdiv(x, y)
+
+    def root(self, x: Any) -> Any:
+        """Return √x."""
+        call = self.sweep.intrinsic(f"llvm.sqrt.{self.sweep.suffix}", x.type, [x.type])
+        return self.b.call(call, [x])
+
+    def plus(self, x: Any, y: Any) -> Any:
+        """Return x + y."""
+        return self.b.fadd(x, y)
+
+    def minus(self, x: Any) -> Any:
+        """Return -x."""
+        return self.b.fneg(x)
+
+
+class Plain:
+    """The words of `Words`, of NumPy's arrays."""
+
+    fma = staticmethod(lambda x, y, z: x * y + z)
+    times = staticmethod(lambda x, y: x * y)
+    over = staticmethod(lambda x, y: x / y)
+    root = staticmethod(np.sqrt)
+    plus = staticmethod(lambda x, y: x + y)
+    minus = staticmethod(lambda x: -x)
+
+
+Rule = Callable[[Any, Any, Any, Sequence[Any], Sequence[Any]], tuple[Any, ...]]
+
+
+def _sgd(w: Any, p: Any, g: Any, slots: Sequence[Any], n: Sequence[Any]) -> tuple[Any, ...]:
+    (lr,) = n
+    return (w.fma(w.minus(lr), g, p),)  # (2)
+
+
+def _momentum(w: Any, p: Any, g: Any, slots: Sequence[Any], n: Sequence[Any]) -> tuple[Any, ...]:
+    (v,), (lr, mu, a, b) = slots, n
+    v = w.fma(mu, v, g)
+    return w.fma(w.minus(lr), w.fma(a, g, w.times(b, v)), p), v  # (3)
+
+
+def _adam(w: Any, p: Any, g: Any, slots: Sequence[Any], n: Sequence[Any]) -> tuple[Any, ...]:
+    (m, s), (beta1, rest1, beta2, rest2, rate, correction, eps) = slots, n
+    m = w.fma(beta1, m, w.times(rest1, g))
+    s = w.fma(beta2, s, w.times(w.times(rest2, g), g))  # (4)
+    root = w.plus(w.root(w.times(s, correction)), eps)
+    return w.fma(w.minus(rate), w.over(m, root), p), m, s  # (5)
+
+
+def _rmsprop(w: Any, p: Any, g: Any, slots: Sequence[Any], n: Sequence[Any]) -> tuple[Any, ...]:
+    (s,), (lr, alpha, rest, eps) = slots, n
+    s = w.fma(alpha, s, w.times(w.times(rest, g), g))
+    return w.fma(w.minus(lr), w.over(g, w.plus(w.root(s), eps)), p), s  # (6)
+
+
+def _emit(name: str, rule: Rule, slots: int, count: int, dtype: Any) -> str:
+    s = Sweep(name, dtype, "*p *g *slot0 *slot1 count *numbers")
+    b, w = s.builder, Words(s)
+    p, g, slot0, slot1, length, numbers = s.given
+    held = [p, *(slot0, slot1)[:slots]]
+    scale, decay, shrink, *rest = (
+        s.spread(b, b.load(s.at(b, numbers, i), typ=s.scalar, align=s.size), s.vector)
+        for i in range(3 + count)
+    )
+
+    def strip(j: ir.Value, masks: Masks) -> None:
+        places = [s.at(b, a, j) for a in held]
+        loaded = [s.loads(place, masks) for place in places]
+        gradients = s.loads(s.at(b, g, j), masks)
+        found: list[Values] = [[] for _ in held]
+        for v, gradient in enumerate(gradients):
+            value, *own = (a[v] for a in loaded)
+            gradient = w.fma(decay, value, w.times(scale, gradient))
+            results = rule(w, w.times(shrink, value), gradient, own, rest)  # (1)
+            for into, result in zip(found, results, strict=True):
+                into.append(result)
+        for values, place in zip(found, places, strict=True):
+            s.stores(values, place, masks)
+
+    s.across(length, (2, 1), strip)
+    return s.end()
+
+
+def _twin(
+    rule: Rule, slots: int, numbers_of: int,
+    p: Address, g: Address, slot0: Address, slot1: Address, count: int, numbers: Address,
+) -> None:  # fmt: skip
+    scale, decay, shrink, *rest = numbers.row(0, 3 + numbers_of)
+    value, own = p.row(0, count), [a.row(0, count) for a in (slot0, slot1)[:slots]]
+    gradient = decay * value + scale * g.row(0, count)
+    results = rule(Plain(), shrink * value, gradient, own, rest)
+    for array, result in zip([value, *own], results, strict=True):
+        array[...] = result
+
+
+def _code(name: str, rule: Rule, slots: int, count: int) -> Code:
+    return Code(name, partial(_emit, name, rule, slots, count), partial(_twin, rule, slots, count))
+
+
+sgd: Final = _code("sgd", _sgd, 0, 1)
+"""Numbers: lr."""
+momentum: Final = _code("momentum", _momentum, 1, 4)
+"""Numbers: lr, μ, a, b."""
+adam: Final = _code("adam", _adam, 2, 7)
+"""Numbers: β₁, 1 - β₁, β₂, 1 - β₂, rate, correction, ε."""
+rmsprop: Final = _code("rmsprop", _rmsprop, 1, 4)
+"""Numbers: lr, α, 1 - α, ε."""
+
+
+def _emit_squares(dtype: Any) -> str:
+    """Write the float64 sums of the squares of `COLUMNS` columns."""
+    s = Sweep("squares", dtype, "*g rows *sums")
+    b = s.builder
+    g, rows, sums = s.given
+    vectors = COLUMNS // s.lanes
+    masks: Masks = [None] * vectors
+
+    def row(at: Values, carried: Values) -> Values:
+        wide = [part for value in s.loads(at[0], masks) for part in s.widen(value)]
+        return [
+            s.double.multiply_add(b, v, v, total) for v, total in zip(wide, carried, strict=True)
+        ]
+
+    zeros = [s.double.vector(0.0)] * (vectors * s.parts)
+    found = s.down(rows, [g], [_i64(COLUMNS)], zeros, row)
+    for v in range(vectors):
+        parts = found[v * s.parts : (v + 1) * s.parts]
+        s.wide_stores(parts, s.double.at(b, sums, v * s.lanes), None)
+    return s.end()
+
+
+def _squares_twin(g: Address, rows: int, sums: Address) -> None:
+    block = g.row(0, rows * COLUMNS).reshape(rows, COLUMNS).astype(DOUBLE)
+    sums.row(0, COLUMNS)[...] = (block * block).sum(axis=0)
+
+
+squares: Final = Code("squares", _emit_squares, _squares_twin)
+"""Sums of squares, column by column."""
+
+
+@jit.kernel
+def _update(g: int, task: Task) -> None:
+    parts, size, code, n, p, gradient, slot0, slot1, numbers = task
+    i0, i1 = n * g // parts // 64 * 64, n if g == parts - 1 else n * (g + 1) // parts // 64 * 64
+    at = i0 * size
+    call(code, (p + at, gradient + at, slot0 + at, slot1 + at, i1 - i0, numbers))
+
+
+@jit.parallel
+def _updates(count: int, task: Task) -> None:
+    for g in numba.prange(count):
+        _update(numba.int64(g), task)
+
+
+RULES: Final = {code.name: code for code in (sgd, momentum, adam, rmsprop)}
+
+
+def update(
+    rule: str, p: NDArray, g: NDArray, slots: Sequence[NDArray], numbers: Sequence[float]
+) -> None:
+    """Write the new values of a parameter and its slots, all contiguous and of one dtype.
+
+    Parameters
+    ----------
+    rule : str
+        One of `RULES`.
+    p, g : array
+    slots : sequence of array
+    numbers : sequence of float
+        scale, decay and shrink of (1), then those of the rule.
+    """
+    if p.size == 0:
+        return
+    held = np.array(numbers, p.dtype)
+    first, second = (*map(address, slots), address(p), address(p))[:2]
+    parts = 1 if p.size <= SERIAL else count_threads()
+    task = (
+        parts, p.itemsize, RULES[rule](p.dtype), p.size, address(p), address(g), first, second,
+        address(held),
+    )  # fmt: skip
+    jit.launch(_update, _updates, parts, task)
+
+
+@jit.kernel
+def _square(g: int, task: Task) -> None:
+    parts, size, code, rows, step, x, sums = task
+    chunks = (rows + step - 1) // step
+    for i in range(chunks * g // parts, chunks * (g + 1) // parts):
+        count = min(step, rows - i * step)
+        call(code, (x + i * step * COLUMNS * size, count, sums + i * COLUMNS * 8))
+
+
+@jit.parallel
+def _square_all(count: int, task: Task) -> None:
+    for g in numba.prange(count):
+        _square(numba.int64(g), task)
+
+
+def sum_of_squares(a: NDArray) -> float:
+    """Return Σ a² in float64; NaN or infinite where a holds such, or float64 overflows."""
+    a = np.ascontiguousarray(a).reshape(-1)
+    rows, step = (a.size // COLUMNS, CHUNK // COLUMNS) if a.size > LEAST else (0, 1)
+    rest = a[rows * COLUMNS :].astype(DOUBLE)
+    with np.errstate(invalid="ignore", over="ignore"):
+        total = float((rest * rest).sum())
+    if rows:
+        sums = np.empty((-(-rows // step), COLUMNS), DOUBLE)
+        parts = 1 if a.size <= SERIAL else count_threads()
+        task = parts, a.itemsize, squares(a.dtype), rows, step, address(a), address(sums)
+        jit.launch(_square, _square_all, parts, task)
+        total += float(sums.sum())
+    return total
