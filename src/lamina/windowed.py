@@ -2,13 +2,17 @@
 
 import math
 from abc import abstractmethod
-from typing import Any, ClassVar
+from functools import lru_cache
+from typing import Any, ClassVar, Final
 
 import numpy as np
 
 from . import arguments
 from .layer import Layer, NDArray, Shape
 from .windows import NAMES, Ints, Pads, Windows, resolve
+
+SHAPES: Final = 256
+"""For how many shapes it is kept how windows lie on them."""
 
 
 class Windowed(Layer):
@@ -55,41 +59,21 @@ class Windowed(Layer):
 
     def _windows(self, sizes: Ints) -> Windows:
         """Return the windows on axes of `sizes`."""
-        shape = self.window, self.stride, self.dilation
-        if isinstance(self.padding, str):
-            return Windows(*shape, resolve(self.padding, sizes, *shape))
-        return Windows(*shape, self.padding)
+        return _windows(self.window, self.stride, self.dilation, self.padding, sizes)
 
     def _fit(self, sizes: Ints) -> None:
         """Check that windows fit on axes of `sizes`, and that x has what the padding repeats.
 
         On an axis of no elements there are no windows, and nothing needs to fit.
         """
-        windows = self._windows(sizes)
-        for axis, (size, span, pair) in enumerate(
-            zip(sizes, windows.spans, windows.pads, strict=True), start=1
-        ):
-            if 0 < size < span - sum(pair):
-                raise ValueError(
-                    f"{arguments.say(self)}: the window spans {span} elements, x has {size} on "
-                    f"axis {axis}, {size + sum(pair)} with padding; use a smaller window or "
-                    'padding="same"'
-                )
-            most = {
-                "zeros": math.inf,
-                "reflect": max(size - 1, 0),
-                "replicate": math.inf if size else 0,
-                "circular": size,
-            }[self.padding_mode]
-            if max(pair) > most:
-                raise ValueError(
-                    f"{arguments.say(self)}: padding {pair} on axis {axis} repeats more than x "
-                    f"has there: {size} elements give at most {most} by padding_mode="
-                    f'"{self.padding_mode}"; use less padding or padding_mode="zeros"'
-                )
+        refusal = _refusal(self._windows(sizes), self.padding_mode, sizes)
+        if refusal:
+            raise ValueError(f"{arguments.say(self)}: {refusal}")
 
     def _served(self, lengths: Any) -> None:
         """Refuse `lengths` where the padding or the axes do not let sequences stand alone."""
+        if lengths is None:
+            return
         if self.rank > 1:
             arguments.no_lengths(
                 self, lengths, f"x has {self.rank} axes between batch and channels, not steps"
@@ -131,3 +115,39 @@ class Windowed(Layer):
         windows = self._windows((1,))
         found: NDArray | None = windows.output_lengths(np.asarray(lengths, np.int64))
         return found
+
+
+@lru_cache(SHAPES)
+def _windows(
+    window: Ints, stride: Ints, dilation: Ints, padding: str | Pads, sizes: Ints
+) -> Windows:
+    if isinstance(padding, str):
+        padding = resolve(padding, sizes, window, stride, dilation)
+    return Windows(window, stride, dilation, padding)
+
+
+@lru_cache(SHAPES)
+def _refusal(windows: Windows, padding_mode: str, sizes: Ints) -> str | None:
+    """Return why windows do not fit on axes of `sizes`, or None."""
+    for axis, (size, span, pair) in enumerate(
+        zip(sizes, windows.spans, windows.pads, strict=True), start=1
+    ):
+        if 0 < size < span - sum(pair):
+            return (
+                f"the window spans {span} elements, x has {size} on axis {axis}, "
+                f"{size + sum(pair)} with padding; use a smaller window or "
+                'padding="same"'
+            )
+        most = {
+            "zeros": math.inf,
+            "reflect": max(size - 1, 0),
+            "replicate": math.inf if size else 0,
+            "circular": size,
+        }[padding_mode]
+        if max(pair) > most:
+            return (
+                f"padding {pair} on axis {axis} repeats more than x has there: {size} elements "
+                f'give at most {most} by padding_mode="{padding_mode}"; use less padding or '
+                'padding_mode="zeros"'
+            )
+    return None

@@ -137,7 +137,8 @@ class _Conv(Windowed):
         return Prepared(call, self.step)
 
     def _channels(self, shape: Shape) -> int:
-        arguments.features(self, np.broadcast_to(0, shape), self.in_channels, self.rank + 2)
+        if len(shape) != self.rank + 2 or shape[-1] != self.in_channels:
+            arguments.features(self, np.broadcast_to(0, shape), self.in_channels, self.rank + 2)
         return self.out_channels
 
     def flops(self, shape: Shape) -> int:
