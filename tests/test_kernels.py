@@ -80,6 +80,12 @@ SITUATIONS = {
     "long rows, many outputs": convolution((2, 1300, 3), (5,), 40, padding=2),
     "a channel, many outputs": convolution((3, 9, 8, 1), (3, 3), 70, padding=((3, 0), (1, 4))),
     "wide": convolution((1, 6, 6, 70), (3, 3), 150, padding=1),
+    "few channels": convolution((2, 12, 45, 1), (3, 5), 20, padding=2),
+    "few channels, strided": convolution((2, 9, 61, 3), (3, 4), 20, padding=((1, 0), (5, 2)),
+                                         stride=(3, 2)),
+    "few channels, dilated": convolution((1, 11, 50, 2), (2, 3), 20, stride=2, dilation=(2, 3)),
+    "few channels, 1d": convolution((2, 700, 2), (5,), 20, padding=2),
+    "few channels, 3d": convolution((2, 4, 5, 40, 1), (3, 3, 3), 20, padding=1, stride=(2, 1, 1)),
     "first layer": convolution((1, 23, 23, 3), (7, 7), 64, padding=3, stride=2),
     "stride beyond the kernel": convolution((2, 11, 13, 3), (2, 1), 5, stride=(4, 5)),
     "stride shares a divisor": convolution((1, 21, 5), (4,), 7, stride=6, dilation=4, padding=5),
@@ -196,7 +202,8 @@ KEPT = {
     **{
         name: SITUATIONS[name]
         for name in (
-            "one channel", "1x1", "strips of a stride", "wide", "stride beyond the kernel",
+            "one channel", "few channels", "few channels, strided", "a channel, many outputs",
+            "1x1", "strips of a stride", "wide", "stride beyond the kernel",
             "dilated", "kernel inside padding", "many groups", "one output a group", "depthwise",
             "multiplier", "1d causal", "1d lengths, padded", "3d",
         )

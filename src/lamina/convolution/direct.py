@@ -33,7 +33,7 @@ import numpy.typing as npt
 from ..engine import jit
 from ..engine.jit import Task, address, call
 from ..engine.matmul import SERIAL, grid, plan_of
-from ..engine.memory import empty
+from ..engine.memory import aligned
 from ..engine.tile import lanewise
 from ..windows import Ints
 
@@ -288,14 +288,15 @@ def _strips(columns: Taps, c: int, most: int, least: int) -> tuple[NDArray, NDAr
     return np.array(strips), np.array(runs)
 
 
-def _cycles(rows: float, vectors: int, size: int, lane: int) -> float:
+def cycles(rows: float, vectors: int, size: int, lane: int) -> float:
     """Return about how many cycles a term of a tile takes.
 
     Two multiply-adds start in a cycle, each ends four later; two loads take a little more than one;
     level 2 gives some 24 bytes.
     """
     sums, loads = rows * vectors, rows + vectors
-    return max(sums / 2, 0.55 * loads, 4.3, vectors * lane * size / 24)
+    lines = vectors * lane * size / 64
+    return max(sums / 2, 0.55 * loads, 4.3, 2.7 * lines) + 0.2 * lines
 
 
 @lru_cache(4)
@@ -312,20 +313,26 @@ def equal(vectors: int, widest: int) -> Ints:
 
 
 def edges_of(
-    columns: int, vectors: int, terms: int, size: int, lane: int, heights: NDArray
+    columns: int, outputs: int, terms: int, size: int, lane: int, heights: NDArray
 ) -> Ints:
     """Return where the panels of B begin and end, in vectors: of all widths the fastest."""
+    vectors = -(-outputs // lane)
 
-    def cycles(edges: Ints) -> float:
-        total = 0.0
+    def total(edges: Ints) -> float:
+        found = 0.0
         for first, end in itertools.pairwise(edges):
             width = end - first
-            tiles = -(-columns // int(heights[width]))
-            once = _cycles(columns / tiles, width, size, lane)
-            total += tiles * (once * terms + 50)
-        return total
+            height = int(heights[width])
+            tiles = -(-columns // height)
+            once = cycles(columns / tiles, width, size, lane)
+            # Without registers for masks, that of the last vector may not find one.
+            taken = height * width + width + 2
+            if end == vectors and outputs % lane and taken > jit.vector_registers() == 16:
+                once *= 2
+            found += tiles * (once * terms + 50)
+        return found
 
-    return min((equal(vectors, widest) for widest in (4, 3, 2, 1)), key=cycles)
+    return min((equal(vectors, widest) for widest in (4, 3, 2, 1)), key=total)
 
 
 @dataclass(frozen=True, eq=False)
@@ -414,7 +421,7 @@ def correlation(
     in_order = not transposed and groups == 1 and chosen == list(range(math.prod(kernel)))
     many = vectors > 1 and pixels > FEW and depth * outputs * size > IN_PLACE
     packed = not in_order or many or edges is not None
-    edges = edges or edges_of(columns.count, vectors, depth, size, lane, heights)
+    edges = edges or edges_of(columns.count, outputs, depth, size, lane, heights)
     count, widest = len(edges) - 1, edges[1]
     ldb = widest * lane if packed else last_w
     b_panel, b_vector = (depth * ldb, 0) if packed else (0, lane)
@@ -481,7 +488,7 @@ def correlate(
     """
     count = len(plan.edges) - 1
     size = plan.dtype.itemsize
-    scratch = empty(plan.scratch, plan.dtype)
+    scratch = aligned(plan.scratch, plan.dtype)
     segments = np.empty(plan.lists, np.int64)
     start, start_col = (plan.zeros, 0) if bias is None else (bias, 1)
     engine = plan_of(plan.dtype)
@@ -508,7 +515,7 @@ def correlate(
 
 def _panels(plan: Correlation, weight: NDArray, first: int, end: int) -> NDArray:
     """Return the panels of B from `first` to `end`."""
-    panels = empty((end - first) * plan.panel, plan.dtype)
+    panels = aligned((end - first) * plan.panel, plan.dtype)
     at = address(weight), address(panels), first, end
     jit.launch(_pack, _packs, plan.packing[0], plan.packing, at, plan.taps, plan.edges)
     return panels
@@ -518,8 +525,8 @@ def pack(weight: NDArray) -> Packed:
     """Return weights, shape (KD, KH, KW, C, O), packed for inputs of any size."""
     *kernel, c, o = weight.shape
     plan, n = plan_of(weight.dtype), 840  # the widths of panels are those for so many columns
-    vectors, depth = -(-o // plan.lane), math.prod(kernel) * c
-    edges = edges_of(n, vectors, depth, plan.size, plan.lane, plan.heights)
+    depth = math.prod(kernel) * c
+    edges = edges_of(n, o, depth, plan.size, plan.lane, plan.heights)
     axes = [
         Taps(tuple(range(k)), 1, 1, q, np.arange(q + k - 1))
         for k, q in zip(kernel, (1, 1, n), strict=True)

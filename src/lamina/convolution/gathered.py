@@ -23,7 +23,7 @@ import numpy.typing as npt
 from ..engine import jit
 from ..engine.jit import Task, address, call
 from ..engine.matmul import SERIAL, grid, plan_of
-from ..engine.memory import empty
+from ..engine.memory import aligned
 from ..windows import Ints
 from .direct import equal, zeros_of
 
@@ -235,7 +235,7 @@ def product(
 def multiply(plan: Product, x: NDArray, dy: NDArray, dw: NDArray, add: bool) -> None:
     """Write dW, as planned, or add it to what dw holds."""
     dtype = dy.dtype
-    scratch = empty(plan.scratch, dtype)
+    scratch = aligned(plan.scratch, dtype)
     engine = plan_of(dtype)
     at = (
         address(x), address(dy), address(dw), address(plan.zeros), engine.origin_at,

@@ -17,6 +17,7 @@ from ..engine.threads import count as count_threads
 from ..windows import Ints, Pads, Windows, each, pad, pairs, unpad
 from . import depthwise, direct
 from .direct import Correlation, Taps, correlate, correlation
+from .few import Few
 from .gathered import Product
 from .phases import Gradient, gradient, input_gradient
 from .weights import Sum, sums, weight_gradient
@@ -47,7 +48,7 @@ def forward(
     bias = None if bias is None else contiguous(bias)
     case = _case(x.shape, weight.shape, windows, padding_mode, groups, x.dtype, count_threads())
     y = _forward(case, x, weight, bias, False)
-    out_lengths = windows.output_lengths(lengths)
+    out_lengths = None if lengths is None else windows.output_lengths(lengths)
     return mask_steps(y, out_lengths), (x, weight, bias is not None, lengths, out_lengths, case)
 
 
@@ -202,7 +203,7 @@ def _plan(case: _Case, edges: Ints | None) -> Correlation:
 
 
 @lru_cache(PLANS)
-def _plans_back(case: _Case) -> tuple[Gradient, Product | list[Sum]]:
+def _plans_back(case: _Case) -> tuple[Gradient | Few, Product | list[Sum]]:
     """Plan dx and dW."""
     dy, weight, x = _volume(case.y), _taps(case.weight), _volume(case.x)
     rest = case.groups, *case.moves, case.dtype, case.threads
@@ -282,6 +283,7 @@ def _input_gradient(case: _Case, dy: NDArray, weight: NDArray) -> NDArray:
     return dx
 
 
+@lru_cache(PLANS)
 def _windows(
     weight: Ints, stride: int | Ints, dilation: int | Ints, padding: int | Pads
 ) -> Windows:

@@ -5,13 +5,7 @@ the k for which s divides i + before - k d: the same k for all i of a *phase*, i
 with p = (i + before - k d) / s, which falls as k rises. Each phase is a correlation with taps and
 places of its own, and the phases of the axes together write each element of dX once.
 
-Few channels would leave most lanes of the tiles empty. Then as many columns of dX as fit stand side
-by side as if they were channels: `many` columns j at a time, from i = many a on. They meet
-
-    p = a (many / s) + (j + before - k d) / s
-
-so that the taps t of the group are the values of the last term, and the weight of tap t for column
-j is that of the k it comes from, or 0. (So an infinite dY reaches all columns of its group.)
+Few channels would leave most lanes of the tiles empty: few.py takes columns for lanes then.
 """
 
 import itertools
@@ -22,56 +16,37 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..engine.tile import lanes, tallest
 from ..windows import Ints
 from .direct import Correlation, Taps, correlate, correlation
+from .few import Few, few, write
 
 NDArray = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
-class _Spread:
-    """Weights for columns side by side: tap t of column j is that of k, and 0 elsewhere."""
-
-    shape: Ints  # KD, KH, T, J, C, O
-    meets: tuple[NDArray, NDArray, NDArray]  # t, j, k
-
-    def __call__(self, weight: NDArray) -> NDArray:
-        t, j, k = self.meets
-        wide = np.zeros(self.shape, weight.dtype)
-        wide[:, :, t, j] = weight[:, :, k]
-        kd, kh, taps, many, c, o = self.shape
-        return wide.reshape(kd, kh, taps, many * c, o)
-
-
-@dataclass(frozen=True)
 class _Phase:
-    """Positions first, first + step, ... of an axis of dX, and the taps they meet, or None.
-
-    `spread` makes the weights, if they are not those of the convolution.
-    """
+    """Positions first, first + step, ... of an axis of dX, and the taps they meet, or None."""
 
     first: int
     step: int
     taps: Taps | None
-    spread: _Spread | None = None
 
 
 @dataclass(frozen=True)
 class Gradient:
-    """The plan of dX: its correlations, each with what makes its weights.
+    """The plan of dX: its correlations.
 
     `clear` tells that no window meets some of dX, which is to be set to 0 first.
     """
 
     clear: bool
-    correlations: list[tuple[Correlation, _Spread | None]]
+    correlations: list[Correlation]
 
 
 def gradient(
     dy: Ints, weight: Ints, dx: Ints, groups: int, stride: Ints, dilation: Ints, before: Ints,
     dtype: np.dtype[Any], threads: int,
-) -> Gradient:  # fmt: skip
+) -> Gradient | Few:  # fmt: skip
     """Plan dX.
 
     Parameters
@@ -87,16 +62,16 @@ def gradient(
     """
     if not math.prod(dx) * math.prod(dy):
         return Gradient(True, [])
+    if groups == 1:
+        plan = few(dy, weight, dx, stride, dilation, before, dtype, threads)
+        if plan is not None:
+            return plan
     axes = [
         _phases(
             weight[axis], stride[axis], dilation[axis], before[axis], dx[1 + axis], dy[1 + axis]
         )
         for axis in range(3)
     ]
-    if groups == 1:
-        many = _side_by_side(weight, stride[2], dilation[2], dx[3], dtype)
-        if many > 1:
-            axes[2] = _groups(weight, many, stride[2], dilation[2], before[2], dx[3], dy[3])
     clear = any(phase.taps is None for phase in itertools.chain(*axes))
     _, height, width, c = dx[1:]
     apart = height * width * c, width * c, c
@@ -106,22 +81,21 @@ def gradient(
         if len(taps) == 3:
             steps = tuple(p.step * a for p, a in zip(phases, apart, strict=True))
             first = sum(p.first * a for p, a in zip(phases, apart, strict=True))
-            spread = phases[2].spread
-            kernel = weight
-            if spread is not None:
-                kd, kh, t, j, c, o = spread.shape
-                kernel = kd, kh, t, j * c, o
-            plan = correlation(dy, kernel, groups, True, taps, dx, first, steps, dtype, threads)
-            correlations.append((plan, spread))
+            correlations.append(
+                correlation(dy, weight, groups, True, taps, dx, first, steps, dtype, threads)
+            )
     return Gradient(clear, correlations)
 
 
-def input_gradient(plan: Gradient, dy: NDArray, weight: NDArray, dx: NDArray) -> None:
+def input_gradient(plan: Gradient | Few, dy: NDArray, weight: NDArray, dx: NDArray) -> None:
     """Write dx, as planned."""
+    if isinstance(plan, Few):
+        write(plan, dy, weight, dx)
+        return
     if plan.clear:
         dx[...] = 0
-    for part, spread in plan.correlations:
-        correlate(part, dy, weight if spread is None else spread(weight), dx)
+    for part in plan.correlations:
+        correlate(part, dy, weight, dx)
 
 
 def _phases(
@@ -141,57 +115,6 @@ def _phases(
             at = low + np.arange(count + (len(chosen) - 1) * apart)
             meets = Taps(chosen, apart, 1, count, _within(at, outputs))
         found.append(_Phase(first, stride, meets))
-    return found
-
-
-def _side_by_side(
-    weight: Ints, stride: int, dilation: int, width: int, dtype: np.dtype[Any]
-) -> int:
-    """Return how many columns of dX, of `width`, to take side by side; 1 for phases."""
-    reach = (weight[2] - 1) * dilation + 1
-    tall = tallest(1)
-
-    def cycles(many: int) -> float:
-        """About how long a row takes: a term of a tile costs half a cycle a row, and at least 4."""
-        if many == 1:
-            positions, taps = -(-width // stride), reach / stride / dilation
-            return stride * taps * -(-positions // tall) * max(4.0, min(positions, tall) / 2)
-        positions, taps = width // many, (reach + many - 1) / stride
-        rest = 4.0 * taps if width % many else 0.0
-        return rest + taps * -(-positions // tall) * max(4.0, min(positions, tall) / 2)
-
-    most = min(width, lanes(dtype) // weight[3])
-    options: list[int] = [1, *range(stride if stride > 1 else 2, most + 1, stride)]
-    return min(options, key=cycles)
-
-
-def _groups(
-    weight: Ints, many: int, stride: int, dilation: int, before: int, size: int, outputs: int
-) -> list[_Phase]:
-    """Return the phases of the columns in groups of `many`, and one of what is left over."""
-    found = []
-    *kernel, c, o = weight
-    whole = size // many * many
-    for first, end, width in ((0, whole, many), (whole, size, size - whole)):
-        if first == end:
-            continue
-        meets = [
-            (j, k, (first + j + before - k * dilation) // stride)
-            for j in range(width)
-            for k in range(kernel[2])
-            if (first + j + before - k * dilation) % stride == 0
-        ]
-        taps, spread = None, None
-        if meets:
-            j, k, t = np.array(meets).T
-            low, high = int(t.min()), int(t.max())
-            shape = *kernel[:2], high - low + 1, width, c, o
-            spread = _Spread(shape, (t - low, j, k))
-            count, step = (end - first) // width, max(width // stride, 1)
-            at = low + np.arange((count - 1) * step + high - low + 1)
-            chosen = tuple(range(high - low + 1))
-            taps = Taps(chosen, 1, step, count, _within(at, outputs))
-        found.append(_Phase(first, width, taps, spread))
     return found
 
 

@@ -66,3 +66,10 @@ def empty(shape: tuple[int, ...] | int, dtype: np.dtype[Any]) -> NDArray:
         block = np.empty(rounded, np.uint8)
     array: NDArray = np.asarray(_Lease(block, shape, dtype))
     return array
+
+
+def aligned(count: int, dtype: np.dtype[Any]) -> NDArray:
+    """Return as many elements, whose values are not set, from the beginning of a cache line on."""
+    memory = empty(count + ALIGNMENT // dtype.itemsize, dtype)
+    first = -pointer(memory) % ALIGNMENT // dtype.itemsize
+    return memory[first : first + count]

@@ -1,0 +1,260 @@
+"""The gradient of x where a convolution has few channels: the lanes of vectors are columns of dX.
+
+Position i = a s + p of a row of dX, in the phase p of the stride, meets the taps k for which s
+divides p + before - k d, each with the column of dY
+
+    q = a + e,    e = (p + before - k d) / s                                                    (1)
+
+so that with the weights W'[e, o, (p, c)] = W[k, c, o] of these, 0 where a phase has no such tap,
+
+    dX[(p, c), a] = Σ_e Σ_o W'[e, o, (p, c)] dYᵀ[o, a + e]                                      (2)
+
+is a product whose rows are phases and channels, for each row of taps that meets dY. Rows of dY are
+transposed to a scratch block of the thread, zeros around them, and used by several rows of dX. The
+tile's results are transposed back into dX. Each element of dX is written once.
+"""
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from ..engine import jit
+from ..engine.jit import Task, address, call
+from ..engine.matmul import SERIAL, plan_of
+from ..engine.memory import aligned
+from ..windows import Ints
+from .direct import cycles, edges_of, zeros_of
+
+NDArray = npt.NDArray[Any]
+
+COLUMNS: Final = 256
+"""The most columns of dX, counted in one phase, that are computed together."""
+BLOCK: Final = 8
+"""The most rows of dX that are computed together."""
+SCRATCH: Final = 160 * 1024
+"""Bytes of transposed rows of dY, as long as a row of dX meets no more."""
+LARGEST: Final = 2**20
+"""Where a row of dX meets more bytes of dY, they are not transposed."""
+
+
+@jit.kernel
+def _transpose(
+    size: int, lane: int, code: int, source: int, lds: int, rows: int, columns: int,
+    target: int, ldt: int,
+) -> None:  # fmt: skip
+    """Transpose; blocks of whole vectors overlap rather than leave columns over."""
+    whole = columns // lane * lane
+    if whole == 0:
+        call(code, (source, lds, rows, columns, target, ldt))
+        return
+    call(code, (source, lds, rows, whole, target, ldt))
+    if whole < columns:
+        j = columns - lane
+        call(code, (source + j * lds * size, lds, rows, lane, target + j * size, ldt))
+
+
+@jit.kernel
+def _rows(
+    g: int, shape: Task, windows: Task, at: Task, heights: NDArray, edges: NDArray, lists: NDArray
+) -> None:
+    """Compute part g of dX: blocks of rows, and chunks of their columns."""
+    parts, size, lane, tile, copy, transpose, block, chunks, pitch, out, slots, held = shape
+    (
+        n, deep, high, wide, c, q_deep, q_high, q_wide, o, kd, kh, reach, low,
+        s_d, s_h, s_w, d_d, d_h, b_d, b_h,
+    ) = windows  # fmt: skip
+    dy, weight, dx, zeros, scratch, lists_at = at
+    rows, columns = s_w * c, (wide + s_w - 1) // s_w
+    blocks = (high + block - 1) // block
+    units = n * deep * blocks * chunks
+    planes = scratch + g * held * size
+    result = planes + kd * slots * o * pitch * size
+    most = lists.shape[2]
+    list_a = lists_at + g * 2 * most * 8
+    list_b = list_a + most * 8
+    for u in range(units * g // parts, units * (g + 1) // parts):
+        chunk, y0 = u % chunks, u // chunks % blocks * block
+        z, sample = u // chunks // blocks % deep, u // chunks // blocks // deep
+        y1 = min(y0 + block, high)
+        a0, a1 = columns * chunk // chunks, columns * (chunk + 1) // chunks
+        # The rows of dY that the block meets, and the columns of them that there are.
+        first = max(0, (y0 + b_h - (kh - 1) * d_h + s_h - 1) // s_h)
+        end = min(q_high, (y1 - 1 + b_h) // s_h + 1)
+        j0 = min(max(0, -(a0 + low)), pitch)
+        j1 = max(j0, min(pitch, q_wide - a0 - low))
+        for t in range(kd):
+            q_d = z + b_d - t * d_d
+            if q_d < 0 or q_d % s_d or q_d // s_d >= q_deep:
+                continue
+            for q in range(first, end):
+                plane = planes + (t * slots + q - first) * o * pitch * size
+                if j0 > 0 or j1 < pitch:
+                    call(copy, (zeros, 0, o, pitch // lane, lane, plane, pitch))
+                if j0 < j1:
+                    line = (sample * q_deep + q_d // s_d) * q_high + q
+                    source = dy + (line * q_wide + a0 + low + j0) * o * size
+                    _transpose(
+                        size, lane, transpose, source, o, o, j1 - j0, plane + j0 * size, pitch
+                    )
+        for y in range(y0, y1):
+            s = 0
+            for t in range(kd):
+                q_d = z + b_d - t * d_d
+                if q_d < 0 or q_d % s_d or q_d // s_d >= q_deep:
+                    continue
+                for k in range(kh):
+                    q = y + b_h - k * d_h
+                    if q < 0 or q % s_h or q // s_h >= q_high:
+                        continue
+                    for e in range(reach):
+                        lists[g, 0, s] = ((t * kh + k) * reach + e) * o * rows
+                        lists[g, 1, s] = (t * slots + q // s_h - first) * o * pitch + e
+                        s += 1
+            into = dx + (((sample * deep + z) * high + y) * wide + a0 * s_w) * c * size
+            count = min(a1 * s_w, wide) - a0 * s_w  # columns of dX
+            if s == 0:
+                whole = (count * c + lane - 1) // lane
+                last = count * c - (whole - 1) * lane
+                call(copy, (zeros, 0, 1, whole, last, into, 0))
+                continue
+            for p in range(len(edges) - 1):
+                v = edges[p + 1] - edges[p]
+                height = heights[v]
+                tiles = (rows + height - 1) // height
+                for i in range(tiles):
+                    m = rows * i // tiles
+                    h = rows * (i + 1) // tiles - m
+                    call(tile, (
+                        h, v, weight + m * size, list_a, 1, rows,
+                        planes + edges[p] * lane * size, list_b, pitch, s, o, zeros, 0,
+                        result + (m * out + edges[p] * lane) * size, out, lane, 0, zeros, 0,
+                    ))  # fmt: skip
+            full = count // s_w
+            if rows == 1:
+                whole = (full + lane - 1) // lane
+                call(copy, (result, 0, 1, whole, full - (whole - 1) * lane, into, 0))
+                continue
+            call(transpose, (result, out, full, rows, into, rows))
+            if full * s_w < count:
+                left = (count - full * s_w) * c
+                call(transpose, (
+                    result + full * size, out, 1, left, into + full * rows * size, rows
+                ))  # fmt: skip
+
+
+@jit.parallel
+def _rows_of_all(
+    count: int, shape: Task, windows: Task, at: Task,
+    heights: NDArray, edges: NDArray, lists: NDArray,
+) -> None:  # fmt: skip
+    for g in numba.prange(count):
+        _rows(numba.int64(g), shape, windows, at, heights, edges, lists)
+
+
+@dataclass(frozen=True, eq=False)
+class Few:
+    """The plan of dX; nothing in it changes."""
+
+    spread: tuple[Ints, list[tuple[int, int, int]]]  # the shape of W', and (k, e, p) of its taps
+    parts: int
+    shape: Task
+    windows: Task
+    edges: NDArray
+    scratch: int
+    lists: Ints
+    zeros: NDArray
+
+
+def few(
+    dy: Ints, weight: Ints, dx: Ints, stride: Ints, dilation: Ints, before: Ints,
+    dtype: np.dtype[Any], threads: int,
+) -> Few | None:  # fmt: skip
+    """Plan dX; None where channels as lanes are faster.
+
+    Parameters
+    ----------
+    dy, weight, dx : tuple of int
+        Shapes, of some elements: N, QD, QH, QW, O; KD, KH, KW, C, O; N, D, H, W, C.
+    stride, dilation, before : tuple of three int
+        `before` is what pads x with zeros at the start of each axis.
+    dtype : dtype
+    threads : int
+        How many there are for large work.
+    """
+    plan = plan_of(dtype)
+    size, lane, heights = plan.size, plan.lane, plan.heights
+    (kd, kh, kw, c, o), (high, wide) = weight, dx[2:4]
+    if c >= lane:
+        return None
+    s, rows, columns = stride[2], stride[2] * c, -(-wide // stride[2])
+    places = [(k, p + before[2] - k * dilation[2]) for k in range(kw) for p in range(s)]
+    meets = [(k, e // s, (e + k * dilation[2] - before[2]) % s) for k, e in places if e % s == 0]
+    low = min(e for _, e, _ in meets)
+    reach = max(e for _, e, _ in meets) - low + 1
+    chunks = -(-columns // COLUMNS)
+    longest = -(-columns // chunks)
+    vectors = -(-longest // lane)
+    edges = edges_of(rows, vectors * lane, kh * reach * o, size, lane, heights)
+    pitch, out = -(-(vectors * lane + reach - 1) // lane) * lane, vectors * lane
+    block = BLOCK
+    while block >= 1:
+        slots = (block - 1 + (kh - 1) * dilation[1]) // stride[1] + 1
+        if block == 1 or kd * slots * o * pitch * size <= SCRATCH:
+            break
+        block //= 2
+    if kd * slots * o * pitch * size > LARGEST or not _faster(
+        edges, columns, chunks, rows, kw, reach, kh, o, stride, size, lane, heights
+    ):
+        return None
+    units = dx[0] * dx[1] * -(-high // block) * chunks
+    work = math.prod(dy) * math.prod(weight[:4])
+    parts = min(threads, units) if work > SERIAL else 1
+    held = kd * slots * o * pitch + rows * out
+    shape = (
+        parts, size, lane, *plan.codes, block, chunks, pitch, out, slots, held,
+    )  # fmt: skip
+    windows = (
+        *dx, *dy[1:], kd, kh, reach, low, *stride, *dilation[:2], *before[:2],
+    )  # fmt: skip
+    return Few(
+        ((kd, kh, reach, o, s, c), [(k, e - low, p) for k, e, p in meets]), parts, shape, windows,
+        np.array(edges), parts * held, (parts, 2, kd * kh * reach),
+        zeros_of(max(pitch, longest * rows + lane, 8 * lane), dtype),
+    )  # fmt: skip
+
+
+def _faster(
+    edges: Ints, columns: int, chunks: int, rows: int, kw: int, reach: int, kh: int, o: int,
+    stride: Ints, size: int, lane: int, heights: NDArray,
+) -> bool:  # fmt: skip
+    """Tell whether a row of dX takes fewer cycles with columns as lanes than with channels."""
+    across = 0.0
+    for first, end in itertools.pairwise(edges):
+        tiles = -(-rows // int(heights[end - first]))
+        across += tiles * cycles(rows / tiles, end - first, size, lane)
+    transposed = columns * o / lane * 6 / (kh / stride[1])
+    tiles = -(-columns // int(heights[1]))
+    along = kw * o * tiles * cycles(columns / tiles, 1, size, lane)
+    return chunks * across * reach * o + transposed < along
+
+
+def write(plan: Few, dy: NDArray, weight: NDArray, dx: NDArray) -> None:
+    """Write dx, as planned."""
+    shape, meets = plan.spread
+    wide = np.zeros(shape, dy.dtype)
+    for k, e, p in meets:
+        wide[:, :, e, :, p] = weight[:, :, k].swapaxes(2, 3)
+    scratch, lists = aligned(plan.scratch, dy.dtype), np.empty(plan.lists, np.int64)
+    at = (
+        address(dy), address(wide), address(dx), address(plan.zeros), address(scratch),
+        address(lists),
+    )  # fmt: skip
+    jit.launch(
+        _rows, _rows_of_all, plan.parts, plan.shape, plan.windows, at, plan_of(dy.dtype).heights,
+        plan.edges, lists,
+    )  # fmt: skip
