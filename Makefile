@@ -8,10 +8,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 export OPENBLAS_NUM_THREADS ?= 1
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-peers bench lint site site-test site-serve clean
+.PHONY: help demo examples test test-peers bench lint site site-test site-serve clean
 
 help:
 	@echo "make demo        train two networks on real data, save and load them"
+	@echo "make examples    reproduce known results, and write docs/examples.md"
 	@echo "make test        run the tests"
 	@echo "make test-peers  run them beside PyTorch, JAX and the other optional packages"
 	@echo "make bench       measure all layers beside other libraries; LAYER=linear QUICK=1 a part"
@@ -23,6 +24,9 @@ help:
 
 demo: .venv/.plain
 	$(BIN)/python -m lamina demo
+
+examples: .venv/.examples
+	$(BIN)/python examples
 
 test: .venv/.test
 	$(BIN)/python -m pytest -q -n auto
@@ -75,6 +79,10 @@ docs/node_modules: docs/package-lock.json
 
 .venv/.peers: .venv/.test
 	$(PIP) install --editable '.[test,peers,plot,mnist1d]'
+	@touch $@
+
+.venv/.examples: .venv/.plain
+	$(PIP) install --editable '.[plot,mnist1d]'
 	@touch $@
 
 .venv/.bench: .venv/.plain
