@@ -1,4 +1,4 @@
-"""RNN: the simple recurrent network of Elman, with tanh or relu."""
+"""RNN: the simple recurrent network of Elman, with tanh, relu or sigmoid."""
 
 from . import formula
 from .layer import RNN
