@@ -115,7 +115,8 @@ class Recurrence:
         wide = {n: a if n == "lengths" else a.astype(np.float64) for n, a in arrays.items()}
         expected = self.passes(formula, wide)
         assert found.keys() == expected.keys()
-        terms = 8 + self.inputs + self.hidden * 4 + self.n * self.steps
+        # What few units hand on may be a small difference of the terms of several gates.
+        terms = 40 + self.inputs + self.hidden * 4 + self.n * self.steps
         for name, a in found.items():
             assert (a.shape, a.dtype) == (expected[name].shape, self.dtype), name
             size = np.max(np.abs(expected[name]), initial=0)

@@ -17,7 +17,9 @@ import numpy as np
 import pytest
 
 import lamina
-from lamina.engine import jit, packing, tile
+from lamina.engine import jit, packing, pointwise, recurrent, tile
+from lamina.lstm import cell as lstm_cell
+from lamina.rnn import cell as rnn_cell
 
 TESTS, PACKAGE = Path(__file__).parent, Path(lamina.__file__).parent
 HOST = llvm.get_process_triple().partition("-")[0]
@@ -74,7 +76,7 @@ def test_kernels_of_lesser_cpus(name, features, width, fma):
 @pytest.mark.parametrize(
     ("name", "features"), [("haswell", AVX2), ("x86-64", SSE2)], ids=["AVX2", "SSE2"]
 )
-@pytest.mark.parametrize("kind", ["batchnorm", "dropout", "update"])
+@pytest.mark.parametrize("kind", ["batchnorm", "dropout", "recurrent", "update"])
 def test_kernels_of_elements_on_lesser_cpus(kind, name, features):
     if name == "haswell" and not HAS.get("avx2"):
         pytest.skip("this CPU has no AVX2")
@@ -215,6 +217,17 @@ def test_copies_are_vector_code(target, code, dtype):
     assert not re.search(r"\t(callq?|bl)\t", assembly), "calls a library"
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_cells_and_functions_are_vector_code(target, dtype):
+    codes = [pointwise.exp, pointwise.tanh, pointwise.sigmoid, recurrent.affine]
+    codes += [lstm_cell.forward, lstm_cell.backward]
+    codes += [*rnn_cell.forward.values(), *rnn_cell.backward.values()]
+    for code in codes:
+        assembly = target(code.emit(np.dtype(dtype)))
+        assert re.search(r"%[xyz]mm|\tv\d+\.[24][sd]", assembly), code.name
+        assert not re.search(r"\t(callq?|bl)\t", assembly), f"{code.name} calls a library"
+
+
 def test_features_are_of_the_cpu_that_numba_compiles_for(monkeypatch):
     cpu, host = jit.cpu.__wrapped__, (llvm.get_host_cpu_name(), HAS.flatten())
     for name, features, expected in (
@@ -245,6 +258,7 @@ def test_kernels_as_plain_python():
         problems.sweep(3, 20, 20, 6)
         elements.sweep("batchnorm", 4, 40)
         elements.sweep("dropout", 4, 40)
+        elements.sweep("recurrent", 4, 10)
     """
     run("-c", script, NUMBA_DISABLE_JIT="1", LAMINA_CACHE_DIR=os.devnull)
 

@@ -43,6 +43,7 @@ def _forward(g: int, t: int, task: Task, heights: NDArray, rows: NDArray) -> Non
         inputs, hidden, gates, n, x, bias, bias_col, weight_x, weight_h, x_ahead,
         h, c, sums, y, mask, mask_row, keep, h_before, c_before, kept,
     ) = task  # fmt: skip
+    zero, one = numba.int64(0), numba.int64(1)  # not literals: `product` is compiled once
     columns, vectors = gates * hidden, (hidden + lane - 1) // lane
     u0, u1 = vectors * g // parts * lane, min(hidden, vectors * (g + 1) // parts * lane)
     units, padded = u1 - u0, vectors * lane
@@ -64,7 +65,7 @@ def _forward(g: int, t: int, task: Task, heights: NDArray, rows: NDArray) -> Non
             at = (q * hidden + u0) * size
             product(
                 many, inputs, units, width_x, size, lane, tile, origin, heights, mine, inputs,
-                weight_x + (q * padded + u0) * inputs * size, 0, inputs, bias + at * bias_col, 0,
+                weight_x + (q * padded + u0) * inputs * size, inputs, bias + at * bias_col, zero,
                 bias_col, sums + at, columns,
             )  # fmt: skip
     a = sums + offset * columns * size
@@ -78,7 +79,7 @@ def _forward(g: int, t: int, task: Task, heights: NDArray, rows: NDArray) -> Non
         at = a + (q * hidden + u0) * size
         product(
             active, hidden, units, width, size, lane, tile, origin, heights, here, hidden,
-            weight_h + (q * padded + u0) * hidden * size, 0, hidden, at, columns, 1, at, columns,
+            weight_h + (q * padded + u0) * hidden * size, hidden, at, columns, one, at, columns,
         )  # fmt: skip
     call(cell, (
         active, unit_vectors, last, hidden, a + unit, columns, c + unit, hidden,
@@ -103,6 +104,7 @@ def _backward(g: int, t: int, task: Task, heights: NDArray, rows: NDArray) -> No
         parts, steps, stride, size, lane, tile, scale, origin, cell, width, hidden, gates,
         weight_h, masked, mask, zeros, y, dy, dh, dc, c_before, kept, da,
     ) = task  # fmt: skip
+    zero = numba.int64(0)  # not a literal: `product` is compiled once
     columns, vectors = gates * hidden, (hidden + lane - 1) // lane
     u0, u1 = vectors * g // parts * lane, min(hidden, vectors * (g + 1) // parts * lane)
     units = u1 - u0
@@ -113,7 +115,7 @@ def _backward(g: int, t: int, task: Task, heights: NDArray, rows: NDArray) -> No
         product(
             active, columns, units, width, size, lane, tile, origin, heights,
             da + rows[0, t + 1] * columns * size, stride * columns, weight_h + u0 * columns * size,
-            0, columns, zeros, 0, 0, dh + unit, hidden,
+            columns, zeros, zero, zero, dh + unit, hidden,
         )  # fmt: skip
         if masked:
             call(scale, (

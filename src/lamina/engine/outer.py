@@ -54,6 +54,7 @@ def _part(g: int, task: Task, heights: NDArray) -> None:
         parts, k, n, size, lane, wide, tile, copy, origin, zeros, x, x_columns, h, h_columns, ones,
         d, c, sums, pitch, blocks_a, blocks_b,
     ) = task  # fmt: skip
+    zero, one = numba.int64(0), numba.int64(1)  # not literals: `_copy` is compiled once
     m = x_columns + h_columns + 1
     vectors = (n + lane - 1) // lane
     count = (vectors + wide - 1) // wide
@@ -64,12 +65,14 @@ def _part(g: int, task: Task, heights: NDArray) -> None:
         m0, m1 = m * mb // m_blocks, m * (mb + 1) // m_blocks
         for kb in range(k_blocks):
             k0, k1 = k * kb // k_blocks, k * (kb + 1) // k_blocks
-            _copy(m0, m1, 0, k0, k1 - k0, size, lane, copy, x, x_columns, x_columns, a_mine, pitch)
+            _copy(
+                m0, m1, zero, k0, k1 - k0, size, lane, copy, x, x_columns, x_columns, a_mine, pitch
+            )
             _copy(
                 m0, m1, x_columns, k0, k1 - k0, size, lane, copy, h, h_columns, h_columns,
                 a_mine, pitch,
             )  # fmt: skip
-            _copy(m0, m1, m - 1, k0, k1 - k0, size, lane, copy, ones, 0, 1, a_mine, pitch)
+            _copy(m0, m1, m - 1, k0, k1 - k0, size, lane, copy, ones, zero, one, a_mine, pitch)
             for p in range(count * g // parts, count * (g + 1) // parts):
                 p0, p1 = vectors * p // count, vectors * (p + 1) // count
                 last, ldb = min(lane, n - (p1 - 1) * lane), (p1 - p0) * lane

@@ -56,6 +56,7 @@ def _forward(
         projected, weight_p, xh, c, sums, s, y, mask, mask_row, ones, zeros, ahead,
         keep, h_before, c_before, gates,
     ) = task  # fmt: skip
+    zero, one = numba.int64(0), numba.int64(1)  # not literals: `product` is compiled once
     rank = begin[g]
     both = inputs + outputs
     tall_x, tall_h = inputs * packed, outputs * packed
@@ -84,7 +85,7 @@ def _forward(
             call(copy, (x_at, gap * inputs, rows, x_vectors, x_last, xh_mine, apart * both))
             product(
                 rows, both, columns, width, size, lane, tile, origin, heights,
-                xh_mine, apart * both, weight_x, 0, both, bias, 0, bias_col, a, columns,
+                xh_mine, apart * both, weight_x, both, bias, zero, bias_col, a, columns,
             )  # fmt: skip
         else:
             a = a + before * columns * size
@@ -100,11 +101,11 @@ def _forward(
                     until += 1
                 product(
                     many, inputs, columns, width_x, size, lane, tile, origin, heights,
-                    x_mine, inputs, weight_x, 0, tall_x, bias, 0, bias_col, a, columns,
+                    x_mine, inputs, weight_x, tall_x, bias, zero, bias_col, a, columns,
                 )  # fmt: skip
             product(
                 rows, outputs, columns, width, size, lane, tile, origin, heights,
-                h_mine, apart * both, weight_h, 0, tall_h, a, columns, 1, a, columns,
+                h_mine, apart * both, weight_h, tall_h, a, columns, one, a, columns,
             )  # fmt: skip
         h, h_row, m, m_row = h_mine, apart * both, mask_mine, apart * mask_row
         if projected:
@@ -120,8 +121,8 @@ def _forward(
             y_at = y + row * outputs * size
             product(
                 rows, hidden, outputs, width_p, size, lane, tile, origin, heights,
-                s + cells, gap * hidden, weight_p, 0, hidden * packed,
-                zeros, 0, 0, y_at, gap * outputs,
+                s + cells, gap * hidden, weight_p, hidden * packed,
+                zeros, zero, zero, y_at, gap * outputs,
             )  # fmt: skip
             call(affine, (
                 rows, h_vectors, h_last, y_at, gap * outputs, mask_mine, apart * mask_row,
@@ -148,6 +149,7 @@ def _backward(
         hidden, outputs, columns, weight_h, projected, weight_p, masked, mask, zeros, ones,
         y, dy, dh, dc, ds, dhs, c_before, gates, da,
     ) = task  # fmt: skip
+    zero = numba.int64(0)  # not a literal: `product` is compiled once
     rank = begin[g]
     dh_mine, dc_mine = dh + rank * outputs * size, dc + rank * hidden * size
     ds_mine, mask_mine = ds + rank * hidden * size, mask + rank * outputs * size
@@ -168,7 +170,7 @@ def _backward(
             ))  # fmt: skip
             product(
                 rows, outputs, hidden, width_p, size, lane, tile, origin, heights,
-                dhs + shown, gap * outputs, weight_p, 0, outputs, zeros, 0, 0,
+                dhs + shown, gap * outputs, weight_p, outputs, zeros, zero, zero,
                 ds_mine, apart * hidden,
             )  # fmt: skip
             into, into_row, reaching, reaching_row = ds_mine, apart * hidden, zeros, 0
@@ -179,7 +181,8 @@ def _backward(
         ))  # fmt: skip
         product(
             rows, columns, outputs, width, size, lane, tile, origin, heights,
-            da + wide, gap * columns, weight_h, 0, columns, zeros, 0, 0, dh_mine, apart * outputs,
+            da + wide, gap * columns, weight_h, columns, zeros, zero, zero,
+            dh_mine, apart * outputs,
         )  # fmt: skip
         if masked:
             call(affine, (

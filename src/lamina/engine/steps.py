@@ -155,12 +155,12 @@ def pack(
 @jit.kernel
 def product(
     rows: int, k: int, columns: int, width: int, size: int, lane: int, tile: Any, origin: Any,
-    heights: NDArray, a: Any, a_row: int, b: Any, k0: int, tall: int,
+    heights: NDArray, a: Any, a_row: int, b: Any, tall: int,
     start: Any, start_row: int, start_col: int, c: Any, ldc: int,
 ) -> None:  # fmt: skip
     """Compute C = start + A B for a few rows and all columns.
 
-    B is the rows k0 ... of panels that have `tall` rows; in place where `tall` is 0.
+    B is in panels of `tall` rows; in place where that is 0.
     """
     vectors = (columns + lane - 1) // lane
     count = (vectors + width - 1) // width
@@ -172,7 +172,7 @@ def product(
         panel, ldb = b + p0 * lane * size, columns
         if tall:
             ldb = (p1 - p0) * lane
-            panel = b + (p0 * lane * tall + k0 * ldb) * size
+            panel = b + p0 * lane * tall * size
         lines = (ldb * size + LINE - 1) // LINE
         height = heights[p1 - p0]
         tiles = (rows + height - 1) // height  # their heights equalised
