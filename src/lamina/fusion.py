@@ -1,6 +1,6 @@
 """What stands side by side becomes one; models for inference.
 
-At inference a BatchNorm is y = a x + c, channel by channel (batchnorm/formula.py, (12)). After a
+At inference a BatchNorm is y = a x + c, channel by channel (batchnorm/formula.py, (14)). After a
 product or a convolution, written x W + b, it goes into its weights:
 
     a (x W + b) + c = x (a W) + (a b + c)                                                       (1)

@@ -18,7 +18,7 @@ Or μ and σ² are given: running values, which (1) and (2) of the k-th batch mo
 
 With those, (3) and (4) are one multiply-add,
 
-    y[n] = a x[n] + c    with a = γ s and c = β - a μ                           (12)
+    y[n] = a x[n] + c    with a = γ s and c = β - a μ                           (14)
 
 Backward. γ and β stand in (4) alone; with dy = ∂L/∂y
 
@@ -235,12 +235,12 @@ def affine(
     beta: Array | None = None,
     eps: float = 1e-5,
 ) -> tuple[Array, Array]:
-    """Return a and c of (12), shape (C,), for the arguments of `forward`."""
+    """Return a and c of (14), shape (C,), for the arguments of `forward`."""
     scale = 1.0 / namespace(var).sqrt(var + eps)
     if gamma is not None:
         scale = gamma * scale
     shift = -scale * mean
-    return scale, shift if beta is None else beta + shift  # (12)
+    return scale, shift if beta is None else beta + shift  # (14)
 
 
 def sums(dy: Array, cache: Cache) -> Sums:
