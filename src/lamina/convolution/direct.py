@@ -57,6 +57,8 @@ FEW: Final = 16
 """So few positions do not pay for packing B."""
 ZEROS: Final = 4096
 """Elements of padding that are copied at a time, if a column has no more."""
+APART: Final = 1024
+"""Elements between the memories of two threads: neither asks for lines that the other writes."""
 LARGEST: Final = 2**21
 """Bytes of a thread's scratch block, as long as one row of one tap needs no more."""
 
@@ -111,7 +113,7 @@ def _rows(
     u1 = units * (g // cols + 1) // parts
     mine = scratch + g * scratch_size * size
     most = segments.shape[2]
-    lists = segments_at + g * block * 2 * most * 8
+    lists = segments_at + g * segments.shape[1] * most * 8
     lines, across = taps_d * taps_h, s_w * c
     while u < u1:
         h0 = u % out_h
@@ -449,14 +451,15 @@ def correlation(
         if block == 1:  # no row is copied that none of its taps meets
             every, copied = rows.dilation, max(1, min(lines, LARGEST // (pitch * size)))
             slots = copied
-        scratch = slots * pitch
+        scratch = slots * pitch + APART
     pitch = scratch and pitch
     piece = max(1, RESIDENT // (taps_w * length * widest * lane * size))
     span = max(1, RESIDENT // (min(piece, lines) * taps_w * length * widest * lane * size))
     at_once = max(1, PACKED // (groups * depth * ldb * size))
     units = n * deep.count * len(strips) * rows.count
     parts, cols = grid(units, min(count, at_once), threads)
-    lists = parts * cols, 2 * block, min(piece, copied) * taps_w + 1
+    longest = min(piece, copied) * taps_w + 1
+    lists = parts * cols, 2 * block + -(-APART // longest), longest
     shape = (
         parts, cols, size, lane, tile, copy, block, every, piece, span, n, high, wide, c,
         math.prod(x[1:]), a_col, shift, pitch, copied, scratch, deep.count, rows.count, planes,
