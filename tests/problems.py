@@ -17,7 +17,7 @@ from contract import EPS, assert_same
 from lamina.arrays import mask_steps
 from lamina.convolution import formula as convolution_formula
 from lamina.convolution import kernel as convolution_kernel
-from lamina.engine import threads
+from lamina.engine import matmul, threads
 from lamina.linear import formula as linear_formula
 from lamina.linear import kernel as linear_kernel
 from lamina.windows import MODES, Windows, each, pairs
@@ -166,12 +166,15 @@ def modules() -> list[Any]:
 
 
 def cut(parts: int, set: Callable[[Any, str, Any], Any] = setattr) -> None:
-    """Let kernels cut the smallest work to so many parts, however many threads there are."""
+    """Let kernels cut the smallest work to so many parts on any machine, and copy it to panels."""
     set(threads, "count", lambda: parts)
     for module in modules():
-        for name, value in (("SERIAL", 0), ("count_threads", lambda: parts)):
+        for name, value in (
+            ("SERIAL", 0), ("count_threads", lambda: parts), ("REUSED", 0), ("COPIED", 1),
+        ):  # fmt: skip
             if hasattr(module, name):
                 set(module, name, value)
+    matmul._shape.cache_clear()
     for plans in (convolution_kernel._plan, convolution_kernel._plans_back):
         plans.cache_clear()
 

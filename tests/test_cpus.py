@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import lamina
-from lamina.engine import jit, packing, pointwise, recurrent, tile
+from lamina.engine import few, jit, packing, pointwise, recurrent, tile
 from lamina.lstm import cell as lstm_cell
 from lamina.rnn import cell as rnn_cell
 
@@ -210,7 +210,11 @@ def test_tiles_stay_in_registers(target):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("code", [packing.copy, packing.transpose], ids=["copy", "transpose"])
+@pytest.mark.parametrize(
+    "code",
+    [packing.copy, packing.spread, packing.transpose, few.few_rows],
+    ids=["copy", "spread", "transpose", "few rows"],
+)
 def test_copies_are_vector_code(target, code, dtype):
     assembly = target(code.emit(np.dtype(dtype)))
     assert re.search(r"%[xyz]mm|\tq\d+, q\d+|\tq\d+, \[", assembly)
@@ -484,4 +488,6 @@ def test_a_first_call_from_many_threads(tmp_path):
         print(*sorted(p.name for p in jit.folder().glob("*-*")))
     """
     (names,) = run("-c", script, LAMINA_CACHE_DIR=str(tmp_path))
-    assert names.split() == ["copy-float32.code", "tile-float32.code", "transpose-float32.code"]
+    assert names.split() == [
+        f"{name}-float32.code" for name in ("copy", "spread", "tile", "transpose")
+    ]

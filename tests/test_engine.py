@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from contract import EPS, assert_same, random
-from lamina.engine import jit, matmul, packing, taps, threads, tile
+from lamina.engine import few, jit, matmul, packing, taps, threads, tile
 from lamina.engine.jit import Address
 from lamina.engine.matmul import contiguous
 
 DTYPES = [np.dtype(np.float32), np.dtype(np.float64)]
-CODES = {code.name: code for code in (tile.tile, tile.lanewise, packing.copy, packing.transpose)}
+CODES = {code.name: code for code in (tile.tile, tile.lanewise)}
 by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 
@@ -366,6 +366,22 @@ def test_copies_of_every_size(run, dtype):
 
 @by_dtype
 @pytest.mark.parametrize("run", [machine, twin], ids=["machine", "twin"])
+def test_copies_to_panels(run, dtype):
+    n = tile.lanes(dtype)
+    widths = {1, 3, n - 1, n, n + 1, 2 * n, 14}
+    for many, panels, width, gap in itertools.product((1, 5), (1, 2, 3), widths, (0, 3)):
+        lds, room = panels * width + gap, many * width + n
+        source = np.arange(1 + many * lds, dtype=dtype)
+        target = np.full((panels + 1, room), np.nan, dtype)
+        run(packing.spread, dtype, (source, 1), lds, many, panels, width, (target, 0), room)
+        held = source[1:].reshape(many, lds)[:, : panels * width]
+        expected = held.reshape(many, panels, width).swapaxes(0, 1).reshape(panels, -1)
+        assert_same(target[:-1, : many * width], np.ascontiguousarray(expected))
+        assert np.isnan(target[-1]).all()
+
+
+@by_dtype
+@pytest.mark.parametrize("run", [machine, twin], ids=["machine", "twin"])
 def test_transposes_of_every_size(run, dtype):
     n = tile.lanes(dtype)
     sizes = range(2 * n + 2) if run is machine else (0, 1, n, n + 1)
@@ -400,6 +416,66 @@ def test_the_twins_of_copies_refuse_a_stray_address(code, arguments):
     twin(code, DTYPES[0], (source, 0), *numbers, (target, 0), 5 if code is packing.copy else ldt)
 
 
+# A few rows
+
+
+@by_dtype
+@pytest.mark.parametrize("run", [machine, twin], ids=["machine", "twin"])
+def test_a_few_rows(run, dtype):
+    rng, n = np.random.default_rng(0), tile.lanes(dtype)
+    turn = itertools.count()
+    widths = (1, n - 1, n, n + 1, 5 * n + 1) if run is twin else range(1, 6 * n)
+    for m, width, k in itertools.product(range(1, few.MOST + 1), widths, (1, 3, 4, 8, 13)):
+        i = next(turn)
+        # Both A and B in any place, and A by any strides.
+        row, col = (k + 2, 1) if i % 2 else (1, m + 1)
+        a, b = whole(rng, 20 + 2 * m * (k + 2), dtype), whole(rng, 40 + k * (width + 3), dtype)
+        begin, ldb, ldc, at, into = whole(rng, width, dtype), width + i % 4, width + i % 3, i % 7, 3
+        start_col, relu = i % 2, i // 2 % 2
+        start = begin if start_col else np.zeros(n, dtype)
+        c = whole(rng, into + m * ldc, dtype)
+        expected = c.copy()
+        total = view(a, 5, (m, k), (row, col)) @ view(b, at, (k, width), (ldb, 1))
+        total += begin if start_col else 0
+        view(expected, into, (m, width), (ldc, 1))[...] = np.maximum(total, 0) if relu else total
+        vectors = -(-width // n)
+        run(
+            few.few_rows, dtype, m, (a, 5), row, col, (b, at), ldb, k, (start, 0), start_col,
+            (c, into), ldc, vectors, width - (vectors - 1) * n, relu,
+        )  # fmt: skip
+        assert_same(c, expected, f"{m} x {width} x {k}")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({name: offset} for name in ("a", "b", "start", "c") for offset in (1, -1, 0.25)),
+        {"m": 3}, {"m": 0}, {"row": 5}, {"col": 2}, {"ldb": 100}, {"ldc": 100}, {"k": 5}, {"k": 0},
+        {"vectors": 0}, {"vectors": 3}, {"last": 0}, {"last": 2}, {"last": 65},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_the_twin_of_a_few_rows_refuses_a_stray_address(wrong):
+    width = tile.lanes(np.float32) + 1
+    a, b, start, c = (np.ones(s, np.float32) for s in ((2, 4), (4, width), (width,), (2, width)))
+    arguments = {
+        "m": 2, "a": (a, 0), "row": 4, "col": 1, "b": (b, 0), "ldb": width, "k": 4,
+        "start": (start, 0), "start_col": 1, "c": (c, 0), "ldc": width, "vectors": 2, "last": 1,
+        "relu": 0,
+    }  # fmt: skip
+    twin(few.few_rows, DTYPES[0], *arguments.values())
+    for name, value in wrong.items():
+        known = arguments[name]
+        arguments[name] = (known[0], value) if isinstance(known, tuple) else value
+    with pytest.raises(IndexError):
+        few.few_rows.twin(
+            *(
+                a if isinstance(a, int) else Address(a[0], int(a[1] * a[0].itemsize))
+                for a in arguments.values()
+            )
+        )
+
+
 # Matrix products
 
 
@@ -422,7 +498,7 @@ def test_products_around_every_edge_of_a_tile(dtype):
     rng, n = np.random.default_rng(0), tile.lanes(dtype)
     widths = {w * n + d for w in (1, 2, 4, 8, 12) for d in (-1, 0, 1)} | {1, 2, 3}
     most = {tile.tallest(v) for v in tile.WIDTHS}
-    packed = matmul.IN_PLACE * tile.tallest(matmul.plan_of(dtype).wide)
+    packed = matmul.REUSED * tile.tallest(matmul.plan_of(dtype).wide)
     heights = {h + d for h in most for d in (0, 1)} | {packed, packed + 1, 2 * packed + 3}
     for turn, (m, w) in enumerate(itertools.product(sorted(heights), sorted(widths))):
         k = (1, 2, 17)[turn % 3]
@@ -443,7 +519,7 @@ def test_products_around_every_edge_of_a_block(monkeypatch, parts, ta, tb, dtype
     monkeypatch.setattr(matmul, "SERIAL", 0)
     monkeypatch.setattr(matmul.threads, "count", lambda: parts)
     rng = np.random.default_rng(0)
-    terms, rows, columns = matmul.TERMS, matmul.ROWS, matmul.COLUMNS
+    terms, rows, columns = matmul.TERMS, matmul.BLOCK, matmul.COLUMNS
     for m, n, k in [
         *((5, 9, terms + d) for d in (-1, 0, 1, terms, terms + 1)),
         *((rows + d, 9, 7) for d in (-1, 0, 1, rows, rows + 1)),
@@ -457,7 +533,7 @@ def test_products_around_every_edge_of_a_block(monkeypatch, parts, ta, tb, dtype
 
 @by_dtype
 def test_products_keep_their_bits(monkeypatch, dtype):
-    m, n, k = 2 * matmul.ROWS + 3, 150, 2 * matmul.TERMS + 1
+    m, n, k = 2 * matmul.BLOCK + 3, 150, 2 * matmul.TERMS + 1
     a, b, bias = (random(name, s, dtype) for name, s in (("a", (m, k)), ("b", (k, n)), ("c", (n,))))
     expected = multiply(a, b, np.empty((m, n), dtype), bias)
     bound = (k + 2) * EPS[dtype] * (np.abs(a).astype(float) @ np.abs(b) + np.abs(bias))
@@ -472,7 +548,7 @@ def test_products_keep_their_bits(monkeypatch, dtype):
             c = np.empty((m, n), dtype)
             matmul.matmul(a, k, 1, packed, 0, 0, m, n, k, c, bias)
             assert_same(c, expected, f"packed beforehand, in {parts} parts, {strides}")
-    for first, count in ((0, 1), (m - 1, 1), (7, 2), (100, 15), (3, 19), (200, 250)):
+    for first, count in ((0, 1), (m - 1, 1), (7, 2), (9, 3), (100, 15), (3, 19), (200, 250)):
         for j, width in ((0, n), (5, 1), (17, 40), (n - 3, 3)):
             some = b[:, j : j + width]
             c = multiply(

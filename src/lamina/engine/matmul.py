@@ -18,16 +18,19 @@ import numpy as np
 import numpy.typing as npt
 
 from . import jit, threads
-from .jit import Task, address, call, held
+from .few import LINE, MOST, few_rows
+from .jit import address, call, held
 from .memory import ALIGNMENT, empty
-from .packing import copy, transpose
+from .packing import copy, spread, transpose
 from .tile import lanes, tallest, tile
 
 NDArray = npt.NDArray[Any]
 
 TERMS: Final = 384
 """The most terms of a block over k: a panel of four vectors stays in half of a level-2 cache."""
-ROWS: Final = 240
+FEW_TERMS: Final = 128
+"""The same for a few rows, which use a panel once: it stays in a level-1 cache."""
+BLOCK: Final = 240
 """The most rows of a block of A, which stays in level 2 while the panels of B pass."""
 COLUMNS: Final = 2048
 """The most columns of B that a thread packs at once, which bounds the workspace."""
@@ -35,33 +38,101 @@ SERIAL: Final = 400_000
 """Below so many multiply-adds a call stays on one core: a second one would cost more."""
 SERIAL_B: Final = 100_000
 """Nor one whose B has fewer elements: a few rows wait for B alone."""
-IN_PLACE: Final = 3
+REUSED: Final = 3
 """A B that so many tiles or fewer use is not worth a copy."""
-WIDEST: Final = 7
-"""The most vectors of a panel, which a last one of a single vector may join."""
-WITHIN: Final = 1
-"""B is copied to panels within the call."""
-BEFORE: Final = 2
-"""B is panels."""
+COPIED: Final = 4
+"""An A that so many panels use is copied to strips that lie along memory."""
+WIDEST: Final = 8
+"""The most vectors of a tile that reads B in place."""
+IN_CACHE: Final = 2**14
+"""Bytes of C that stay in half a level-1 cache while rows of B pass by."""
+FEW: Final = 8
+"""From so many vectors on, few rows or few terms are not for a tile, but for few.py."""
+
+# What becomes of B
+IN_PLACE, WITHIN, BEFORE, ROWS = range(4)
+"""Tiles read it in place; or panels to which it is copied within the call, or was before. Or its
+rows are read in their whole length, for a few rows of C at a time."""
 
 
 @jit.kernel
 def count_panels(vectors: int, wide: int) -> int:
-    """Return how many panels hold so many vectors: a last one of one vector joins its neighbour."""
-    return max(1, (vectors + wide - 2) // wide)
+    """Return how many panels hold so many vectors."""
+    return (vectors + wide - 1) // wide
 
 
 @jit.kernel
 def _pack(
-    k: int, n: int, size: int, lane: int, copy: int, transpose: int,
-    b: int, b_row: int, b_col: int, panel: int, vectors: int,
+    q0: int, q1: int, count: int, k: int, n: int, size: int, lane: int, wide: int,
+    copy: int, spread: int, transpose: int, b: int, b_row: int, b_col: int, panels: int,
 ) -> None:  # fmt: skip
-    """Copy k rows and n columns of B to a panel of so many vectors."""
-    width = vectors * lane
-    if b_col == 1:
-        call(copy, (b, b_row, k, vectors, n - (vectors - 1) * lane, panel, width))
-    else:
-        call(transpose, (b, b_col, k, n, panel, width))
+    """Copy k rows of B, panels q0 ... q1 of `count`, to panels."""
+    gap = k * wide * lane
+    whole = q1 - q0
+    if b_col != 1:
+        whole = 0
+    elif q1 == count:
+        whole -= 1
+    if whole > 0:
+        call(spread, (b + q0 * wide * lane * size, b_row, k, whole, wide * lane, panels, gap))
+    for p in range(q0 + whole, q1):
+        j = p * wide * lane
+        width = (n - j + lane - 1) // lane if p + 1 == count else wide
+        source, panel = b + j * b_col * size, panels + (p - q0) * gap * size
+        if b_col == 1:
+            last = min(lane, n - j - (width - 1) * lane)
+            call(copy, (source, b_row, k, width, last, panel, width * lane))
+        else:
+            columns = min(width * lane, n - j)
+            call(transpose, (source, b_col, k, columns, panel, width * lane))
+
+
+@jit.kernel
+def strip(k: int, height: int, lane: int) -> int:
+    """Return the elements of a strip of A, as tall as a tile, with room beside its k terms."""
+    return height * (k + lane)
+
+
+@jit.kernel
+def _copy_strips(
+    m: int, k: int, size: int, lane: int, height: int, copy: int, spread: int,
+    a: int, a_row: int, a_col: int, strips: int,
+) -> None:  # fmt: skip
+    """Copy m rows and k terms of A to strips, as it lies: row after row, or term after term."""
+    gap = strip(k, height, lane)
+    if a_col == 1:
+        vectors = (k + lane - 1) // lane
+        call(copy, (a, a_row, m, vectors, k - (vectors - 1) * lane, strips, k + lane))
+        return
+    whole = m // height
+    if whole > 0:
+        call(spread, (a, a_col, k, whole, height, strips, gap))
+    rest = m - whole * height
+    if rest > 0:
+        vectors = (rest + lane - 1) // lane
+        call(copy, (
+            a + whole * height * size, a_col, k, vectors, rest - (vectors - 1) * lane,
+            strips + whole * gap * size, height,
+        ))  # fmt: skip
+
+
+@jit.kernel
+def _few(
+    m0: int, m1: int, v0: int, v1: int, n: int, k: int, size: int, lane: int, code: int,
+    a: int, a_row: int, a_col: int, b: int, b_row: int,
+    start: int, start_col: int, c: int, relu: int,
+) -> None:  # fmt: skip
+    """Compute rows m0 ... m1 and vectors v0 ... v1 of C by code of few.py."""
+    span = max(1, IN_CACHE // (MOST * lane * size))
+    for w0 in range(v0, v1, span):
+        w1, j = min(v1, w0 + span), w0 * lane
+        last = min(lane, n - (w1 - 1) * lane)
+        for i in range(m0, m1, MOST):
+            call(code, (
+                min(MOST, m1 - i), a + i * a_row * size, a_row, a_col, b + j * size, b_row, k,
+                start + j * start_col * size, start_col, c + (i * n + j) * size, n,
+                w1 - w0, last, relu,
+            ))  # fmt: skip
 
 
 @jit.kernel
@@ -69,48 +140,63 @@ def _part(g: int, fixed: int, a: int, b: int, start: int, c: int, panels: int) -
     """Compute part g of C, in a grid of rows x cols, from what `jit.held` gave for the arrays."""
     a, b, start, c = jit.data(a), jit.data(b), jit.data(start), jit.data(c)
     (
-        rows, cols, m, n, k, size, lane, wide, height, last_height, tile, copy, transpose,
-        a_row, a_col, b_row, b_col, packed, start_col, relu, span, origin,
-    ) = jit.constants(fixed, 22)  # fmt: skip
+        rows, cols, m, n, k, size, lane, wide, height, last_height, tile, copy, spread, transpose,
+        a_row, a_col, b_row, b_col, way, start_col, relu, span, terms, room, a_room, origin, few,
+    ) = jit.constants(fixed, 27)  # fmt: skip
     m0, m1 = m * (g // cols) // rows, m * (g // cols + 1) // rows
     vectors = (n + lane - 1) // lane
     count = count_panels(vectors, wide)
     first, end = count * (g % cols) // cols, count * (g % cols + 1) // cols
-    k_blocks = (k + TERMS - 1) // TERMS
-    m_blocks = (m1 - m0 + ROWS - 1) // ROWS
-    mine = jit.data(panels) + g * ((span + 1) * wide * lane * min(k, TERMS) * size)
+    if way == ROWS:
+        _few(
+            m0, m1, first * wide, vectors if end == count else end * wide, n, k,
+            size, lane, few, a, a_row, a_col, b, b_row, start, start_col, c, relu,
+        )  # fmt: skip
+        return
+    k_blocks = (k + terms - 1) // terms
+    m_blocks = (m1 - m0 + BLOCK - 1) // BLOCK
+    mine = jit.data(panels) + g * room * size
+    block = mine + (room - a_room) * size
     for q0 in range(first, end, span):
         q1 = min(end, q0 + span)
         for kb in range(k_blocks):
             k0, k1 = k * kb // k_blocks, k * (kb + 1) // k_blocks
             kc = k1 - k0
-            if packed == WITHIN:
-                for p in range(q0, q1):
-                    j, w = p * wide * lane, wide if p + 1 < count else vectors - p * wide
-                    source = b + (k0 * b_row + j * b_col) * size
-                    into = mine + (p - q0) * wide * lane * kc * size
-                    _pack(
-                        kc, min(n - j, w * lane), size, lane, copy, transpose,
-                        source, b_row, b_col, into, w,
-                    )  # fmt: skip
+            if way == WITHIN:
+                _pack(
+                    q0, q1, count, kc, n, size, lane, wide, copy, spread, transpose,
+                    b + k0 * b_row * size, b_row, b_col, mine,
+                )  # fmt: skip
             for mb in range(m_blocks):
                 i0 = m0 + (m1 - m0) * mb // m_blocks
                 i1 = m0 + (m1 - m0) * (mb + 1) // m_blocks
+                if a_room > 0:
+                    _copy_strips(
+                        i1 - i0, kc, size, lane, height, copy, spread,
+                        a + (i0 * a_row + k0 * a_col) * size, a_row, a_col, block,
+                    )  # fmt: skip
                 for p in range(q0, q1):
                     j, w, tall = p * wide * lane, wide, height
                     if p + 1 == count:
                         w, tall = vectors - p * wide, last_height
                     last = min(lane, n - j - (w - 1) * lane)
-                    tiles = (i1 - i0 + tall - 1) // tall  # their heights equalised
+                    if a_room > 0:
+                        tall = height
+                    tiles = (i1 - i0 + tall - 1) // tall
                     panel, ldb = b + (k0 * b_row + j) * size, b_row
-                    if packed == WITHIN:
+                    if way == WITHIN:
                         panel, ldb = mine + (p - q0) * wide * lane * kc * size, w * lane
-                    elif packed == BEFORE:
+                    elif way == BEFORE:
                         panel, ldb = b + (j * k + k0 * w * lane) * size, w * lane
                     for t in range(tiles):
-                        i = i0 + (i1 - i0) * t // tiles
+                        i = i0 + (i1 - i0) * t // tiles  # their heights equalised
                         h = i0 + (i1 - i0) * (t + 1) // tiles - i
-                        part = a + (i * a_row + k0 * a_col) * size
+                        part, row, col = a + (i * a_row + k0 * a_col) * size, a_row, a_col
+                        if a_room > 0:
+                            i = i0 + t * height
+                            h = min(height, i1 - i)
+                            part = block + t * strip(kc, height, lane) * size
+                            row, col = (kc + lane, 1) if a_col == 1 else (1, height)
                         into = c + (i * n + j) * size
                         begin, lds = into, n
                         if kb == 0:
@@ -119,7 +205,7 @@ def _part(g: int, fixed: int, a: int, b: int, start: int, c: int, panels: int) -
                         if a_col != 1:
                             ahead, step = part + kc * a_col * size, a_col  # the next block's
                         call(tile, (
-                            h, w, part, origin, a_row, a_col, panel, origin, ldb, 1, kc,
+                            h, w, part, origin, row, col, panel, origin, ldb, 1, kc,
                             begin, lds, into, n, last, relu and k1 == k, ahead, step,
                         ))  # fmt: skip
 
@@ -130,20 +216,6 @@ def _parts(
 ) -> None:  # fmt: skip
     for g in numba.prange(parts):
         _part(numba.int64(g), fixed, a, b, start, c, panels)
-
-
-@jit.kernel
-def _pack_all(task: Task) -> None:
-    """Copy B to panels, each of them all its rows."""
-    n, k, size, lane, wide, copy, transpose, b, b_row, b_col, panels = task
-    vectors = (n + lane - 1) // lane
-    count = count_panels(vectors, wide)
-    for p in range(count):
-        j, w = p * wide * lane, wide if p + 1 < count else vectors - p * wide
-        _pack(
-            k, min(n - j, w * lane), size, lane, copy, transpose,
-            b + j * b_col * size, b_row, b_col, panels + j * k * size, w,
-        )  # fmt: skip
 
 
 def grid(m: int, vectors: int, threads: int) -> tuple[int, int]:
@@ -205,26 +277,37 @@ def _shape(
 ) -> _Shape:  # fmt: skip
     """Choose how to compute a product, on `count` threads at the most."""
     plan = plan_of(dtype)
-    lane, wide = plan.lane, plan.wide
-    while not before and wide < WIDEST and plan.heights[wide + 1] >= m:
-        wide += 1
+    lane, wide, few = plan.lane, plan.wide, 0
     vectors = -(-n // lane)
+    way = BEFORE if before else IN_PLACE
+    if not before and b_col == 1 and vectors >= FEW and (m <= MOST or k <= MOST):
+        way, wide, few = ROWS, MOST, few_rows(dtype)
+    while way == IN_PLACE and wide < WIDEST and plan.heights[wide + 1] >= m:
+        wide += 1
     panels = count_panels(vectors, wide)
+    m_parts, n_parts = grid(m, panels, count)
+    if way == ROWS:  # whole rows of C where there are many, for they lie along memory
+        m_parts, n_parts = (count, 1) if m > MOST else (1, count)
+    if way == IN_PLACE and (b_col != 1 or -(-m // m_parts) > REUSED * plan.heights[wide]):
+        way = WITHIN
+    span = max(1, min(COLUMNS // (lane * wide), -(-panels // n_parts)))
+    terms = TERMS if m > MOST else FEW_TERMS
     last = vectors - (panels - 1) * wide
-    rows, cols = grid(m, panels, count)
-    packed = BEFORE if before else 0
-    if not before and (b_col != 1 or -(-m // rows) > IN_PLACE * plan.heights[wide]):
-        packed = WITHIN
-    span = max(1, min(COLUMNS // (lane * wide), -(-panels // cols)))
-    workspace = 0
-    if packed == WITHIN:
-        workspace = rows * cols * (span + 1) * wide * lane * min(k, TERMS)
+    last_tall = tallest(last, masked=n % lane > 0)
+    tall = int(plan.heights[wide]) if panels > 1 else last_tall
+    a_room, room = 0, 0
+    if way in (WITHIN, BEFORE) and panels >= COPIED * n_parts:
+        a_room = (BLOCK // tall + 1) * strip(min(k, terms), tall, lane)
+    if way == WITHIN:
+        room = span * wide * lane * min(k, terms)
+    room = -(-(room + a_room) // LINE) * LINE
     constants = jit.Constants(
-        rows, cols, m, n, k, plan.size, lane, wide, plan.heights[wide], plan.heights[last],
-        *plan.codes, a_row, a_col, b_row, b_col, packed, int(bias), int(relu), span,
-        plan.origin_at,
+        m_parts, n_parts, m, n, k, plan.size, lane, wide, tall, last_tall,
+        plan.codes[0], copy(dtype), spread(dtype), transpose(dtype),
+        a_row, a_col, b_row, b_col, way, int(bias), int(relu), span, terms, room, a_room,
+        plan.origin_at, few,
     )  # fmt: skip
-    return _Shape(rows * cols, workspace, held(plan.zeros), constants)
+    return _Shape(m_parts * n_parts, m_parts * n_parts * room, held(plan.zeros), constants)
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,11 +329,12 @@ def pack(b: NDArray, b_row: int, b_col: int, n: int, k: int) -> Packed:
     panels = np.zeros(vectors * plan.lane * k + ALIGNMENT // plan.size, b.dtype)
     panels = panels[-panels.ctypes.data % ALIGNMENT // plan.size :]
     if n and k:
-        task = (
-            n, k, plan.size, plan.lane, plan.wide, *plan.codes[1:], address(b), b_row, b_col,
-            address(panels),
+        count = count_panels(vectors, plan.wide)
+        _pack(
+            0, count, count, k, n, plan.size, plan.lane, plan.wide,
+            copy(b.dtype), spread(b.dtype), transpose(b.dtype),
+            address(b), b_row, b_col, address(panels),
         )  # fmt: skip
-        _pack_all(task)
     panels.flags.writeable = False
     return Packed(panels, n, k)
 
@@ -310,9 +394,10 @@ def product(
     def run(a: NDArray, m: int, c: NDArray) -> None:
         if 0 < m * n * k <= SERIAL and n * k <= SERIAL_B:
             shape = _shape(dtype, m, n, k, k, 1, n, 1, True, with_bias, relu, 1)
-            _part(0, shape.constants.at, held(a), b_at, start, held(c), zeros)
-        else:
-            matmul(a, k, 1, b, n, 1, m, n, k, c, bias, relu)
+            if shape.panels == 0:
+                _part(0, shape.constants.at, held(a), b_at, start, held(c), zeros)
+                return
+        matmul(a, k, 1, b, n, 1, m, n, k, c, bias, relu)
 
     return run
 

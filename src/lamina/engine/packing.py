@@ -34,6 +34,53 @@ def _emit_copy(dtype: Any) -> str:
     return str(e.module)
 
 
+def _emit_spread(dtype: Any) -> str:
+    """Copy rows to panels: row i of panel p, `width` elements, goes to target + p·gap + i·width.
+
+    Rows are read in their whole length, as memory likes best to be read. Whole vectors are copied
+    where less will do: the next row of the panel covers what is too much. So a panel is followed by
+    room for the rest of a vector, and the last row, of at least one, is read and written by masks.
+    """
+    e = Emitter(dtype)
+    f = ir.Function(e.module, ir.FunctionType(ir.VoidType(), [_i64] * 7), "spread")
+    b = ir.IRBuilder(f.append_basic_block("entry"))
+    source, lds, rows, panels, width, target, gap = f.args
+    source, target = b.inttoptr(source, _pointer), b.inttoptr(target, _pointer)
+    before_last = b.sdiv(b.sub(width, _i64(1)), _i64(e.lanes))
+    whole = b.add(before_last, _i64(1))
+    last = b.mul(before_last, _i64(e.lanes))
+    mask = e.first_lanes(b, b.sub(width, last))
+    # A vector too long must end within the next row.
+    freely = b.select(b.icmp_signed("<", lds, _i64(e.lanes)), _i64(0), b.sub(rows, _i64(1)))
+
+    def lines(start: ir.Value, stop: ir.Value, vectors: ir.Value, masked: bool) -> None:
+        with (
+            cgutils.for_range(b, stop, start=start, intp=_i64) as i,
+            cgutils.for_range(b, panels, intp=_i64) as p,
+        ):
+            line = e.at(b, source, b.add(b.mul(i.index, lds), b.mul(p.index, width)))
+            into = e.at(b, target, b.add(b.mul(p.index, gap), b.mul(i.index, width)))
+            with cgutils.for_range(b, vectors, intp=_i64) as v:
+                j = b.mul(v.index, _i64(e.lanes))
+                e.store(b, e.load(b, e.at(b, line, j), None), e.at(b, into, j), None)
+            if masked:
+                e.store(b, e.load(b, e.at(b, line, last), mask), e.at(b, into, last), mask)
+
+    lines(_i64(0), freely, whole, False)
+    lines(freely, rows, before_last, True)
+    b.ret_void()
+    return str(e.module)
+
+
+def _spread_twin(
+    source: Address, lds: int, rows: int, panels: int, width: int, target: Address, gap: int
+) -> None:
+    for i in range(rows):
+        for p in range(panels):
+            line = source.row(i * lds + p * width, width)
+            target.row(p * gap + i * width, width)[...] = line
+
+
 def _copy_twin(
     source: Address, lds: int, rows: int, vectors: int, last: int, target: Address, ldt: int
 ) -> None:
@@ -42,11 +89,39 @@ def _copy_twin(
         target.row(i * ldt, width)[...] = source.row(i * lds, width)
 
 
+def transposed(e: Emitter, b: ir.IRBuilder, lines: list[ir.Value]) -> list[ir.Value]:
+    """Transpose L vectors of L lanes, in log2(L) stages of shuffles of two vectors each.
+
+    Within 128 bits stages interleave elements and then pairs of them, for which every CPU has an
+    instruction. Beyond, stage s exchanges, between vectors s apart, the lanes that are s apart.
+    """
+    n = e.lanes
+    block, stage = 16 // e.align, 1
+    while stage < n:
+        shuffled = list(lines)
+        for q in (q for q in range(n) if not q & stage):
+            if stage < block:
+                starts = [s + g for s in range(0, n, block) for g in range(0, block // 2, stage)]
+                low = [p + i for s in starts for p in (s, n + s) for i in range(stage)]
+                high = [p + block // 2 for p in low]
+            else:
+                low = [p if not p & stage else n + p - stage for p in range(n)]
+                high = [p + stage if not p & stage else n + p for p in range(n)]
+            for into, order in ((q, low), (q + stage, high)):
+                chosen = ir.Constant(ir.VectorType(_i32, n), order)
+                shuffled[into] = b.shuffle_vector(lines[q], lines[q + stage], chosen)
+        lines = shuffled
+        stage *= 2
+    if block == 4:  # interleaving twice leaves the middle two of four exchanged
+        lines = [lines[q - q % 4 + (0, 2, 1, 3)[q % 4]] for q in range(n)]
+    return lines
+
+
 def _emit_transpose(dtype: Any) -> str:
     """Transpose: target[i·ldt + j] = source[j·lds + i], 0 <= i < rows, 0 <= j < columns.
 
-    L × L blocks, L the lanes of a vector, are loaded by rows and shuffled in log2(L) stages: stage
-    s exchanges, between rows s apart, the lanes that are s apart. What is left over goes singly.
+    L × L blocks, L the lanes of a vector, are loaded by rows and transposed in registers. What is
+    left over goes singly.
     """
     e = Emitter(dtype)
     n = e.lanes
@@ -66,17 +141,7 @@ def _emit_transpose(dtype: Any) -> str:
                 e.load(b, e.at(b, e.at(b, from_block, i), b.mul(lds, _i64(q))), None)
                 for q in range(n)
             ]
-            stage = 1
-            while stage < n:
-                shuffled = list(lines)
-                for q in (q for q in range(n) if not q & stage):
-                    low = [p if not p & stage else n + p - stage for p in range(n)]
-                    high = [p + stage if not p & stage else n + p for p in range(n)]
-                    for into, order in ((q, low), (q + stage, high)):
-                        chosen = ir.Constant(ir.VectorType(_i32, n), order)
-                        shuffled[into] = b.shuffle_vector(lines[q], lines[q + stage], chosen)
-                lines = shuffled
-                stage *= 2
+            lines = transposed(e, b, lines)
             into_block = e.at(b, e.at(b, target, b.mul(i, ldt)), j)
             for q, line in enumerate(lines):
                 e.store(b, line, e.at(b, into_block, b.mul(ldt, _i64(q))), None)
@@ -108,6 +173,9 @@ def _transpose_twin(
 
 copy: Final = Code("copy", _emit_copy, _copy_twin)
 """`copy(dtype)`: code with the arguments source, lds, rows, vectors, last, target, ldt."""
+
+spread: Final = Code("spread", _emit_spread, _spread_twin)
+"""`spread(dtype)`: code with the arguments source, lds, rows, panels, width, target, gap."""
 
 transpose: Final = Code("transpose", _emit_transpose, _transpose_twin)
 """`transpose(dtype)`: code with the arguments source, lds, rows, columns, target, ldt."""

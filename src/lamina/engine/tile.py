@@ -47,13 +47,14 @@ def lanes(dtype: Any) -> int:
     return jit.vector_bytes() // size
 
 
-def tallest(vectors: int) -> int:
+def tallest(vectors: int, masked: bool = False) -> int:
     """Return the height of the tallest tile of so many vectors that stays in registers.
 
     Besides the sums it holds a row of B and one element of A; a row of one or two tiles reads B
-    from memory instead.
+    from memory instead. A mask takes one more, but with AVX-512.
     """
     registers = jit.vector_registers() - (0 if jit.has_fma() else 1)
+    registers -= masked and jit.vector_bytes() < 64
     if vectors * 2 + 2 > registers:
         return 1
     return max(1, min(TALLEST, (registers - 1) // vectors - 1))
@@ -167,6 +168,11 @@ class Emitter:
         first = [
             [self.load(b, p, masks[v]) for v, p in enumerate(line)] for line in grid(start, lds)
         ]
+        # After most tiles comes the one below, whose sums would else wait for memory.
+        for line in grid(self.at(b, c, b.mul(ldc, _i64(rows))), ldc):
+            end = self.at(b, line[-1], self.lanes - 1)
+            for pointer in (*line[:: max(1, 64 // jit.vector_bytes())], end):
+                self.prefetch(b, pointer, write=True)
         offsets = [b.mul(row, _i64(m)) for m in range(rows)]
         entry = b.block
         segment, step, joined, done = (

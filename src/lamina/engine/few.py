@@ -1,0 +1,220 @@
+"""Products of a few rows, or of a few terms, where reading B or writing C is all the time it takes.
+
+    C[m, j] = start[m, j] + Σ_k A[m, k] B[k, j]                                                 (1)
+
+The sums of a tile stay in registers while B passes by in columns as narrow as the tile. Here a few
+rows of B pass by in their whole length, as memory likes best to be read, and the sums lie in C,
+which a cache holds. An element is the same chain of multiply-adds as in a tile: these are other
+loops around it, not other sums.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+from llvmlite import ir
+
+from . import jit
+from .jit import Address, Code
+from .tile import Emitter, lanes
+
+MOST: Final = 2
+"""The most rows at once."""
+LINE: Final = 64
+"""Bytes of a line of a cache."""
+
+_i64, _i1, _pointer = ir.IntType(64), ir.IntType(1), ir.PointerType()
+
+
+class _Product:
+    """The arguments that all functions here share, within a function of a number of rows."""
+
+    def __init__(self, e: Emitter, name: str, rows: int) -> None:
+        kinds = [_pointer, _i64, _i64, _pointer, _i64, _i64, _pointer, _i64, _pointer] + [_i64] * 4
+        self.e, self.rows = e, rows
+        self.function = ir.Function(e.module, ir.FunctionType(ir.VoidType(), kinds), name)
+        self.function.linkage = "internal"
+        self.function.attributes.add("nounwind")
+        (
+            self.a, self.a_row, self.a_col, self.b_, self.ldb, self.k, self.start, self.start_col,
+            self.c, self.ldc, self.vectors, self.last, self.relu,
+        ) = self.function.args  # fmt: skip
+        self.b = ir.IRBuilder(self.function.append_basic_block("entry"))
+
+    def loop(
+        self, count: ir.Value, values: list[ir.Value], body: Callable[..., list[ir.Value]]
+    ) -> list[ir.Value]:
+        """Emit body(0, values), body(1, what that returned) and so on: `count` times or none."""
+        b = self.b
+        before = b.block
+        start, end = (self.function.append_basic_block(name) for name in ("loop", "end"))
+        b.cbranch(b.icmp_signed(">", count, _i64(0)), start, end)
+        b.position_at_end(start)
+        i, phis = b.phi(_i64), [b.phi(value.type) for value in values]
+        results = body(i, phis)
+        following, after = b.add(i, _i64(1)), b.block
+        i.add_incoming(_i64(0), before)
+        i.add_incoming(following, after)
+        b.cbranch(b.icmp_signed("<", following, count), start, end)
+        b.position_at_end(end)
+        found = []
+        for phi, first, result in zip(phis, values, results, strict=True):
+            phi.add_incoming(first, before)
+            phi.add_incoming(result, after)
+            outcome = b.phi(first.type)
+            outcome.add_incoming(first, before)
+            outcome.add_incoming(result, after)
+            found.append(outcome)
+        return found
+
+    def element(self, row: int, term: ir.Value) -> ir.Value:
+        """Return A[row, term] in every lane."""
+        e, b = self.e, self.b
+        place = b.add(b.mul(self.a_row, _i64(row)), b.mul(self.a_col, term))
+        value = b.load(e.at(b, self.a, place), typ=e.scalar, align=e.align)
+        return e.spread(b, value, e.vector)
+
+    def floored(self, value: ir.Value, floor: ir.Value) -> ir.Value:
+        """Return the greater of the two; NaN stays."""
+        below = self.b.fcmp_ordered("<", value, floor)
+        return self.b.select(below, floor, value)
+
+    def floor(self, here: ir.Value) -> ir.Value:
+        """Return what results are not below: 0 where there is a ReLU, and it is its turn here."""
+        e, b = self.e, self.b
+        relu = b.and_(b.icmp_signed("!=", self.relu, _i64(0)), here)
+        return e.spread(b, b.select(relu, e.scalar(0.0), e.scalar(float("-inf"))), e.vector)
+
+
+def _rows(e: Emitter, rows: int) -> ir.Function:
+    """Emit (1) for so many rows: a few rows of B at a time."""
+    p = _Product(e, f"rows_{rows}", rows)
+    b, line = p.b, max(1, LINE // jit.vector_bytes())
+    into = [e.at(b, p.c, b.mul(p.ldc, _i64(m))) for m in range(rows)]
+
+    # What is larger, B or C, is cut into vectors that lie within lines of the cache. What is left
+    # over at both ends goes singly, with its sums in registers.
+    columns = b.add(b.mul(b.sub(p.vectors, _i64(1)), _i64(e.lanes)), p.last)
+    larger = b.select(b.icmp_signed(">", p.k, _i64(MOST)), p.b_, p.c)
+    before = b.and_(b.neg(b.ptrtoint(larger, _i64)), _i64(e.lanes * e.align - 1))
+    head = b.udiv(before, _i64(e.align))
+    head = b.select(b.icmp_signed("<", head, columns), head, columns)
+    whole = b.sdiv(b.sub(columns, head), _i64(e.lanes))
+    tail = b.srem(b.sub(columns, head), _i64(e.lanes))
+
+    def end(j: ir.Value, some: ir.Value) -> None:
+        """Add all terms to so many lanes from column j on."""
+        mask = e.first_lanes(b, some)
+        begin = e.load(b, e.at(b, p.start, b.mul(j, p.start_col)), mask)
+
+        def term(i: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
+            values = e.load(b, e.at(b, p.b_, b.add(b.mul(p.ldb, i), j)), mask)
+            return [e.multiply_add(b, p.element(m, i), values, z) for m, z in enumerate(sums)]
+
+        floor = p.floor(_i1(1))
+        for place, z in zip(into, p.loop(p.k, [begin] * rows, term), strict=True):
+            e.store(b, p.floored(z, floor), e.at(b, place, j), mask)
+
+    for j, some in ((_i64(0), head), (b.sub(columns, tail), tail)):
+        with b.if_then(b.icmp_signed(">", some, _i64(0))):
+            end(j, some)
+
+    def terms(first: ir.Value, many: int) -> None:
+        """Add so many terms to all whole vectors; the very first begin from `start`."""
+        is_first = b.icmp_signed("==", first, _i64(0))
+        begin = b.select(is_first, p.start, p.c)
+        begin_step = b.select(is_first, p.start_col, _i64(1))
+        begin_row = b.select(is_first, _i64(0), p.ldc)
+        begins = [e.at(b, begin, b.mul(begin_row, _i64(m))) for m in range(rows)]
+        floor = p.floor(b.icmp_signed("==", b.add(first, _i64(many)), p.k))
+        factors = [[p.element(m, b.add(first, _i64(u))) for u in range(many)] for m in range(rows)]
+        lines = [e.at(b, p.b_, b.mul(p.ldb, b.add(first, _i64(u)))) for u in range(many)]
+        nexts = [e.at(b, place, b.mul(p.ldb, _i64(many))) for place in lines]
+
+        def vector(j: ir.Value) -> None:
+            values = [e.load(b, e.at(b, place, j), None) for place in lines]
+            for m in range(rows):
+                z = e.load(b, e.at(b, begins[m], b.mul(j, begin_step)), None)
+                for factor, value in zip(factors[m], values, strict=True):
+                    z = e.multiply_add(b, factor, value, z)
+                e.store(b, p.floored(z, floor), e.at(b, into[m], j), None)
+
+        def whole_line(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+            j = b.add(head, b.mul(i, _i64(line * e.lanes)))
+            for place in nexts:
+                e.prefetch(b, e.at(b, place, j))
+            for v in range(line):
+                vector(b.add(j, _i64(v * e.lanes)))
+            return []
+
+        def single(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+            vector(b.add(head, b.mul(b.add(done, i), _i64(e.lanes))))
+            return []
+
+        count = b.sdiv(whole, _i64(line))
+        done = b.mul(count, _i64(line))
+        p.loop(count, [], whole_line)
+        p.loop(b.sub(whole, done), [], single)
+
+    many = 8 // rows
+
+    def group(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+        terms(b.mul(i, _i64(many)), many)
+        return []
+
+    def rest(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+        terms(b.add(grouped, i), 1)
+        return []
+
+    groups = b.sdiv(p.k, _i64(many))
+    grouped = b.mul(groups, _i64(many))
+    p.loop(groups, [], group)
+    p.loop(b.sub(p.k, grouped), [], rest)
+    b.ret_void()
+    return p.function
+
+
+def _emit(dtype: Any) -> str:
+    """Emit `few_rows(m, ...)`, which calls the function for so many rows."""
+    e = Emitter(dtype)
+    f = ir.Function(e.module, ir.FunctionType(ir.VoidType(), [_i64] * 14), "few_rows")
+    b = ir.IRBuilder(f.append_basic_block("entry"))
+    nothing = f.append_basic_block("nothing")
+    choose = b.switch(f.args[0], nothing)
+    for m in range(1, MOST + 1):
+        function = _rows(e, m)
+        block = f.append_basic_block(f"call_{m}")
+        choose.add_case(_i64(m), block)
+        b.position_at_end(block)
+        arguments = [
+            b.inttoptr(v, kind.type) if kind.type == _pointer else v
+            for v, kind in zip(f.args[1:], function.args, strict=True)
+        ]
+        b.call(function, arguments)
+        b.ret_void()
+    b.position_at_end(nothing)
+    b.ret_void()
+    return str(e.module)
+
+
+def _twin(
+    m: int, a: Address, a_row: int, a_col: int, b: Address, ldb: int, k: int,
+    start: Address, start_col: int, c: Address, ldc: int, vectors: int, last: int, relu: int,
+) -> None:  # fmt: skip
+    """Compute (1) in plain Python, each access checked."""
+    n = lanes(c.dtype)
+    if not (1 <= m <= MOST and k >= 1 and vectors >= 1 and 1 <= last <= n):
+        raise IndexError(f"no product of {m} rows, {vectors} vectors, {k} terms")
+    width = (vectors - 1) * n + last
+    begin = start.row(0, width) if start_col else np.resize(start.row(0, min(width, n)), width)
+    for i in range(m):
+        sums = begin.copy()
+        for t in range(k):
+            sums += a.row(i * a_row + t * a_col, 1)[0] * b.row(t * ldb, width)
+        if relu:
+            sums[sums < 0] = 0
+        c.row(i * ldc, width)[...] = sums
+
+
+few_rows: Final = Code("few_rows", _emit, _twin)
+"""`few_rows(dtype)`: code with the arguments of `_twin`."""
