@@ -25,7 +25,7 @@ PACKED: Final = "onnx_runtime"
 """The library that packs weights before it is called, as Lamina's `for_inference` does."""
 RATIO: Final = {"forward": 1.0, "both": 1.15}
 """Fastest library / Lamina, at least, for every case."""
-RATIO_OF_TRAINING: Final = {"rnn": 1.3, "lstm": 1.3}
+RATIO_OF_TRAINING: Final = {"batchnorm": 2.0, "dropout": 3.0, "rnn": 1.3, "lstm": 1.3}
 """The same, both passes, for layers that have a bar of their own."""
 RATIO_AT_LIMIT: Final = 0.97
 """The same, forward, where that library is within 5% of the limit."""

@@ -2,10 +2,17 @@
 
 from typing import Final
 
-from . import convolution, linear, lstm, rnn
+from . import batchnorm, convolution, dropout, linear, lstm, rnn
 from .case import Case, Pass
 
-LAYERS: Final = {"linear": linear, "convolution": convolution, "rnn": rnn, "lstm": lstm}
+LAYERS: Final = {
+    "linear": linear,
+    "convolution": convolution,
+    "batchnorm": batchnorm,
+    "dropout": dropout,
+    "rnn": rnn,
+    "lstm": lstm,
+}
 CASES: Final[tuple[Case, ...]] = tuple(case for layer in LAYERS.values() for case in layer.CASES)
 MEANS: Final[dict[tuple[str, Pass], float]] = {
     (name, which): bar for name, layer in LAYERS.items() for which, bar in layer.MEANS.items()

@@ -6,9 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from benchmarks import bars, chart, limits, reference, report
+from benchmarks.batchnorm import BatchNorm
 from benchmarks.case import PASSES
 from benchmarks.cases import CASES, find
 from benchmarks.convolution import convolution
+from benchmarks.dropout import Dropout
 from benchmarks.linear import Linear
 from benchmarks.lstm import LSTM
 from benchmarks.peers import lamina_layers
@@ -78,7 +80,8 @@ class TestCases:
     def test_counts(self, case):
         assert 0 < case.flops("forward") < case.flops("both")
         read, written = case.bytes("forward")
-        assert 0 < read + written <= case.working_set("forward")
+        twice = 2 if case.layer == "batchnorm" else 1  # reads x
+        assert 0 < read + written <= twice * case.working_set("forward")
         assert sum(case.bytes("both")) > read + written
         assert min(min(shape) for shape in case.shapes.values()) > 0
 
@@ -105,6 +108,8 @@ class TestCases:
         assert {case.layer for case in CASES if case.quick} == {
             "linear",
             "convolution",
+            "batchnorm",
+            "dropout",
             "rnn",
             "lstm",
         }
@@ -141,6 +146,32 @@ def test_reference_and_layer_agree(case):
             assert set(found) == ({"y"} if which == "forward" else set(exact))
             for name, array in found.items():
                 assert reference.distance(array, exact[name]) < reference.TOLERANCE["float64"]
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        BatchNorm(family="", x=(20, 3), dtype="float64"),
+        BatchNorm(family="", x=(2, 3, 4, 5), dtype="float64"),
+        Dropout(family="", x=(50, 40), dtype="float64"),
+    ],
+    ids=lambda case: case.title,
+)
+def test_passes_of_training_agree(case):
+    given = reference.inputs(case)
+    exact = reference.results(case, given)
+    (form,) = lamina_layers.forms(case, given).values()
+    for which in form.passes:
+        for name, array in form.compute(case, which).items():
+            assert reference.distance(array, exact[name]) < reference.TOLERANCE["float64"]
+
+
+def test_undropped_sees_a_wrong_rate_and_a_wrong_scale():
+    case, x = Dropout(family="", x=(100, 100)), np.ones((100, 100))
+    keep = np.random.default_rng(0).random(x.shape) < 0.5
+    assert reference.distance(case.undropped(np.where(keep, 2, 0), x), x) == 0
+    assert reference.distance(case.undropped(np.where(keep, 1.9, 0), x), x) > 0.01
+    assert np.isnan(case.undropped(2 * x, x)).all()
 
 
 def test_distance_sees_one_wrong_element():
@@ -248,7 +279,7 @@ class TestPage:
         assert "- Convolution, forward, geometric mean: ratio 1.10, bar 1.15" in page
         assert "- `import lamina`, beyond the import of NumPy: 0.31 s, bar 0.3 s" in page
         assert "yet: " not in page
-        page = report.page(run_with(0.95, 3, starts={"import": 0.1}))
+        page = report.page(run_with(0.95, 10, starts={"import": 0.1}))
         assert page.endswith("\n\nNone.\n")
 
     def test_without_other_libraries(self):

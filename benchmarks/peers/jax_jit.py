@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..batchnorm import BatchNorm
 from ..case import Case, Pass
 from ..convolution import Convolution
+from ..dropout import Dropout
 from ..recurrent import Recurrence
-from . import recurrent_jax, runner
+from . import normal_jax, recurrent_jax, runner
 from .runner import Form, NDArray
 
 jax.config.update("jax_enable_x64", True)  # allows float64; float32 stays what it is
@@ -28,6 +30,8 @@ def versions() -> dict[str, str]:
 
 def forms(case: Case, given: Mapping[str, NDArray]) -> dict[str, Form]:
     """Return the function, and its value with its gradients."""
+    if isinstance(case, (BatchNorm, Dropout)):
+        return normal_jax.forms(case, given)
     if isinstance(case, Recurrence):
         return recurrent_jax.forms(case, given)
 

@@ -8,8 +8,10 @@ from typing import Any
 import lamina as lm
 from lamina.engine import memory
 
+from ..batchnorm import BatchNorm
 from ..case import Case, Pass
 from ..convolution import Convolution
+from ..dropout import Dropout
 from ..linear import Linear
 from ..recurrent import Recurrence
 from . import runner
@@ -41,7 +43,7 @@ def layer_of(case: Case) -> Any:
             dtype=case.dtype,
             rng=0,
         )
-    if isinstance(case, Recurrence):
+    if isinstance(case, (BatchNorm, Dropout, Recurrence)):
         return case.layer_of()
     raise TypeError(f"no layer for {case}")
 
@@ -57,6 +59,14 @@ def forms(case: Case, given: Mapping[str, NDArray]) -> dict[str, Form]:
         dx, grads = layer.backward(dy, cache)
         return (y, dx, *(grads[name] for name in case.parameters))
 
+    if isinstance(case, (BatchNorm, Dropout)):  # whose forward pass is that of training, too
+        sources = {"y": x, "dx": dy}
+
+        def restore(name: str, array: NDArray) -> NDArray:
+            return case.undropped(array, sources[name]) if isinstance(case, Dropout) else array
+
+        forward = lambda: layer.forward(x, training=True)[0]  # noqa: E731
+        return {"layer": Form({"forward": forward, "both": both}, restore)}
     fixed = layer.for_inference()
     return {
         "layer": Form({"forward": lambda: layer(x), "both": both}, _same),

@@ -8,8 +8,10 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
+from ..batchnorm import BatchNorm
 from ..case import Case
 from ..convolution import Convolution
+from ..dropout import Dropout
 from ..recurrent import Recurrence
 from . import recurrent_onnx, runner
 from .runner import Form, NDArray
@@ -22,7 +24,7 @@ def versions() -> dict[str, str]:
 
 def forms(case: Case, given: Mapping[str, NDArray]) -> dict[str, Form]:
     """Return a session as it is usually called, and one that writes into the same y each time."""
-    if case.dtype != "float32":
+    if case.dtype != "float32" or isinstance(case, (BatchNorm, Dropout)):  # it is for inference
         return {}
     x, weight, axis = given["x"], given.get("weight"), -1  # axis: where our last one is
     shape = list(case.shapes["y"])

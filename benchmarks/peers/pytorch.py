@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..batchnorm import BatchNorm
 from ..case import Case
 from ..convolution import Convolution
+from ..dropout import Dropout
 from ..recurrent import Recurrence
-from . import recurrent_pytorch, runner
+from . import normal_pytorch, recurrent_pytorch, runner
 from .runner import Form, NDArray
 
 torch.set_num_threads(runner.THREADS)
@@ -26,6 +28,8 @@ def versions() -> dict[str, str]:
 
 def forms(case: Case, given: Mapping[str, NDArray]) -> dict[str, Form]:
     """Return the module in each memory format that PyTorch has for it."""
+    if isinstance(case, (BatchNorm, Dropout)):
+        return normal_pytorch.forms(case, given)
     if isinstance(case, Recurrence):
         return recurrent_pytorch.forms(case, given)
     if not isinstance(case, Convolution):

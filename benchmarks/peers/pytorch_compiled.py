@@ -6,10 +6,12 @@ from typing import Any
 
 import torch
 
+from ..batchnorm import BatchNorm
 from ..case import Case
 from ..convolution import Convolution
+from ..dropout import Dropout
 from ..recurrent import Recurrence
-from . import pytorch, recurrent_pytorch, runner
+from . import normal_pytorch, pytorch, recurrent_pytorch, runner
 from .runner import Form, NDArray
 
 
@@ -27,6 +29,8 @@ def compile(module: torch.nn.Module) -> Any:
 
 def forms(case: Case, given: Mapping[str, NDArray]) -> dict[str, Form]:
     """Return the compiled module."""
+    if isinstance(case, (BatchNorm, Dropout)):
+        return normal_pytorch.forms(case, given, compile)
     if isinstance(case, Recurrence):
         return recurrent_pytorch.forms(case, given, compile)
     if isinstance(case, Convolution) and case.rank in pytorch.CHANNELS_LAST:
