@@ -1,5 +1,6 @@
 """The kernels of RNN and LSTM against their formulas, and their bits."""
 
+import platform
 from dataclasses import replace
 
 import numpy as np
@@ -213,3 +214,26 @@ def test_steps_of_an_inference_model_have_the_bits_of_a_run(model, n):
         fixed.step(x[:, 0], state[:-1] if len(state) > 1 else ())
     with pytest.raises(ValueError, match="features"):
         fixed.step(x[:, 0, :-1], state)
+
+
+# Denormal numbers
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="a mode of x86 alone")
+@pytest.mark.parametrize("shared", [False, True], ids=["ranks", "columns"])
+def test_denormal_numbers_are_zero_within_a_block_alone(shared, monkeypatch):
+    monkeypatch.setattr(recurrent, "SERIAL", 0)
+    for name, value in (("LEAST", 0 if shared else 10**9), ("SOME", 0), ("MOST", 1000)):
+        monkeypatch.setattr(columns, name, value)
+    monkeypatch.setattr(threads, "count", lambda: 2)
+    layer = lm.RNN(1, 16, activation="relu", bias=False, rng=0)
+    layer.weight_x = np.full((1, 16), 1e-40)
+    layer.weight_h = np.eye(16)
+    x, dy = np.ones((4, 3, 1), np.float32), np.full((4, 3, 16), 1e-40, np.float32)
+    y, cache = layer.forward(x, training=True)
+    assert y.all()
+    with lm.flush_denormals():
+        assert not layer(x).any()
+        layer.run_backward(dy, None, cache)
+    assert np.all(np.full(4, 1e-40, np.float32) * np.float32(0.5) > 0), "not restored"
+    assert_same(layer(x), y)  # in every thread

@@ -19,6 +19,7 @@ from .checking import CheckError, check
 from .containers import Concat, Residual, Sequential
 from .convolution import Conv1d, Conv2d, Conv3d
 from .dropout import Dropout
+from .engine.denormals import flush_denormals
 from .engine.threads import threads
 from .gru import GRU
 from .kernels import formulas
@@ -130,6 +131,7 @@ __all__ = [
     "dropout",
     "evaluate",
     "fit",
+    "flush_denormals",
     "formulas",
     "gru",
     "initializers",

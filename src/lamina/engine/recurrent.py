@@ -27,9 +27,11 @@ from numba.core import cgutils
 
 from . import columns as by_columns
 from . import jit, threads
+from .denormals import flushing
 from .jit import Address, Code, Task, address, call, held
 from .matmul import plan_of
 from .memory import empty
+from .mode import denormals
 from .pointwise import Functions
 from .steps import AHEAD, Kept, Steps, Weights, pack, product, widest, zeros_and_ones
 from .tile import lanes
@@ -54,8 +56,9 @@ def _forward(
         inputs, hidden, outputs, columns, most, x, bias, bias_col, packed, stacked, weight_x,
         weight_h,
         projected, weight_p, xh, c, sums, s, y, mask, mask_row, ones, zeros, ahead,
-        keep, h_before, c_before, gates,
+        keep, h_before, c_before, gates, denormals, flush, modes,
     ) = task  # fmt: skip
+    call(denormals, (flush, 0, modes + g * 8))
     zero, one = numba.int64(0), numba.int64(1)  # not literals: `product` is compiled once
     rank = begin[g]
     both = inputs + outputs
@@ -129,6 +132,7 @@ def _forward(
                 zeros, 0, h_mine, apart * both,
             ))  # fmt: skip
         before = rows
+    call(denormals, (flush, 1, modes + g * 8))
 
 
 @jit.parallel
@@ -147,8 +151,9 @@ def _backward(
     (
         steps, apart, stride, size, lane, tile, affine, origin, cell, width, width_p,
         hidden, outputs, columns, weight_h, projected, weight_p, masked, mask, zeros, ones,
-        y, dy, dh, dc, ds, dhs, c_before, gates, da,
+        y, dy, dh, dc, ds, dhs, c_before, gates, da, denormals, flush, modes,
     ) = task  # fmt: skip
+    call(denormals, (flush, 0, modes + g * 8))
     zero = numba.int64(0)  # not a literal: `product` is compiled once
     rank = begin[g]
     dh_mine, dc_mine = dh + rank * outputs * size, dc + rank * hidden * size
@@ -189,6 +194,7 @@ def _backward(
                 rows, h_vectors, h_last, dh_mine, apart * outputs, mask_mine, apart * outputs,
                 zeros, 0, dh_mine, apart * outputs,
             ))  # fmt: skip
+    call(denormals, (flush, 1, modes + g * 8))
 
 
 @jit.parallel
@@ -288,6 +294,7 @@ def forward(
         held[1] = _panels(held[1:2], False, width, weights.panels)
     if packed and weights.p is not None:
         held[2] = _panels(held[2:], False, width_p, weights.panels)
+    modes = np.zeros(parts, np.int64)
     xh = empty((steps.n, both), y.dtype)
     xh[:, inputs:] = h if mask is None else h * mask
     sums = empty(parts * most * columns, y.dtype)
@@ -304,6 +311,7 @@ def forward(
         int(weights.p is not None), address(held[2]), address(xh), address(y if c is None else c),
         address(sums), address(s), address(y), address(mask), mask_row, address(ones),
         address(zeros), address(ahead), int(kept is not None), *map(address, before),
+        denormals(y.dtype), flushing(), address(modes),
     )  # fmt: skip
     arrays = plan.heights, steps.first, live, begin
     jit.launch(_forward, _forward_of_all, parts, task, *arrays)
@@ -350,6 +358,7 @@ def backward(
     held = [_panels([weights.h], True, width), y]
     if weights.p is not None:
         held[1] = _panels([weights.p], True, width_p)
+    modes = np.zeros(parts, np.int64)
     ds = empty((steps.n, hidden), da.dtype) if weights.p is not None else dh
     zeros, ones = zeros_and_ones(max(hidden, outputs), da.dtype)
     c_before, gates = (y if a is None else a for a in kept[1:])
@@ -359,7 +368,8 @@ def backward(
         address(held[0]), int(weights.p is not None), address(held[1]), int(mask is not None),
         address(dh if mask is None else mask), address(zeros), address(ones), address(y),
         address(dy), address(dh), address(dh if dc is None else dc), address(ds), address(dhs),
-        address(c_before), address(gates), address(da),
+        address(c_before), address(gates), address(da), denormals(da.dtype), flushing(),
+        address(modes),
     )  # fmt: skip
     arrays = plan.heights, steps.first, live, begin
     jit.launch(_backward, _backward_of_all, parts, task, *arrays)
