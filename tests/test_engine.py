@@ -345,6 +345,69 @@ def test_the_twin_of_taps_refuses_a_stray_address():
             twin(code, DTYPES[0], *arguments(**wrong))
 
 
+def group_gradient(x, dy, move, step, terms, outputs):
+    """Equation (2) of taps.py by NumPy: x (rows, columns, C), dy (places, O)."""
+    c = x.shape[2] * outputs // dy.shape[1]
+    groups = np.arange(dy.shape[1]) // outputs * c
+    dw = np.zeros((len(x), terms, c, dy.shape[1]), x.dtype)
+    for r, k, i, m in np.ndindex(*dw.shape[:3], len(dy)):
+        dw[r, k, i] += x[r, m * move + k * step, groups + i] * dy[m]
+    return dw
+
+
+@by_dtype
+@pytest.mark.parametrize("run", [machine, twin], ids=["machine", "twin"])
+@pytest.mark.parametrize(("inputs", "outputs"), GROUPS)
+def test_gradients_of_taps(inputs, outputs, run, dtype):
+    if not taps.serves(inputs, outputs, dtype):
+        pytest.skip("vectors of this CPU are too short for the group")
+    rng, n = np.random.default_rng(0), tile.lanes(dtype)
+    code, turn = taps.taps_gradient(inputs, outputs), itertools.count()
+    for terms in range(1, taps.most_taps(inputs) + 1):
+        for rows in range(1, taps.most_rows(terms, inputs) + 1):
+            for places in (1, taps.AT_ONCE, 2 * taps.AT_ONCE + 3):
+                i = next(turn)
+                move, step = ((1, 1), (2, 1), (1, 2), (2, 2))[i % 4]
+                o = outputs * (1, n // outputs, n // outputs + 1, 2 * n // outputs + 1)[i % 7 % 4]
+                c = o // outputs * inputs
+                columns = (places - 1) * move + (terms - 1) * step + 1
+                x = whole(rng, (rows, columns, c), dtype)
+                dy = whole(rng, (places, o), dtype)
+                dw = whole(rng, (rows, terms, inputs, o + 1), dtype)
+                expected = dw.copy()
+                expected[..., :o] += group_gradient(x, dy, move, step, terms, outputs)
+                line = o + 1
+                vectors, last = divmod(o - 1, n)
+                run(
+                    code, dtype, 16 * rows + terms, (x, 0), (np.arange(rows) * columns * c, 0),
+                    move * c, step * c, (dy, 0), o, places, (dw, 0),
+                    (np.arange(rows) * terms * inputs * line, 0), inputs * line, line,
+                    vectors + 1, last + 1,
+                )  # fmt: skip
+                assert_same(dw, expected, f"{rows} x {terms} taps, {places} places, turn {i}")
+
+
+def test_the_twin_of_the_gradient_of_taps_refuses_a_stray_address():
+    def arguments(**wrong):
+        arrays = {"x": np.ones((4, 3)), "y": np.ones((3, 3)), "w": np.ones((2, 3))}
+        given = {
+            "size": 16 + 2, "x": 0, "x_at": FIRST, "move": 3, "step": 3, "y": 0, "ldy": 3,
+            "places": 3, "w": 0, "w_at": FIRST, "tap": 3, "line": 3, "vectors": 1, "last": 3,
+        } | wrong  # fmt: skip
+        return [(arrays[k], v) if k in arrays else v for k, v in given.items()]
+
+    code = taps.taps_gradient(1, 1)
+    twin(code, DTYPES[1], *arguments())
+    for wrong in (
+        {"x": 1}, {"x": -1}, {"y": 1}, {"y": -1}, {"w": 1}, {"w": -1}, {"size": 16 + 3},
+        {"size": 32 + 2}, {"size": 16}, {"size": 2}, {"size": 16 + 9}, {"size": 64 + 2},
+        {"move": 4}, {"step": 4}, {"ldy": 4}, {"places": 4}, {"tap": 4}, {"vectors": 2},
+        {"last": 4}, {"last": 0},
+    ):  # fmt: skip
+        with pytest.raises(IndexError):
+            twin(code, DTYPES[1], *arguments(**wrong))
+
+
 # Copies
 
 

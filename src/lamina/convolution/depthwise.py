@@ -29,7 +29,7 @@ from ..engine import jit
 from ..engine.jit import Task, address, call
 from ..engine.matmul import SERIAL, plan_of
 from ..engine.memory import empty
-from ..engine.taps import serves, split, tallest, taps
+from ..engine.taps import most_taps, serves, split, tallest, taps, taps_gradient
 from ..engine.threads import count as count_threads
 from ..engine.tile import lanes
 from ..windows import Ints, Windows, pad
@@ -148,8 +148,57 @@ def _oldest(held: NDArray) -> int:
 
 
 @jit.kernel
+def _fetch(
+    g: int, u: int, shape: Task,
+    runs_d: NDArray, pairs_d: NDArray, places_d: NDArray,
+    runs_h: NDArray, pairs_h: NDArray, places_h: NDArray,
+    strips: NDArray, copies: NDArray, held: NDArray, segments: NDArray,
+) -> int:  # fmt: skip
+    """Bring the rows that a strip of a row meets to the slots; return how many there are."""
+    (
+        size, lane, copy, blocks, n, sources_d, sources_h, sources_w, channels, wide, x, taps_h,
+        taps_w, out_d, out_h, vectors, scratch, slot_size, pitch,
+    ) = shape  # fmt: skip
+    slots = held.shape[1]
+    mine = scratch + g * slots * slot_size * size
+    q_h, strip = u % out_h, u // out_h % len(strips)
+    image = u // out_h // len(strips)  # of one plane of y, one sample, one block of channels
+    q_d, sample, block = image % out_d, image // out_d % n, image // out_d // n
+    v0, v1 = vectors * block // blocks, vectors * (block + 1) // blocks
+    inputs = min(channels, v1 * wide) - v0 * wide
+    whole = (inputs + lane - 1) // lane
+    run_d, run_h = places_d[q_d, 0], places_h[q_h, 0]
+
+    # Copy the rows that are not there yet in the place of those that were used least recently.
+    for again in range(2):
+        s = 0
+        for i in range(runs_d[run_d, 3], runs_d[run_d, 4]):
+            plane = (block * n + sample) * sources_d + pairs_d[i, 1] + places_d[q_d, 1]
+            for j in range(runs_h[run_h, 3], runs_h[run_h, 4]):
+                row = plane * sources_h + pairs_h[j, 1] + places_h[q_h, 1]
+                slot = _slot(held[g], row * len(strips) + strip)
+                if slot < 0 and again == 1:
+                    slot = _oldest(held[g])
+                    held[g, slot, 0] = row * len(strips) + strip
+                    row -= block * n * sources_d * sources_h
+                    for t in range(strips[strip, 2], strips[strip, 3]):
+                        source = (row * sources_w + copies[t, 0]) * channels + v0 * wide
+                        call(copy, (
+                            x + source * size, channels, copies[t, 1], whole,
+                            inputs - (whole - 1) * lane,
+                            mine + (slot * slot_size + copies[t, 2] * pitch) * size, pitch,
+                        ))  # fmt: skip
+                if slot >= 0:
+                    held[g, slot, 1] = u + 1
+                segments[g, 0, s] = slot * slot_size
+                segments[g, 1, s] = (pairs_d[i, 0] * taps_h + pairs_h[j, 0]) * taps_w
+                s += 1
+    return s
+
+
+@jit.kernel
 def _rows(
-    g: int, task: Task, codes: NDArray,
+    g: int, shape: Task, task: Task, codes: NDArray,
     runs_d: NDArray, pairs_d: NDArray, places_d: NDArray,
     runs_h: NDArray, pairs_h: NDArray, places_h: NDArray,
     strips: NDArray, copies: NDArray, runs_w: NDArray, pairs_w: NDArray,
@@ -157,8 +206,7 @@ def _rows(
 ) -> None:  # fmt: skip
     """Compute part g of the strips of rows."""
     (
-        parts, size, lane, most, copy, blocks, n, sources_d, sources_h, sources_w, channels, wide,
-        x, w, taps_h, taps_w, tap, line, start, start_step,
+        parts, size, lane, most, blocks, n, w, tap, line, start, start_step,
         y, out_d, out_h, out_w, outputs, vectors, move, lists, longest, scratch, slot_size, pitch,
         relu,
     ) = task  # fmt: skip
@@ -173,38 +221,11 @@ def _rows(
         q_d, sample, block = image % out_d, image // out_d % n, image // out_d // n
         v0, v1 = vectors * block // blocks, vectors * (block + 1) // blocks
         last = min(lane, outputs - (v1 - 1) * lane)
-        inputs = min(channels, v1 * wide) - v0 * wide
-        whole = (inputs + lane - 1) // lane
-        run_d, run_h = places_d[q_d, 0], places_h[q_h, 0]
-        r0, r1 = strips[strip, 0], strips[strip, 1]
-
-        # Copy the rows that are not there yet in the place of those that were used least recently.
-        for again in range(2):
-            s = 0
-            for i in range(runs_d[run_d, 3], runs_d[run_d, 4]):
-                plane = (block * n + sample) * sources_d + pairs_d[i, 1] + places_d[q_d, 1]
-                for j in range(runs_h[run_h, 3], runs_h[run_h, 4]):
-                    row = plane * sources_h + pairs_h[j, 1] + places_h[q_h, 1]
-                    slot = _slot(held[g], row * len(strips) + strip)
-                    if slot < 0 and again == 1:
-                        slot = _oldest(held[g])
-                        held[g, slot, 0] = row * len(strips) + strip
-                        row -= block * n * sources_d * sources_h
-                        for t in range(strips[strip, 2], strips[strip, 3]):
-                            source = (row * sources_w + copies[t, 0]) * channels + v0 * wide
-                            call(copy, (
-                                x + source * size, channels, copies[t, 1], whole,
-                                inputs - (whole - 1) * lane,
-                                mine + (slot * slot_size + copies[t, 2] * pitch) * size, pitch,
-                            ))  # fmt: skip
-                    if slot >= 0:
-                        held[g, slot, 1] = u + 1
-                    segments[g, 0, s] = slot * slot_size
-                    segments[g, 1, s] = (pairs_d[i, 0] * taps_h + pairs_h[j, 0]) * taps_w
-                    s += 1
-        rows = s
-
-        for r in range(r0, r1):
+        rows = _fetch(
+            g, u, shape, runs_d, pairs_d, places_d, runs_h, pairs_h, places_h, strips, copies,
+            held, segments,
+        )  # fmt: skip
+        for r in range(strips[strip, 0], strips[strip, 1]):
             first, apart, count = runs_w[r, 0], runs_w[r, 1], runs_w[r, 2]
             terms = runs_w[r, 5]
             s = 0
@@ -232,7 +253,7 @@ def _rows(
 
 @jit.parallel
 def _rows_of_all(
-    count: int, task: Task, codes: NDArray,
+    count: int, shape: Task, task: Task, codes: NDArray,
     runs_d: NDArray, pairs_d: NDArray, places_d: NDArray,
     runs_h: NDArray, pairs_h: NDArray, places_h: NDArray,
     strips: NDArray, copies: NDArray, runs_w: NDArray, pairs_w: NDArray,
@@ -240,8 +261,8 @@ def _rows_of_all(
 ) -> None:  # fmt: skip
     for g in numba.prange(count):
         _rows(
-            numba.int64(g), task, codes, runs_d, pairs_d, places_d, runs_h, pairs_h, places_h,
-            strips, copies, runs_w, pairs_w, held, segments,
+            numba.int64(g), shape, task, codes, runs_d, pairs_d, places_d, runs_h, pairs_h,
+            places_h, strips, copies, runs_w, pairs_w, held, segments,
         )  # fmt: skip
 
 
@@ -356,6 +377,19 @@ def _plan(
     )
 
 
+def _shape(
+    plan: _Plan, x: NDArray, y: Ints, inputs: int, outputs: int, kernel: Ints, scratch: NDArray
+) -> Task:
+    """Return what `_fetch` is told, for y of that shape."""
+    machine = plan_of(x.dtype)
+    lane = machine.lane
+    return (
+        machine.size, lane, machine.codes[1], plan.blocks, len(x), *plan.sources, x.shape[-1],
+        lane * inputs // outputs, address(x), *kernel[1:], *plan.places[:2], -(-y[-1] // lane),
+        address(scratch), plan.slot_size, plan.pitch,
+    )  # fmt: skip
+
+
 def _correlate(
     plan: _Plan, x: NDArray, inputs: int, weight: NDArray, outputs: int, bias: NDArray | None,
     y: NDArray, kernel: Ints, relu: bool,
@@ -369,14 +403,14 @@ def _correlate(
     segments = np.empty((parts, 4, plan.longest), np.int64)
     scratch = empty(parts * plan.slots * plan.slot_size, x.dtype)
     start, start_step = (machine.zeros_at, 0) if bias is None else (address(bias), lane)
+    shape = _shape(plan, x, y.shape, inputs, outputs, kernel, scratch)
     task = (
-        parts, size, lane, tallest(inputs), machine.codes[1], plan.blocks, len(y), *plan.sources,
-        x.shape[-1], lane * inputs // outputs, address(x), address(weight), *kernel[1:],
+        parts, size, lane, tallest(inputs), plan.blocks, len(y), address(weight),
         inputs * y.shape[-1], y.shape[-1], start, start_step, address(y), *plan.places,
-        y.shape[-1], -(-y.shape[-1] // lane), plan.move, address(segments) , plan.longest,
+        y.shape[-1], -(-y.shape[-1] // lane), plan.move, address(segments), plan.longest,
         address(scratch), plan.slot_size, plan.pitch, int(relu),
     )  # fmt: skip
-    jit.launch(_rows, _rows_of_all, parts, task, *plan.arrays, held, segments)
+    jit.launch(_rows, _rows_of_all, parts, shape, task, *plan.arrays, held, segments)
 
 
 def forward(
@@ -399,6 +433,109 @@ def input_gradient(
         weight = np.ascontiguousarray(weight.reshape(-1, o, c, groups).swapaxes(2, 3))
     plan = _plan(dx.shape[1:-1], windows, mode, groups, o, c, dy.dtype, True)
     _correlate(plan, dy, o, weight, c, None, dx, _three(windows.size), False)
+
+
+# The sums for dW
+
+CHUNKS: Final = 16
+"""Into how many sums dW is cut at the most: a fixed number, whatever the threads."""
+
+
+@jit.kernel
+def _weights(
+    g: int, shape: Task, task: Task,
+    runs_d: NDArray, pairs_d: NDArray, places_d: NDArray,
+    runs_h: NDArray, pairs_h: NDArray, places_h: NDArray,
+    strips: NDArray, copies: NDArray, runs_w: NDArray, pairs_w: NDArray,
+    held: NDArray, segments: NDArray,
+) -> None:  # fmt: skip
+    """Add the chunks of part g: each of some strips of rows, to a dW of its own."""
+    (
+        parts, chunks, size, lane, inputs, code, most, blocks, n, dw, dw_size, tap, line,
+        y, out_d, out_h, out_w, outputs, vectors, move, lists, longest, scratch, slot_size, pitch,
+    ) = task  # fmt: skip
+    units = blocks * n * out_d * len(strips) * out_h
+    list_x = lists + (g * 4 + 2) * longest * 8
+    list_w = list_x + longest * 8
+    mine = scratch + g * held.shape[1] * slot_size * size
+    for chunk in range(chunks * g // parts, chunks * (g + 1) // parts):
+        for u in range(units * chunk // chunks, units * (chunk + 1) // chunks):
+            q_h, strip = u % out_h, u // out_h % len(strips)
+            image = u // out_h // len(strips)
+            q_d, sample, block = image % out_d, image // out_d % n, image // out_d // n
+            v0, v1 = vectors * block // blocks, vectors * (block + 1) // blocks
+            last = min(lane, outputs - (v1 - 1) * lane)
+            rows = _fetch(
+                g, u, shape, runs_d, pairs_d, places_d, runs_h, pairs_h, places_h, strips, copies,
+                held, segments,
+            )  # fmt: skip
+            for r in range(strips[strip, 0], strips[strip, 1]):
+                first, apart, count = runs_w[r, 0], runs_w[r, 1], runs_w[r, 2]
+                terms = runs_w[r, 5]
+                pieces = (terms + most - 1) // most
+                place = ((sample * out_d + q_d) * out_h + q_h) * out_w + first
+                for e in range(runs_w[r, 3], runs_w[r, 4], terms):
+                    for piece in range(pieces):
+                        k0, k1 = terms * piece // pieces, terms * (piece + 1) // pieces
+                        together = max(1, min(3, 9 // ((k1 - k0) * inputs)))
+                        for i0 in range(0, rows, together):
+                            i1 = min(rows, i0 + together)
+                            for i in range(i0, i1):
+                                column = pairs_w[e, 1] + k0 * runs_w[r, 7]
+                                element = pairs_w[e, 0] + k0 * runs_w[r, 6]
+                                segments[g, 2, i - i0] = segments[g, 0, i] + column * pitch
+                                segments[g, 3, i - i0] = (
+                                    segments[g, 1, i] + element
+                                ) * tap + v0 * lane
+                            call(code, (
+                                16 * (i1 - i0) + k1 - k0, mine, list_x, move * pitch,
+                                runs_w[r, 7] * pitch, y + (place * outputs + v0 * lane) * size,
+                                apart * outputs, count, dw + chunk * dw_size * size, list_w,
+                                runs_w[r, 6] * tap, line, v1 - v0, last,
+                            ))  # fmt: skip
+
+
+@jit.parallel
+def _weights_of_all(
+    count: int, shape: Task, task: Task,
+    runs_d: NDArray, pairs_d: NDArray, places_d: NDArray,
+    runs_h: NDArray, pairs_h: NDArray, places_h: NDArray,
+    strips: NDArray, copies: NDArray, runs_w: NDArray, pairs_w: NDArray,
+    held: NDArray, segments: NDArray,
+) -> None:  # fmt: skip
+    for g in numba.prange(count):
+        _weights(
+            numba.int64(g), shape, task, runs_d, pairs_d, places_d, runs_h, pairs_h, places_h,
+            strips, copies, runs_w, pairs_w, held, segments,
+        )  # fmt: skip
+
+
+def weight_gradient(
+    x: NDArray, dy: NDArray, weight: Ints, windows: Windows, mode: str, groups: int
+) -> NDArray:
+    """Return dW, of the shape `weight`: sums over chunks of a fixed size, added in their order."""
+    c, o = weight[-2], weight[-1] // groups
+    plan = _plan(x.shape[1:-1], windows, mode, groups, c, o, x.dtype, False)
+    machine = plan_of(x.dtype)
+    size, lane = machine.size, machine.lane
+    rows = len(x) * dy[0].size // (dy.shape[-1] * dy.shape[-2])
+    chunks = max(1, min(CHUNKS, rows // 8))
+    work = dy.size * math.prod(weight[:-1])
+    parts = min(count_threads(), chunks) if work > SERIAL else 1
+    dweights = np.zeros((chunks, *weight), x.dtype)
+    held = np.full((parts, plan.slots, 2), -1)
+    segments = np.empty((parts, 4, max(plan.longest, 3)), np.int64)
+    scratch = empty(parts * plan.slots * plan.slot_size, x.dtype)
+    shape = _shape(plan, x, dy.shape, c, o, _three(windows.size), scratch)
+    task = (
+        parts, chunks, size, lane, c, taps_gradient(c, o)(x.dtype), most_taps(c), plan.blocks,
+        len(x), address(dweights), math.prod(weight), c * weight[-1], weight[-1], address(dy),
+        *plan.places, weight[-1], -(-weight[-1] // lane), plan.move, address(segments),
+        segments.shape[2], address(scratch), plan.slot_size, plan.pitch,
+    )  # fmt: skip
+    jit.launch(_weights, _weights_of_all, parts, shape, task, *plan.arrays[1:], held, segments)
+    total: NDArray = dweights[0] if chunks == 1 else dweights.sum(axis=0)
+    return total
 
 
 def _three(kernel: Ints) -> Ints:

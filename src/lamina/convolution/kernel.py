@@ -248,6 +248,9 @@ def _weight_gradient(case: _Case, dy: NDArray, x: NDArray) -> NDArray:
         c = math.prod(taps)
         matmul.matmul(x, 1, c, dy, o, 1, c, o, dy.size // o, dweight)
         return dweight
+    if dy.size and case.is_narrow:
+        options = case.windows, case.padding_mode, case.groups
+        return depthwise.weight_gradient(x, dy, case.weight, *options)
     dweight = empty(case.weight, dy.dtype)
     if case.padding_mode == "zeros" or not dy.size:
         weight_gradient(_plans_back(case)[1], x, dy, dweight, False)

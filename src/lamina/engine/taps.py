@@ -16,6 +16,12 @@ meets with tap k. Then a few taps are taken together: a vector of X is read once
 and their weights once for all places.
 
 Each element is ONE chain of multiply-adds, over s, k and i in rising order.
+
+The gradient of W for R rows of taps, K of each, goes over M places with its sums in registers:
+
+    W[w_r + k·tap + i·line + j] += Σ_m X[x_r + m·move + k·step + ⌊j / o⌋ c + i] · Y[m·ldy + j]  (2)
+
+Each element is ONE chain again, over m in rising order.
 """
 
 from collections.abc import Callable
@@ -224,10 +230,9 @@ def _tile(e: _Words, height: int, together: int, rest: int) -> ir.Function:
     return f
 
 
-def _emit(name: str, inputs: int, outputs: int, together: int, rest: int, dtype: Any) -> str:
-    e = _Words(dtype, inputs, outputs)
-    tiles = [_tile(e, height, together, rest) for height in range(1, tallest(inputs) + 1)]
-    kinds: Any = tiles[0].function_type.args
+def _by_size(e: _Words, name: str, functions: dict[int, ir.Function]) -> str:
+    """Emit `name(size, ...)`, which calls the function of that size; return the module."""
+    kinds: Any = next(iter(functions.values())).function_type.args
     f = ir.Function(e.module, ir.FunctionType(ir.VoidType(), [_i64] * (1 + len(kinds))), name)
     b = ir.IRBuilder(f.append_basic_block("entry"))
     nothing = f.append_basic_block("nothing")
@@ -236,15 +241,21 @@ def _emit(name: str, inputs: int, outputs: int, together: int, rest: int, dtype:
         for value, kind in zip(f.args[1:], kinds, strict=True)
     ]
     choose = b.switch(f.args[0], nothing)
-    for m, tile in enumerate(tiles, start=1):
-        block = f.append_basic_block(f"call_{m}")
-        choose.add_case(_i64(m), block)
+    for size, function in functions.items():
+        block = f.append_basic_block(f"call_{size}")
+        choose.add_case(_i64(size), block)
         b.position_at_end(block)
-        b.call(tile, arguments)
+        b.call(function, arguments)
         b.ret_void()
     b.position_at_end(nothing)
     b.ret_void()
     return str(e.module)
+
+
+def _emit(name: str, inputs: int, outputs: int, together: int, rest: int, dtype: Any) -> str:
+    e = _Words(dtype, inputs, outputs)
+    heights = range(1, tallest(inputs) + 1)
+    return _by_size(e, name, {height: _tile(e, height, together, rest) for height in heights})
 
 
 def _twin(
@@ -276,9 +287,146 @@ def _twin(
             y.row(m * ldy + v * n, width)[...] = sums
 
 
+# The sums of weights
+
+
+def most_taps(inputs: int) -> int:
+    """Return how many taps of a row there are sums for at the most."""
+    return 8 // inputs
+
+
+def most_rows(terms: int, inputs: int) -> int:
+    """Return of how many rows, of so many taps, there are sums at the most."""
+    return max(1, min(3, 9 // (terms * inputs)))
+
+
+AT_ONCE: Final = 4
+"""How many places share the vectors of X that their taps meet."""
+
+
+def _gradient(e: _Words, rows: int, terms: int) -> ir.Function:
+    """Emit equation (2) for so many rows and taps."""
+    kinds = [_pointer, _pointer, _i64, _i64, _pointer, _i64, _i64,
+             _pointer, _pointer, _i64, _i64, _i64, _i64]  # fmt: skip
+    name = f"gradient_{rows}x{terms}"
+    f = ir.Function(e.module, ir.FunctionType(ir.VoidType(), kinds), name)
+    f.linkage = "internal"
+    f.attributes.add("nounwind")
+    x, x_at, move, step, y, ldy, places, w, w_at, tap, line, vectors, last = f.args
+    b = ir.IRBuilder(f.append_basic_block("entry"))
+    whole = b.sub(vectors, b.zext(b.icmp_signed("<", last, _i64(e.lanes)), _i64))
+    mask, wide_mask = e.first_lanes(b, last), e.group_lanes(b, last)
+    slides = b.icmp_signed("==", move, step)
+
+    def vector(x: ir.Value, y: ir.Value, w: ir.Value, masked: bool) -> None:
+        masks = (mask, wide_mask) if masked else (None, None)
+
+        def row(base: ir.Value, at: ir.Value, r: int) -> ir.Value:
+            return e.at(b, base, b.load(b.gep(at, [_i64(r)], source_etype=_i64), typ=_i64))
+
+        def weights() -> list[ir.Value]:
+            found = []
+            for r in range(rows):
+                place = row(w, w_at, r)
+                for k in range(terms):
+                    at = e.at(b, place, b.mul(tap, _i64(k)))
+                    found += [e.at(b, at, b.mul(line, _i64(i))) for i in range(e.inputs)]
+            return found
+
+        def add(count: int, state: _State) -> _State:
+            m, y_m, *rest = state
+            x_m, sums = rest[:rows], rest[rows:]
+            ys, at = [], y_m
+            for _ in range(count):
+                ys.append(e.load(b, at, masks[0]))
+                at = e.step(b, at, ldy, ys[-1])
+            moved = []
+            for r in range(rows):
+                place = x_m[r]
+                for n in range(count + terms - 1):
+                    values = e.place(b, place, masks[1])
+                    for k in range(terms):
+                        if 0 <= n - k < count:
+                            for i, value in enumerate(values):
+                                s = (r * terms + k) * e.inputs + i
+                                sums[s] = e.multiply_add(b, value, ys[n - k], sums[s])
+                    after = sums[(r * terms + min(n, terms - 1)) * e.inputs]
+                    place = e.step(b, place, step if count == 1 else move, after)
+                moved.append(e.at(b, x_m[r], b.mul(move, _i64(count))))
+            return [b.sub(m, _i64(count)), at, *moved, *sums]
+
+        begin = [e.load(b, at, masks[0]) for at in weights()]
+        left = [places, y, *(row(x, x_at, r) for r in range(rows)), *begin]
+        for count in (AT_ONCE, 1):
+
+            def going(state: _State, count: int = count) -> ir.Value:
+                enough = b.icmp_signed(">=", state[0], _i64(count))
+                return enough if count == 1 else b.and_(enough, slides)
+
+            left = _loop(b, left, going, partial(add, count))
+        for at, value in zip(weights(), left[2 + rows :], strict=True):
+            e.store(b, value, at, masks[0])
+
+    def all_vectors(state: _State) -> _State:
+        v, x, y, w = state
+        vector(x, y, w, masked=False)
+        return [
+            b.add(v, _i64(1)), e.at(b, x, e.wide.lanes), e.at(b, y, e.lanes), e.at(b, w, e.lanes)
+        ]  # fmt: skip
+
+    v, x, y, w = _loop(
+        b, [_i64(0), x, y, w], lambda state: b.icmp_signed("<", state[0], whole), all_vectors
+    )
+    with b.if_then(b.icmp_signed("<", v, vectors)):
+        vector(x, y, w, masked=True)
+    b.ret_void()
+    return f
+
+
+def _emit_gradient(name: str, inputs: int, outputs: int, dtype: Any) -> str:
+    e = _Words(dtype, inputs, outputs)
+    sizes = [
+        (rows, terms)
+        for terms in range(1, most_taps(inputs) + 1)
+        for rows in range(1, most_rows(terms, inputs) + 1)
+    ]
+    return _by_size(e, name, {16 * r + k: _gradient(e, r, k) for r, k in sizes})
+
+
+def _gradient_twin(
+    inputs: int, outputs: int,
+    size: int, x: Address, x_at: Address, move: int, step: int, y: Address, ldy: int, places: int,
+    w: Address, w_at: Address, tap: int, line: int, vectors: int, last: int,
+) -> None:  # fmt: skip
+    """Compute equation (2) in plain Python; `size` is 16 times the rows, and the taps of a row."""
+    n = lanes(y.dtype)
+    rows, terms = divmod(size, 16)
+    fits = 1 <= terms <= most_taps(inputs) and 1 <= rows <= most_rows(terms, inputs)
+    if not (fits and 1 <= last <= n):
+        raise IndexError(f"no sums for {rows} x {terms} taps and {last} lanes")
+    width = (vectors - 1) * n + last
+    groups = np.arange(width) // outputs * inputs
+    for r in range(rows):
+        x_r, w_r = int(x_at.row(r, 1)[0]), int(w_at.row(r, 1)[0])
+        for k in range(terms):
+            for i in range(inputs):
+                sums = w.row(w_r + k * tap + i * line, width)
+                for m in range(places):
+                    values = x.row(x_r + m * move + k * step, width * inputs // outputs)
+                    sums += values[groups + i] * y.row(m * ldy, width)
+
+
 @cache
 def taps(inputs: int, outputs: int, together: int, rest: int) -> Code:
     """Return the code for groups of so many inputs and outputs: its arguments are `_twin`'s."""
     name = f"taps_of_{inputs}_to_{outputs}_by_{together}_and_{rest}"
     emit = partial(_emit, name, inputs, outputs, together, rest)
     return Code(name, emit, partial(_twin, inputs, outputs))
+
+
+@cache
+def taps_gradient(inputs: int, outputs: int) -> Code:
+    """Return the code for the gradient of weights: its arguments are `_gradient_twin`'s."""
+    name = f"gradient_of_{inputs}_to_{outputs}"
+    emit = partial(_emit_gradient, name, inputs, outputs)
+    return Code(name, emit, partial(_gradient_twin, inputs, outputs))
