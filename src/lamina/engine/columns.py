@@ -12,12 +12,11 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from . import jit
-from .denormals import flushing
+from . import denormals, jit
 from .jit import Code, Task, address, call
 from .matmul import plan_of
 from .memory import empty
-from .mode import denormals
+from .mode import flush as flush_code
 from .steps import AHEAD, Kept, Steps, Weights, pack, product, widest, zeros_and_ones
 
 NDArray = npt.NDArray[Any]
@@ -43,9 +42,9 @@ def _forward(g: int, t: int, task: Task, heights: NDArray, rows: NDArray) -> Non
     (
         parts, steps, chunk, stride, size, lane, tile, copy, origin, cell, width, width_x,
         inputs, hidden, gates, n, x, bias, bias_col, weight_x, weight_h, x_ahead,
-        h, c, sums, y, mask, mask_row, keep, h_before, c_before, kept, denormals, flush, modes,
+        h, c, sums, y, mask, mask_row, keep, h_before, c_before, kept, set_mode, flush, modes,
     ) = task  # fmt: skip
-    call(denormals, (flush, 0, modes + g * 8))
+    call(set_mode, (flush, 0, modes + g * 8))
     zero, one = numba.int64(0), numba.int64(1)  # not literals: `product` is compiled once
     columns, vectors = gates * hidden, (hidden + lane - 1) // lane
     u0, u1 = vectors * g // parts * lane, min(hidden, vectors * (g + 1) // parts * lane)
@@ -90,7 +89,7 @@ def _forward(g: int, t: int, task: Task, heights: NDArray, rows: NDArray) -> Non
         keep, rows[0, t + 1] - first if t + 1 < steps else 0,
         c_before + row * keep, kept + (first * columns * size + unit) * keep,
     ))  # fmt: skip
-    call(denormals, (flush, 1, modes + g * 8))
+    call(set_mode, (flush, 1, modes + g * 8))
 
 
 @jit.parallel
@@ -107,9 +106,9 @@ def _backward(g: int, t: int, task: Task, heights: NDArray, rows: NDArray) -> No
     (
         parts, steps, stride, size, lane, tile, scale, origin, cell, width, hidden, gates,
         weight_h, masked, mask, zeros, y, dy, dh, dc, c_before, kept, da,
-        denormals, flush, modes,
+        set_mode, flush, modes,
     ) = task  # fmt: skip
-    call(denormals, (flush, 0, modes + g * 8))
+    call(set_mode, (flush, 0, modes + g * 8))
     zero = numba.int64(0)  # not a literal: `product` is compiled once
     columns, vectors = gates * hidden, (hidden + lane - 1) // lane
     u0, u1 = vectors * g // parts * lane, min(hidden, vectors * (g + 1) // parts * lane)
@@ -136,7 +135,7 @@ def _backward(g: int, t: int, task: Task, heights: NDArray, rows: NDArray) -> No
             dy + row, stride * hidden, dc + unit, hidden,
             rows[0, t - 1] - rows[0, t] if t > 0 else 0, c_before + row, kept + wide, da + wide,
         ))  # fmt: skip
-    call(denormals, (flush, 1, modes + g * 8))
+    call(set_mode, (flush, 1, modes + g * 8))
 
 
 @jit.parallel
@@ -209,7 +208,7 @@ def forward(
         address(bias), bias_col, address(panels[0]), address(panels[1]), address(x_ahead),
         address(both), address(both if c is None else c), address(sums), address(y),
         address(mask), mask_row, int(kept is not None), *map(address, before),
-        denormals(y.dtype), flushing(), address(modes),
+        flush_code(y.dtype), denormals.flushing(), address(modes),
     )  # fmt: skip
     jit.launch(_nothing, _forward_of_all, parts, task, plan.heights, _rows(steps))
 
@@ -231,7 +230,7 @@ def backward(
         plan.origin_at, cell(da.dtype), width, hidden, columns // hidden, address(panels),
         int(mask is not None), address(dh if mask is None else mask), address(zeros), address(y),
         address(dy), address(dh), address(dh if dc is None else dc), address(c_before),
-        address(gates), address(da), denormals(da.dtype), flushing(), address(modes),
+        address(gates), address(da), flush_code(da.dtype), denormals.flushing(), address(modes),
     )  # fmt: skip
     jit.launch(_nothing, _backward_of_all, parts, task, plan.heights, _rows(steps))
 

@@ -45,5 +45,5 @@ def _twin(flush: int, restore: int, place: Address) -> None:
     place.row(0, 1)
 
 
-denormals: Final = Code("denormals", _emit, _twin)
-"""`denormals(dtype)`: code with the arguments flush, restore, place: eight bytes of the thread."""
+flush: Final = Code("denormals", _emit, _twin)
+"""`flush(dtype)`: code with the arguments flush, restore, place: eight bytes of the thread."""

@@ -26,12 +26,11 @@ from llvmlite import ir
 from numba.core import cgutils
 
 from . import columns as by_columns
-from . import jit, threads
-from .denormals import flushing
+from . import denormals, jit, threads
 from .jit import Address, Code, Task, address, call, held
 from .matmul import plan_of
 from .memory import empty
-from .mode import denormals
+from .mode import flush as flush_code
 from .pointwise import Functions
 from .steps import AHEAD, Kept, Steps, Weights, pack, product, widest, zeros_and_ones
 from .tile import lanes
@@ -56,9 +55,9 @@ def _forward(
         inputs, hidden, outputs, columns, most, x, bias, bias_col, packed, stacked, weight_x,
         weight_h,
         projected, weight_p, xh, c, sums, s, y, mask, mask_row, ones, zeros, ahead,
-        keep, h_before, c_before, gates, denormals, flush, modes,
+        keep, h_before, c_before, gates, set_mode, flush, modes,
     ) = task  # fmt: skip
-    call(denormals, (flush, 0, modes + g * 8))
+    call(set_mode, (flush, 0, modes + g * 8))
     zero, one = numba.int64(0), numba.int64(1)  # not literals: `product` is compiled once
     rank = begin[g]
     both = inputs + outputs
@@ -132,7 +131,7 @@ def _forward(
                 zeros, 0, h_mine, apart * both,
             ))  # fmt: skip
         before = rows
-    call(denormals, (flush, 1, modes + g * 8))
+    call(set_mode, (flush, 1, modes + g * 8))
 
 
 @jit.parallel
@@ -151,9 +150,9 @@ def _backward(
     (
         steps, apart, stride, size, lane, tile, affine, origin, cell, width, width_p,
         hidden, outputs, columns, weight_h, projected, weight_p, masked, mask, zeros, ones,
-        y, dy, dh, dc, ds, dhs, c_before, gates, da, denormals, flush, modes,
+        y, dy, dh, dc, ds, dhs, c_before, gates, da, set_mode, flush, modes,
     ) = task  # fmt: skip
-    call(denormals, (flush, 0, modes + g * 8))
+    call(set_mode, (flush, 0, modes + g * 8))
     zero = numba.int64(0)  # not a literal: `product` is compiled once
     rank = begin[g]
     dh_mine, dc_mine = dh + rank * outputs * size, dc + rank * hidden * size
@@ -194,7 +193,7 @@ def _backward(
                 rows, h_vectors, h_last, dh_mine, apart * outputs, mask_mine, apart * outputs,
                 zeros, 0, dh_mine, apart * outputs,
             ))  # fmt: skip
-    call(denormals, (flush, 1, modes + g * 8))
+    call(set_mode, (flush, 1, modes + g * 8))
 
 
 @jit.parallel
@@ -311,7 +310,7 @@ def forward(
         int(weights.p is not None), address(held[2]), address(xh), address(y if c is None else c),
         address(sums), address(s), address(y), address(mask), mask_row, address(ones),
         address(zeros), address(ahead), int(kept is not None), *map(address, before),
-        denormals(y.dtype), flushing(), address(modes),
+        flush_code(y.dtype), denormals.flushing(), address(modes),
     )  # fmt: skip
     arrays = plan.heights, steps.first, live, begin
     jit.launch(_forward, _forward_of_all, parts, task, *arrays)
@@ -368,7 +367,7 @@ def backward(
         address(held[0]), int(weights.p is not None), address(held[1]), int(mask is not None),
         address(dh if mask is None else mask), address(zeros), address(ones), address(y),
         address(dy), address(dh), address(dh if dc is None else dc), address(ds), address(dhs),
-        address(c_before), address(gates), address(da), denormals(da.dtype), flushing(),
+        address(c_before), address(gates), address(da), flush_code(da.dtype), denormals.flushing(),
         address(modes),
     )  # fmt: skip
     arrays = plan.heights, steps.first, live, begin
