@@ -51,9 +51,7 @@ def drawn(figure: Figure, names: dict[str, Any]) -> str:
     with mpl.rc_context({"svg.hashsalt": f"{names['__name__']}-{names['__figures__']}"}):
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     text = file.getvalue()
-    text = text[text.index("<svg") :].replace("#000000", "currentColor")
-    # Text without a colour of its own is black.
-    return text.replace('style="font:', 'style="fill: currentColor; font:')
+    return text[text.index("<svg") :].replace("#000000", "currentColor")
 
 
 class Cell(SphinxDirective):
