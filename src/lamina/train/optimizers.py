@@ -263,10 +263,12 @@ class Adam(Optimizer):
     r"""Steps scaled by running averages of the gradient and of its square.
 
     .. math::
+        \begin{aligned}
         m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g \\
         s_t &= \beta_2 s_{t-1} + (1 - \beta_2) g^2 \\
         \theta_t &= \theta_{t-1} - \eta \,
         \frac{m_t / (1 - \beta_1^t)}{\sqrt{s_t / (1 - \beta_2^t)} + \epsilon}
+        \end{aligned}
 
     Parameters
     ----------
