@@ -733,6 +733,19 @@ def test_refuses_inputs(kind):
     assert_same(layer(x, lengths=np.array([5, 0, 1, 2], np.uint8)), layer(x, lengths=[5, 0, 1, 2]))
 
 
+@every_kind
+def test_refuses_parameters_of_another_form(kind):
+    x = np.zeros((N, T, F))
+    for name in ("weight_x", "weight_h", "bias"):
+        for change in (lambda a: a[..., :-1].copy(), lambda a: a[:0], lambda a: a.astype("f")):
+            layer = kind()
+            layer.params[name] = change(layer.params[name])
+            ways = layer, lambda x, layer=layer: layer.step(x[:, 0], layer.initial_state(N))
+            for call in ways:
+                with pytest.raises(ValueError, match=f"{name} has become an array of shape"):
+                    call(x)
+
+
 # Sizes
 
 

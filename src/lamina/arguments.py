@@ -137,14 +137,19 @@ def parameters(owner: Any, weight: NDArray, bias: NDArray | None, shape: tuple[i
     fits = bias is None or (bias.shape == shape[-1:] and bias.dtype == dtype)
     if weight.shape == shape and dtype in FLOATS and fits:
         return
-    for name, a, expected in (("weight", weight, shape), ("bias", bias, shape[-1:])):
-        same = a is None or (a.shape, a.dtype) == (expected, owner.dtype)
-        if a is not None and not (same and a.dtype in FLOATS):
-            raise ValueError(
-                f"{say(owner)}: {name} has become an array of shape {a.shape} and dtype {a.dtype}, "
-                f"expected {expected} and {owner.dtype}; an assignment, layer.{name} = array, "
-                "would have refused it"
-            )
+    parameter(owner, "weight", weight, shape)
+    if bias is not None:
+        parameter(owner, "bias", bias, shape[-1:])
+
+
+def parameter(owner: Any, name: str, a: NDArray, shape: tuple[int, ...]) -> None:
+    """Check one of a layer's own arrays."""
+    if a.shape != shape or a.dtype != owner.dtype or a.dtype not in FLOATS:
+        raise ValueError(
+            f"{say(owner)}: {name} has become an array of shape {a.shape} and dtype {a.dtype}, "
+            f"expected {shape} and {owner.dtype}; an assignment, layer.{name} = array, "
+            "would have refused it"
+        )
 
 
 def gradient(

@@ -150,7 +150,11 @@ class Recurrent(Layer):
         return self.out_features if layer else self.in_features
 
     def _weights(self, suffix: str) -> tuple[NDArray | None, ...]:
-        return tuple(self.params.get(name + suffix) for name in self.weight_names)
+        found = tuple(self.params.get(name + suffix) for name in self.weight_names)
+        for name, a in zip(self.weight_names, found, strict=True):
+            if a is not None:
+                arguments.parameter(self, name + suffix, a, self.shapes[name + suffix])
+        return found
 
     def initialize(self, rng: initializers.RNG = None) -> Self:
         """Draw all parameters anew, and the keys of the Dropout layers; return the layer."""
@@ -160,6 +164,7 @@ class Recurrent(Layer):
             for suffix in self._suffixes(layer):
                 for name, a in self._draw(self._inputs(layer), rng).items():
                     self.params[name + suffix] = a
+        self.shapes = {name: a.shape for name, a in self.params.items()}
         for child in self.children().values():
             child.initialize(rng)
         return self
