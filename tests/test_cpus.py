@@ -185,12 +185,11 @@ FMA = {"skylake-avx512": r"vfmadd\w+p[sd]\t.*%zmm", "haswell": r"vfmadd\w+p[sd]\
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("lanewise", [False, True], ids=["tile", "lanewise"])
-def test_tiles_are_vector_code(target, lanewise, dtype):
+def test_tiles_are_vector_code(target, dtype):
     emitter = tile.Emitter(dtype)
     for rows, vectors in ((1, 1), (2, 2), (tile.tallest(4), 4)):
         for masked in (False, True):
-            emitter.tile(rows, vectors, masked, lanewise).linkage = "external"
+            emitter.tile(rows, vectors, masked).linkage = "external"
     assembly = target(str(emitter.module))
     sums = re.findall(FMA[target.cpu], assembly)
     assert len(sums) == 2 * (1 + 4 + 4 * tile.tallest(4))
@@ -205,7 +204,7 @@ def test_tiles_stay_in_registers(target):
     emitter = tile.Emitter(np.float32)
     for vectors in tile.WIDTHS:
         rows = min(tile.tallest(vectors), most.get(vectors, tile.TALLEST))
-        emitter.tile(rows, vectors, False, False).linkage = "external"
+        emitter.tile(rows, vectors, False).linkage = "external"
     assert not re.search(on_stack, target(str(emitter.module)))
 
 

@@ -18,7 +18,6 @@ from lamina.engine.jit import Address
 from lamina.engine.matmul import contiguous
 
 DTYPES = [np.dtype(np.float32), np.dtype(np.float64)]
-CODES = {code.name: code for code in (tile.tile, tile.lanewise)}
 by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 
@@ -49,7 +48,7 @@ NOWHERE = (np.zeros(0), 0)
 FIRST = (np.zeros(1, np.int64), 0)
 
 
-def product(run, dtype, a, b, rows, columns, start=None, relu=0, code=tile.tile, ahead=NOWHERE):
+def product(run, dtype, a, b, rows, columns, start=None, relu=0, ahead=NOWHERE):
     """C = A B by one tile at the place (rows.start, columns.start), the rest of C being NaN."""
     n = tile.lanes(dtype)
     k = a.shape[1]
@@ -59,7 +58,7 @@ def product(run, dtype, a, b, rows, columns, start=None, relu=0, code=tile.tile,
         start = np.zeros(vectors * n + n, dtype)
     at = rows.start * b.shape[1] + columns.start
     run(
-        code, dtype, len(rows), vectors + 1, (a, rows.start * k), FIRST, k, 1,
+        tile.tile, dtype, len(rows), vectors + 1, (a, rows.start * k), FIRST, k, 1,
         (b, columns.start), FIRST, b.shape[1], 1, k, (start, 0), 0, (c, at), b.shape[1],
         last + 1, relu, ahead, 0,
     )  # fmt: skip
@@ -76,9 +75,8 @@ def view(array, first, shape, steps):
 
 
 @by_dtype
-@pytest.mark.parametrize("name", ["tile", "lanewise"])
 @pytest.mark.parametrize("run", [machine, twin], ids=["machine", "twin"])
-def test_every_tile(run, name, dtype):
+def test_every_tile(run, dtype):
     rng, n = np.random.default_rng(0), tile.lanes(dtype)
     turn = itertools.count()
     every = itertools.product((1, n // 2, n) if run is twin else range(1, n + 1), "CBZ", (0, 1))
@@ -89,10 +87,9 @@ def test_every_tile(run, name, dtype):
                 i = next(turn)
                 width, segments, k = (vectors - 1) * n + last, 1 + i % 3, 1 + i % 5
                 # A (segments, rows, k) with gaps, its rows or its terms side by side.
-                across = width if name == "lanewise" else 1
-                row, col = ((k + 1) * across, across) if i % 2 else (across, rows * across + 3)
-                a = whole(rng, 20 + segments * (rows + 1) * (k + 3) * (across + 3), dtype)
-                a_at = 7 + np.arange(segments)[::-1] * (rows + 1) * (k + 2) * across
+                row, col = (k + 1, 1) if i % 2 else (1, rows + 3)
+                a = whole(rng, 20 + segments * (rows + 1) * (k + 3) * 4, dtype)
+                a_at = 7 + np.arange(segments)[::-1] * (rows + 1) * (k + 2)
                 ldb = width + i % 4
                 b = whole(rng, 5 + segments * k * ldb, dtype)
                 b_at = 5 + np.arange(segments) * k * ldb
@@ -107,14 +104,13 @@ def test_every_tile(run, name, dtype):
                 expected = c.copy()
                 total = view(*start, (rows, width), (lds, 1)).copy()
                 for at, bt in zip(a_at, b_at, strict=True):
-                    part_a = view(a, at, (rows, k, across), (row, col, 1))
-                    total += np.sum(part_a * view(b, bt, (k, width), (ldb, 1)), axis=1)
+                    total += view(a, at, (rows, k), (row, col)) @ view(b, bt, (k, width), (ldb, 1))
                 if relu:
                     total = np.maximum(total, 0)
                 view(expected, 3, (rows, width), (ldc, 1))[...] = total
 
                 run(
-                    CODES[name], dtype, rows, vectors, (a, 0), (a_at, 0), row, col, (b, 0),
+                    tile.tile, dtype, rows, vectors, (a, 0), (a_at, 0), row, col, (b, 0),
                     (b_at, 0), ldb, segments, k, start, lds, (c, 3), ldc, last, relu, (b, 0), i,
                 )  # fmt: skip
                 assert_same(c, expected, f"{rows} x {vectors}, last {last}, {begin}, {relu}")

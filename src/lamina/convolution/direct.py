@@ -34,7 +34,6 @@ from ..engine import jit
 from ..engine.jit import Task, address, call
 from ..engine.matmul import SERIAL, grid, plan_of
 from ..engine.memory import aligned
-from ..engine.tile import lanewise
 from ..windows import Ints
 
 NDArray = npt.NDArray[Any]
@@ -100,7 +99,7 @@ def _rows(
     """Compute part g of Y: some rows of some strips, some panels."""
     (
         parts, cols, size, lane, tile, copy, block, every, piece, span, n, high, wide, c, reach,
-        a_col, shift, pitch, copied, scratch_size, out_d, out_h, taps_d, taps_h, taps_w,
+        pitch, copied, scratch_size, out_d, out_h, taps_d, taps_h, taps_w,
         s_d, s_h, s_w, d_d, d_h, d_w, length, b_panel, b_vector, ldb,
         y_n, y_d, y_h, y_w, groups, outputs,
     ) = shape  # fmt: skip
@@ -203,7 +202,7 @@ def _rows(
                                         ))  # fmt: skip
                                         continue
                                     call(tile, (
-                                        h, vectors, part + v * shift * size, list_a, across, a_col,
+                                        h, vectors, part, list_a, across, 1,
                                         panel, list_b, ldb, many, length, begin, lds,
                                         into, y_w, last, floor, part + h * across * size, h,
                                     ))  # fmt: skip
@@ -381,7 +380,7 @@ def correlation(
     weight : tuple of int
         That of the weights: KD, KH, KW, C / groups, O; transposed: KD, KH, KW, O / groups, C.
     groups : int
-        1, a divisor of C, or C itself with as many outputs: then the tiles are lanewise.
+        A divisor of C.
     transposed : bool
         Whether the sum goes over the last axis of weight instead of the one before.
     axes : list of Taps
@@ -404,9 +403,6 @@ def correlation(
     deep, rows, columns = axes
     n, _, high, wide, c = x
     kernel, (rows_w, last_w) = weight[:3], weight[3:]
-    depthwise = groups == c == last_w and rows_w == 1
-    if depthwise:
-        tile, groups, transposed = lanewise(dtype), 1, False
     terms, outputs, w_group = rows_w, last_w // groups, last_w // groups
     if transposed:
         terms, outputs = outputs, rows_w
@@ -433,9 +429,8 @@ def correlation(
     )  # fmt: skip
 
     # X
-    merged = groups == 1 and (columns.dilation == 1 or depthwise)
+    merged = groups == 1 and columns.dilation == 1
     taps_w, length = (1, len(columns.chosen) * terms) if merged else (len(columns.chosen), terms)
-    a_col, shift = (columns.dilation * c, lane) if depthwise else (1, 0)
     planes, taps_h = len(deep.chosen), len(rows.chosen)
     lines = planes * taps_h
     least = -(-4 * threads // (n * deep.count * rows.count))
@@ -462,7 +457,7 @@ def correlation(
     lists = parts * cols, 2 * block + -(-APART // longest), longest
     shape = (
         parts, cols, size, lane, tile, copy, block, every, piece, span, n, high, wide, c,
-        math.prod(x[1:]), a_col, shift, pitch, copied, scratch, deep.count, rows.count, planes,
+        math.prod(x[1:]), pitch, copied, scratch, deep.count, rows.count, planes,
         taps_h, taps_w, deep.stride, rows.stride, columns.stride, deep.dilation, rows.dilation,
         columns.dilation, length, b_panel, b_vector, ldb, math.prod(y[1:]), *y_strides, groups,
         outputs,

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from ..engine import jit
 from ..engine.jit import Task, address, call
 from ..engine.matmul import SERIAL, plan_of
-from ..engine.tile import lanes, lanewise
+from ..engine.tile import lanes
 from ..windows import Ints
 from .gathered import WIDEST, Product, multiply, product
 
@@ -41,7 +41,7 @@ def _tiles(
     """Compute part g of the tiles of dW."""
     (
         parts, size, lane, widest, tile, block, chunks, out_d, out_h, out_w, n,
-        x_n, x_d, x_h, x_w, shift, rows, taps, taps_h, taps_w,
+        x_n, x_d, x_h, x_w, rows, taps, taps_h, taps_w,
         s_d, s_h, s_w, d_d, d_h, d_w, b_d, b_h, b_w, groups, outputs, vectors,
     ) = shape  # fmt: skip
     x, dy, dw, lists_at = at
@@ -89,7 +89,7 @@ def _tiles(
                 p0, p1 = vectors * p // count, vectors * (p + 1) // count
                 last = min(lane, outputs - (p1 - 1) * lane)
                 j = group * outputs + p0 * lane
-                part = x + (group * rows + m + p0 * shift) * size
+                part = x + (group * rows + m) * size
                 into = dw + ((tap * rows + m) * ldb + j) * size
                 across = s_w * x_w
                 call(tile, (
@@ -134,7 +134,7 @@ def sums(
     x, dy, dw : tuple of int
         Shapes: N, D, H, W, C; N, QD, QH, QW, O; KD, KH, KW, C / groups, O.
     groups : int
-        1, a divisor of C, or C itself with as many outputs: then the tiles are lanewise.
+        A divisor of C.
     stride, dilation, before : tuple of three int
         `before` is what pads x with zeros at the start of each axis.
     dtype : dtype
@@ -145,7 +145,7 @@ def sums(
         return []
     *kernel, c, o = dw
     moves = stride, dilation, before
-    if o // groups > WIDEST * lanes(dtype) and not groups == x[-1] == o:
+    if o // groups > WIDEST * lanes(dtype):
         return product(x, dy, dw, groups, *moves, dtype, threads)
     # The positions q that each tap of each axis meets X with: low <= q < high.
     low, high = np.zeros((2, 3, max(kernel)), np.int64)
@@ -182,9 +182,6 @@ def _sum(
     size, lane, heights = plan.size, plan.lane, plan.heights
     kernel, (rows, total) = dw[:3], dw[3:]
     outs, outputs = dy[1:4], total // groups
-    tile, shift = plan.codes[0], 0
-    if groups == x[-1] == total:  # depthwise
-        tile, shift, groups, outputs = lanewise(dtype), lane, 1, total
     vectors = -(-outputs // lane)
     chunks = -(-outs[2] // TERMS)
     block = max(1, TERMS // -(-outs[2] // chunks))
@@ -195,7 +192,7 @@ def _sum(
     parts = min(threads, units) if work > SERIAL else 1
     apart = [math.prod(x[axis + 1 :]) for axis in range(4)]
     shape = (
-        parts, size, lane, widest, tile, block, chunks, *outs, x[0], *apart, shift,
+        parts, size, lane, widest, plan.codes[0], block, chunks, *outs, x[0], *apart,
         rows, taps, *kernel[1:], *stride, *dilation, *before, groups, outputs, vectors,
     )  # fmt: skip
     return Sum(merged, parts, shape, heights, low, high, block)

@@ -16,14 +16,10 @@ and h) for a recurrent step.
 - The last vector has `last` lanes, 1 to L; the others are not read or written, in C, B or start.
 - NaN passes the ReLU, as it passes everything else.
 
-A *lanewise* tile reads a vector of A where (1) reads an element, A[... + j], so that the lanes are
-products of their own: what a depthwise convolution sums.
-
 The code of all heights and widths is one LLVM module, compiled once a dtype and machine and kept in
 the cache on disk. Drivers call it through its address, so that no driver compiles it again.
 """
 
-from functools import partial
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -150,7 +146,7 @@ class Emitter:
 
     # The tile
 
-    def tile(self, rows: int, vectors: int, masked: bool, lanewise: bool) -> ir.Function:
+    def tile(self, rows: int, vectors: int, masked: bool) -> ir.Function:
         """Emit the tile of one height and width."""
         name = f"tile_{rows}x{vectors}{'_masked' if masked else ''}"
         f = ir.Function(self.module, ir.FunctionType(ir.VoidType(), self.arguments), name)
@@ -200,16 +196,10 @@ class Emitter:
         added = []
         for m in range(rows):
             place = self.at(b, a_k, offsets[m])
-            if lanewise:
-                values = [
-                    self.load(b, self.at(b, place, v * self.lanes), masks[v])
-                    for v in range(vectors)
-                ]
-            else:
-                element = b.load(place, typ=self.scalar, align=self.align)
-                values = [self.spread(b, element, self.vector)] * vectors
-            terms = zip(values, line, sums[m], strict=True)
-            added.append([self.multiply_add(b, *term) for term in terms])
+            element = b.load(place, typ=self.scalar, align=self.align)
+            value = self.spread(b, element, self.vector)
+            terms = zip(line, sums[m], strict=True)
+            added.append([self.multiply_add(b, value, *term) for term in terms])
         moved = [
             (i, _i64(0), b.add(i, _i64(1))),
             (a_k, a_first, self.at(b, a_k, col)),
@@ -241,10 +231,10 @@ class Emitter:
         b.ret_void()
         return f
 
-    def entry(self, name: str, lanewise: bool) -> None:
-        """Emit `name(rows, vectors, ...)`, which calls the tile of that height and width."""
+    def entry(self) -> None:
+        """Emit `tile(rows, vectors, ...)`, which calls the tile of that height and width."""
         kinds = [_i64] * (2 + len(self.arguments))
-        f = ir.Function(self.module, ir.FunctionType(ir.VoidType(), kinds), name)
+        f = ir.Function(self.module, ir.FunctionType(ir.VoidType(), kinds), "tile")
         b = ir.IRBuilder(f.append_basic_block("entry"))
         nothing = f.append_basic_block("nothing")
         rows, vectors, *rest = f.args
@@ -261,7 +251,7 @@ class Emitter:
                     block = f.append_basic_block(f"call_{m}x{v}")
                     choose.add_case(_i64(v * 32 + m + mask * 1024), block)
                     b.position_at_end(block)
-                    b.call(self.tile(m, v, mask, lanewise), arguments)
+                    b.call(self.tile(m, v, mask), arguments)
                     b.ret_void()
         b.position_at_end(nothing)
         b.ret_void()
@@ -273,9 +263,9 @@ def _each(phis: _Values, values: _Values, do: Any) -> None:
             do(phi, value)
 
 
-def _emit(name: str, lanewise: bool, dtype: Any) -> str:
+def _emit(dtype: Any) -> str:
     emitter = Emitter(dtype)
-    emitter.entry(name, lanewise)
+    emitter.entry()
     return str(emitter.module)
 
 
@@ -283,7 +273,7 @@ def twin(
     rows: int, vectors: int,
     a: Address, a_at: Address, row: int, col: int, b: Address, b_at: Address, ldb: int,
     segments: int, k: int, start: Address, lds: int, c: Address, ldc: int,
-    last: int, relu: int, ahead: Address, ahead_step: int, lanewise: bool = False,
+    last: int, relu: int, ahead: Address, ahead_step: int,
 ) -> None:  # fmt: skip
     """Compute equation (1) in plain Python: what the machine code does, each access checked."""
     n = lanes(c.dtype)
@@ -295,8 +285,7 @@ def twin(
     for s in range(segments):
         a_s, b_s = int(a_at.row(s, 1)[0]), int(b_at.row(s, 1)[0])
         for i in range(k):
-            many = width if lanewise else 1
-            column = np.stack([a.row(a_s + m * row + i * col, many) for m in range(rows)])
+            column = np.stack([a.row(a_s + m * row + i * col, 1) for m in range(rows)])
             sums += column * b.row(b_s + i * ldb, width)
     if relu:
         sums[sums < 0] = 0
@@ -304,8 +293,5 @@ def twin(
         c.row(m * ldc, width)[...] = sums[m]
 
 
-tile: Final = Code("tile", partial(_emit, "tile", False), twin)
+tile: Final = Code("tile", _emit, twin)
 """`tile(dtype)`: the code for `jit.call`; its arguments are those of `twin`."""
-
-lanewise: Final = Code("lanewise", partial(_emit, "lanewise", True), partial(twin, lanewise=True))
-"""`lanewise(dtype)`: the same for lanewise tiles."""
