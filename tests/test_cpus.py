@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import lamina
-from lamina.engine import few, jit, packing, pointwise, recurrent, tile
+from lamina.engine import few, jit, packing, pointwise, recurrent, taps, tile
 from lamina.lstm import cell as lstm_cell
 from lamina.rnn import cell as rnn_cell
 
@@ -218,6 +218,27 @@ def test_copies_are_vector_code(target, code, dtype):
     assembly = target(code.emit(np.dtype(dtype)))
     assert re.search(r"%[xyz]mm|\tq\d+, q\d+|\tq\d+, \[", assembly)
     assert not re.search(r"\t(callq?|bl)\t", assembly), "calls a library"
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("groups", [(1, 1), (2, 2)], ids=["depthwise", "groups"])
+def test_taps_are_vector_code(target, groups, dtype):
+    """With AVX-512 they stay in registers."""
+    inputs, _ = groups
+    together, rest = taps.split(3, inputs, True)
+    heights = range(1, taps.tallest(inputs) + 1)
+    rows_of = {k: taps.most_rows(k, inputs) for k in range(1, taps.most_taps(inputs) + 1)}
+    sums = sum(heights) * (together + rest)
+    sums_back = sum(r * k for k, most in rows_of.items() for r in range(1, most + 1))
+    for code, count in (
+        (taps.taps(*groups, together, rest), sums),
+        (taps.taps_gradient(*groups), (taps.AT_ONCE + 1) * sums_back),
+    ):
+        assembly = target(code.emit(np.dtype(dtype)))
+        assert len(re.findall(FMA[target.cpu], assembly)) >= 2 * inputs * count, code.name
+        assert not re.search(r"\t(callq?|bl)\t(?!\*%r|taps_\d|gradient_\d)", assembly)
+        if jit.vector_bytes() == 64:
+            assert not re.search(r"\(%rsp\).*%zmm|%zmm\d+,.*\(%rsp\)", assembly)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
