@@ -23,12 +23,8 @@ Run: TypeAlias = Mapping[str, Any]
 LAMINA: Final = "lamina_layers"
 PACKED: Final = "onnx_runtime"
 """The library that packs weights before it is called, as Lamina's `for_inference` does."""
-RATIO: Final = {"forward": 1.0, "both": 1.15}
-"""Fastest library / Lamina, at least, for every case."""
-RATIO_OF_TRAINING: Final = {"batchnorm": 2.0, "dropout": 3.0, "rnn": 1.3, "lstm": 1.3}
-"""The same, both passes, for layers that have a bar of their own."""
 RATIO_AT_LIMIT: Final = 0.97
-"""The same, forward, where that library is within 5% of the limit."""
+"""Fastest library / Lamina, at least, forward, where that library is within 5% of the limit."""
 WORKSPACE: Final = (32 * 2**20, 0.1)
 """Bytes that a convolution may take beside its arrays, or the share of x, if that is more."""
 SMALLEST: Final = ("1x16 -> 16", 5e-6)
@@ -144,11 +140,9 @@ def geometric_mean(found: list[Result]) -> float:
 
 def misses(result: Result) -> Iterator[str]:
     """Say which bars a result is below."""
-    at_least = RATIO[result.which]
-    if result.which == "both":
-        at_least = RATIO_OF_TRAINING.get(result.case.layer, at_least)
+    at_least = result.case.ratio_wanted(result.which)
     rival = result.hardest
-    if result.which == "forward" and rival and result.share(result.times[rival]) >= 0.95:
+    if at_least == 1.0 and rival and result.share(result.times[rival]) >= 0.95:
         at_least = RATIO_AT_LIMIT
     if result.ratio < at_least:
         yield f"ratio {result.ratio:.2f}, bar {at_least:g}"

@@ -37,7 +37,7 @@ def draw(run: Run) -> str:
     for layer in LAYERS:
         of_layer = [result for result in shown if result.case.layer == layer]
         for family, group in groupby(of_layer, key=lambda result: result.case.family):
-            title = f"{layer.capitalize()}: {family}"
+            title = f"{LAYERS[layer].TITLE}: {family}"
             parts.append(_text(LABEL - 8, y + 14, title, "family name"))
             y += ROW + 4
             for result in group:

@@ -11,6 +11,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from .case import Case, NDArray, Shape
 
+TITLE: Final = "Convolution"
 MEANS: Final = {"forward": 1.15, "both": 2.0}
 """What the geometric means of the ratios should be, by pass."""
 

@@ -6,6 +6,7 @@ from typing import ClassVar, Final
 
 from .case import Case, NDArray, Shape
 
+TITLE: Final = "Linear"
 MEANS: Final = {"forward": 1.2, "both": 1.8}
 """What the geometric means of the ratios should be, by pass."""
 

@@ -5,6 +5,7 @@ from typing import ClassVar, Final
 
 from .recurrent import Recurrence, cases
 
+TITLE: Final = "LSTM"
 MEANS: Final = {"forward": 1.15, "both": 1.6}
 """What the geometric means of the ratios should be, by pass."""
 

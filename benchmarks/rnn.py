@@ -5,6 +5,7 @@ from typing import ClassVar, Final
 
 from .recurrent import Recurrence, cases
 
+TITLE: Final = "RNN"
 MEANS: Final = {"forward": 2.0, "both": 3.0}
 """What the geometric means of the ratios should be, by pass."""
 

@@ -239,11 +239,11 @@ class TestBars:
             slow = [m for r in bars.results(run_with(0.5, 0.9), which) for m in bars.misses(r)]
             assert any(m.startswith("ratio 0.90") for m in slow)
             assert any(m.startswith("50% of the limit") for m in slow)
-            fast = [m for r in bars.results(run_with(0.95, 3), which) for m in bars.misses(r)]
+            fast = [m for r in bars.results(run_with(0.95, 10), which) for m in bars.misses(r)]
             assert fast == []
 
     def test_workspace(self):
-        run = run_with(0.95, 3)
+        run = run_with(0.95, 10)
         case = next(case for case in CASES if case.layer == "convolution")
         run["cases"][case.name]["workspace"]["both"] = 40 * 2**20
         missed = {r.case.name: list(bars.misses(r)) for r in bars.results(run, "both")}
