@@ -225,8 +225,8 @@ class SGD(Optimizer):
     Examples
     --------
     >>> theta = {"theta": np.array([1.0, -2.0])}
-    >>> optimizer = SGD(0.1)
-    >>> optimizer.step(theta, {"theta": np.array([10.0, 10.0])})
+    >>> optimizer = SGD(0.5)
+    >>> optimizer.step(theta, {"theta": np.array([2.0, 2.0])})
     >>> theta["theta"]
     array([ 0., -3.])
     """
