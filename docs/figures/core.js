@@ -67,7 +67,17 @@ globalThis.Lamina = (() => {
   const saved = name => {
     const given = new URLSearchParams(location.search).get(name);
     if (!given) return {};
-    try { return JSON.parse(given); } catch { return {}; }
+    try { return Object(JSON.parse(given)); } catch { return {}; }
+  };
+  // Whether an address may put this value into the state: addresses come from anywhere.
+  const fits = (spec, key, value) => {
+    const usual = Object.hasOwn(spec.state, key) ? spec.state[key] : undefined;
+    if (typeof value !== typeof usual) return false;
+    const c = (spec.controls ?? []).find(control => control.key === key);
+    if (c?.kind === "range") return value >= c.min && value <= c.max;
+    if (c?.kind === "choice") return c.options.some(([option]) => option === value);
+    if (typeof value === "number") return Number.isInteger(value) && value >= 0 && value <= 1000;
+    return value.length === usual.length && /^\d*$/.test(value);
   };
 
   class Element extends (globalThis.HTMLElement ?? Object) {
@@ -78,12 +88,11 @@ globalThis.Lamina = (() => {
       this.D = JSON.parse(this.querySelector("script").textContent);
       this.S = { ...this.spec.state };
       const from = saved(this.name);
-      for (const k in from) if (k in this.S && typeof from[k] === typeof this.S[k]) this.S[k] = from[k];
-      this.touched = Object.keys(from).length > 0;
+      for (const k in from) if (fits(this.spec, k, from[k])) { this.S[k] = from[k]; this.touched = true; }
       this.pictures = this.querySelector(".lf-picture");
       this.said = this.querySelector(".lf-say");
       this.makeControls();
-      this.pictures.addEventListener("pointerover", e => e.pointerType === "mouse" && this.point(e, "hover"));
+      this.pictures.addEventListener("pointermove", e => e.pointerType === "mouse" && this.point(e, "hover"));
       this.pictures.addEventListener("click", e => this.point(e, "click"));
       this.pictures.addEventListener("keydown", e => this.key(e));
       this.redraw();
@@ -157,7 +166,8 @@ globalThis.Lamina = (() => {
       const at = e.target.closest?.("[data-at]")?.dataset.at;
       if (at === undefined) return;
       const change = this.spec.point?.(this.S, this.D, at, how);
-      if (change) this.set(change);
+      // The picture is drawn anew under the mouse, which must not count as another movement.
+      if (change && Object.keys(change).some(k => change[k] !== this.S[k])) this.set(change);
       if (how === "click") this.focusOn(at);
     }
     key(e) {

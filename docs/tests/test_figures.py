@@ -110,7 +110,16 @@ def test_the_address_holds_the_state(page, base_url):
     assert figure.locator(".lf-say").inner_text() == said
 
 
-@pytest.mark.parametrize("state", ["nonsense", '{"stride": "x", "toString": 1}', "[]", "null"])
+@pytest.mark.parametrize(
+    "state",
+    [
+        "nonsense",
+        "null",
+        "[]",
+        '{"stride": "x", "toString": 1}',
+        '{"stride": 0, "padding": 99, "kernel": "none", "image": "<b>", "i": -1}',
+    ],
+)
 def test_a_spoiled_address_does_no_harm(page, base_url, state):
     figure = open_figure(page, base_url, "convolution", f"?convolution={state}")
     assert figure.locator("input[name=stride]").input_value() == "1"
@@ -144,7 +153,7 @@ def test_enter_changes_a_cell(page, base_url):
     figure = open_figure(page, base_url, "convolution")
     figure.locator("[data-at='x 0 0']").focus()
     page.keyboard.press("Enter")
-    assert figure.locator("[data-at='x 0 0'] text").inner_text() == "1"
+    assert figure.locator("[data-at='x 0 0'] text").text_content() == "1"
 
 
 def test_a_figure_moves_by_itself_until_it_is_touched(browser, base_url):
