@@ -113,7 +113,8 @@ def _rows(
     mine = scratch + g * scratch_size * size
     most = segments.shape[2]
     lists = segments_at + g * segments.shape[1] * most * 8
-    lines, across = taps_d * taps_h, s_w * c
+    lines, across, step_h = taps_d * taps_h, s_w * c, d_h // every
+    bordered, clean = -1, 0  # slots of the scratch block that have the zeros of which strip
     while u < u1:
         h0 = u % out_h
         h1 = min(out_h, h0 + block, h0 + u1 - u)
@@ -125,40 +126,48 @@ def _rows(
         base = image + column * c * size
         if column < 0:
             base = mine
+            if strip != bordered:
+                bordered, clean = strip, 0
         # Rows of X̃ that the block meets in a plane: all, or with every > 1 those of its one row.
         deep = ((h1 - h0 - 1) * s_h + (taps_h - 1) * d_h) // every + 1
         for a0 in range(0, lines, copied):
             a1 = min(a0 + copied, lines)
             if column < 0:
-                for slot in range(a0, a1 if copied < lines else taps_d * deep):
+                end_slot = a1 if copied < lines else taps_d * deep
+                for slot in range(a0, end_slot):
                     z = map_d[q_d * s_d + slot // deep * d_d]
                     line = map_h[h0 * s_h + slot % deep * every]
-                    if z < 0 or line < 0:
-                        continue
                     source = image + (z * high + line) * wide * c * size
                     into = mine + (slot - a0) * pitch * size
                     for i in range(run0, run1):
                         from_run = source + runs[i, 1] * c * size
                         if runs[i, 1] < 0:
+                            if slot - a0 < clean:
+                                continue
                             from_run = zeros
+                        elif z < 0 or line < 0:
+                            continue
                         terms = runs[i, 2] * c
                         whole = (terms + lane - 1) // lane
                         last = terms - (whole - 1) * lane
                         call(copy, (from_run, 0, 1, whole, last, into + runs[i, 0] * c * size, 0))
+                clean = max(clean, end_slot - a0)
             for b0 in range(a0, a1, piece):
                 b1 = min(b0 + piece, a1)
                 # The segments of each row: rows of taps that meet X, or single taps where these
                 # lie apart.
                 for q in range(h0, h1):
-                    s = 0
+                    s, t, r = 0, b0 // taps_h, b0 % taps_h - 1
                     for tap in range(b0, b1):
-                        t, r = tap // taps_h, tap % taps_h
+                        r += 1
+                        if r == taps_h:
+                            t, r = t + 1, 0
                         z, line = map_d[q_d * s_d + t * d_d], map_h[q * s_h + r * d_h]
                         if z < 0 or line < 0:
                             continue
                         part = (z * high + line) * wide * c
                         if column < 0:
-                            part = (t * deep + ((q - h0) * s_h + r * d_h) // every - a0) * pitch
+                            part = (t * deep + (q - h0) * s_h + r * step_h - a0) * pitch
                         for k in range(taps_w):
                             segments[g, 2 * (q - h0), s] = part + k * d_w * c
                             segments[g, 2 * (q - h0) + 1, s] = (tap * taps_w + k) * length * ldb
@@ -330,7 +339,7 @@ def edges_of(
             taken = height * width + width + 2
             if end == vectors and outputs % lane and taken > jit.vector_registers() == 16:
                 once *= 2
-            found += tiles * (once * terms + 50)
+            found += tiles * (once * terms + 40 + 2 * columns / tiles)
         return found
 
     return min((equal(vectors, widest) for widest in (4, 3, 2, 1)), key=total)
@@ -453,6 +462,8 @@ def correlation(
     at_once = max(1, PACKED // (groups * depth * ldb * size))
     units = n * deep.count * len(strips) * rows.count
     parts, cols = grid(units, min(count, at_once), threads)
+    if depth * outputs < math.prod(x[1:]):  # of equal cuts that by rows, which copies none twice
+        cols, parts = grid(min(count, at_once), units, threads)
     longest = min(piece, copied) * taps_w + 1
     lists = parts * cols, 2 * block + -(-APART // longest), longest
     shape = (
