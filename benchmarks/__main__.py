@@ -45,7 +45,7 @@ def main() -> None:
     ]
     rounds = given.rounds or (2 if given.quick else 3)
     run = measure(chosen, rounds, seconds=0.05 if given.quick else 0.15)
-    if whole:
+    if whole and "stopped" not in run:
         print("Starts ...", flush=True)
         run["starts"] = starts.measure()
     out.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,10 @@ def main() -> None:
 
 
 def measure(cases: Sequence[Case], rounds: int, seconds: float) -> dict[str, Any]:
-    """Return what results.json holds: limits, then times of the cases."""
+    """Return what results.json holds: limits, then times of the cases.
+
+    Ctrl-C ends it with the cases that were measured until then.
+    """
     threads = machine.threads()
     print("Limits of this machine ...", flush=True)
     found = limits.measure(threads)
@@ -76,7 +79,12 @@ def measure(cases: Sequence[Case], rounds: int, seconds: float) -> dict[str, Any
         }
         for i, case in enumerate(cases, start=1):
             print(f"[{i}/{len(cases)}] {case.layer} {case.name}", flush=True)
-            times, failures = turns(case, present, rounds, seconds, threads)
+            try:
+                times, failures = turns(case, present, rounds, seconds, threads)
+            except KeyboardInterrupt:
+                run["stopped"] = f"after {i - 1} of {len(cases)} cases"
+                print(f"Stopped {run['stopped']}", flush=True)
+                break
             run["cases"][case.name] = {
                 "layer": case.layer,
                 "times": times,

@@ -85,6 +85,8 @@ def _machine(run: Run) -> Iterator[str]:
     yield f"| Rounds | {run['rounds']}, {run['seconds']:g} s each |"
     left_out = [f"{title} ({reason})" for title, reason in run["left_out"].items()]
     yield f"| Left out | {'; '.join(left_out) or 'none'} |"
+    if "stopped" in run:
+        yield f"| Stopped | {run['stopped']} |"
 
 
 def _limits(run: Run) -> Iterator[str]:

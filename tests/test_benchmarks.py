@@ -262,7 +262,9 @@ class TestPage:
         run = run_with(0.5, 2.0)
         name = CASES[0].name
         run["cases"][name]["failures"] = {"pytorch": "it broke"}
-        page = report.page(run)
+        assert "| Stopped |" not in report.page(run)
+        page = report.page({**run, "stopped": "after 1 of 2 cases"})
+        assert "| Stopped | after 1 of 2 cases |" in page
         assert "| Left out | JAX (jax is not installed) |" in page
         assert f"- PyTorch, {name}: it broke" in page
         assert "| Linear | forward + backward | 30 | 2.00 | 1.8 |" in page

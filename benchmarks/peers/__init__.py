@@ -58,6 +58,7 @@ class Peer:
             stdout=subprocess.PIPE,
             env=environment,
             text=True,
+            start_new_session=True,  # Ctrl-C is for the one who started it, who ends it
         )
 
     def send(self, do: str, **request: Any) -> None:
