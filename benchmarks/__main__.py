@@ -15,6 +15,7 @@ from . import chart, limits, machine, reference, report, starts
 from .bars import LAMINA
 from .case import PASSES, Case
 from .cases import CASES, LAYERS
+from .networks import Network
 from .peers import Peer, PeerError, peers
 
 Forms = dict[str, dict[str, dict[str, list[float]]]]
@@ -89,7 +90,8 @@ def measure(cases: Sequence[Case], rounds: int, seconds: float) -> dict[str, Any
                 "layer": case.layer,
                 "times": times,
                 "failures": failures,
-                "workspace": workspace(present, failures),
+                "workspace": workspace(case, present, failures),
+                "peaks": peaks(case, present, times),
             }
             for name, reason in failures.items():
                 print(f"    {name}: {reason}", flush=True)
@@ -143,14 +145,29 @@ def turns(
     return times, failures
 
 
-def workspace(present: Sequence[Peer], failures: dict[str, str]) -> dict[str, int]:
+def workspace(case: Case, present: Sequence[Peer], failures: dict[str, str]) -> dict[str, int]:
     """Return the bytes that Lamina's layer takes beside its arrays in each pass of the case."""
+    if isinstance(case, Network):
+        return {}
     return {
         which: peer.ask("workspace", form="layer", which=which)["bytes"]
         for peer in present
         if peer.name == LAMINA and peer.name not in failures
         for which in PASSES
     }
+
+
+def peaks(case: Case, present: Sequence[Peer], times: Times) -> dict[str, int]:
+    """Return the memory that a network takes in each library's fastest form."""
+    if not isinstance(case, Network):
+        return {}
+    found = {}
+    for peer in present:
+        forms = times.get(peer.name)
+        if forms:
+            fastest = min(forms, key=lambda form: min(forms[form][case.which]["medians"]))
+            found[peer.name] = peer.ask("peak", form=fastest, which=case.which)["bytes"]
+    return found
 
 
 def turn(peer: Peer, forms: dict[str, list[str]], seconds: float, times: Forms) -> None:
@@ -196,7 +213,7 @@ def prepared(
                 for form, by_pass in errors.items()
                 for which, by_array in by_pass.items()
                 for array, error in by_array.items()
-                if not error <= reference.TOLERANCE[case.dtype]
+                if not error <= reference.tolerance(case)
             ]
             if wrong:
                 failures[peer.name] = "; ".join(wrong)

@@ -46,6 +46,8 @@ class Result:
         The time of Lamina's inference model, where it was measured.
     workspace : int
         The bytes that Lamina's layer took beside its arrays.
+    peaks : dict of str to int
+        By library, the bytes of memory that a network took with all that belongs to it.
     compute, memory : float
         The least time for the arithmetic, and for the bytes.
     """
@@ -55,6 +57,7 @@ class Result:
     times: Mapping[str, float]
     packed: float | None
     workspace: int
+    peaks: Mapping[str, int]
     compute: float
     memory: float
 
@@ -128,7 +131,8 @@ def results(run: Run, which: Pass) -> Iterator[Result]:
             which,
             times,
             None if packed is None else _median(packed),
-            run["cases"][case.name]["workspace"][which],
+            run["cases"][case.name]["workspace"].get(which, 0),
+            run["cases"][case.name].get("peaks", {}),
             *seconds_at_least(case, which, run["limits"]),
         )
 
@@ -156,6 +160,15 @@ def misses(result: Result) -> Iterator[str]:
     x = math.prod(result.case.shapes["x"]) * np.dtype(result.case.dtype).itemsize
     if isinstance(result.case, Convolution) and result.workspace > max(most, part * x):
         yield f"{result.workspace / 2**20:.0f} MiB beside its arrays, bar {most / 2**20:.0f} MiB"
+
+    if result.peaks:
+        least = min(result.peaks.values())
+        if result.peaks[LAMINA] > least:
+            yield f"{_mebibytes(result.peaks[LAMINA])} at its peak, bar {_mebibytes(least)}"
+
+
+def _mebibytes(count: int) -> str:
+    return f"{count / 2**20:.1f} MiB"
 
 
 def share_wanted(result: Result) -> float:

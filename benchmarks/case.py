@@ -41,6 +41,8 @@ class Case:
     """
 
     layer: ClassVar[str]
+    tolerance: ClassVar[float | None] = None
+    """The most that a result may be off, where the dtype does not say it."""
     family: str
     dtype: str = "float32"
     quick: bool = False
@@ -75,6 +77,24 @@ class Case:
     def share_wanted(self, which: Pass) -> float | None:
         """Return the share of the limit that is the bar of a pass; None for the usual one."""
         return None
+
+    @property
+    def passes(self) -> tuple[Pass, ...]:
+        """The passes that are measured."""
+        return PASSES
+
+    def names(self, which: Pass) -> tuple[str, ...]:
+        """Return the names of a pass's results."""
+        return ("y",) if which == "forward" else ("y", "dx", *self.parameters)
+
+    def draw(self, rng: np.random.Generator) -> dict[str, NDArray]:
+        """Return x, the parameters and dy, random."""
+        dtype = np.float32 if self.dtype == "float32" else np.float64
+        return {
+            "dy" if name == "y" else name: rng.standard_normal(shape, dtype)
+            * dtype(self.scale(name))
+            for name, shape in self.shapes.items()
+        }
 
     @property
     def parameters(self) -> tuple[str, ...]:

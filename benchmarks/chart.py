@@ -7,12 +7,11 @@ from typing import Final
 
 from .bars import Result, Run, results
 from .case import PASSES
-from .cases import LAYERS
+from .cases import CASES, LAYERS, PASS_TITLES
 
 LABEL, PANEL, GAP, ROW, TOP = 340, 300, 40, 18, 70  # pixels
 MOST: Final = 1.25
 """The share at the right edge of a panel; longer bars end there."""
-TITLES: Final = {"forward": "forward", "both": "forward + backward"}
 STYLE: Final = """
 text { font: 11px sans-serif; fill: #222; }
 .head { font-weight: bold; font-size: 13px; }
@@ -31,17 +30,17 @@ def draw(run: Run) -> str:
     by_pass = {
         which: {result.case.name: result for result in results(run, which)} for which in PASSES
     }
-    shown = list(by_pass["forward"].values())
+    shown = [case for case in CASES if any(case.name in found for found in by_pass.values())]
     parts: list[str] = []
     y = TOP
     for layer in LAYERS:
-        of_layer = [result for result in shown if result.case.layer == layer]
-        for family, group in groupby(of_layer, key=lambda result: result.case.family):
+        of_layer = [case for case in shown if case.layer == layer]
+        for family, group in groupby(of_layer, key=lambda case: case.family):
             title = f"{LAYERS[layer].TITLE}: {family}"
             parts.append(_text(LABEL - 8, y + 14, title, "family name"))
             y += ROW + 4
-            for result in group:
-                name = result.case.name
+            for case in group:
+                name = case.name
                 parts.append(_text(LABEL - 8, y + 12, name, "name"))
                 for panel, which in enumerate(PASSES):
                     if name in by_pass[which]:
@@ -57,7 +56,7 @@ def draw(run: Run) -> str:
         _text(100, 41, "the fastest other library", ""),
     ]
     for panel, which in enumerate(PASSES):
-        head.append(_text(_left(panel), 36, TITLES[which], "head"))
+        head.append(_text(_left(panel), 36, PASS_TITLES[which], "head"))
         for percent in (0, 25, 50, 75, 100, 125):
             x = _left(panel) + round(percent / 100 / MOST * PANEL)
             kind = "limit" if percent == 100 else "line"

@@ -15,17 +15,22 @@ TOLERANCE: Final = {"float32": 1e-4, "float64": 1e-12}
 
 def inputs(case: Case) -> dict[str, NDArray]:
     """Return x, the parameters and dy, random, in Lamina's layout."""
-    rng = np.random.default_rng(zlib.crc32(case.name.encode()))
-    dtype = np.float32 if case.dtype == "float32" else np.float64
-    return {
-        "dy" if name == "y" else name: rng.standard_normal(shape, dtype) * dtype(case.scale(name))
-        for name, shape in case.shapes.items()
-    }
+    return case.draw(np.random.default_rng(zlib.crc32(case.name.encode())))
 
 
 def results(case: Case, given: Mapping[str, NDArray]) -> dict[str, NDArray]:
     """Return y, dx and the gradients of the parameters in float64."""
-    return case.exact({name: array.astype(np.float64) for name, array in given.items()})
+    return case.exact(
+        {
+            name: array.astype(np.float64) if array.dtype == np.float32 else array
+            for name, array in given.items()
+        }
+    )
+
+
+def tolerance(case: Case) -> float:
+    """Return the most that a result of a case may be off."""
+    return TOLERANCE[case.dtype] if case.tolerance is None else case.tolerance
 
 
 def distance(found: NDArray, exact: NDArray) -> float:

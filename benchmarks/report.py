@@ -15,8 +15,7 @@ from .bars import (
     results,
 )
 from .case import PASSES, Pass
-from .cases import LAYERS, MEANS
-from .chart import TITLES
+from .cases import LAYERS, MEANS, pass_title
 
 METHOD: Final = """\
 ## How it is measured
@@ -26,6 +25,9 @@ METHOD: Final = """\
 - Each library is a process of its own, on all threads. They go in turns, case by case, several
   rounds; while one is measured the others are stopped. Times are medians over the calls of a round,
   then over rounds; results.json has those of every round, and minima.
+- Networks are trained by a step after the other on one batch: forward, cross-entropy, backward,
+  update. Their inference is Lamina's `for_inference` alone. They are compared with Lamina's own
+  network in float64, without Dropout.
 - *Forward* is inference. *Forward + backward* gives the gradients of x and of all parameters.
 - Lamina is called as a user calls it, `layer(x)`, `layer.forward` and `layer.backward`: checks of
   arguments and packing of weights are inside the clock, as is memory for the results. Data are
@@ -61,8 +63,11 @@ def page(run: Run) -> str:
         for which in PASSES:
             of_layer = [result for result in found[which] if result.case.layer == layer]
             if of_layer:
-                parts.append(f"## {LAYERS[layer].TITLE}, {TITLES[which]}")
+                parts.append(f"## {LAYERS[layer].TITLE}, {pass_title(layer, which)}")
                 parts.append("\n".join(_table(of_layer, run["titles"])))
+    networks = [result for which in PASSES for result in found[which] if result.peaks]
+    if networks:
+        parts += ["## Networks, memory", "\n".join(_memory(networks, run["titles"]))]
     parts += ["## Geometric means", "\n".join(_means(found["forward"] + found["both"]))]
     if "starts" in run:
         parts += ["## Starts", "\n".join(_starts(run["starts"]))]
@@ -125,13 +130,26 @@ def _table(found: Sequence[Result], titles: dict[str, str]) -> Iterator[str]:
             yield f"| {result.case.name} | " + " | ".join(cells) + " |"
 
 
+def _memory(found: Sequence[Result], titles: dict[str, str]) -> Iterator[str]:
+    columns = [name for name in titles if any(name in result.peaks for result in found)]
+    yield "MiB at the peak, over what is resident when all that belongs to a network is gone."
+    yield ""
+    yield from _rows(
+        ["Case", *(titles[name] for name in columns)], ["---"] + ["--:"] * len(columns)
+    )
+    for result in found:
+        sizes = (result.peaks.get(name) for name in columns)
+        cells = ("" if size is None else f"{size / 2**20:.1f}" for size in sizes)
+        yield f"| {result.case.name} | " + " | ".join(cells) + " |"
+
+
 def _means(found: Sequence[Result]) -> Iterator[str]:
     yield from _rows(
         ["Layer", "Pass", "Cases", "Ratio", "Bar"], ["---", "---", "--:", "--:", "--:"]
     )
     for (layer, which), group in _groups(found):
         yield (
-            f"| {LAYERS[layer].TITLE} | {TITLES[which]} | {len(group)} "
+            f"| {LAYERS[layer].TITLE} | {pass_title(layer, which)} | {len(group)} "
             f"| {geometric_mean(group):.2f} | {MEANS.get((layer, which), '')} |"
         )
 
@@ -155,24 +173,25 @@ def _below(run: Run, found: Sequence[Result]) -> Iterator[str]:
     yield (
         f"The bars: a ratio of 1 forward ({RATIO_AT_LIMIT:g} against a library within 5% of the "
         "limit) and 1.15 forward + backward, of 1.3 for RNN and LSTM; 1.3 and 2 for BatchNorm; 10 "
-        "for Dropout, 3 below 2^17 values; where arithmetic takes "
-        "twice the time of the bytes or more, 92% of the peak forward and 88% forward + backward "
-        "(85% for Linear from 512 features, 80% for convolutions of 1 or 3 channels); for a Linear "
+        "for Dropout, 3 below 2^17 values; for a network 1 at inference, 1.3 in training, "
+        "and no more memory than the smallest library; where arithmetic takes twice the time of "
+        "the bytes or more, 92% of the peak forward and 88% forward + backward (85% for Linear "
+        "from 512 features, 80% for convolutions of 1 or 3 channels); for a Linear "
         "of one sample with 256 outputs or more, 77% of the bandwidth; beside the arrays of a "
         "convolution, 32 MiB or a tenth of x; the means and the starts above."
     )
     yield ""
     lines = [
-        f"- {LAYERS[result.case.layer].TITLE} {result.case.name}, {TITLES[result.which]}: "
-        + "; ".join(missed)
+        f"- {LAYERS[result.case.layer].TITLE} {result.case.name}, "
+        f"{pass_title(result.case.layer, result.which)}: " + "; ".join(missed)
         for result in found
         if (missed := list(misses(result)))
     ]
     for (layer, which), group in _groups(found):
         if (mean := geometric_mean(group)) < MEANS.get((layer, which), 0):
             lines.append(
-                f"- {LAYERS[layer].TITLE}, {TITLES[which]}, geometric mean: ratio {mean:.2f}, "
-                f"bar {MEANS[layer, which]:g}"
+                f"- {LAYERS[layer].TITLE}, {pass_title(layer, which)}, geometric mean: "
+                f"ratio {mean:.2f}, bar {MEANS[layer, which]:g}"
             )
     lines += [f"- {missed}" for missed in starts.misses(run.get("starts", {}))]
     yield from lines or ["None."]

@@ -1,5 +1,6 @@
 """The benchmarks, but for the measuring: cases, reference, bars, page and picture."""
 
+import sys
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 
@@ -13,8 +14,9 @@ from benchmarks.convolution import convolution
 from benchmarks.dropout import Dropout
 from benchmarks.linear import Linear
 from benchmarks.lstm import LSTM
+from benchmarks.networks import Network
 from benchmarks.peers import lamina_layers
-from benchmarks.peers.runner import Form
+from benchmarks.peers.runner import Form, Runner
 from benchmarks.rnn import RNN
 
 LIMITS = {
@@ -39,7 +41,7 @@ def run_with(share, ratio, **more):
     cases = {}
     for case in CASES:
         times = {}
-        for which in PASSES:
+        for which in case.passes:
             seconds = max(bars.seconds_at_least(case, which, LIMITS)) / share
             for peer, form, taken in (
                 ("lamina_layers", "layer", seconds),
@@ -112,6 +114,7 @@ class TestCases:
             "dropout",
             "rnn",
             "lstm",
+            "networks",
         }
 
 
@@ -164,6 +167,33 @@ def test_passes_of_training_agree(case):
     for which in form.passes:
         for name, array in form.compute(case, which).items():
             assert reference.distance(array, exact[name]) < reference.TOLERANCE["float64"]
+
+
+@pytest.mark.parametrize("kind", ["mlp", "convnet", "lstm", "tagger"])
+@pytest.mark.parametrize("which", PASSES)
+def test_networks_agree_with_the_reference(kind, which):
+    case = Network(family="", kind=kind, batch=3, which=which)
+    given = reference.inputs(case)
+    exact = reference.results(case, given)
+    assert set(exact) == set(case.names(which))
+    (form,) = lamina_layers.forms(case, given).values()
+    for name, array in form.compute(case, which).items():
+        assert reference.distance(array, exact[name]) < reference.tolerance(case)
+    form.passes[which]()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's account of a process")
+def test_peak_is_what_a_case_takes():
+    class Library:
+        def release(self):
+            pass
+
+    kept = [np.ones(5 * 10**6)]
+    runner = Runner(Library())
+    runner.forms = {"": Form({"forward": lambda kept=kept: kept[0] + 1}, None), "other": None}
+    del kept
+    assert runner.peak("", "forward") == pytest.approx(80e6, rel=0.1)
+    assert runner.forms == {}
 
 
 def test_undropped_sees_a_wrong_rate_and_a_wrong_scale():
@@ -228,7 +258,7 @@ class TestBars:
 
     def test_packed_weights_are_held_against_packed_weights(self):
         times = {"lamina_layers": 6.0, "pytorch": 9.0, "onnx_runtime": 5.0}
-        result = bars.Result(CASES[0], "forward", times, None, 0, 1.0, 1.0)
+        result = bars.Result(CASES[0], "forward", times, None, 0, {}, 1.0, 1.0)
         assert (result.ratio, result.hardest) == (pytest.approx(5 / 6), "onnx_runtime")
         result = replace(result, packed=3.0)
         assert (result.ratio, result.hardest) == (1.5, "pytorch")
@@ -249,6 +279,18 @@ class TestBars:
         missed = {r.case.name: list(bars.misses(r)) for r in bars.results(run, "both")}
         assert missed.pop(case.name) == ["40 MiB beside its arrays, bar 32 MiB"]
         assert not any(missed.values())
+
+    def test_memory(self):
+        run = run_with(0.95, 10)
+        case = next(case for case in CASES if case.layer == "networks")
+        run["cases"][case.name]["peaks"] = {"lamina_layers": 3 * 2**20, "pytorch": 2**20}
+        missed = {r.case.name: list(bars.misses(r)) for r in bars.results(run, case.which)}
+        assert missed.pop(case.name) == ["3.0 MiB at its peak, bar 1.0 MiB"]
+        assert not any(missed.values())
+        page = report.page(run)
+        assert f"| {case.name} | 3.0 | 1.0 |" in page
+        assert "## Networks, training\n" in page
+        assert "## Networks, inference\n" in page
 
     def test_beside_a_library_at_the_limit_a_little_less_is_enough(self):
         result = next(bars.results(run_with(0.99, 0.98), "forward"))
@@ -272,7 +314,7 @@ class TestPage:
         lines = page.splitlines()
         for case in CASES:
             rows = [line for line in lines if line.startswith(f"| {case.name} |")]
-            assert len(rows) == len(PASSES)
+            assert len(rows) == len(case.passes)
             assert all("| 2.00 |" in row and row.endswith("| 50% | 25% |") for row in rows)
 
     def test_means_and_starts(self):
@@ -295,6 +337,7 @@ class TestPage:
     def test_picture(self):
         root = ElementTree.fromstring(chart.draw(run_with(0.5, 2.0)))
         kinds = [element.get("class") for element in root.iter() if element.tag.endswith("rect")]
-        assert kinds.count("lamina") == kinds.count("peer") == 2 * len(CASES) + 1  # the key's own
+        bars_drawn = sum(len(case.passes) for case in CASES)
+        assert kinds.count("lamina") == kinds.count("peer") == bars_drawn + 1  # the key's own
         texts = {element.text for element in root.iter() if element.tag.endswith("text")}
         assert {case.name for case in CASES} <= texts

@@ -12,8 +12,9 @@ from ..batchnorm import BatchNorm
 from ..case import Case, Pass
 from ..convolution import Convolution
 from ..dropout import Dropout
+from ..networks import Network
 from ..recurrent import Recurrence
-from . import normal_jax, recurrent_jax, runner
+from . import network_jax, normal_jax, recurrent_jax, runner
 from .runner import Form, NDArray
 
 jax.config.update("jax_enable_x64", True)  # allows float64; float32 stays what it is
@@ -28,8 +29,14 @@ def versions() -> dict[str, str]:
     return {"jax": jax.__version__, "jaxlib": jaxlib.__version__}
 
 
+def release() -> None:
+    """Give back the memory that is kept for calls to come: none is."""
+
+
 def forms(case: Case, given: Mapping[str, NDArray]) -> dict[str, Form]:
     """Return the function, and its value with its gradients."""
+    if isinstance(case, Network):
+        return network_jax.forms(case, given)
     if isinstance(case, (BatchNorm, Dropout)):
         return normal_jax.forms(case, given)
     if isinstance(case, Recurrence):

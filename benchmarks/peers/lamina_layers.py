@@ -13,8 +13,9 @@ from ..case import Case, Pass
 from ..convolution import Convolution
 from ..dropout import Dropout
 from ..linear import Linear
+from ..networks import Network
 from ..recurrent import Recurrence
-from . import runner
+from . import network_lamina, runner
 from .runner import Form, NDArray
 
 
@@ -50,6 +51,8 @@ def layer_of(case: Case) -> Any:
 
 def forms(case: Case, given: Mapping[str, NDArray]) -> dict[str, Form]:
     """Return the layer, and the inference model of it."""
+    if isinstance(case, Network):
+        return network_lamina.forms(case, given)
     layer = layer_of(case)
     x, dy = given["x"], given["dy"]
     layer.assign({name: given[name] for name in case.parameters})
@@ -74,9 +77,14 @@ def forms(case: Case, given: Mapping[str, NDArray]) -> dict[str, Form]:
     }
 
 
+def release() -> None:
+    """Give back the memory that is kept for calls to come."""
+    memory._waiting.clear()
+
+
 def workspace(form: Form, which: Pass) -> int:
     """Return the most bytes that a pass takes at once, beside its results."""
-    memory._waiting.clear()  # what is used again would not be seen
+    release()  # what is used again would not be seen
     tracemalloc.start()
     try:
         found = form.passes[which]()

@@ -12,8 +12,9 @@ from ..batchnorm import BatchNorm
 from ..case import Case
 from ..convolution import Convolution
 from ..dropout import Dropout
+from ..networks import Network
 from ..recurrent import Recurrence
-from . import recurrent_onnx, runner
+from . import network_onnx, onnx_session, recurrent_onnx, runner
 from .runner import Form, NDArray
 
 
@@ -22,8 +23,14 @@ def versions() -> dict[str, str]:
     return {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
 
 
+def release() -> None:
+    """Give back the memory that is kept for calls to come: none is."""
+
+
 def forms(case: Case, given: Mapping[str, NDArray]) -> dict[str, Form]:
     """Return a session as it is usually called, and one that writes into the same y each time."""
+    if isinstance(case, Network):
+        return network_onnx.forms(case, given)
     if case.dtype != "float32" or isinstance(case, (BatchNorm, Dropout)):  # it is for inference
         return {}
     x, weight, axis = given["x"], given.get("weight"), -1  # axis: where our last one is
@@ -31,7 +38,7 @@ def forms(case: Case, given: Mapping[str, NDArray]) -> dict[str, Form]:
     if isinstance(case, Recurrence):
         x = np.ascontiguousarray(x.swapaxes(0, 1))
         shape[:2] = shape[1::-1]
-        session = _start(recurrent_onnx.model(case, given))
+        session = onnx_session.start(recurrent_onnx.model(case, given))
     else:
         if isinstance(case, Convolution):
             axis = 1
@@ -82,14 +89,7 @@ def _session(
         [numpy_helper.from_array(arrays[name], name) for name in weights],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    return _start(model.SerializeToString())
-
-
-def _start(model: bytes) -> onnxruntime.InferenceSession:
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = runner.THREADS
-    settings.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+    return onnx_session.start(model.SerializeToString())
 
 
 if __name__ == "__main__":

@@ -11,8 +11,9 @@ from ..batchnorm import BatchNorm
 from ..case import Case
 from ..convolution import Convolution
 from ..dropout import Dropout
+from ..networks import Network
 from ..recurrent import Recurrence
-from . import normal_pytorch, recurrent_pytorch, runner
+from . import network_pytorch, normal_pytorch, recurrent_pytorch, runner
 from .runner import Form, NDArray
 
 torch.set_num_threads(runner.THREADS)
@@ -26,8 +27,15 @@ def versions() -> dict[str, str]:
     return {"torch": torch.__version__}
 
 
+def release() -> None:
+    """Give back the memory that is kept for calls to come: none is."""
+
+
 def forms(case: Case, given: Mapping[str, NDArray]) -> dict[str, Form]:
     """Return the module in each memory format that PyTorch has for it."""
+    if isinstance(case, Network):
+        layouts = {"channels first": torch.contiguous_format, "channels last": torch.channels_last}
+        return network_pytorch.forms(case, given, layouts)
     if isinstance(case, (BatchNorm, Dropout)):
         return normal_pytorch.forms(case, given)
     if isinstance(case, Recurrence):

@@ -10,8 +10,9 @@ from ..batchnorm import BatchNorm
 from ..case import Case
 from ..convolution import Convolution
 from ..dropout import Dropout
+from ..networks import Network
 from ..recurrent import Recurrence
-from . import normal_pytorch, pytorch, recurrent_pytorch, runner
+from . import network_pytorch, normal_pytorch, pytorch, recurrent_pytorch, runner
 from .runner import Form, NDArray
 
 
@@ -27,8 +28,15 @@ def compile(module: torch.nn.Module) -> Any:
     return torch.compile(module, dynamic=False)
 
 
+def release() -> None:
+    """Give back the memory that is kept for calls to come: none is."""
+
+
 def forms(case: Case, given: Mapping[str, NDArray]) -> dict[str, Form]:
     """Return the compiled module."""
+    if isinstance(case, Network):
+        layouts = {"channels last": torch.channels_last}
+        return network_pytorch.forms(case, given, layouts, compile)
     if isinstance(case, (BatchNorm, Dropout)):
         return normal_pytorch.forms(case, given, compile)
     if isinstance(case, Recurrence):

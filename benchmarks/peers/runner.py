@@ -6,12 +6,17 @@
         {form: {pass: {array: error}}}
     {"do": "workspace", "form": form, "which": pass}
         {"bytes": count}
+    {"do": "peak", "form": form, "which": pass}
+        {"bytes": count}; no other form of the case can be asked for any more
     {"do": "time", "form": form, "which": pass, "seconds": seconds}
         {"median": seconds, "minimum": seconds, "calls": count}
 
-Times are in seconds; "workspace" is for Lamina alone. "error" in an answer says what failed.
+Times are in seconds; "workspace" is for Lamina alone. "peak" is the resident memory at its highest
+while a pass runs that ran before, over what is left of it when all that belongs to the case is
+gone. "error" in an answer says what failed.
 """
 
+import ctypes
 import gc
 import json
 import os
@@ -19,7 +24,8 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -46,17 +52,20 @@ class Form:
         the parameters, in the order of the case.
     restore : callable
         Turns one of these, given its name, into a NumPy array in Lamina's layout.
+    checked : dict of callables
+        What is called for the results of a pass, where it is not what is timed.
     """
 
     passes: Mapping[Pass, Callable[[], Any]]
     restore: Callable[[str, Any], NDArray]
+    checked: Mapping[Pass, Callable[[], Any]] = field(default_factory=dict)
 
     def compute(self, case: Case, which: Pass) -> dict[str, NDArray]:
         """Return the results of a pass by name, in Lamina's layout."""
-        found = self.passes[which]()
+        found = {**self.passes, **self.checked}[which]()
         if which == "forward":
             return {"y": self.restore("y", found)}
-        names = "y", "dx", *case.parameters
+        names = case.names(which)
         return {name: self.restore(name, array) for name, array in zip(names, found, strict=True)}
 
 
@@ -68,6 +77,9 @@ class Library(Protocol):
 
     def forms(self, case: Case, given: Mapping[str, NDArray]) -> dict[str, Form]:
         """Return the ways to compute a case, by name; none where it cannot."""
+
+    def release(self) -> None:
+        """Give back the memory that is kept for calls to come."""
 
     def workspace(self, form: "Form", which: Pass) -> int:
         """Return the most bytes that a pass takes at once, beside its results; Lamina's alone."""
@@ -106,9 +118,37 @@ class Runner:
         """Return the most bytes that a pass takes at once, beside its results."""
         return self.library.workspace(self.forms[form], which)
 
+    def peak(self, form: str, which: Pass) -> int:
+        """Return the most memory that a pass takes, with all that it needs, and forget the case."""
+        kept, self.forms = self.forms[form].passes[which], {}
+        for _ in range(2):
+            kept()
+        _trim()
+        Path("/proc/self/clear_refs").write_text("5")  # the highest is now what is
+        for _ in range(2):
+            kept()
+        highest = _resident("VmHWM")
+        del kept
+        self.library.release()
+        _trim()
+        return highest - _resident("VmRSS")
+
     def time(self, form: str, which: Pass, seconds: float) -> dict[str, float]:
         """Return median and minimum of the times of a pass, measured for so long."""
         return clock(self.forms[form].passes[which], seconds)
+
+
+def _trim() -> None:
+    """Give unused memory back to the system, so that what is resident is what is used."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+
+
+def _resident(what: str) -> int:
+    """Return the bytes of a line of Linux's account of the process."""
+    status = Path("/proc/self/status").read_text()
+    (line,) = (line for line in status.splitlines() if line.startswith(f"{what}:"))
+    return int(line.split()[1]) * 1024
 
 
 def clock(call: Callable[[], Any], seconds: float) -> dict[str, float]:
@@ -147,6 +187,8 @@ def serve(library: Any) -> None:
                     answer = runner.prepare(request["case"], request["reference"])
                 case "workspace":
                     answer = {"bytes": runner.workspace(request["form"], request["which"])}
+                case "peak":
+                    answer = {"bytes": runner.peak(request["form"], request["which"])}
                 case "time":
                     answer = runner.time(request["form"], request["which"], request["seconds"])
                 case unknown:
