@@ -138,7 +138,7 @@ def dropout(rng: Any, most: int = 140) -> Dropout:
         shape,
         float(rng.choice([0, 0.01, 0.5, 0.9, 1])),
         str(rng.choice(["float32", "float64"])),
-        str(rng.choice(["inverted", "classic"])),
+        str(rng.choice(["inverted", "classic", "alpha"])),
         lengths,
         shared,
         bool(rng.random() < 0.5),

@@ -6,6 +6,7 @@ import pytest
 
 import lamina as lm
 from contract import FormulaCase, FormulaContract, LayerCase, LayerContract
+from lamina.dropout import formula as dropout_formula
 from lamina.parts import activations
 from lamina.parts.erfc import erfc
 
@@ -17,6 +18,7 @@ LAYERS = [
     lm.Tanh(),
     lm.GELU(),
     lm.GELU(approximate=True),
+    lm.SELU(),
     lm.Softmax(),
 ]
 
@@ -75,6 +77,10 @@ class TestGELUTanh(Formula):
     module = formula("gelu_tanh")
 
 
+class TestSELU(Formula):
+    module = formula("selu")
+
+
 class TestSoftmax(Formula):
     module = formula("softmax")
 
@@ -113,6 +119,7 @@ def test_large_values_are_finite(layer, dtype):
         (lm.Tanh(), (-1, 1), (0, 0)),
         (lm.GELU(), (0, 1000), (0, 1)),
         (lm.GELU(approximate=True), (0, 1000), (0, 1)),
+        (lm.SELU(), (dropout_formula.LEAST, 1050.7009873554805), (0, 1.0507009873554805)),
         (lm.Softmax(), (0, 1), (0, 0)),
     ],
     ids=repr,
@@ -144,6 +151,14 @@ def test_gradient_at_zero():
         np.testing.assert_array_equal(dx, expected, err_msg=repr(layer))
 
 
+def test_selu_keeps_mean_0_and_variance_1():
+    nodes, weights = np.polynomial.legendre.leggauss(200)
+    x = np.concatenate([6 * nodes - 6, 6 * nodes + 6])  # by halves: SELU has a kink at 0
+    density = np.tile(6 * weights, 2) * np.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+    y = lm.SELU()(x)
+    np.testing.assert_allclose([density @ y, density @ y**2], [0, 1], atol=1e-14)
+
+
 def test_softmax_takes_logits_of_minus_infinity():
     np.testing.assert_array_equal(lm.Softmax()(np.array([0.0, -np.inf, 0.0])), [0.5, 0, 0.5])
 
@@ -164,6 +179,7 @@ def test_tanh_approximation_of_gelu_is_close():
         (lm.Tanh(), "tanh", {}),
         (lm.GELU(), "gelu", {}),
         (lm.GELU(approximate=True), "gelu", {"approximate": "tanh"}),
+        (lm.SELU(), "selu", {}),
         (lm.Softmax(), "softmax", {"dim": -1}),
     ],
     ids=repr,
@@ -221,5 +237,6 @@ def test_reprs():
         "Tanh()",
         "GELU()",
         "GELU(approximate=True)",
+        "SELU()",
         "Softmax()",
     ]

@@ -68,6 +68,8 @@ MODELS = {
         lm.BatchNorm(2, momentum=None, unbiased=False),
         lm.Dropout(0.5, shared_axes=(1,), always=True, rng=0),
         lm.LeakyReLU(0.2),
+        lm.SELU(),
+        lm.Dropout(0.1, mode="alpha", rng=0),
         lm.GELU(),
         lm.Softmax(),
     ),

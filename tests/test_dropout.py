@@ -33,6 +33,10 @@ class TestLayer(LayerContract):
         LayerCase("classic inference", build(mode="classic"), (4, 3, 5), training=False),
         LayerCase("classic, lengths", build(mode="classic"), (3, 4, 5), (3, 0, 4), training=False),
         LayerCase("always", build(always=True), (3, 4, 5), training=False),
+        LayerCase("alpha", build(mode="alpha"), (4, 5)),
+        LayerCase("alpha inference", build(mode="alpha"), (4, 5), training=False),
+        LayerCase("alpha, lengths", build(mode="alpha"), (3, 4, 5), (3, 0, 4)),
+        LayerCase("alpha, shared", build(mode="alpha", shared_axes=(1,)), (3, 4, 5), (3, 0, 4)),
         LayerCase("rate 0", build(0), (4, 5)),
         LayerCase("rate 1", build(1), (4, 5)),
         LayerCase("lengths", build(), (3, 4, 5), (3, 0, 4)),
@@ -50,6 +54,7 @@ class TestFormula(FormulaContract):
     cases = [
         FormulaCase("inverted", {"x": (3, 4, 5), "keep": keep}, options={"rate": 0.3}),
         FormulaCase("classic", {"x": (3, 4, 5), "keep": keep}, options={"mode": "classic"}),
+        FormulaCase("alpha", {"x": (3, 4, 5), "keep": keep}, (3, 0, 4), {"mode": "alpha"}),
         FormulaCase("inference", {"x": (3, 4, 5)}, options={"rate": 0.3}),
         FormulaCase("classic inference", {"x": (3, 4, 5)}, (3, 0, 4), {"mode": "classic"}),
         FormulaCase("shared", {"x": (3, 4, 5), "keep": keep[:, :1]}, options={"rate": 0.3}),
@@ -216,7 +221,7 @@ def test_the_mask_of_a_step_does_not_depend_on_the_length_of_the_batch():
     assert_same(draw(shape=(3, 4, 5)), draw(shape=(3, 9, 5))[:, :4])
 
 
-@pytest.mark.parametrize("mode", ["inverted", "classic"])
+@pytest.mark.parametrize("mode", ["inverted", "classic", "alpha"])
 @pytest.mark.parametrize("shared_axes", [(), (1,), (2,)])
 def test_a_padded_batch_is_each_sequence_alone(mode, shared_axes):
     x, lengths, ids = random("x", (4, 6, 3)), [2, 0, 6, 5], np.array([9, 3, 5, 0])
@@ -282,7 +287,33 @@ def test_inference_gives_the_mean_of_training(mode):
     np.testing.assert_allclose(y.mean(), layer(x).mean(), rtol=5 * np.sqrt(0.25 / x.size))
 
 
-@pytest.mark.parametrize("mode", ["inverted", "classic"])
+@pytest.mark.parametrize("rate", [0.05, 0.5])
+def test_alpha_keeps_what_selu_brings(rate):
+    x = lm.SELU()(random("x", (500, 400)))
+    layer = lm.Dropout(rate, mode="alpha", rng=0)
+    y, cache = layer.forward(x, training=True)
+    assert abs(y.mean() - x.mean()) < 5 / np.sqrt(x.size)
+    assert abs(y.var() - x.var()) < 5 * np.sqrt(np.var((y - y.mean()) ** 2) / x.size)
+    keep, (s, t, _) = layer.mask(cache), formula.constants(rate, "alpha", True)
+    assert_same(keep, draw(rate, x.shape))  # of the same stream
+    assert len(np.unique(y[~keep])) == 1
+    np.testing.assert_allclose(y[~keep], s * (1 - rate) * lm.SELU()(np.array(-1e3)), rtol=1e-14)
+    np.testing.assert_allclose(y[keep], s * x[keep] + t, rtol=0, atol=1e-14)
+    assert layer(x) is x
+
+
+@pytest.mark.parametrize("shared_axes", [(), (1, 2)])
+def test_pytorch_has_the_constants_of_alpha(shared_axes):
+    torch = pytest.importorskip("torch")
+    x = np.ones((8, 6, 6, 8))
+    layer = lm.Dropout(0.3, mode="alpha", shared_axes=shared_axes, rng=0)
+    y, _ = layer.forward(x, training=True)
+    theirs = torch.nn.FeatureAlphaDropout(0.3) if shared_axes else torch.nn.AlphaDropout(0.3)
+    expected = theirs(torch.tensor(x).movedim(-1, 1)).numpy()
+    np.testing.assert_allclose(np.unique(y), np.unique(expected), rtol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["inverted", "classic", "alpha"])
 def test_the_ends_of_the_rate(mode):
     x = np.array([[1.0, np.inf, np.nan, -2.0]])
     nothing, all_ = lm.Dropout(0, mode=mode, rng=0), lm.Dropout(1, mode=mode, rng=0)
@@ -292,7 +323,7 @@ def test_the_ends_of_the_rate(mode):
     assert_same(y, np.zeros((1, 4)))
     assert_same(all_.backward(x, cache)[0], np.zeros((1, 4)))
     finite = np.array([[1.0, -2.0]])
-    assert_same(all_(finite), finite if mode == "inverted" else np.zeros((1, 2)) * finite)
+    assert_same(all_(finite), np.zeros((1, 2)) if mode == "classic" else finite)
 
 
 def test_dropped_units_are_gone_whatever_they_are():
@@ -429,7 +460,7 @@ def test_has_no_parameters_and_no_dtype():
         ({"rate": 1.5}, ValueError, r"rate must lie in \[0, 1\], got 1.5"),
         ({"rate": float("nan")}, ValueError, r"rate must lie in \[0, 1\], got nan"),
         ({"rate": "half"}, TypeError, "rate must be a number, got 'half'"),
-        ({"mode": "alpha"}, ValueError, "mode must be one of 'inverted', 'classic'; got 'alpha'"),
+        ({"mode": "beta"}, ValueError, "mode must be one of 'inverted', .*'alpha'; got 'beta'"),
         ({"always": None}, ValueError, "always must be one of True, False; got None"),
         ({"shared_axes": 1}, TypeError, r"shared_axes must be a tuple of axes, as \(1,\), got 1"),
         ({"shared_axes": (1.5,)}, TypeError, "an axis of shared_axes must be an integer, got 1.5"),

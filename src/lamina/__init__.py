@@ -29,6 +29,7 @@ from .lstm import LSTM
 from .montecarlo import mc
 from .parts import (
     GELU,
+    SELU,
     AvgPool1d,
     AvgPool2d,
     AvgPool3d,
@@ -79,6 +80,7 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "SELU",
     "SGD",
     "Adam",
     "AdamW",

@@ -223,7 +223,7 @@ def _is_sequential(layer: Layer) -> TypeGuard[Sequential]:
 def _does_nothing(layer: Layer) -> bool:
     """Return whether y = x at inference."""
     if isinstance(layer, Dropout) and _is(layer, (Dropout,)):
-        return not layer.always and (layer.mode == "inverted" or layer.rate == 0)
+        return not layer.always and (layer.mode != "classic" or layer.rate == 0)
     return _is(layer, (Identity,))
 
 

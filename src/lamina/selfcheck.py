@@ -17,6 +17,7 @@ from .linear import Linear
 from .lstm import LSTM
 from .parts import (
     GELU,
+    SELU,
     AvgPool1d,
     AvgPool2d,
     AvgPool3d,
@@ -76,6 +77,7 @@ EXAMPLES: Final[dict[str, list[Example]]] = {
         Example(lambda: Dropout(0.3, rng=0), (6, 5)),
         Example(lambda: Dropout(0.3, mode="classic", rng=0), (3, 6, 5), (6, 0, 2), training=False),
         Example(lambda: Dropout(0.3, shared_axes=(1, 2), rng=0), (3, 4, 4, 5)),
+        Example(lambda: Dropout(0.3, mode="alpha", rng=0), (3, 6, 5), (6, 0, 2)),
     ],
     "rnn": [
         Example(lambda: RNN(3, 4, rng=0), (3, 7, 3), (7, 0, 4)),
@@ -100,6 +102,7 @@ EXAMPLES: Final[dict[str, list[Example]]] = {
         Example(ReLU, (4, 5)),
         Example(LeakyReLU, (4, 5)),
         Example(GELU, (4, 5)),
+        Example(SELU, (4, 5)),
         Example(Sigmoid, (4, 5)),
         Example(Tanh, (4, 5)),
         Example(Softmax, (4, 5)),

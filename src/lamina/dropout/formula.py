@@ -5,14 +5,20 @@ kept: of the shape of x, or with 1 in the axes along which units share their fat
 
 Forward
 
-    y = s x  where m,  0 elsewhere                                              (1)
+    y = s v + t,   v = x  where m,  a elsewhere                                 (1)
 
-                    a pass that drops    inference: m is true everywhere
-    s  inverted     1 / (1 - p)          1                                      (2)
-       classic      1                    1 - p
+                    a pass that drops        inference: m is true everywhere
+    s  inverted     1 / (1 - p)              1                                  (2)
+       classic      1                        1 - p
+       alpha        1 / √((1 - p)(1 + p a²)) 1
 
-A unit is kept with probability 1 - p, so the mean of y over masks is (1 - p) s x: in either mode
-what inference gives. (1) selects and does not multiply, so a dropped NaN or infinity is gone.
+with a = t = 0 but in a pass of "alpha" that drops: a = -λα = -1.7580993408473766, t = -s p a.
+
+A unit is kept with probability 1 - p, so the mean of y over masks is (1 - p) s x: in the modes
+"inverted" and "classic" what inference gives. The mode "alpha" is for SELU, whose least value is a:
+where x has mean 0 and variance 1, v has mean p a and variance (1 - p)(1 + p a²), and y has mean 0
+and variance 1 again (G. Klambauer et al., *Self-Normalizing Neural Networks*, 2017, sec. 3). (1)
+selects and does not multiply, so a dropped NaN or infinity is gone.
 
 Backward. With dy = ∂L/∂y and ∂y/∂x = s where m, 0 elsewhere,
 
@@ -38,10 +44,12 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 
 from ..arrays import Array, mask_steps, namespace
 
-Mode: TypeAlias = Literal["inverted", "classic"]
+Mode: TypeAlias = Literal["inverted", "classic", "alpha"]
 Words: TypeAlias = tuple[Array, Array, Array, Array]
 
 LOW: Final = 0xFFFFFFFF
+LEAST: Final = -1.7580993408473766
+"""a of (2), the least value of SELU."""
 
 
 class Draw(NamedTuple):
@@ -63,6 +71,14 @@ class Draw(NamedTuple):
     def mask_shape(self) -> tuple[int, ...]:
         """`shape`, but for 1 in the shared axes."""
         return tuple(1 if axis in self.shared else n for axis, n in enumerate(self.shape))
+
+
+class Affine(NamedTuple):
+    """The constants of (1): s, t and a."""
+
+    scale: float
+    shift: float = 0.0
+    dropped: float = 0.0
 
 
 class Cache(NamedTuple):
@@ -90,26 +106,31 @@ def forward(
     rate : float
         The probability to drop, 0 to 1.
     mode : str
-        ``"inverted"`` or ``"classic"``.
+        ``"inverted"``, ``"classic"`` or ``"alpha"``.
     lengths : integer array, shape (N,), optional
         x has shape (N, T, ...); steps from lengths[n] on are padding.
     """
-    cache = Cache(mask(keep), scale_of(rate, mode, keep is not None), lengths)
-    return _select(x, cache), cache  # (1)
+    affine = constants(rate, mode, keep is not None)
+    cache = Cache(mask(keep), affine.scale, lengths)
+    return _select(x, cache.keep, affine, lengths), cache  # (1)
 
 
 def backward(dy: Array, cache: Cache) -> tuple[Array, dict[str, Array]]:
     """Return dx, of the shape of x, and no gradients: there are no parameters."""
-    return _select(dy, cache), {}  # (3)
+    keep, scale, lengths = cache
+    return _select(dy, keep, Affine(scale), lengths), {}  # (3)
 
 
-def scale_of(rate: float, mode: Mode, drops: bool) -> float:
-    """Return s, for a pass that drops or one of inference."""
-    if mode == "inverted" and drops and rate < 1:  # at rate 1 there is nothing to scale
-        return 1 / (1 - rate)  # (2)
+def constants(rate: float, mode: Mode, drops: bool) -> Affine:
+    """Return s, t and a, for a pass that drops or one of inference."""
     if mode == "classic" and not drops:
-        return 1 - rate
-    return 1.0
+        return Affine(1 - rate)  # (2)
+    if mode == "classic" or not drops or rate == 1:  # at rate 1 there is nothing to scale
+        return Affine(1.0)
+    if mode == "inverted":
+        return Affine(1 / (1 - rate))  # (2)
+    s = 1 / math.sqrt((1 - rate) * (1 + rate * LEAST**2))  # (2)
+    return Affine(s, -s * rate * LEAST, LEAST)
 
 
 def mask(keep: Array | Draw | None) -> Array | None:
@@ -117,12 +138,12 @@ def mask(keep: Array | Draw | None) -> Array | None:
     return keep_mask(*keep) if isinstance(keep, Draw) else keep
 
 
-def _select(a: Array, cache: Cache) -> Array:
-    keep, scale, lengths = cache
+def _select(x: Array, keep: Array | None, affine: Affine, lengths: Array | None) -> Array:
+    scale, shift, dropped = affine
     if keep is not None:
-        xp = namespace(a, keep)
-        a = xp.where(keep, a, xp.zeros((), dtype=a.dtype))
-    return mask_steps(a, lengths) * scale
+        xp = namespace(x, keep)
+        x = xp.where(keep, x, xp.asarray(dropped, dtype=x.dtype))
+    return mask_steps(x * scale + shift, lengths)
 
 
 def keep_mask(

@@ -22,7 +22,7 @@ from ..engine.memory import empty
 from ..engine.sweep import Masks, Sweep, Values
 from ..engine.threads import count as count_threads
 from . import formula
-from .formula import Draw, Mode, scale_of
+from .formula import Affine, Draw, Mode
 
 NDArray = npt.NDArray[Any]
 _i64, _i8, _pointer = ir.IntType(64), ir.IntType(8), ir.PointerType()
@@ -47,11 +47,11 @@ class Cache(NamedTuple):
 
 
 def _emit_drop(dtype: Any) -> str:
-    """Write y = s x where units are kept, 0 elsewhere, for `count` units of a sample."""
-    s = Sweep("drop", dtype, "*x *y first count *id call k0 k1 threshold *scale")
+    """Write y = s v + t, v = x where units are kept, a elsewhere, for `count` units of a sample."""
+    s = Sweep("drop", dtype, "*x *y first count *id call k0 k1 threshold *affine")
     b = s.builder
-    x, y, first, count, id_at, call_, k0, k1, threshold, scale_at = s.given
-    scale = s.spread(b, b.load(scale_at, typ=s.scalar, align=s.size), s.vector)
+    x, y, first, count, id_at, call_, k0, k1, threshold, affine = s.given
+    constants = _constants(s, affine)
     identity = b.load(id_at, typ=_i64, align=8)
     low, high = b.and_(identity, _i64(0xFFFFFFFF)), b.lshr(identity, _i64(32))
     rest = [philox.spread(b, word) for word in (low, high, call_)]
@@ -74,8 +74,7 @@ def _emit_drop(dtype: Any) -> str:
                 kept += [keep] if s.size == 4 else _halves(b, keep)
             at = b.add(j, _i64(i * each))
             values = s.loads(s.at(b, x, at), masks)
-            zero = s.vector(0.0)
-            found = [b.select(m, b.fmul(v, scale), zero) for m, v in zip(kept, values, strict=True)]
+            found = [_chosen(b, m, v, constants) for m, v in zip(kept, values, strict=True)]
             s.stores(found, s.at(b, y, at), masks)
 
     wide = each * UNROLLED
@@ -93,6 +92,18 @@ def _emit_drop(dtype: Any) -> str:
     return s.end()
 
 
+def _constants(s: Sweep, affine: ir.Value) -> Values:
+    """Return s, t and a, in every lane."""
+    b = s.builder
+    places = [s.at(b, affine, i) for i in range(3)]
+    return [s.spread(b, b.load(p, typ=s.scalar, align=s.size), s.vector) for p in places]
+
+
+def _chosen(b: ir.IRBuilder, keep: ir.Value, x: ir.Value, constants: Values) -> ir.Value:
+    scale, shift, dropped = constants
+    return b.fadd(b.fmul(b.select(keep, x, dropped), scale), shift)  # no FMA: the formula's bits
+
+
 def _halves(b: ir.IRBuilder, keep: ir.Value) -> Values:
     n = keep.type.count // 2
     numbers = ir.VectorType(ir.IntType(32), n)
@@ -105,7 +116,7 @@ def _halves(b: ir.IRBuilder, keep: ir.Value) -> Values:
 
 def _drop_twin(
     x: Address, y: Address, first: int, count: int,
-    id_at: Address, call_: int, k0: int, k1: int, threshold: int, scale: Address,
+    id_at: Address, call_: int, k0: int, k1: int, threshold: int, affine: Address,
 ) -> None:  # fmt: skip
     blocks = first // 4 + np.arange(-(-count // 4), dtype=np.uint64)
     identity = int(id_at.row(0, 1)[0])
@@ -115,15 +126,16 @@ def _drop_twin(
     )
     words = formula.philox((blocks, low, high, number), (k0, k1))
     draws = np.stack(words, axis=-1).reshape(-1)[:count]
-    y.row(0, count)[...] = np.where(draws >= threshold, x.row(0, count) * scale.row(0, 1), 0)
+    scale, shift, dropped = affine.row(0, 3)
+    y.row(0, count)[...] = np.where(draws >= threshold, x.row(0, count), dropped) * scale + shift
 
 
 def _emit_select(dtype: Any) -> str:
-    """Write y = s x where a byte of the mask is not 0, and 0 elsewhere, for some rows."""
-    s = Sweep("select", dtype, "*x *y ld rows width *keep *scale")
+    """Write y = s v + t, v = x where a byte of the mask is not 0, a elsewhere, for some rows."""
+    s = Sweep("select", dtype, "*x *y ld rows width *keep *affine")
     b = s.builder
-    x, y, ld, rows, width, keep, scale_at = s.given
-    scale = s.spread(b, b.load(scale_at, typ=s.scalar, align=s.size), s.vector)
+    x, y, ld, rows, width, keep, affine = s.given
+    constants = _constants(s, affine)
     bytes_ = ir.VectorType(_i8, s.lanes)
     masked = s.intrinsic(
         f"llvm.masked.load.v{s.lanes}i8.p0", bytes_,
@@ -143,8 +155,7 @@ def _emit_select(dtype: Any) -> str:
 
         def row(at: Values, carried: Values) -> Values:
             values = zip(kept, s.loads(at[0], masks), strict=True)
-            found = [b.select(m, b.fmul(v, scale), s.vector(0.0)) for m, v in values]
-            s.stores(found, at[1], masks)
+            s.stores([_chosen(b, m, v, constants) for m, v in values], at[1], masks)
             return []
 
         s.down(rows, [s.at(b, x, j), s.at(b, y, j)], [ld, ld], [], row)
@@ -154,11 +165,12 @@ def _emit_select(dtype: Any) -> str:
 
 
 def _select_twin(
-    x: Address, y: Address, ld: int, rows: int, width: int, keep: Address, scale: Address
+    x: Address, y: Address, ld: int, rows: int, width: int, keep: Address, affine: Address
 ) -> None:
+    scale, shift, dropped = affine.row(0, 3)
     for i in range(rows):
-        values = x.row(i * ld, width) * scale.row(0, 1)
-        y.row(i * ld, width)[...] = np.where(keep.row(0, width), values, 0)
+        values = np.where(keep.row(0, width), x.row(i * ld, width), dropped)
+        y.row(i * ld, width)[...] = values * scale + shift
 
 
 drop: Final = Code("drop", _emit_drop, _drop_twin)
@@ -173,7 +185,7 @@ select: Final = Code("select", _emit_select, _select_twin)
 @jit.kernel
 def _drop(g: int, task: Task, real: NDArray) -> None:
     """Do part g of all samples, chunk by chunk, as far as their units are real."""
-    parts, size, code, n, units, x, y, ids, call_, k0, k1, threshold, scale = task
+    parts, size, code, n, units, x, y, ids, call_, k0, k1, threshold, affine = task
     chunks = (units + CHUNK - 1) // CHUNK
     total = n * chunks
     for u in range(total * g // parts, total * (g + 1) // parts):
@@ -182,7 +194,7 @@ def _drop(g: int, task: Task, real: NDArray) -> None:
         if count > 0:
             at = (sample * units + first) * size
             call(code, (
-                x + at, y + at, first, count, ids + sample * 8, call_, k0, k1, threshold, scale
+                x + at, y + at, first, count, ids + sample * 8, call_, k0, k1, threshold, affine
             ))  # fmt: skip
 
 
@@ -195,7 +207,7 @@ def _drops(count: int, task: Task, real: NDArray) -> None:
 @jit.kernel
 def _select(g: int, task: Task) -> None:
     """Do part g: chunks of the units whose fate `rows` rows share."""
-    parts, size, code, n, rows, units, x, y, keep, scale = task
+    parts, size, code, n, rows, units, x, y, keep, affine = task
     chunks = (units + CHUNK - 1) // CHUNK
     total = n * chunks
     for u in range(total * g // parts, total * (g + 1) // parts):
@@ -203,7 +215,7 @@ def _select(g: int, task: Task) -> None:
         at = (sample * rows * units + first) * size
         call(code, (
             x + at, y + at, units, rows, min(CHUNK, units - first), keep + sample * units + first,
-            scale,
+            affine,
         ))  # fmt: skip
 
 
@@ -221,13 +233,14 @@ def forward(
     lengths: NDArray | None = None,
 ) -> tuple[NDArray, Cache]:
     """Return y, of the shape of x, and the cache of `backward`; y may be x itself."""
-    cache = Cache(keep, scale_of(rate, mode, keep is not None), lengths)
-    return _apply(x, cache), cache
+    affine = formula.constants(rate, mode, keep is not None)
+    return _apply(x, keep, affine, lengths), Cache(keep, affine.scale, lengths)
 
 
 def backward(dy: NDArray, cache: Cache) -> tuple[NDArray, dict[str, NDArray]]:
     """Return dx, of the shape of x, and no gradients: there are no parameters."""
-    return _apply(dy, cache), {}
+    keep, scale, lengths = cache
+    return _apply(dy, keep, Affine(scale), lengths), {}
 
 
 def mask(keep: Any) -> Any:
@@ -239,25 +252,26 @@ def mask(keep: Any) -> Any:
     drawn = keep._replace(shape=shape, shared_axes=())
     if 0 in keep.shared:
         drawn = drawn._replace(sample_ids=None)
-    kept: NDArray = _drawn(ones, drawn, 1.0, None) != 0
+    kept: NDArray = _drawn(ones, drawn, Affine(1.0), None) != 0
     return kept
 
 
-def _apply(x: NDArray, cache: Cache) -> NDArray:
-    keep, scale, lengths = cache
+def _apply(
+    x: NDArray, keep: Draw | NDArray | None, affine: Affine, lengths: NDArray | None
+) -> NDArray:
     if keep is None:
-        if scale == 1 and lengths is None:
+        if affine.scale == 1 and lengths is None:
             return x
-        scaled: NDArray = mask_steps(x, lengths) * scale
+        scaled: NDArray = mask_steps(x, lengths) * affine.scale
         return scaled
     x = contiguous(x)
     if isinstance(keep, Draw) and not keep.shared_axes:
-        return _drawn(x, keep, scale, lengths)
-    y: NDArray = mask_steps(_selected(x, mask(keep), scale), lengths)
+        return _drawn(x, keep, affine, lengths)
+    y: NDArray = mask_steps(_selected(x, mask(keep), affine), lengths)
     return y
 
 
-def _drawn(x: NDArray, keep: Draw, scale: float, lengths: NDArray | None) -> NDArray:
+def _drawn(x: NDArray, keep: Draw, affine: Affine, lengths: NDArray | None) -> NDArray:
     n, threshold = x.shape[0], round(keep.rate * 2**32)
     y, units = empty(x.shape, x.dtype), x.size // max(n, 1)
     if lengths is not None:
@@ -270,30 +284,30 @@ def _drawn(x: NDArray, keep: Draw, scale: float, lengths: NDArray | None) -> NDA
     ids = np.arange(n, dtype=np.uint64)
     if keep.sample_ids is not None:
         ids = keep.sample_ids.astype(np.uint64)
-    factor = np.array([scale], x.dtype)
+    constants = np.array(affine, x.dtype)
     parts = 1 if x.size <= SERIAL else count_threads()
     k0, k1 = keep.key.tolist()
     task = (
         parts, x.dtype.itemsize, drop(x.dtype), n, units, address(x), address(y), address(ids),
-        keep.call & formula.LOW, k0, k1, threshold, address(factor),
+        keep.call & formula.LOW, k0, k1, threshold, address(constants),
     )  # fmt: skip
     jit.launch(_drop, _drops, parts, task, real)
     return y
 
 
-def _selected(x: NDArray, keep: NDArray, scale: float) -> NDArray:
-    """Return s x where a mask that broadcasts to x is true, and 0 elsewhere."""
+def _selected(x: NDArray, keep: NDArray, affine: Affine) -> NDArray:
+    """Return s v + t, v = x where a mask that broadcasts to x is true, a elsewhere."""
     y = empty(x.shape, x.dtype)
     if x.size == 0:
         return y
     n, rows, units = _shared(x.shape, keep.shape)
     if n * units != keep.size:
         keep, (n, rows, units) = np.broadcast_to(keep, x.shape), (1, 1, x.size)
-    keep, factor = contiguous(keep), np.array([scale], x.dtype)
+    keep, constants = contiguous(keep), np.array(affine, x.dtype)
     parts = 1 if x.size <= SERIAL else count_threads()
     task = (
         parts, x.dtype.itemsize, select(x.dtype), n, rows, units, address(x), address(y),
-        address(keep), address(factor),
+        address(keep), address(constants),
     )  # fmt: skip
     jit.launch(_select, _selects, parts, task)
     return y

@@ -19,20 +19,26 @@ class Dropout(Layer):
     r"""Units set to 0 at random, so that none can rely on another.
 
     .. math::
-        y_u = \begin{cases} s \, x_u & \text{if unit } u \text{ is kept} \\ 0 & \text{if dropped}
-        \end{cases}
+        y_u = s \begin{cases} x_u & \text{if unit } u \text{ is kept} \\ a & \text{if dropped}
+        \end{cases} + t
 
-    Units are dropped in training, each with probability p. The factor s makes up for them:
+    Units are dropped in training, each with probability p, to a = 0, with t = 0. The factor s makes
+    up for them:
     :math:`1 / (1 - p)` in training and 1 at inference ("inverted"), or 1 in training and
     :math:`1 - p` at inference ("classic"): the probability to *keep*, so that inference gives the
     mean of training. (Some texts say "the dropout rate" there, which is right at p = 0.5 alone.)
+
+    "alpha" dropout goes with `SELU`: units are dropped to its least value,
+    :math:`a = -\lambda\alpha`, and :math:`s = ((1 - p)(1 + p a^2))^{-1/2}` and
+    :math:`t = -s p a` in training bring mean 0 and variance 1 back to y where x had them.
 
     Parameters
     ----------
     rate : float
         p, the probability to drop a unit, 0 (y = x) to 1 (y = 0).
     mode : str
-        ``"inverted"`` or ``"classic"``: whether s stands in training or at inference.
+        ``"inverted"`` or ``"classic"``: whether s stands in training or at inference; or
+        ``"alpha"``.
     shared_axes : sequence of int
         Axes of x along which units share their fate; negative ones count from the last. ``(1,)``
         for sequences (N, T, F) drops a feature at all steps (variational dropout); ``(1, 2)`` for
@@ -78,7 +84,8 @@ class Dropout(Layer):
     References
     ----------
     N. Srivastava et al., *Dropout: A Simple Way to Prevent Neural Networks from Overfitting*
-    (2014), sec. 4 (classic) and sec. 10 (inverted). Y. Gal, Z. Ghahramani, *A Theoretically
+    (2014), sec. 4 (classic) and sec. 10 (inverted). G. Klambauer et al., *Self-Normalizing Neural
+    Networks* (2017), sec. 3: alpha. Y. Gal, Z. Ghahramani, *A Theoretically
     Grounded Application of Dropout in Recurrent Neural Networks* (2016), sec. 4: variational.
     J. Salmon et al., *Parallel Random Numbers: As Easy as 1, 2, 3* (2011), sec. 3.3: Philox.
 
@@ -113,7 +120,7 @@ class Dropout(Layer):
         rng: initializers.RNG = None,
     ) -> None:
         self.rate = arguments.number(self, "rate", rate, 0, 1)
-        self.mode = arguments.choice(self, "mode", mode, ("inverted", "classic"))
+        self.mode = arguments.choice(self, "mode", mode, ("inverted", "classic", "alpha"))
         if not isinstance(shared_axes, (tuple, list)):
             raise TypeError(
                 f"{say(self)}: shared_axes must be a tuple of axes, as (1,), got {shared_axes!r}"
@@ -230,10 +237,10 @@ class Dropout(Layer):
                 f"{say(self)}: mask has shape {found.shape}, which does not broadcast to that of "
                 f"x, {x.shape}"
             )
-        if self.rate == 1 and self.mode == "inverted" and found.any():
+        if self.rate == 1 and self.mode != "classic" and found.any():
             raise ValueError(
-                f"{say(self)}: mask keeps units, but at rate 1 none is kept, and 1 / (1 - rate), "
-                "their factor, is not defined"
+                f"{say(self)}: mask keeps units, but at rate 1 none is kept, and their factor has "
+                "no value"
             )
         return found
 

@@ -1,7 +1,7 @@
 """What a network needs beside the six layers: activations, reductions, embedding, losses."""
 
 from . import activations, losses, pooling, steps
-from .activations import GELU, Identity, LeakyReLU, ReLU, Sigmoid, Softmax, Tanh
+from .activations import GELU, SELU, Identity, LeakyReLU, ReLU, Sigmoid, Softmax, Tanh
 from .embedding import Embedding
 from .flatten import Flatten
 from .losses import BinaryCrossEntropy, CrossEntropy, Huber, MeanSquaredError
@@ -19,6 +19,7 @@ from .steps import LastStep, MeanSteps
 
 __all__ = [
     "GELU",
+    "SELU",
     "AvgPool1d",
     "AvgPool2d",
     "AvgPool3d",

@@ -11,10 +11,13 @@ With x, y, dy and dx of one shape (..., C). Forward, and backward by dx = dy ∂
     GELU, tanh  y = x σ(v)                           dx = dy σ(v) (1 + x (1 − σ(v)) v')  (7)
                 v = √(8/π) (x + k x³), k = 0.044715  v' = √(8/π) (1 + 3 k x²)            (8)
     Softmax     y_c = exp(x_c − m)/Σ_k exp(x_k − m)  dx_c = y_c (dy_c − Σ_k dy_k y_k)    (9)
+    SELU        y = λ x where x > 0, else λ α u      dx = λ dy where x > 0, else         (10)
+                u = exp(x) − 1                            λ α (u + 1) dy
 
 The tanh of (7): σ(v) = (1 + tanh(v/2))/2, and as σ it keeps its digits where it is close to 0.
 In (9) any m gives the same y, since exp(−m) cancels; m = max_c x_c keeps exp from overflowing. Its
-gradient follows from ∂y_k/∂x_c = y_k (δ_kc − y_c). No exp overflows; NaN gives NaN.
+gradient follows from ∂y_k/∂x_c = y_k (δ_kc − y_c). λ and α of (10) are those with which y has mean
+0 and variance 1 where x is normal and has them too. No exp overflows; NaN gives NaN.
 """
 
 import math
@@ -27,6 +30,7 @@ from ..layer import Arrays, Layer, NDArray, Shape
 from .erfc import erfc
 
 _ROOT_8_OVER_PI = math.sqrt(8 / math.pi)
+_LAMBDA, _ALPHA = 1.0507009873554805, 1.6732632423543772  # of (10), to the last digit
 
 
 def relu(x: Array) -> tuple[Array, Array]:
@@ -118,6 +122,20 @@ def softmax(x: Array) -> tuple[Array, Array]:
 def softmax_backward(dy: Array, y: Array) -> Array:
     """Return dx."""
     return y * (dy - namespace(dy).sum(dy * y, axis=-1, keepdims=True))  # (9)
+
+
+def selu(x: Array) -> tuple[Array, Any]:
+    """Return y and the cache of `selu_backward`."""
+    xp = namespace(x)
+    on = x > 0
+    u = xp.expm1(xp.clip(x, max=0.0))
+    return xp.where(on, _LAMBDA * x, _LAMBDA * _ALPHA * u), (on, u)  # (10)
+
+
+def selu_backward(dy: Array, cache: Any) -> Array:
+    """Return dx."""
+    on, u = cache
+    return namespace(dy).where(on, _LAMBDA * dy, _LAMBDA * _ALPHA * (u + 1) * dy)  # (10)
 
 
 class _Activation(Layer):
@@ -315,6 +333,39 @@ class GELU(_Activation):
 
     def _gradient(self, dy: NDArray, cache: Any) -> Array:
         return gelu_tanh_backward(dy, cache) if self.approximate else gelu_backward(dy, cache)
+
+
+class SELU(_Activation):
+    r"""The scaled exponential linear unit, which keeps layers at mean 0 and variance 1.
+
+    .. math:: y = \lambda x \text{ where } x > 0, \text{ else } \lambda \alpha (e^x - 1)
+
+    with :math:`\lambda = 1.0507009873554805` and :math:`\alpha = 1.6732632423543772`: where x is
+    normal, with mean 0 and variance 1, y has these too.
+
+    Notes
+    -----
+    x has any shape, with ``lengths`` (N, T, ...); y has the same. The gradient at 0 is
+    :math:`\lambda \alpha`. SELU asks for weights of variance 1/I (``init="lecun_normal"``), and for
+    ``Dropout(mode="alpha")`` where units are to be dropped.
+
+    References
+    ----------
+    G. Klambauer, T. Unterthiner, A. Mayr, S. Hochreiter, *Self-Normalizing Neural Networks* (2017),
+    sec. 2, equations (2) and (14).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> SELU()(np.array([-1.0, 0.0, 2.0])).round(4)
+    array([-1.1113,  0.    ,  2.1014])
+    """
+
+    def _function(self, x: NDArray) -> tuple[NDArray, Any]:
+        return selu(x)
+
+    def _gradient(self, dy: NDArray, cache: Any) -> Array:
+        return selu_backward(dy, cache)
 
 
 class Softmax(_Activation):
