@@ -43,8 +43,8 @@ lint: .venv/.lint
 	$(BIN)/mypy
 
 site: .venv/.docs docs/node_modules
-	rm -rf site
-	$(BIN)/sphinx-build -q -W --keep-going -b html -d build/doctrees docs site
+	rm -rf site build/doctrees
+	$(BIN)/sphinx-build -q -W --keep-going -j auto -b html -d build/doctrees docs site
 	$(BIN)/sphinx-build -q -W --keep-going -b doctest -d build/doctrees docs build/doctest
 
 site-test: .venv/.docs docs/node_modules

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 here = Path(__file__).parent
-sys.path.insert(0, str(here / "_ext"))
+sys.path[:0] = [str(here / "_ext"), str(here.parent)]  # the second for what examples/ has
 os.environ.setdefault("LAMINA_THREADS", "1")  # the examples are small
 
 import lamina  # noqa: E402

@@ -14,67 +14,96 @@ S. Hochreiter, J. Schmidhuber, *Long Short-Term Memory* (1997), sec. 5.4. C. Tal
 
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
 import lamina as lm
 
-T, HIDDEN, BATCH, BATCHES = 150, 64, 50, 1000
+T, BATCHES = 150, 1000
+HIDDEN, BATCH = 64, 50
+
+loss = lm.MeanSquaredError()
 
 
-def draw(n, rng):
-    numbers = rng.random((n, T))
-    first, second = rng.integers(0, T // 2, n), rng.integers(T // 2, T, n)
-    marks = np.zeros((n, T))
+def draw(n, steps, rng):
+    numbers = rng.random((n, steps))
+    first, second = rng.integers(0, steps // 2, n), rng.integers(steps // 2, steps, n)
+    marks = np.zeros((n, steps))
     marks[np.arange(n), first] = marks[np.arange(n), second] = 1
     x = np.stack([numbers, marks], axis=2).astype(np.float32)
     return x, np.sum(numbers * marks, axis=1, keepdims=True).astype(np.float32)
 
 
-loss = lm.MeanSquaredError()
-errors, norms = {}, {}
-lstm, rnn = lm.LSTM(2, HIDDEN, rng=0), lm.RNN(2, HIDDEN, rng=0)
-# Cells that remember at first for 1 to T steps: what they keep and what they take in add up to 1.
-keep = np.log(np.random.default_rng(2).uniform(1, T - 1, HIDDEN))
-lstm.bias[:HIDDEN], lstm.bias[HIDDEN : 2 * HIDDEN] = -keep, keep
-for recurrent in (lstm, rnn):
-    name = type(recurrent).__name__
-    last, linear = lm.LastStep(), lm.Linear(HIDDEN, 1, rng=1)
-    model = lm.Sequential(recurrent, last, linear)
-    rng = np.random.default_rng(0)
+def networks(steps):
+    lstm, rnn = lm.LSTM(2, HIDDEN, rng=0), lm.RNN(2, HIDDEN, rng=0)
+    # Cells that remember at first for 1 to T steps: what they keep and what they take in add to 1.
+    keep = np.log(np.random.default_rng(2).uniform(1, steps - 1, HIDDEN))
+    lstm.bias[:HIDDEN], lstm.bias[HIDDEN : 2 * HIDDEN] = -keep, keep
+    return {
+        name: lm.Sequential(recurrent, lm.LastStep(), lm.Linear(HIDDEN, 1, rng=1))
+        for name, recurrent in (("LSTM", lstm), ("RNN", rnn))
+    }
 
-    # What reaches each step before any training.
-    x, y = draw(500, np.random.default_rng(1))
+
+def reaching(model, x, y):
+    """Return the norm of the loss's gradient by each step's a, the mean over the samples."""
+    recurrent, last, linear = model
     h, cache = recurrent.forward(x, training=True, trace=True)
     end, end_cache = last.forward(h)
     answer, linear_cache = linear.forward(end)
     _, dy = loss(answer, y)
     dend, _ = linear.backward(dy, linear_cache)
     recurrent.backward(last.backward(dend, end_cache)[0], cache)
-    norms[name] = cache.trace[0]["norm"].mean(axis=0)
+    return cache.trace[0]["norm"].mean(axis=0)
 
-    errors[name] = []
-    optimizer = lm.Adam(lm.train.Cosine(5e-3, BATCHES), clip_norm=1.0)
-    for _ in range(BATCHES):
-        x_batch, y_batch = draw(BATCH, rng)
-        answer, cache = model.forward(x_batch, training=True)
-        value, dy = loss(answer, y_batch)
+
+def train(model, steps, batches):
+    """Train on batches drawn anew; return the loss of each."""
+    rng = np.random.default_rng(0)
+    optimizer = lm.Adam(lm.Cosine(5e-3, batches), clip_norm=1.0)
+    errors = []
+    for _ in range(batches):
+        x, y = draw(BATCH, steps, rng)
+        answer, cache = model.forward(x, training=True)
+        error, dy = loss(answer, y)
         _, grads = model.backward(dy, cache)
         optimizer.step(model.params, grads)
-        errors[name].append(value)
-    found = lm.evaluate(model, (x, y), loss=loss).loss
-    ratio = norms[name][0] / norms[name][-1]
-    print(f"{name:<7}mean squared error {found:.4f}, first step's gradient / last's {ratio:.1e}")
-print(f"{'1':<7}mean squared error {np.mean((y - 1) ** 2):.4f}, for whoever always answers so")
+        errors.append(error)
+    return errors
 
-figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
-for name in errors:
-    smooth = np.convolve(errors[name], np.full(20, 1 / 20), "valid")
-    left.semilogy(np.arange(len(smooth)) * BATCH, smooth, label=name)
-    right.semilogy(np.arange(1, T + 1), norms[name], label=name)
-left.axhline(1 / 6, color="gray", linestyle=":", label="1/6")
-left.set(xlabel="sequences seen", ylabel="mean squared error", title="training")
-right.set(xlabel="step", ylabel="norm of the gradient by a", title="what reaches a step at first")
-left.legend()
-right.legend()
-figure.savefig(Path(__file__).parent.parent / "docs" / "adding.svg", metadata={"Date": None})
+
+def picture(errors, norms):
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for name in errors:
+        smooth = np.convolve(errors[name], np.full(20, 1 / 20), "valid")
+        left.semilogy(np.arange(len(smooth)) * BATCH, smooth, label=name)
+        right.semilogy(np.arange(1, len(norms[name]) + 1), norms[name], label=name)
+    left.axhline(1 / 6, color="gray", linestyle=":", label="1/6")
+    left.set(xlabel="sequences seen", ylabel="mean squared error", title="training")
+    right.set(
+        xlabel="step", ylabel="norm of the gradient by a", title="what reaches a step at first"
+    )
+    left.legend()
+    right.legend()
+    return figure
+
+
+def main():
+    x, y = draw(500, T, np.random.default_rng(1))
+    errors, norms = {}, {}
+    for name, model in networks(T).items():
+        norms[name] = reaching(model, x, y)
+        errors[name] = train(model, T, BATCHES)
+        found = lm.evaluate(model, (x, y), loss=loss).loss
+        ratio = norms[name][0] / norms[name][-1]
+        print(
+            f"{name:<7}mean squared error {found:.4f}, first step's gradient / last's {ratio:.1e}"
+        )
+    print(f"{'1':<7}mean squared error {np.mean((y - 1) ** 2):.4f}, for whoever always answers so")
+    figure = picture(errors, norms)
+    figure.savefig(Path(__file__).parent.parent / "docs" / "adding.svg", metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    main()

@@ -15,60 +15,81 @@ import numpy as np
 
 import lamina as lm
 
-STREAMS, WINDOW, EPOCHS = 32, 50, 8
+STREAMS, EPOCHS, RATE = 32, 8, 5e-3
+WINDOW = 50
 
 text = "\n\n".join(topics[name] for name in sorted(topics))
 alphabet, codes = np.unique(list(text), return_inverse=True)
-held_out = len(codes) // 10
 
 
-def streams(codes):
-    """Cut a text into streams; the target of a character is the next one."""
-    steps = (len(codes) - 1) // STREAMS
-    x, y = (codes[start : start + STREAMS * steps] for start in (0, 1))
-    return x.reshape(STREAMS, steps), y.reshape(STREAMS, steps)
+def streams(codes, n):
+    """Cut a text into n streams; the target of a character is the next one."""
+    steps = (len(codes) - 1) // n
+    x, y = (codes[start : start + n * steps] for start in (0, 1))
+    return x.reshape(n, steps), y.reshape(n, steps)
 
 
-train, test = streams(codes[:-held_out]), streams(codes[-held_out:])
-updates = EPOCHS * -(-train[0].shape[1] // WINDOW)
-model = lm.Sequential(
-    lm.Embedding(len(alphabet), 32),
-    lm.LSTM(32, 128),
-    lm.Linear(128, len(alphabet)),
-    rng=0,
-)
-loss = lm.CrossEntropy()
-history = lm.fit(
-    model,
-    train,
-    loss=loss,
-    optimizer=lm.Adam(lm.Cosine(5e-3, updates), clip_norm=1.0),
-    epochs=EPOCHS,
-    batch_size=STREAMS,
-    bptt=WINDOW,
-)
-
-share = np.bincount(codes) / len(codes)
-single = -np.sum(share * np.log2(share))
-read = lm.evaluate(model, test, loss=loss).loss / np.log(2)
-print(f"{len(text):,} characters, {len(alphabet)} different ones")
-print(
-    f"bits a character, of text held out: {read:.2f}; by the characters' frequencies {single:.2f}"
-)
-print()
+def network():
+    return lm.Sequential(
+        lm.Embedding(len(alphabet), 32),
+        lm.LSTM(32, 128),
+        lm.Linear(128, len(alphabet)),
+        rng=0,
+    )
 
 
-def code(character):
-    return np.searchsorted(alphabet, [character])
+def train(model, data, epochs, rate):
+    """Go through the streams window by window, the state carried on."""
+    n, steps = data[0].shape
+    updates = epochs * -(-steps // WINDOW)
+    return lm.fit(
+        model,
+        data,
+        loss=lm.CrossEntropy(),
+        optimizer=lm.Adam(lm.Cosine(rate, updates), clip_norm=1.0),
+        epochs=epochs,
+        batch_size=n,
+        bptt=WINDOW,
+    )
 
 
-rng = np.random.default_rng(0)
-written = "The "
-state = model.initial_state(1)
-for character in written:
-    logits, state = model.step(code(character), state)
-for _ in range(400):
-    odds = np.exp((logits[0] - logits.max()) / 0.5)  # a temperature below 1: less daring
-    written += alphabet[rng.choice(len(alphabet), p=odds / odds.sum())]
-    logits, state = model.step(code(written[-1]), state)
-print(written)
+def bits(model, data):
+    """Return the bits that the model needs for a character; and those by frequencies alone."""
+    share = np.bincount(codes) / len(codes)
+    single = -np.sum(share * np.log2(share))
+    return lm.evaluate(model, data, loss=lm.CrossEntropy()).loss / np.log(2), single
+
+
+def write(model, start, n, temperature, rng):
+    """Let the model go on for n characters; a temperature below 1 makes it less daring."""
+
+    def read(character, state):
+        return model.step(np.searchsorted(alphabet, [character]), state)
+
+    state = model.initial_state(1)
+    for character in start:
+        logits, state = read(character, state)
+    written = start
+    for _ in range(n):
+        odds = np.exp((logits[0] - logits.max()) / temperature)
+        written += alphabet[rng.choice(len(alphabet), p=odds / odds.sum())]
+        logits, state = read(written[-1], state)
+    return written
+
+
+def main():
+    held_out = len(codes) // 10
+    model = network()
+    train(model, streams(codes[:-held_out], STREAMS), EPOCHS, RATE)
+    read, single = bits(model, streams(codes[-held_out:], STREAMS))
+    print(f"{len(text):,} characters, {len(alphabet)} different ones")
+    print(
+        f"bits a character, of text held out: {read:.2f}; "
+        f"by the characters' frequencies {single:.2f}"
+    )
+    print()
+    print(write(model, "The ", 400, 0.5, np.random.default_rng(0)))
+
+
+if __name__ == "__main__":
+    main()

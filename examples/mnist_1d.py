@@ -49,19 +49,31 @@ def lstm():
 
 PUBLISHED = {logistic: 32, mlp: 68, cnn: 94, lstm: 91}
 
-split = lm.data.mnist1d()
-epochs = STEPS * BATCH // len(split.train[1])
-print(f"{'network':<10}{'parameters':>12}{'accuracy':>10}{'published':>11}")
-for network, published in PUBLISHED.items():
+
+def trained(network, split, steps):
+    """Train a network for so many steps; return it and its accuracy in percent."""
     model = network().initialize(0)
     lm.fit(
         model,
         split.train,
         loss=lm.CrossEntropy(),
         optimizer=lm.Adam(1e-2),
-        epochs=epochs,
+        epochs=steps * BATCH // len(split.train[1]),
         batch_size=BATCH,
     )
-    accuracy = 100 * lm.evaluate(model, split.test, metric="accuracy").metric
-    parameters = sum(p.size for p in model.params.values())
-    print(f"{network.__name__:<10}{parameters:>12,}{accuracy:>10.1f}{published:>11}", flush=True)
+    return model, 100 * lm.evaluate(model, split.test, metric="accuracy").metric
+
+
+def main():
+    split = lm.data.mnist1d()
+    print(f"{'network':<10}{'parameters':>12}{'accuracy':>10}{'published':>11}")
+    for network, published in PUBLISHED.items():
+        model, accuracy = trained(network, split, STEPS)
+        parameters = sum(p.size for p in model.params.values())
+        print(
+            f"{network.__name__:<10}{parameters:>12,}{accuracy:>10.1f}{published:>11}", flush=True
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -25,6 +25,7 @@ STYLE = {
     "axes.spines.right": False,
     "axes.prop_cycle": mpl.cycler(color=["#d9680f", "#2173c4", "#1a7f4b", "#b3206a"]),
     "font.family": "sans-serif",
+    "legend.frameon": False,
 }
 
 
