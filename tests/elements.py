@@ -16,6 +16,7 @@ from lamina.batchnorm import kernel as batchnorm_kernel
 from lamina.dropout import formula as dropout_formula
 from lamina.dropout import kernel as dropout_kernel
 from lamina.dropout.formula import Draw
+from lamina.parts import activations, activations_kernel
 from lamina.train import fused
 from problems import LAYOUTS, lay_out
 from recurrences import recurrence
@@ -183,7 +184,52 @@ def update(rng: Any) -> Update:
     )
 
 
+ACTIVATIONS = {"relu": (), "leaky_relu": (0.1,)} | dict.fromkeys(
+    ("sigmoid", "tanh", "selu", "gelu", "gelu_tanh"), ()
+)
+
+
+@dataclass(frozen=True)
+class Activation:
+    """One call of an activation's functions, on values of many sizes."""
+
+    name: str
+    x: tuple[int, ...]
+    dtype: str = "float32"
+
+    def check(self, seed: int = 0, layouts: tuple[str, ...] = ("plain",)) -> None:
+        """Hold the kernel against the formula in float64."""
+        rng = np.random.default_rng(seed)
+        scale = rng.choice([1e-3, 1, 10, 1e3], self.x)
+        x, dy = (rng.standard_normal(self.x).astype(self.dtype) for _ in range(2))
+        x = (x * scale).astype(self.dtype)
+        (forward, backward), (exact_forward, exact_backward) = (
+            (getattr(module, self.name), getattr(module, f"{self.name}_backward"))
+            for module in (activations_kernel, activations)
+        )
+        y, cache = forward(lay_out(x, layouts[0]), *ACTIVATIONS[self.name])
+        dx = backward(lay_out(dy, layouts[-1]), cache)
+        y_exact, exact = exact_forward(x.astype(np.float64), *ACTIVATIONS[self.name])
+        dx_exact = exact_backward(dy.astype(np.float64), exact)
+        for what, found, expected in (("y", y, y_exact), ("dx", dx, dx_exact)):
+            assert (found.shape, found.dtype) == (self.x, self.dtype), what
+            size = np.maximum(np.abs(expected), np.abs(x) if what == "y" else np.abs(dy))
+            off = np.abs(found - expected) / (size + 1e-30)
+            assert np.max(off, initial=0) <= 100 * EPS[found.dtype], f"{what} of {self}"
+
+
+def activation(rng: Any) -> Activation:
+    """An array of one to three axes, now and then a large one."""
+    shape = (*(int(n) for n in rng.integers(1, 7, rng.integers(0, 3))), problems.ragged(rng, 300))
+    if rng.random() < 0.1:
+        shape = (int(rng.integers(30_000, 100_000)),)
+    return Activation(
+        str(rng.choice(sorted(ACTIVATIONS))), shape, str(rng.choice(["float32", "float64"]))
+    )
+
+
 KINDS: dict[str, Callable[..., Any]] = {
+    "activation": activation,
     "batchnorm": batchnorm,
     "dropout": dropout,
     "recurrent": recurrence,

@@ -160,7 +160,17 @@ def lay_out(a: np.ndarray, layout: str) -> np.ndarray:
 
 def modules() -> list[Any]:
     """Return the modules that kernels consist of."""
-    layers = "engine", "linear", "convolution", "batchnorm", "dropout", "rnn", "lstm", "train"
+    layers = (
+        "engine",
+        "linear",
+        "convolution",
+        "batchnorm",
+        "dropout",
+        "rnn",
+        "lstm",
+        "parts",
+        "train",
+    )
     packages = tuple(f"lamina.{layer}." for layer in layers)
     return [module for name, module in sorted(sys.modules.items()) if name.startswith(packages)]
 

@@ -26,7 +26,14 @@ def test_the_guard_sees_one_element_too_far():
 
 
 @pytest.mark.parametrize(
-    ("kind", "count"), [("batchnorm", 300), ("dropout", 300), ("update", 200), ("recurrent", 150)]
+    ("kind", "count"),
+    [
+        ("activation", 200),
+        ("batchnorm", 300),
+        ("dropout", 300),
+        ("update", 200),
+        ("recurrent", 150),
+    ],
 )
 def test_kernels_of_elements_stay_within_their_arrays(kind, count):
     done = guarded("elements", kind, 0, count)

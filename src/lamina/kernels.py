@@ -65,6 +65,22 @@ def functions(name: str) -> ModuleType:
     return _formula(name) if _formulas.get() or not present() else kernel(name)
 
 
+def beside(name: str) -> ModuleType:
+    """Return the kernels of a module, in a file beside it, or the module with its formulas.
+
+    Parameters
+    ----------
+    name : str
+        ``__name__`` of the module; that of the kernels ends with ``_kernel``.
+    """
+    return _module(f"{name}_kernel" if used() else name)
+
+
+@cache
+def _module(name: str) -> ModuleType:
+    return import_module(name)
+
+
 @cache
 def _formula(name: str) -> ModuleType:
     return import_module(f"{name.rpartition('.')[0]}.formula")

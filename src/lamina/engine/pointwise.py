@@ -1,7 +1,7 @@
-r"""exp, tanh and the logistic function of vectors, as polynomials in LLVM vector IR.
+r"""exp, tanh, the logistic and the normal function of vectors, as polynomials in LLVM vector IR.
 
-All three come from one reduction. With n the integer next to a / ln 2 and r = a - n ln 2, so that
-|r| <= ln(2) / 2,
+The first three come from one reduction. With n the integer next to a / ln 2 and r = a - n ln 2, so
+that |r| <= ln(2) / 2,
 
     eᵃ = 2ⁿ (1 + p),    p = eʳ - 1 = r + r² q(r)                                                (1)
 
@@ -12,8 +12,16 @@ ln 2 is subtracted in two parts, of which the first has so few bits that n times
     σ(a) = 1 / (1 + u)  for a >= 0,  u / (1 + u)  for a < 0,   u = e^-|a|                       (2)
     tanh |a| = -m / (2 + m),   m = e^-2|a| - 1 = 2ⁿ p + (2ⁿ - 1)                                (3)
 
-No term of these overflows, and none cancels: σ keeps its relative accuracy where it is tiny, down
-to the smallest number there is, and tanh near 0.
+No term of these overflows, and none cancels, nor does m itself: σ keeps its relative accuracy
+where it is tiny, down to the smallest number there is, and tanh near 0.
+
+The normal distribution has a smooth factor beside its density, which a polynomial in
+t = (|x| - 4) / (|x| + 4) follows, found as q is (J. Schonfelder, *Chebyshev Expansions for the
+Error and Related Functions*, 1978, takes such a factor):
+
+    Φ(-|x|) = g s(t) / (1 + |x|),   Φ(|x|) = 1 - Φ(-|x|),   g = √(2π) φ(x) = e^(-x²/2)       (4)
+
+x²/2 is rounded, and the rest of it, which an FMA finds, put right afterwards.
 
 Errors, in units in the last place of the exact value, stay below these bounds, with an FMA and
 without, denormal numbers among the results:
@@ -40,6 +48,7 @@ import numpy.typing as npt
 from llvmlite import ir
 from numba.core import cgutils
 
+from . import jit
 from .jit import Address, Code
 from .tile import Emitter, lanes
 
@@ -60,6 +69,8 @@ class Format(NamedTuple):
         The coefficients of q, from the highest power down.
     least, most : float
         At or below `least` exp is 0, above `most` it is inf.
+    s : tuple of float
+        The coefficients of s, from the highest power down.
     """
 
     bits: int
@@ -69,6 +80,7 @@ class Format(NamedTuple):
     q: tuple[float, ...]
     least: float
     most: float
+    s: tuple[float, ...]
 
 
 FORMATS: Final = {
@@ -76,6 +88,10 @@ FORMATS: Final = {
         32, 23, 127, (0.693359375, -2.1219444e-4),
         (0.001392625, 0.008363233, 0.041666552, 0.16666576, 0.5),
         -104.0, 89.0,
+        (
+            -7.43745442e-5, -6.67371849e-5, 0.000690844856, -0.000299918761, -0.00500214085,
+            0.0179394495, -0.0321978154, 0.0286000328, 0.0139996366, -0.096703468, 0.472053206,
+        ),
     ),
     np.dtype(np.float64): Format(
         64, 52, 1023, (6.93147180369123816490e-01, 1.90821492927058770002e-10),
@@ -85,12 +101,22 @@ FORMATS: Final = {
             0.008333333333330039, 0.041666666666623824, 0.16666666666666669, 0.5000000000000001,
         ),
         -746.0, 710.0,
+        (
+            1.5513438905918424e-10, 4.2378542227893796e-09, 1.1400867865785583e-08,
+            -1.8538542083563312e-08, -1.0104644569536361e-07, 2.3513362577996063e-09,
+            5.430039920605985e-07, 4.0242748101432243e-07, -2.607839079804581e-06,
+            -3.4306982771660744e-06, 1.3625025193974047e-05, 2.12494552279694e-05,
+            -8.785274947955092e-05, -9.443011548018516e-05, 0.0006948970401931862,
+            -0.0002856231167159992, -0.005002378585404055, 0.017936097481039324,
+            -0.032197837428343264, 0.028600364053505894, 0.013999634724430079,
+            -0.09670347732652537, 0.47205320650984469,
+        ),
     ),
 }  # fmt: skip
 
 
 class Functions(Emitter):
-    """An emitter that knows exp, tanh and the logistic function of a vector."""
+    """An emitter that knows exp, tanh, the logistic and the normal function of a vector."""
 
     def __init__(self, dtype: Any) -> None:
         super().__init__(dtype)
@@ -138,6 +164,13 @@ class Functions(Emitter):
         one = (self.format.bias + plus) << self.format.mantissa
         return b.bitcast(b.add(shifted, self.integer(one)), self.vector)
 
+    def polynomial(self, b: ir.IRBuilder, coefficients: Sequence[float], x: ir.Value) -> ir.Value:
+        """Return a polynomial's value by Horner's rule; its highest power comes first."""
+        found: ir.Value = self.number(coefficients[0])
+        for coefficient in coefficients[1:]:
+            found = self.multiply_add(b, found, x, self.number(coefficient))
+        return found
+
     def reduce(self, b: ir.IRBuilder, a: ir.Value) -> tuple[ir.Value, ir.Value]:
         """Return n, as integers, and p of equation (1)."""
         form = self.format
@@ -147,9 +180,7 @@ class Functions(Emitter):
         r = a
         for part in form.ln2:
             r = self.multiply_add(b, n, self.number(-part), r)
-        q = self.number(form.q[0])
-        for coefficient in form.q[1:]:
-            q = self.multiply_add(b, q, r, self.number(coefficient))
+        q = self.polynomial(b, form.q, r)
         p = self.multiply_add(b, b.fmul(r, r), q, r)
         return b.sub(b.bitcast(sum_, self.integers), b.bitcast(magic, self.integers)), p
 
@@ -162,6 +193,29 @@ class Functions(Emitter):
         half = b.ashr(n, self.integer(1))  # 2ⁿ itself may be out of range
         scaled = b.fmul(b.fadd(p, self.number(1)), self.power(b, half, 0))
         return b.fmul(scaled, self.power(b, b.sub(n, half), 0))
+
+    def expm1_of_negative(self, b: ir.IRBuilder, a: ir.Value) -> ir.Value:
+        """Return eᵃ - 1 for a <= 0, the m of equation (3); 0 for others."""
+        least = self.number(-60)  # it is -1 from there on in either format
+        a = self.below(b, b.select(b.fcmp_ordered("<", a, least), least, a), 0)
+        n, p = self.reduce(b, a)
+        power = self.power(b, n, 0)
+        return self.multiply_add(b, p, power, b.fsub(power, self.number(1)))
+
+    def normal(self, b: ir.IRBuilder, x: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """Return Φ(x) and √(2π) φ(x) by equation (4)."""
+        one = self.number(1)
+        size = self.below(b, self.magnitude(b, x), 40)  # both are 0 or 1 there in either format
+        half = b.fmul(size, self.number(0.5))
+        square = b.fmul(size, half)
+        g = self.exp(b, b.fneg(square))
+        if jit.has_fma():
+            rest = self.multiply_add(b, size, half, b.fneg(square))
+            g = self.multiply_add(b, b.fneg(g), rest, g)
+        t = b.fdiv(b.fsub(size, self.number(4)), b.fadd(size, self.number(4)))
+        s = self.polynomial(b, self.format.s, t)
+        tail = b.fdiv(b.fmul(g, s), b.fadd(one, size))
+        return b.select(b.fcmp_ordered(">", x, self.number(0)), b.fsub(one, tail), tail), g
 
     def sigmoid(self, b: ir.IRBuilder, a: ir.Value) -> ir.Value:
         """Return σ(a) by equation (2)."""

@@ -24,13 +24,13 @@ import math
 from abc import abstractmethod
 from typing import Any
 
-from .. import arguments
+from .. import arguments, kernels
 from ..arrays import Array, mask_steps, namespace
 from ..layer import Arrays, Layer, NDArray, Shape
 from .erfc import erfc
 
-_ROOT_8_OVER_PI = math.sqrt(8 / math.pi)
-_LAMBDA, _ALPHA = 1.0507009873554805, 1.6732632423543772  # of (10), to the last digit
+ROOT_8_OVER_PI = math.sqrt(8 / math.pi)
+LAMBDA, ALPHA = 1.0507009873554805, 1.6732632423543772  # of (10), to the last digit
 
 
 def relu(x: Array) -> tuple[Array, Array]:
@@ -100,14 +100,14 @@ def gelu_backward(dy: Array, cache: Any) -> Array:
 def gelu_tanh(x: Array) -> tuple[Array, Any]:
     """Return y and the cache of `gelu_tanh_backward`."""
     z = namespace(x).clip(x, min=-100.0, max=100.0)  # σ is 0 or 1 there, and x³ may overflow
-    s, _ = sigmoid(_ROOT_8_OVER_PI * (z + 0.044715 * z * z * z))  # (8)
+    s, _ = sigmoid(ROOT_8_OVER_PI * (z + 0.044715 * z * z * z))  # (8)
     return x * s, (z, s)  # (7)
 
 
 def gelu_tanh_backward(dy: Array, cache: Any) -> Array:
     """Return dx."""
     z, s = cache
-    dv = _ROOT_8_OVER_PI * (1 + 3 * 0.044715 * z * z)  # (8)
+    dv = ROOT_8_OVER_PI * (1 + 3 * 0.044715 * z * z)  # (8)
     return dy * (s * (1 + z * (1 - s) * dv))  # (7)
 
 
@@ -129,13 +129,13 @@ def selu(x: Array) -> tuple[Array, Any]:
     xp = namespace(x)
     on = x > 0
     u = xp.expm1(xp.clip(x, max=0.0))
-    return xp.where(on, _LAMBDA * x, _LAMBDA * _ALPHA * u), (on, u)  # (10)
+    return xp.where(on, LAMBDA * x, LAMBDA * ALPHA * u), (on, u)  # (10)
 
 
 def selu_backward(dy: Array, cache: Any) -> Array:
     """Return dx."""
     on, u = cache
-    return namespace(dy).where(on, _LAMBDA * dy, _LAMBDA * _ALPHA * (u + 1) * dy)  # (10)
+    return namespace(dy).where(on, LAMBDA * dy, LAMBDA * ALPHA * (u + 1) * dy)  # (10)
 
 
 class _Activation(Layer):
@@ -144,11 +144,11 @@ class _Activation(Layer):
     stepwise = True
 
     @abstractmethod
-    def _function(self, x: NDArray) -> tuple[NDArray, Any]:
-        """Return y and the cache of `_gradient`."""
+    def _function(self, how: Any, x: NDArray) -> Any:
+        """Return y and the cache of `_gradient`, by this module or its kernels."""
 
     @abstractmethod
-    def _gradient(self, dy: NDArray, cache: Any) -> Array:
+    def _gradient(self, how: Any, dy: NDArray, cache: Any) -> Array:
         """Return dx."""
 
     def forward(
@@ -157,14 +157,15 @@ class _Activation(Layer):
         """Return y, of x's shape, and the cache of `backward`."""
         x = arguments.array(self, "x", x)
         lengths = arguments.lengths(self, lengths, x)
-        y, cache = self._function(mask_steps(x, lengths))
-        return mask_steps(y, lengths), (y.shape, y.dtype, lengths, cache)
+        how = kernels.beside(__name__)
+        y, cache = self._function(how, mask_steps(x, lengths))
+        return mask_steps(y, lengths), (y.shape, y.dtype, lengths, how, cache)
 
     def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
         """Return dx, of x's shape, and no gradients."""
-        shape, dtype, lengths, cache = cache
+        shape, dtype, lengths, how, cache = cache
         dy = arguments.gradient(self, dy, shape, dtype)
-        return self._gradient(mask_steps(dy, lengths), cache), {}
+        return self._gradient(how, mask_steps(dy, lengths), cache), {}
 
     def output_shape(self, shape: Shape) -> Shape:
         """Return `shape`."""
@@ -181,10 +182,10 @@ class Identity(_Activation):
     array([-1.,  2.])
     """
 
-    def _function(self, x: NDArray) -> tuple[NDArray, Any]:
+    def _function(self, how: Any, x: NDArray) -> Any:
         return x, None
 
-    def _gradient(self, dy: NDArray, cache: Any) -> Array:
+    def _gradient(self, how: Any, dy: NDArray, cache: Any) -> Array:
         return dy
 
 
@@ -209,11 +210,11 @@ class ReLU(_Activation):
     array([0., 0., 2.])
     """
 
-    def _function(self, x: NDArray) -> tuple[NDArray, Any]:
-        return relu(x)
+    def _function(self, how: Any, x: NDArray) -> Any:
+        return how.relu(x)
 
-    def _gradient(self, dy: NDArray, cache: Any) -> Array:
-        return relu_backward(dy, cache)
+    def _gradient(self, how: Any, dy: NDArray, cache: Any) -> Array:
+        return how.relu_backward(dy, cache)
 
 
 class LeakyReLU(_Activation):
@@ -245,11 +246,11 @@ class LeakyReLU(_Activation):
     def __init__(self, slope: float = 0.01) -> None:
         self.slope = arguments.number(self, "slope", slope, low=0)
 
-    def _function(self, x: NDArray) -> tuple[NDArray, Any]:
-        return leaky_relu(x, self.slope)
+    def _function(self, how: Any, x: NDArray) -> Any:
+        return how.leaky_relu(x, self.slope)
 
-    def _gradient(self, dy: NDArray, cache: Any) -> Array:
-        return leaky_relu_backward(dy, cache)
+    def _gradient(self, how: Any, dy: NDArray, cache: Any) -> Array:
+        return how.leaky_relu_backward(dy, cache)
 
 
 class Sigmoid(_Activation):
@@ -269,11 +270,11 @@ class Sigmoid(_Activation):
     array([0. , 0.5, 1. ])
     """
 
-    def _function(self, x: NDArray) -> tuple[NDArray, Any]:
-        return sigmoid(x)
+    def _function(self, how: Any, x: NDArray) -> Any:
+        return how.sigmoid(x)
 
-    def _gradient(self, dy: NDArray, cache: Any) -> Array:
-        return sigmoid_backward(dy, cache)
+    def _gradient(self, how: Any, dy: NDArray, cache: Any) -> Array:
+        return how.sigmoid_backward(dy, cache)
 
 
 class Tanh(_Activation):
@@ -292,11 +293,11 @@ class Tanh(_Activation):
     array([-1.,  0.,  1.])
     """
 
-    def _function(self, x: NDArray) -> tuple[NDArray, Any]:
-        return tanh(x)
+    def _function(self, how: Any, x: NDArray) -> Any:
+        return how.tanh(x)
 
-    def _gradient(self, dy: NDArray, cache: Any) -> Array:
-        return tanh_backward(dy, cache)
+    def _gradient(self, how: Any, dy: NDArray, cache: Any) -> Array:
+        return how.tanh_backward(dy, cache)
 
 
 class GELU(_Activation):
@@ -328,11 +329,13 @@ class GELU(_Activation):
     def __init__(self, approximate: bool = False) -> None:
         self.approximate = arguments.choice(self, "approximate", approximate, (True, False))
 
-    def _function(self, x: NDArray) -> tuple[NDArray, Any]:
-        return gelu_tanh(x) if self.approximate else gelu(x)
+    def _function(self, how: Any, x: NDArray) -> Any:
+        return how.gelu_tanh(x) if self.approximate else how.gelu(x)
 
-    def _gradient(self, dy: NDArray, cache: Any) -> Array:
-        return gelu_tanh_backward(dy, cache) if self.approximate else gelu_backward(dy, cache)
+    def _gradient(self, how: Any, dy: NDArray, cache: Any) -> Array:
+        return (
+            how.gelu_tanh_backward(dy, cache) if self.approximate else how.gelu_backward(dy, cache)
+        )
 
 
 class SELU(_Activation):
@@ -361,11 +364,11 @@ class SELU(_Activation):
     array([-1.1113,  0.    ,  2.1014])
     """
 
-    def _function(self, x: NDArray) -> tuple[NDArray, Any]:
-        return selu(x)
+    def _function(self, how: Any, x: NDArray) -> Any:
+        return how.selu(x)
 
-    def _gradient(self, dy: NDArray, cache: Any) -> Array:
-        return selu_backward(dy, cache)
+    def _gradient(self, how: Any, dy: NDArray, cache: Any) -> Array:
+        return how.selu_backward(dy, cache)
 
 
 class Softmax(_Activation):
@@ -395,12 +398,12 @@ class Softmax(_Activation):
            [0.5 , 0.5 ]])
     """
 
-    def _function(self, x: NDArray) -> tuple[NDArray, Any]:
+    def _function(self, how: Any, x: NDArray) -> Any:
         if x.ndim < 1 or x.shape[-1] < 1:
             raise ValueError(
                 f"Softmax(): x has shape {x.shape}, expected (..., C) with at least 1 class"
             )
-        return softmax(x)
+        return how.softmax(x)
 
-    def _gradient(self, dy: NDArray, cache: Any) -> Array:
-        return softmax_backward(dy, cache)
+    def _gradient(self, how: Any, dy: NDArray, cache: Any) -> Array:
+        return how.softmax_backward(dy, cache)

@@ -1,0 +1,114 @@
+"""Functions of elements: code that goes over arrays side by side, shared out to threads.
+
+Such code has the arguments `*a *b *c *d count *numbers`: up to four arrays, of which it reads some
+and writes others, and the numbers that are the same for all elements. Each element is by itself,
+so neither threads nor the width of vectors change a bit.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Final
+
+import numba
+import numpy as np
+import numpy.typing as npt
+from llvmlite import ir
+
+from . import jit
+from .jit import Code, Task, address, call
+from .pointwise import Functions
+from .threads import count as count_threads
+
+NDArray = npt.NDArray[Any]
+_i64 = ir.IntType(64)
+
+SERIAL: Final = 32_768
+"""Up to so many elements a call stays on one core."""
+MOST: Final = 4
+"""So many arrays there may be."""
+
+Words = Callable[..., tuple[ir.Value, ...]]
+
+Twin = Callable[..., tuple[NDArray, ...]]
+
+
+def code(name: str, words: Words, twin: Twin, arrays: int = 1) -> Code:
+    """Return code that writes functions of the elements of some arrays to those behind them.
+
+    Parameters
+    ----------
+    name : str
+    words : callable
+        `words(functions, builder, *vectors, number)` returns a vector for each array that is
+        written. `number(i)` is the i-th of the numbers, in every lane.
+    twin : callable
+        `twin(*arrays, *numbers)` returns the same of NumPy's arrays.
+    arrays : int
+        How many arrays are read.
+    """
+    name = f"each_{name}"
+    return Code(name, partial(_emit, name, words, arrays), partial(_twin, twin, arrays))
+
+
+def _emit(name: str, words: Words, arrays: int, dtype: Any) -> str:
+    e = Functions(dtype)
+    b, (*places, count, at) = e.function(name, "p" * MOST + "ip")
+    vectors = b.sdiv(b.add(count, _i64(e.lanes - 1)), _i64(e.lanes))
+    last = b.sub(count, b.mul(b.sub(vectors, _i64(1)), _i64(e.lanes)))
+
+    def number(i: int) -> ir.Value:
+        return e.spread(b, b.load(e.at(b, at, i), typ=e.scalar, align=e.align), e.vector)
+
+    def one(b: ir.IRBuilder, element: ir.Value, mask: ir.Value | None) -> None:
+        read = [e.load(b, e.at(b, place, element), mask) for place in places[:arrays]]
+        for place, found in zip(places[arrays:], words(e, b, *read, number), strict=False):
+            e.store(b, found, e.at(b, place, element), mask)
+
+    e.sweep(b, vectors, last, one, together=4)
+    b.ret_void()
+    return str(e.module)
+
+
+def _twin(function: Twin, arrays: int, *given: Any) -> None:
+    *places, count, numbers = given
+    read = [place.row(0, count) for place in places[:arrays]]
+    with np.errstate(all="ignore"):
+        found = function(*read, *numbers.flat)
+    for place, value in zip(places[arrays:], found, strict=False):
+        place.row(0, count)[...] = value
+
+
+@jit.kernel
+def _some(g: int, task: Task) -> None:
+    parts, size, code, n, a, b, c, d, numbers = task
+    i0, i1 = n * g // parts // 64 * 64, n if g == parts - 1 else n * (g + 1) // parts // 64 * 64
+    at = i0 * size
+    call(code, (a + at, b + at, c + at, d + at, i1 - i0, numbers))
+
+
+@jit.parallel
+def _all(count: int, task: Task) -> None:
+    for g in numba.prange(count):
+        _some(numba.int64(g), task)
+
+
+def run(code: Code, arrays: Sequence[NDArray], numbers: Sequence[float] = ()) -> None:
+    """Run code over arrays of one size and dtype, all contiguous.
+
+    Parameters
+    ----------
+    code : Code
+    arrays : sequence of array
+        Up to four.
+    numbers : sequence of float
+    """
+    first = arrays[0]
+    n, dtype = first.size, first.dtype
+    if n == 0:
+        return
+    held = np.array(numbers, dtype)
+    places = [address(a) for a in arrays]
+    places += places[:1] * (MOST - len(places))
+    parts = 1 if n <= SERIAL else count_threads()
+    task = (parts, dtype.itemsize, code(dtype), n, *places, address(held))
+    jit.launch(_some, _all, parts, task)
