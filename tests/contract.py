@@ -191,6 +191,15 @@ class LayerContract:
         for name in one:
             assert_same(one[name], two[name], name)
 
+    def test_gradients_are_those_of_backward(self, case):
+        layer, x = case.layer(np.float32), case.x(np.float32)
+        y, cache = layer.forward(x, **{**case.options, "training": True})
+        dy = np.random.default_rng(2).standard_normal(y.shape).astype(y.dtype)
+        found, expected = layer.gradients(dy, cache), layer.backward(dy, cache)[1]
+        assert set(found) == set(expected)
+        for name, g in expected.items():
+            assert_same(found[name], g, name)
+
     @pytest.mark.parametrize("form", ["strided", "reversed", "transposed", "read-only", "swapped"])
     def test_any_memory_layout(self, case, form):
         layer, x = case.layer(np.float32), case.x(np.float32)

@@ -511,3 +511,18 @@ def test_arrays_that_layers_share_stay_shared_in_a_cast():
     wide = lm.Sequential(one, two).astype(np.float64)
     assert wide[0].weight is wide[1].weight
     assert wide[0].weight.dtype == np.float64
+
+
+def test_gradients_go_no_further_back_than_the_first_parameters():
+    class Stop(lm.Layer):
+        def forward(self, x, *, training=False):
+            return x, None
+
+        def backward(self, dy, cache):
+            raise AssertionError("nothing before has parameters")
+
+    model = lm.Sequential(Stop(), lm.Linear(3, 4, rng=0), lm.ReLU(), lm.Linear(4, 2, rng=1))
+    y, cache = model.forward(np.ones((5, 3), np.float32), training=True)
+    assert set(model.gradients(np.ones_like(y), cache)) == set(model.params)
+    alone = lm.Sequential(Stop())
+    assert alone.gradients(y, alone.forward(y)[1]) == {}

@@ -174,7 +174,7 @@ def forms(case: Network, given: Mapping[str, NDArray]) -> dict[str, Form]:
     state: list[Any] = [
         {k: a.copy() for k, a in weights.items()},
         {k: a.copy() for k, a in statistics.items()},
-        (zeros, {k: a.copy() for k, a in zeros.items()}, jnp.zeros((), jnp.int32)),
+        (zeros, {k: a.copy() for k, a in zeros.items()}, jnp.zeros((), x.dtype)),
     ]
     compiled = jax.jit(step, donate_argnums=(0, 1, 2))
     keys = itertools.cycle(jax.random.split(jax.random.key(0), 64))

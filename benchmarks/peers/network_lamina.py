@@ -23,8 +23,7 @@ def forms(case: Network, given: Mapping[str, NDArray]) -> dict[str, Form]:
     def step() -> float:
         y, cache = model.forward(x, **options, training=True)
         value, dy = loss(y, given["target"], lengths)
-        _, grads = model.backward(dy, cache)
-        optimizer.step(model.params, grads)
+        optimizer.step(model.params, model.gradients(dy, cache))
         return value
 
     def results() -> list[NDArray]:

@@ -1,5 +1,6 @@
 """Layers made of layers: Sequential, Residual, Concat. They present the protocol of Layer."""
 
+import functools
 import textwrap
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
@@ -8,6 +9,7 @@ from typing import Any, overload
 import numpy as np
 
 from .arguments import array, say
+from .engine.memory import empty
 from .initializers import RNG
 from .layer import Arrays, ByName, Layer, NDArray, Shape
 from .parts.activations import Identity
@@ -205,6 +207,20 @@ class Sequential(Container):
                 dy, grads[name] = layer.backward(dy, c)
         return dy, self._gather(grads)
 
+    def gradients(self, dy: NDArray, cache: Any) -> Arrays:
+        """Return the gradients of all parameters, by dotted name, without dx."""
+        first, *_ = (*(i for i, layer in enumerate(self) if layer.params), len(self))
+        grads: dict[str, Arrays] = {name: {} for name in self._children}
+        for i, (name, layer) in reversed(list(enumerate(self._children.items()))):
+            if i < first:
+                break
+            with within(self, name):
+                if i == first:
+                    grads[name] = layer.gradients(dy, cache[i])
+                else:
+                    dy, grads[name] = layer.backward(dy, cache[i])
+        return self._gather(grads)
+
     def __call__(  # type: ignore[override]
         self, x: NDArray, *, lengths: Any = None, sample_ids: Any = None
     ) -> NDArray:
@@ -312,6 +328,17 @@ class _Parallel(Container):
                 dx, grads[name] = layer.backward(d, c)
             dxs.append(dx)
         return _sum(dxs), self._gather(grads)
+
+    def gradients(self, dy: NDArray, cache: Any) -> Arrays:
+        """Return the gradients of all parameters, by dotted name, without dx."""
+        shapes, caches = cache
+        grads = {}
+        for (name, layer), d, c in zip(
+            self._children.items(), self._split(dy, shapes), caches, strict=True
+        ):
+            with within(self, name):
+                grads[name] = layer.gradients(d, c)
+        return self._gather(grads)
 
     def __call__(  # type: ignore[override]
         self, x: NDArray, *, lengths: Any = None, sample_ids: Any = None
@@ -433,7 +460,7 @@ class Residual(_Parallel):
         return shapes[0]
 
     def _join(self, ys: list[NDArray]) -> NDArray:
-        return ys[0] + ys[1]
+        return _add(*ys)
 
     def _split(self, dy: NDArray, shapes: list[Shape]) -> list[NDArray]:
         return [dy, dy]
@@ -481,7 +508,13 @@ class Concat(_Parallel):
 def _sum(dxs: list[Any]) -> Any:
     """Return the sum of the branches' dx; None, as of integers, where all are None."""
     found = [dx for dx in dxs if dx is not None]
-    return sum(found[1:], start=found[0]) if found else None
+    return functools.reduce(_add, found) if found else None
+
+
+def _add(a: NDArray, b: NDArray) -> NDArray:
+    """Return a + b, in memory that is used again."""
+    total: NDArray = np.add(a, b, out=empty(a.shape, a.dtype))
+    return total
 
 
 def lengths_after(layer: Layer, lengths: Any) -> Any:

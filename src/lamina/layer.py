@@ -140,6 +140,14 @@ class Layer(ABC):
     def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
         """Return dx and the gradients of the parameters, by name."""
 
+    def gradients(self, dy: NDArray, cache: Any) -> Arrays:
+        """Return the gradients of the parameters, as `backward` does, and spare the work of dx.
+
+        It is what a step of training needs: in a model the first layer with parameters is the last
+        that backward has to reach.
+        """
+        return self.backward(dy, cache)[1]
+
     def __call__(self, x: NDArray, **options: Any) -> NDArray:
         """Return y, at inference: nothing is kept, and any number of threads may call."""
         if "training" in options:

@@ -54,13 +54,20 @@ def forward(
 
 def backward(dy: NDArray, cache: tuple[Any, ...]) -> tuple[NDArray, dict[str, NDArray]]:
     r"""Return dx, shape (N, \*S, C), and the gradients of weight and bias."""
-    x, weight, has_bias, lengths, out_lengths, case = cache
+    _, weight, _, lengths, out_lengths, case = cache
     dy = contiguous(mask_steps(dy, out_lengths))
     dx = _input_gradient(case, dy, weight)
+    return mask_steps(dx, lengths), gradients(dy, cache)
+
+
+def gradients(dy: NDArray, cache: tuple[Any, ...]) -> dict[str, NDArray]:
+    """Return the gradients of weight and bias."""
+    x, _, has_bias, _, out_lengths, case = cache
+    dy = contiguous(mask_steps(dy, out_lengths))
     grads = {"weight": _weight_gradient(case, dy, x)}
     if has_bias:
         grads["bias"] = column_sums(dy)  # (4)
-    return mask_steps(dx, lengths), grads
+    return grads
 
 
 def prepare(

@@ -100,6 +100,15 @@ class _Conv(Windowed):
         found: tuple[NDArray, Arrays] = how.backward(dy, cache)
         return found
 
+    def gradients(self, dy: NDArray, cache: Any) -> Arrays:
+        """Return the gradients of weight and bias."""
+        shape, how, inner = cache
+        if not hasattr(how, "gradients"):  # formulas have one backward
+            return super().gradients(dy, cache)
+        dy = arguments.gradient(self, dy, shape, self.dtype)
+        found: Arrays = how.gradients(dy, inner)
+        return found
+
     def _arrays(self) -> tuple[NDArray, NDArray | None]:
         weight, bias = self.params["weight"], self.params.get("bias")
         shape = (*self.window, self.in_channels // self.groups, self.out_channels)

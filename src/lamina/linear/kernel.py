@@ -44,14 +44,22 @@ def prepare(
 
 def backward(dy: NDArray, cache: tuple[Any, ...]) -> tuple[NDArray, dict[str, NDArray]]:
     """Return dx, shape (..., I), and the gradients of weight and bias."""
+    x, weight, _, lengths = cache
+    dy = contiguous(mask_steps(dy, lengths))
+    I, O = weight.shape  # noqa: E741
+    dx = empty(x.shape, x.dtype)
+    matmul(dy, O, 1, weight, 1, O, x.size // I, I, O, dx)  # (2)
+    return dx, gradients(dy, cache)
+
+
+def gradients(dy: NDArray, cache: tuple[Any, ...]) -> dict[str, NDArray]:
+    """Return the gradients of weight and bias."""
     x, weight, bias, lengths = cache
     dy = contiguous(mask_steps(dy, lengths))
     I, O = weight.shape  # noqa: E741
     N = x.size // I
-    dx = empty(x.shape, x.dtype)
-    matmul(dy, O, 1, weight, 1, O, N, I, O, dx)  # (2)
     grads = {"weight": empty((I, O), x.dtype)}
     matmul(x, 1, I, dy, O, 1, I, O, N, grads["weight"])  # (3)
     if bias is not None:
         grads["bias"] = column_sums(dy)  # (4)
-    return dx, grads
+    return grads

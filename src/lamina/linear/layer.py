@@ -133,6 +133,15 @@ class Linear(Layer):
         found: tuple[NDArray, Arrays] = how.backward(dy, cache)
         return found
 
+    def gradients(self, dy: NDArray, cache: Any) -> Arrays:
+        """Return the gradients of weight and bias."""
+        shape, how, inner = cache
+        if not hasattr(how, "gradients"):  # formulas have one backward
+            return super().gradients(dy, cache)
+        dy = arguments.gradient(self, dy, shape, self.dtype)
+        found: Arrays = how.gradients(dy, inner)
+        return found
+
     def output_shape(self, shape: Shape) -> Shape:
         """Return (..., O) for (..., I)."""
         arguments.features(self, np.empty((0, *shape[1:])), self.in_features)

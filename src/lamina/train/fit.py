@@ -270,7 +270,7 @@ class _Update:
         )
 
     def _backward(self, dy: NDArray, cache: Any) -> Arrays:
-        return self.model.backward(dy, cache)[1]
+        return self.model.gradients(dy, cache)
 
 
 class _TruncatedUpdate(_Update):
