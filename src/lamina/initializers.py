@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import arguments
+from .engine.memory import aligned, placed
 
 NDArray = npt.NDArray[Any]
 RNG: TypeAlias = int | np.random.Generator | None
@@ -47,7 +48,7 @@ class Blank(np.random.Generator):
         self.room -= math.prod(shape)
         if self.room < 0:
             raise ValueError(f"initializers: no room for an array of shape {shape}")
-        return np.empty(shape, dtype)
+        return aligned(shape, np.dtype(dtype))
 
 
 BLANK: Final = Blank()
@@ -84,7 +85,7 @@ def draw(
     rng: np.random.Generator,
     dtype: npt.DTypeLike | None,
 ) -> NDArray:
-    """Draw an array of `shape` by the preset of that name.
+    """Draw an array of `shape` by the preset of that name; it begins with a line of the cache.
 
     Parameters
     ----------
@@ -108,12 +109,12 @@ def draw(
         return rng.array(shape, dtype)
     if preset in _UNIFORM:
         bound = _UNIFORM[preset](fan_in, fan_out)
-        return rng.uniform(-bound, bound, shape).astype(dtype)
+        return placed(rng.uniform(-bound, bound, shape), dtype)
     if preset in _NORMAL:
-        return (rng.standard_normal(shape) * _NORMAL[preset](fan_in, fan_out)).astype(dtype)
+        return placed(rng.standard_normal(shape) * _NORMAL[preset](fan_in, fan_out), dtype)
     if preset == "orthogonal":
-        return _orthogonal(shape, rng).astype(dtype)
-    return np.full(shape, preset == "ones", dtype)
+        return placed(_orthogonal(shape, rng), dtype)
+    return placed(np.full(shape, preset == "ones"), dtype)
 
 
 def draw_bias(

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .arguments import float_dtype, say
+from .engine.memory import placed
 from .initializers import RNG, Blank, generator
 from .summary import page, table
 
@@ -332,7 +333,7 @@ class Layer(ABC):
         for arrays in (self._params, self._buffers):
             for name, a in arrays.items():
                 if a.dtype.kind == "f" and a.dtype != dtype:
-                    arrays[name] = cast.setdefault(id(a), a.astype(dtype))
+                    arrays[name] = cast.setdefault(id(a), placed(a, dtype))
         if "dtype" in self._config:
             self._config["dtype"] = dtype
 

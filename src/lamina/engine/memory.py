@@ -68,8 +68,16 @@ def empty(shape: tuple[int, ...] | int, dtype: np.dtype[Any]) -> NDArray:
     return array
 
 
-def aligned(count: int, dtype: np.dtype[Any]) -> NDArray:
-    """Return as many elements, whose values are not set, from the beginning of a cache line on."""
+def aligned(shape: tuple[int, ...] | int, dtype: np.dtype[Any]) -> NDArray:
+    """Return such an array that begins with a line of the cache, however small it is."""
+    count = shape if isinstance(shape, int) else math.prod(shape)
     memory = empty(count + ALIGNMENT // dtype.itemsize, dtype)
     first = -pointer(memory) % ALIGNMENT // dtype.itemsize
-    return memory[first : first + count]
+    return memory[first : first + count].reshape(shape)
+
+
+def placed(a: NDArray, dtype: npt.DTypeLike) -> NDArray:
+    """Return a copy of an array that begins with a line of the cache."""
+    found = aligned(a.shape, np.dtype(dtype))
+    found[...] = a
+    return found
