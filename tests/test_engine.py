@@ -479,27 +479,32 @@ def test_the_twins_of_copies_refuse_a_stray_address(code, arguments):
 
 
 @by_dtype
+@pytest.mark.parametrize("code", [few.few_rows, few.few_turned], ids=["rows", "turned"])
 @pytest.mark.parametrize("run", [machine, twin], ids=["machine", "twin"])
-def test_a_few_rows(run, dtype):
+def test_a_few_rows(run, code, dtype):
     rng, n = np.random.default_rng(0), tile.lanes(dtype)
     turn = itertools.count()
     widths = (1, n - 1, n, n + 1, 5 * n + 1) if run is twin else range(1, 6 * n)
-    for m, width, k in itertools.product(range(1, few.MOST + 1), widths, (1, 3, 4, 8, 13)):
+    terms = (1, 3, 4, 8, 13) if code is few.few_rows else (1, n, 2 * n + 1, 5 * n - 1)
+    for m, width, k in itertools.product(range(1, few.MOST + 1), widths, terms):
         i = next(turn)
         # Both A and B in any place, and A by any strides.
         row, col = (k + 2, 1) if i % 2 else (1, m + 1)
-        a, b = whole(rng, 20 + 2 * m * (k + 2), dtype), whole(rng, 40 + k * (width + 3), dtype)
-        begin, ldb, ldc, at, into = whole(rng, width, dtype), width + i % 4, width + i % 3, i % 7, 3
+        a = whole(rng, 20 + 2 * m * (k + 2), dtype)
+        b = whole(rng, 40 + (k + 3) * (width + 3), dtype)
+        begin, ldc, at, into = whole(rng, width, dtype), width + i % 3, i % 7, 3
+        ldb = (width if code is few.few_rows else k) + i % 4
+        strides = (ldb, 1) if code is few.few_rows else (1, ldb)
         start_col, relu = i % 2, i // 2 % 2
         start = begin if start_col else np.zeros(n, dtype)
         c = whole(rng, into + m * ldc, dtype)
         expected = c.copy()
-        total = view(a, 5, (m, k), (row, col)) @ view(b, at, (k, width), (ldb, 1))
+        total = view(a, 5, (m, k), (row, col)) @ view(b, at, (k, width), strides)
         total += begin if start_col else 0
         view(expected, into, (m, width), (ldc, 1))[...] = np.maximum(total, 0) if relu else total
         vectors = -(-width // n)
         run(
-            few.few_rows, dtype, m, (a, 5), row, col, (b, at), ldb, k, (start, 0), start_col,
+            code, dtype, m, (a, 5), row, col, (b, at), ldb, k, (start, 0), start_col,
             (c, into), ldc, vectors, width - (vectors - 1) * n, relu,
         )  # fmt: skip
         assert_same(c, expected, f"{m} x {width} x {k}")
@@ -523,16 +528,20 @@ def test_the_twin_of_a_few_rows_refuses_a_stray_address(wrong):
         "relu": 0,
     }  # fmt: skip
     twin(few.few_rows, DTYPES[0], *arguments.values())
+    twin(few.few_turned, DTYPES[0], *(arguments | {"ldb": 4}).values())
     for name, value in wrong.items():
         known = arguments[name]
         arguments[name] = (known[0], value) if isinstance(known, tuple) else value
-    with pytest.raises(IndexError):
-        few.few_rows.twin(
-            *(
-                a if isinstance(a, int) else Address(a[0], int(a[1] * a[0].itemsize))
-                for a in arguments.values()
+    for code in (few.few_rows, few.few_turned):
+        if code is few.few_turned and "ldb" not in wrong:
+            arguments["ldb"] = 4
+        with pytest.raises(IndexError):
+            code.twin(
+                *(
+                    a if isinstance(a, int) else Address(a[0], int(a[1] * a[0].itemsize))
+                    for a in arguments.values()
+                )
             )
-        )
 
 
 # Matrix products

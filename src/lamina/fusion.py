@@ -23,6 +23,7 @@ from .batchnorm.formula import affine
 from .containers import Concat, Residual, Sequential, lengths_after, place, within
 from .convolution import Conv1d, Conv2d, Conv3d
 from .dropout import Dropout
+from .engine.memory import placed
 from .gru import GRU
 from .initializers import RNG
 from .layer import Arrays, Layer, NDArray, Prepared, Shape
@@ -187,7 +188,8 @@ class Inference(Layer):
 
 def _frozen(model: Layer) -> Layer:
     """Return a copy whose arrays are read-only, but for Dropout's count of calls."""
-    model = copy.deepcopy(model)
+    floats = (a for _, layer in model.walk() for a in layer.params.values() if a.dtype.kind == "f")
+    model = copy.deepcopy(model, {id(a): placed(a, a.dtype) for a in floats})
     for _, layer in model.walk():
         for arrays in (layer._params, layer._buffers):
             for a in arrays.values():

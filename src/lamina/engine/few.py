@@ -4,11 +4,13 @@
 
 The sums of a tile stay in registers while B passes by in columns as narrow as the tile. Here a few
 rows of B pass by in their whole length, as memory likes best to be read, and the sums lie in C,
-which a cache holds. An element is the same chain of multiply-adds as in a tile: these are other
+which a cache holds. A B that lies by columns passes by in a few vectors of columns, of which blocks
+are turned in registers. An element is the same chain of multiply-adds as in a tile: these are other
 loops around it, not other sums.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -16,12 +18,21 @@ from llvmlite import ir
 
 from . import jit
 from .jit import Address, Code
+from .packing import transposed
 from .tile import Emitter, lanes
 
 MOST: Final = 2
 """The most rows at once."""
 LINE: Final = 64
 """Bytes of a line of a cache."""
+TOGETHER: Final = 4
+"""How many rows of B pass by together: more would be more streams than memory serves well."""
+AHEAD: Final = 2048
+"""How many bytes before its turn B is asked for."""
+SOON: Final = 256
+"""The same for a B that lies by columns, of which many pass by together."""
+CHAINS: Final = 3
+"""How many vectors of columns pass by together: each is a chain, which waits for itself."""
 
 _i64, _i1, _pointer = ir.IntType(64), ir.IntType(1), ir.PointerType()
 
@@ -129,7 +140,6 @@ def _rows(e: Emitter, rows: int) -> ir.Function:
         floor = p.floor(b.icmp_signed("==", b.add(first, _i64(many)), p.k))
         factors = [[p.element(m, b.add(first, _i64(u))) for u in range(many)] for m in range(rows)]
         lines = [e.at(b, p.b_, b.mul(p.ldb, b.add(first, _i64(u)))) for u in range(many)]
-        nexts = [e.at(b, place, b.mul(p.ldb, _i64(many))) for place in lines]
 
         def vector(j: ir.Value) -> None:
             values = [e.load(b, e.at(b, place, j), None) for place in lines]
@@ -141,8 +151,8 @@ def _rows(e: Emitter, rows: int) -> ir.Function:
 
         def whole_line(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
             j = b.add(head, b.mul(i, _i64(line * e.lanes)))
-            for place in nexts:
-                e.prefetch(b, e.at(b, place, j))
+            for place in lines:
+                e.prefetch(b, e.at(b, e.at(b, place, j), AHEAD // e.align))
             for v in range(line):
                 vector(b.add(j, _i64(v * e.lanes)))
             return []
@@ -156,33 +166,124 @@ def _rows(e: Emitter, rows: int) -> ir.Function:
         p.loop(count, [], whole_line)
         p.loop(b.sub(whole, done), [], single)
 
-    many = 8 // rows
-
     def group(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
-        terms(b.mul(i, _i64(many)), many)
+        terms(b.mul(i, _i64(TOGETHER)), TOGETHER)
         return []
 
     def rest(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
         terms(b.add(grouped, i), 1)
         return []
 
-    groups = b.sdiv(p.k, _i64(many))
-    grouped = b.mul(groups, _i64(many))
+    groups = b.sdiv(p.k, _i64(TOGETHER))
+    grouped = b.mul(groups, _i64(TOGETHER))
     p.loop(groups, [], group)
     p.loop(b.sub(p.k, grouped), [], rest)
     b.ret_void()
     return p.function
 
 
-def _emit(dtype: Any) -> str:
-    """Emit `few_rows(m, ...)`, which calls the function for so many rows."""
+def _turned(e: Emitter, rows: int) -> ir.Function:
+    """Emit (1) for so many rows where B[k, j] is at j·ldb + k: blocks are turned in registers."""
+    p = _Product(e, f"turned_{rows}", rows)
+    b, n, line = p.b, e.lanes, max(1, LINE // jit.vector_bytes())
+    turned = b.alloca(ir.ArrayType(e.vector, n))
+    turned.type = _pointer
+    columns = b.add(b.mul(b.sub(p.vectors, _i64(1)), _i64(n)), p.last)
+    into = [e.at(b, p.c, b.mul(p.ldc, _i64(m))) for m in range(rows)]
+    floor = p.floor(_i1(1))
+
+    def add(i: ir.Value, lines: list[ir.Value], sums: list[ir.Value]) -> list[ir.Value]:
+        """Add the terms i, i + 1, ... of turned lines to the sums of all rows."""
+        for q, values in enumerate(lines):
+            term = b.add(i, _i64(q))
+            sums = [e.multiply_add(b, p.element(m, term), values, z) for m, z in enumerate(sums)]
+        return sums
+
+    def some(first: ir.Value, many: int) -> None:
+        """Compute so many vectors of columns; only a single one may be that at the end."""
+        j = b.mul(first, _i64(n))
+        left = b.sub(columns, j)
+        mask = None if many > 1 else e.first_lanes(b, left)
+
+        def places(v: int, i: ir.Value) -> list[ir.Value]:
+            found = [e.at(b, e.at(b, p.b_, b.mul(p.ldb, b.add(j, _i64(v * n)))), i)]
+            for q in range(1, n):  # in the place of a column that is not there the last one
+                step = p.ldb
+                if mask is not None:
+                    step = b.select(b.icmp_signed("<", _i64(q), left), p.ldb, _i64(0))
+                found.append(e.at(b, found[-1], step))
+            return found
+
+        def blocks(count: int) -> Callable[[ir.Value, list[ir.Value]], list[ir.Value]]:
+            """Return what adds so many blocks of L terms to all sums."""
+
+            def body(i: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
+                i = b.mul(i, _i64(count * n)) if count > 1 else b.add(whole, b.mul(i, _i64(n)))
+                found = []
+                for v in range(many):
+                    mine = sums[v * rows : (v + 1) * rows]
+                    at = places(v, i)
+                    for u in range(count):
+                        lines = [e.load(b, e.at(b, place, u * n), None) for place in at]
+                        mine = add(b.add(i, _i64(u * n)), transposed(e, b, lines), mine)
+                    for place in at:
+                        e.prefetch(b, e.at(b, place, SOON // e.align))
+                    found += mine
+                return found
+
+            return body
+
+        sums = []
+        for v in range(many):
+            begin = b.add(j, _i64(v * n))
+            sums += [e.load(b, e.at(b, p.start, b.mul(begin, p.start_col)), mask)] * rows
+        together = max(2, line)
+        count = b.sdiv(p.k, _i64(together * n))
+        whole = b.mul(count, _i64(together * n))
+        sums = p.loop(count, sums, blocks(together))
+        rest = b.sdiv(b.sub(p.k, whole), _i64(n))
+        sums = p.loop(rest, sums, blocks(1))
+        done = b.add(whole, b.mul(rest, _i64(n)))
+        some_terms = e.first_lanes(b, b.sub(p.k, done))
+        for v in range(many):
+            lines = transposed(e, b, [e.load(b, at, some_terms) for at in places(v, done)])
+            for q, values in enumerate(lines):
+                e.store(b, values, e.at(b, turned, q * n), None)
+
+            def term(i: ir.Value, mine: list[ir.Value]) -> list[ir.Value]:
+                values = e.load(b, e.at(b, turned, b.mul(i, _i64(n))), None)
+                return add(b.add(done, i), [values], mine)
+
+            mine = p.loop(b.sub(p.k, done), sums[v * rows : (v + 1) * rows], term)
+            for place, z in zip(into, mine, strict=True):
+                at = e.at(b, place, b.add(j, _i64(v * n)))
+                e.store(b, p.floored(z, floor), at, mask)
+
+    def group(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+        some(b.mul(i, _i64(CHAINS)), CHAINS)
+        return []
+
+    def single(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+        some(b.add(grouped, i), 1)
+        return []
+
+    groups = b.sdiv(columns, _i64(CHAINS * n))
+    grouped = b.mul(groups, _i64(CHAINS))
+    p.loop(groups, [], group)
+    p.loop(b.sub(p.vectors, grouped), [], single)
+    b.ret_void()
+    return p.function
+
+
+def _emit(name: str, of: Callable[[Emitter, int], ir.Function], dtype: Any) -> str:
+    """Emit `name(m, ...)`, which calls the function for so many rows."""
     e = Emitter(dtype)
-    f = ir.Function(e.module, ir.FunctionType(ir.VoidType(), [_i64] * 14), "few_rows")
+    f = ir.Function(e.module, ir.FunctionType(ir.VoidType(), [_i64] * 14), name)
     b = ir.IRBuilder(f.append_basic_block("entry"))
     nothing = f.append_basic_block("nothing")
     choose = b.switch(f.args[0], nothing)
     for m in range(1, MOST + 1):
-        function = _rows(e, m)
+        function = of(e, m)
         block = f.append_basic_block(f"call_{m}")
         choose.add_case(_i64(m), block)
         b.position_at_end(block)
@@ -198,6 +299,7 @@ def _emit(dtype: Any) -> str:
 
 
 def _twin(
+    turned: bool,
     m: int, a: Address, a_row: int, a_col: int, b: Address, ldb: int, k: int,
     start: Address, start_col: int, c: Address, ldc: int, vectors: int, last: int, relu: int,
 ) -> None:  # fmt: skip
@@ -207,14 +309,21 @@ def _twin(
         raise IndexError(f"no product of {m} rows, {vectors} vectors, {k} terms")
     width = (vectors - 1) * n + last
     begin = start.row(0, width) if start_col else np.resize(start.row(0, min(width, n)), width)
+    if turned:
+        lines = np.stack([b.row(j * ldb, k) for j in range(width)], axis=1)
+    else:
+        lines = np.stack([b.row(t * ldb, width) for t in range(k)])
     for i in range(m):
         sums = begin.copy()
         for t in range(k):
-            sums += a.row(i * a_row + t * a_col, 1)[0] * b.row(t * ldb, width)
+            sums += a.row(i * a_row + t * a_col, 1)[0] * lines[t]
         if relu:
             sums[sums < 0] = 0
         c.row(i * ldc, width)[...] = sums
 
 
-few_rows: Final = Code("few_rows", _emit, _twin)
-"""`few_rows(dtype)`: code with the arguments of `_twin`."""
+few_rows: Final = Code("few_rows", partial(_emit, "few_rows", _rows), partial(_twin, False))
+"""`few_rows(dtype)`: code with the arguments of `_twin`, but for the first."""
+
+few_turned: Final = Code("few_turned", partial(_emit, "few_turned", _turned), partial(_twin, True))
+"""`few_turned(dtype)`: the same of a B that lies by columns, B[k, j] at j·ldb + k."""

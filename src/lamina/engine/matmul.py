@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import jit, threads
-from .few import LINE, MOST, few_rows
+from .few import LINE, MOST, few_rows, few_turned
 from .jit import address, call, held
 from .memory import ALIGNMENT, empty
 from .packing import copy, spread, transpose
@@ -50,9 +50,9 @@ FEW: Final = 8
 """From so many vectors on, few rows or few terms are not for a tile, but for few.py."""
 
 # What becomes of B
-IN_PLACE, WITHIN, BEFORE, ROWS = range(4)
-"""Tiles read it in place; or panels to which it is copied within the call, or was before. Or its
-rows are read in their whole length, for a few rows of C at a time."""
+IN_PLACE, WITHIN, BEFORE, ROWS, TURNED = range(5)
+"""Tiles read it in place; or panels to which it is copied within the call, or was before. Or, for a
+few rows of C at a time, its rows are read in their whole length, or its columns, if they lie so."""
 
 
 @jit.kernel
@@ -119,17 +119,18 @@ def _copy_strips(
 @jit.kernel
 def _few(
     m0: int, m1: int, v0: int, v1: int, n: int, k: int, size: int, lane: int, code: int,
-    a: int, a_row: int, a_col: int, b: int, b_row: int,
+    a: int, a_row: int, a_col: int, b: int, b_row: int, b_col: int,
     start: int, start_col: int, c: int, relu: int,
 ) -> None:  # fmt: skip
     """Compute rows m0 ... m1 and vectors v0 ... v1 of C by code of few.py."""
+    ldb = b_row if b_col == 1 else b_col
     span = max(1, IN_CACHE // (MOST * lane * size))
     for w0 in range(v0, v1, span):
         w1, j = min(v1, w0 + span), w0 * lane
         last = min(lane, n - (w1 - 1) * lane)
         for i in range(m0, m1, MOST):
             call(code, (
-                min(MOST, m1 - i), a + i * a_row * size, a_row, a_col, b + j * size, b_row, k,
+                min(MOST, m1 - i), a + i * a_row * size, a_row, a_col, b + j * b_col * size, ldb, k,
                 start + j * start_col * size, start_col, c + (i * n + j) * size, n,
                 w1 - w0, last, relu,
             ))  # fmt: skip
@@ -147,10 +148,10 @@ def _part(g: int, fixed: int, a: int, b: int, start: int, c: int, panels: int) -
     vectors = (n + lane - 1) // lane
     count = count_panels(vectors, wide)
     first, end = count * (g % cols) // cols, count * (g % cols + 1) // cols
-    if way == ROWS:
+    if way >= ROWS:
         _few(
             m0, m1, first * wide, vectors if end == count else end * wide, n, k,
-            size, lane, few, a, a_row, a_col, b, b_row, start, start_col, c, relu,
+            size, lane, few, a, a_row, a_col, b, b_row, b_col, start, start_col, c, relu,
         )  # fmt: skip
         return
     k_blocks = (k + terms - 1) // terms
@@ -204,6 +205,8 @@ def _part(g: int, fixed: int, a: int, b: int, start: int, c: int, panels: int) -
                         ahead, step = part + h * a_row * size, h  # the next tile's part of A
                         if a_col != 1:
                             ahead, step = part + kc * a_col * size, a_col  # the next block's
+                        if way == IN_PLACE and t + 1 == tiles:
+                            ahead, step = panel + w * lane * size, ldb  # the next part of B
                         call(tile, (
                             h, w, part, origin, row, col, panel, origin, ldb, 1, kc,
                             begin, lds, into, n, last, relu and k1 == k, ahead, step,
@@ -278,15 +281,21 @@ def _shape(
     """Choose how to compute a product, on `count` threads at the most."""
     plan = plan_of(dtype)
     lane, wide, few = plan.lane, plan.wide, 0
+
+    def tiles(wide: int) -> int:
+        return -(-m // int(plan.heights[wide]))
+
     vectors = -(-n // lane)
     way = BEFORE if before else IN_PLACE
     if not before and b_col == 1 and vectors >= FEW and (m <= MOST or k <= MOST):
         way, wide, few = ROWS, MOST, few_rows(dtype)
-    while way == IN_PLACE and wide < WIDEST and plan.heights[wide + 1] >= m:
+    if not before and b_col != 1 and m <= MOST:
+        way, wide, few = TURNED, MOST, few_turned(dtype)
+    while way == IN_PLACE and wide < WIDEST and tiles(wide + 1) <= tiles(wide):
         wide += 1
     panels = count_panels(vectors, wide)
     m_parts, n_parts = grid(m, panels, count)
-    if way == ROWS:  # whole rows of C where there are many, for they lie along memory
+    if way >= ROWS:  # whole rows of C where there are many, for they lie along memory
         m_parts, n_parts = (count, 1) if m > MOST else (1, count)
     if way == IN_PLACE and (b_col != 1 or -(-m // m_parts) > REUSED * plan.heights[wide]):
         way = WITHIN
@@ -314,16 +323,25 @@ def _shape(
 class Packed:
     """A matrix B (k, n) as panels, for any number of products, of any number of rows.
 
-    It holds a copy and is never written to, so that many threads may use it at once.
+    It is never written to, so that many threads may use it at once. `b` is B itself, where a few
+    rows read it sooner.
     """
 
     panels: NDArray
+    b: NDArray | None
     n: int
     k: int
 
+    def read_by(self, m: int) -> tuple[NDArray, bool]:
+        """Return what a product of m rows reads, and whether that is the panels."""
+        return (self.panels, True) if self.b is None or m > MOST else (self.b, False)
+
 
 def pack(b: NDArray, b_row: int, b_col: int, n: int, k: int) -> Packed:
-    """Return B packed, to stand in the place of b in `matmul`; of the strides, one is 1."""
+    """Return B packed, to stand in the place of b in `matmul`; of the strides, one is 1.
+
+    What holds B must not change from now on.
+    """
     plan = plan_of(b.dtype)
     vectors = -(-n // plan.lane)
     panels = np.zeros(vectors * plan.lane * k + ALIGNMENT // plan.size, b.dtype)
@@ -336,7 +354,8 @@ def pack(b: NDArray, b_row: int, b_col: int, n: int, k: int) -> Packed:
             address(b), b_row, b_col, address(panels),
         )  # fmt: skip
     panels.flags.writeable = False
-    return Packed(panels, n, k)
+    by_rows = (b_row, b_col) == (n, 1) and vectors >= FEW
+    return Packed(panels, b if by_rows else None, n, k)
 
 
 def matmul(
@@ -364,12 +383,12 @@ def matmul(
     if m == 0 or n == 0 or k == 0:
         c[...] = 0 if bias is None else np.maximum(bias, 0) if relu else bias
         return
-    packed = isinstance(b, Packed)
+    before = False
     if isinstance(b, Packed):
-        b = b.panels
+        (b, before), b_row, b_col = b.read_by(m), n, 1
     count = threads.count() if m * n * k > SERIAL or n * k > SERIAL_B else 1
     shape = _shape(
-        c.dtype, m, n, k, a_row, a_col, b_row, b_col, packed, bias is not None, relu, count
+        c.dtype, m, n, k, a_row, a_col, b_row, b_col, before, bias is not None, relu, count
     )
     panels = empty(shape.panels, c.dtype) if shape.panels else None
     jit.launch(
@@ -386,16 +405,16 @@ def product(
 
     Of a small product, which is done sooner than a call of `matmul`, it does nothing twice.
     """
-    n, k, panels = b.n, b.k, b.panels
-    dtype, with_bias = panels.dtype, bias is not None
+    n, k, dtype, with_bias = b.n, b.k, b.panels.dtype, bias is not None
     zeros = held(plan_of(dtype).zeros)
-    b_at, start = held(panels), zeros if bias is None else held(bias)  # kept by the function below
+    start = zeros if bias is None else held(bias)  # kept by the function below, as is b
 
     def run(a: NDArray, m: int, c: NDArray) -> None:
         if 0 < m * n * k <= SERIAL and n * k <= SERIAL_B:
-            shape = _shape(dtype, m, n, k, k, 1, n, 1, True, with_bias, relu, 1)
+            given, before = b.read_by(m)
+            shape = _shape(dtype, m, n, k, k, 1, n, 1, before, with_bias, relu, 1)
             if shape.panels == 0:
-                _part(0, shape.constants.at, held(a), b_at, start, held(c), zeros)
+                _part(0, shape.constants.at, held(a), held(given), start, held(c), zeros)
                 return
         matmul(a, k, 1, b, n, 1, m, n, k, c, bias, relu)
 
