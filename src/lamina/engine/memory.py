@@ -76,7 +76,7 @@ def aligned(shape: tuple[int, ...] | int, dtype: np.dtype[Any]) -> NDArray:
     return memory[first : first + count].reshape(shape)
 
 
-def placed(a: NDArray, dtype: npt.DTypeLike) -> NDArray:
+def placed(a: NDArray, dtype: npt.DTypeLike | None) -> NDArray:
     """Return a copy of an array that begins with a line of the cache."""
     found = aligned(a.shape, np.dtype(dtype))
     found[...] = a
