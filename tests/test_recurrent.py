@@ -102,6 +102,8 @@ def test_same_bits_however_the_work_is_cut(problem, monkeypatch):
     expected = problem.passes(kernel, arrays)
 
     def same(what):
+        recurrent._plan.cache_clear()
+        recurrent._plan_back.cache_clear()
         for name, a in problem.passes(kernel, arrays).items():
             assert_same(a, expected[name], f"{name}, {what}")
 
@@ -119,11 +121,13 @@ def test_same_bits_however_the_work_is_cut(problem, monkeypatch):
     for few in (1, 100):
         monkeypatch.setattr(recurrent, "FEW", few)
         same(f"x ahead for fewer than {few} rows")
-    monkeypatch.setattr(recurrent, "IN_PLACE", 10**9)
+    monkeypatch.setattr(recurrent, "REUSED", 10**9)
     same("weights in place")
     for width in (1, 3):
         monkeypatch.setattr(recurrent, "widest", lambda *a, width=width: width)
         same(f"{width} vectors")
+    recurrent._plan.cache_clear()
+    recurrent._plan_back.cache_clear()
 
 
 @every

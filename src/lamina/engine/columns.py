@@ -175,7 +175,7 @@ def _panels(matrix: NDArray, gates: int, parts: int, width: int, transposed: boo
             row, col = (1, k) if transposed else (matrix.shape[1], 1)
             first = u0 * k if transposed else q * hidden + u0
             pack(
-                0, k, k, u1 - u0, width, size, lane, *plan.codes[1:], source + first * size,
+                0, 1, 0, k, k, u1 - u0, width, size, lane, *plan.codes[1:], source + first * size,
                 row, col, at + (q * padded + u0) * k * size,
             )  # fmt: skip
     return panels

@@ -17,7 +17,8 @@ without waiting; or, where there are few sequences and the weights are large, th
 on the batch, on the ranks or on the threads.
 """
 
-from typing import Any, Final
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
 
 import numba
 import numpy as np
@@ -27,12 +28,12 @@ from numba.core import cgutils
 
 from . import columns as by_columns
 from . import denormals, jit, threads
-from .jit import Address, Code, Task, address, call, held
-from .matmul import plan_of
-from .memory import empty
+from .jit import Address, Code, address, call, held
+from .matmul import BEFORE, IN_PLACE, WITHIN, plan_of
+from .memory import aligned, empty
 from .mode import flush as flush_code
 from .pointwise import Functions
-from .steps import AHEAD, Kept, Steps, Weights, pack, product, widest, zeros_and_ones
+from .steps import AHEAD, Kept, Steps, Weights, pack, places, product, widest, zeros_and_ones
 from .tile import lanes
 
 NDArray = npt.NDArray[Any]
@@ -41,30 +42,65 @@ SERIAL: Final = 200_000
 """Below so many multiply-adds a call stays on one core: a second one would cost more."""
 FEW: Final = 4
 """With fewer rows a step, x W_x is computed for some steps at once."""
-IN_PLACE: Final = 3
+REUSED: Final = 3
 """Weights that so many rows of tiles or fewer meet are not worth a copy."""
 
 
 @jit.kernel
 def _forward(
-    g: int, task: Task, heights: NDArray, first: NDArray, live: NDArray, begin: NDArray
-) -> None:
-    """Go through the steps of part g of the ranks."""
+    g: int, phase: int, fixed: int,
+    x: int, weight_x: int, weight_h: int, weight_p: int, bias: int, h: int, c: int,
+    mask: int, s: int, y: int, h_before: int, c_before: int, gates: int, work: int,
+    heights: NDArray, first: NDArray, live: NDArray, begin: NDArray,
+) -> None:  # fmt: skip
+    """Pack part g of the weights, phase 0, or go through the steps of part g of the ranks.
+
+    Arrays of floats come as `jit.held` gave them.
+    """
     (
-        steps, apart, stride, size, lane, tile, copy, affine, origin, cell, width, width_p, width_x,
-        inputs, hidden, outputs, columns, most, x, bias, bias_col, packed, stacked, weight_x,
-        weight_h,
-        projected, weight_p, xh, c, sums, s, y, mask, mask_row, ones, zeros, ahead,
-        keep, h_before, c_before, gates, set_mode, flush, modes,
-    ) = task  # fmt: skip
+        parts, steps, apart, stride, size, lane, tile, copy, transpose, affine, origin, cell,
+        width, width_p, width_x, inputs, hidden, outputs, columns, most, bias_col, way, stacked,
+        projected, mask_row, ones, zeros, keep, set_mode, flush,
+        panels_x, panels_h, panels_p, xh, sums, ahead, modes,
+    ) = jit.constants(fixed, 37)  # fmt: skip
+    work = jit.data(work)
+    weight_x, weight_h, weight_p = jit.data(weight_x), jit.data(weight_h), jit.data(weight_p)
+    zero, one = numba.int64(0), numba.int64(1)  # not literals: kernels are compiled once
+    both = inputs + outputs
+    tall_x = tall_h = both  # x and h side by side, their weights one above the other
+    if not stacked:
+        tall_x, tall_h = inputs, outputs
+    if phase == 0:
+        k_h = inputs if stacked else zero
+        for k0, k, tall, n, wide, source, panels in (
+            (zero, inputs, tall_x, columns, width_x, weight_x, panels_x),
+            (k_h, outputs, tall_h, columns, width, weight_h, panels_h),
+            (zero, hidden * projected, hidden, outputs, width_p, weight_p, panels_p),
+        ):
+            pack(
+                g, parts, k0, k, tall, n, wide, size, lane, copy, transpose,
+                source, n, one, work + panels,
+            )  # fmt: skip
+        return
+    if way == IN_PLACE:
+        tall_x, tall_h, tall_p = zero, zero, zero
+    else:
+        tall_p = hidden
+    if way == WITHIN:
+        weight_x, weight_h, weight_p = work + panels_x, work + panels_h, work + panels_p
+    x, bias, h, c, mask, s, y, h_before, c_before, gates = (
+        jit.data(x), jit.data(bias), jit.data(h), jit.data(c), jit.data(mask), jit.data(s),
+        jit.data(y), jit.data(h_before), jit.data(c_before), jit.data(gates),
+    )  # fmt: skip
+    modes = work + modes
     call(set_mode, (flush, 0, modes + g * 8))
     zero, one = numba.int64(0), numba.int64(1)  # not literals: `product` is compiled once
-    rank = begin[g]
-    both = inputs + outputs
-    tall_x, tall_h = inputs * packed, outputs * packed
-    mine = sums + g * most * columns * size
-    xh_mine, c_mine = xh + rank * both * size, c + rank * hidden * size
+    rank, own = begin[g], live[g, 0]
+    mine = work + sums + g * most * columns * size
+    xh_mine, c_mine = work + xh + rank * both * size, c + rank * hidden * size
     h_mine, mask_mine = xh_mine + inputs * size, mask + rank * mask_row * size
+    if mask_row == 0:
+        mask_mine = ones
     vectors, x_vectors, h_vectors = (
         (hidden + lane - 1) // lane, (inputs + lane - 1) // lane, (outputs + lane - 1) // lane
     )  # fmt: skip
@@ -72,7 +108,10 @@ def _forward(
     x_last = inputs - (x_vectors - 1) * lane
     h_last = outputs - (h_vectors - 1) * lane
     gap = apart * stride  # from row to row
-    x_mine = ahead + g * most * inputs * size
+    x_mine = work + ahead + g * most * inputs * size
+    call(copy, (
+        h + rank * outputs * size, apart * outputs, own, h_vectors, h_last, h_mine, apart * both
+    ))  # fmt: skip
     until, before, a = 0, 0, mine
     for t in range(steps):
         rows = live[g, t]
@@ -87,7 +126,7 @@ def _forward(
             call(copy, (x_at, gap * inputs, rows, x_vectors, x_last, xh_mine, apart * both))
             product(
                 rows, both, columns, width, size, lane, tile, origin, heights,
-                xh_mine, apart * both, weight_x, both, bias, zero, bias_col, a, columns,
+                xh_mine, apart * both, weight_x, tall_x, bias, zero, bias_col, a, columns,
             )  # fmt: skip
         else:
             a = a + before * columns * size
@@ -123,7 +162,7 @@ def _forward(
             y_at = y + row * outputs * size
             product(
                 rows, hidden, outputs, width_p, size, lane, tile, origin, heights,
-                s + cells, gap * hidden, weight_p, hidden * packed,
+                s + cells, gap * hidden, weight_p, tall_p,
                 zeros, zero, zero, y_at, gap * outputs,
             )  # fmt: skip
             call(affine, (
@@ -136,27 +175,66 @@ def _forward(
 
 @jit.parallel
 def _forward_of_all(
-    count: int, task: Task, heights: NDArray, first: NDArray, live: NDArray, begin: NDArray
-) -> None:
-    for g in numba.prange(count):
-        _forward(numba.int64(g), task, heights, first, live, begin)
+    count: int, begun: int, fixed: int,
+    x: int, weight_x: int, weight_h: int, weight_p: int, bias: int, h: int, c: int,
+    mask: int, s: int, y: int, h_before: int, c_before: int, gates: int, work: int,
+    heights: NDArray, first: NDArray, live: NDArray, begin: NDArray,
+) -> None:  # fmt: skip
+    for phase in range(begun, 2):
+        for g in numba.prange(count):
+            _forward(
+                numba.int64(g), phase, fixed, x, weight_x, weight_h, weight_p, bias, h, c, mask,
+                s, y, h_before, c_before, gates, work, heights, first, live, begin,
+            )  # fmt: skip
+
+
+@jit.kernel
+def _forward_alone(
+    g: int, begun: int, fixed: int,
+    x: int, weight_x: int, weight_h: int, weight_p: int, bias: int, h: int, c: int,
+    mask: int, s: int, y: int, h_before: int, c_before: int, gates: int, work: int,
+    heights: NDArray, first: NDArray, live: NDArray, begin: NDArray,
+) -> None:  # fmt: skip
+    for phase in range(begun, 2):
+        _forward(
+            numba.int64(g), phase, fixed, x, weight_x, weight_h, weight_p, bias, h, c, mask,
+            s, y, h_before, c_before, gates, work, heights, first, live, begin,
+        )  # fmt: skip
 
 
 @jit.kernel
 def _backward(
-    g: int, task: Task, heights: NDArray, first: NDArray, live: NDArray, begin: NDArray
-) -> None:
-    """Go back through the steps of part g of the ranks."""
+    g: int, phase: int, fixed: int, weight_h: int, weight_p: int, mask: int, y: int, dy: int,
+    dh: int, dc: int, dhs: int, c_before: int, gates: int, da: int, work: int,
+    heights: NDArray, first: NDArray, live: NDArray, begin: NDArray,
+) -> None:  # fmt: skip
+    """Pack part g of the weights, phase 0, or go back through the steps of part g of the ranks."""
     (
-        steps, apart, stride, size, lane, tile, affine, origin, cell, width, width_p,
-        hidden, outputs, columns, weight_h, projected, weight_p, masked, mask, zeros, ones,
-        y, dy, dh, dc, ds, dhs, c_before, gates, da, set_mode, flush, modes,
-    ) = task  # fmt: skip
+        parts, steps, apart, stride, size, lane, tile, copy, transpose, affine, origin, cell,
+        width, width_p, hidden, outputs, columns, projected, masked, zeros, ones, set_mode, flush,
+        panels_h, panels_p, ds, modes,
+    ) = jit.constants(fixed, 27)  # fmt: skip
+    work = jit.data(work)
+    zero, one = numba.int64(0), numba.int64(1)  # not literals: kernels are compiled once
+    if phase == 0:
+        for k, n, wide, source, panels in (
+            (columns, outputs, width, weight_h, panels_h),
+            (outputs * projected, hidden, width_p, weight_p, panels_p),
+        ):
+            pack(
+                g, parts, zero, k, k, n, wide, size, lane, copy, transpose,
+                jit.data(source), one, k, work + panels,
+            )  # fmt: skip
+        return
+    weight_h, weight_p, modes = work + panels_h, work + panels_p, work + modes
+    mask, y, dy, dh, dc, dhs, c_before, gates, da = (
+        jit.data(mask), jit.data(y), jit.data(dy), jit.data(dh), jit.data(dc), jit.data(dhs),
+        jit.data(c_before), jit.data(gates), jit.data(da),
+    )  # fmt: skip
     call(set_mode, (flush, 0, modes + g * 8))
-    zero = numba.int64(0)  # not a literal: `product` is compiled once
     rank = begin[g]
     dh_mine, dc_mine = dh + rank * outputs * size, dc + rank * hidden * size
-    ds_mine, mask_mine = ds + rank * hidden * size, mask + rank * outputs * size
+    ds_mine, mask_mine = work + ds + rank * hidden * size, mask + rank * outputs * size
     vectors, h_vectors = (hidden + lane - 1) // lane, (outputs + lane - 1) // lane
     last, h_last = hidden - (vectors - 1) * lane, outputs - (h_vectors - 1) * lane
     gap = apart * stride
@@ -198,36 +276,48 @@ def _backward(
 
 @jit.parallel
 def _backward_of_all(
-    count: int, task: Task, heights: NDArray, first: NDArray, live: NDArray, begin: NDArray
-) -> None:
-    for g in numba.prange(count):
-        _backward(numba.int64(g), task, heights, first, live, begin)
+    count: int, fixed: int, weight_h: int, weight_p: int, mask: int, y: int, dy: int,
+    dh: int, dc: int, dhs: int, c_before: int, gates: int, da: int, work: int,
+    heights: NDArray, first: NDArray, live: NDArray, begin: NDArray,
+) -> None:  # fmt: skip
+    for phase in range(2):
+        for g in numba.prange(count):
+            _backward(
+                numba.int64(g), phase, fixed, weight_h, weight_p, mask, y, dy, dh, dc, dhs,
+                c_before, gates, da, work, heights, first, live, begin,
+            )  # fmt: skip
 
 
-def _panels(
-    matrices: list[NDArray],
-    transposed: bool,
-    width: int,
-    known: dict[tuple[Any, ...], NDArray] | None = None,
-) -> NDArray:
-    """Return matrices, or their transposes, one above the other in panels; `known` keeps them."""
-    key = (transposed, width, *map(id, matrices))
-    if known is not None and key in known:
+@jit.kernel
+def _backward_alone(
+    g: int, fixed: int, weight_h: int, weight_p: int, mask: int, y: int, dy: int,
+    dh: int, dc: int, dhs: int, c_before: int, gates: int, da: int, work: int,
+    heights: NDArray, first: NDArray, live: NDArray, begin: NDArray,
+) -> None:  # fmt: skip
+    for phase in range(2):
+        _backward(
+            numba.int64(g), phase, fixed, weight_h, weight_p, mask, y, dy, dh, dc, dhs,
+            c_before, gates, da, work, heights, first, live, begin,
+        )  # fmt: skip
+
+
+def _packed(matrices: list[NDArray], width: int, known: dict[tuple[Any, ...], NDArray]) -> NDArray:
+    """Return matrices one above the other in panels, which `known` keeps."""
+    key = (width, *map(id, matrices))
+    if key in known:
         return known[key]
     plan = plan_of(matrices[0].dtype)
-    shapes = [w.shape[::-1] if transposed else w.shape for w in matrices]
-    tall, columns = sum(k for k, _ in shapes), shapes[0][1]
+    tall, columns = sum(map(len, matrices)), matrices[0].shape[1]
     panels = empty(tall * -(-columns // plan.lane) * plan.lane, matrices[0].dtype)
     k0 = 0
-    for matrix, (k, _) in zip(matrices, shapes, strict=True):
-        row, col = (1, matrix.shape[1]) if transposed else (matrix.shape[1], 1)
+    for matrix in matrices:
+        k = len(matrix)
         pack(
-            k0, k, tall, columns, width, plan.size, plan.lane, *plan.codes[1:],
-            address(matrix), row, col, address(panels),
+            0, 1, k0, k, tall, columns, width, plan.size, plan.lane, *plan.codes[1:],
+            address(matrix), columns, 1, address(panels),
         )  # fmt: skip
         k0 += k
-    if known is not None:
-        known[key] = panels
+    known[key] = panels
     return panels
 
 
@@ -273,47 +363,85 @@ def forward(
     if by_columns.is_better(weights, steps.n, steps.steps, threads.count()):
         by_columns.forward(cell, steps, threads.count(), x, weights, h, c, mask, y, kept)
         return
-    plan = plan_of(y.dtype)
-    inputs, (outputs, columns), hidden = x.shape[1], weights.h.shape, s.shape[1]
-    both = inputs + outputs
-    parts = min(threads.count(), steps.n) if steps.rows * both * columns > SERIAL else 1
-    begin, live, apart = steps.shares(parts)
-    rows = int(live[:, 0].max())
-    width, width_p = widest(rows, columns, y.dtype), widest(rows, outputs, y.dtype)
-    tiles = -(-rows // int(plan.heights[width])) * steps.steps
-    packed = tiles > IN_PLACE or weights.panels is not None
-    stacked = packed and rows >= FEW
-    most = rows if stacked else max(AHEAD, rows)
-    width_x = width if stacked else widest(most, columns, y.dtype)
-    held = [weights.x, weights.h, x if weights.p is None else weights.p]
-    if stacked:
-        held[:2] = [_panels(held[:2], False, width, weights.panels)] * 2
-    elif packed:
-        held[0] = _panels(held[:1], False, width_x, weights.panels)
-        held[1] = _panels(held[1:2], False, width, weights.panels)
-    if packed and weights.p is not None:
-        held[2] = _panels(held[2:], False, width_p, weights.panels)
-    modes = np.zeros(parts, np.int64)
-    xh = empty((steps.n, both), y.dtype)
-    xh[:, inputs:] = h if mask is None else h * mask
-    sums = empty(parts * most * columns, y.dtype)
-    ahead = empty(parts * most * inputs, y.dtype)
-    zeros, ones = zeros_and_ones(max(hidden, outputs), y.dtype)
-    mask, mask_row = (ones, 0) if mask is None else (mask, outputs)
-    bias, bias_col = (plan.zeros, 0) if weights.bias is None else (weights.bias, 1)
-    before = [y if kept is None or a is None else a for a in kept or [None] * 3]
-    task = (
-        steps.steps, apart, steps.stride, plan.size, plan.lane, *plan.codes[:2], affine(y.dtype),
-        plan.origin_at, cell(y.dtype), width, width_p, width_x, inputs, hidden, outputs, columns,
-        most, address(x), address(bias), bias_col, int(packed), int(stacked),
-        address(held[0]), address(held[1]),
-        int(weights.p is not None), address(held[2]), address(xh), address(y if c is None else c),
-        address(sums), address(s), address(y), address(mask), mask_row, address(ones),
-        address(zeros), address(ahead), int(kept is not None), *map(address, before),
-        flush_code(y.dtype), denormals.flushing(), address(modes),
+    (outputs, columns), hidden = weights.h.shape, s.shape[1]
+    work = steps.rows * (x.shape[1] + outputs) * columns
+    begin, live, apart = steps.shares(min(threads.count(), steps.n) if work > SERIAL else 1)
+    plan = _plan(
+        y.dtype, cell, steps.n, steps.steps, len(begin), -(-steps.most // len(begin)), apart,
+        steps.stride, x.shape[1], hidden, outputs, columns, weights.bias is not None,
+        weights.p is not None, weights.panels is not None, mask is not None, kept is not None,
+        denormals.flushing(),
     )  # fmt: skip
-    arrays = plan.heights, steps.first, live, begin
-    jit.launch(_forward, _forward_of_all, parts, task, *arrays)
+    w_x, w_h, w_p = weights.x, weights.h, x if weights.p is None else weights.p
+    if weights.panels is not None:
+        if plan.stacked:
+            w_x = w_h = _packed([w_x, w_h], plan.width, weights.panels)
+        else:
+            w_x = _packed([w_x], plan.width_x, weights.panels)
+            w_h = _packed([w_h], plan.width, weights.panels)
+        if weights.p is not None:
+            w_p = _packed([w_p], plan.width_p, weights.panels)
+    before = [y if kept is None or a is None else a for a in kept or (None,) * 3]
+    start = h if mask is None else h * mask
+    scratch = aligned(plan.work, y.dtype)
+    jit.launch(
+        _forward_alone, _forward_of_all, len(begin), int(plan.way != WITHIN), plan.constants.at,
+        held(x), held(w_x), held(w_h), held(w_p),
+        held(plan.zeros if weights.bias is None else weights.bias),
+        held(start), held(y if c is None else c),
+        held(y if mask is None else mask), held(s), held(y), *map(held, before), held(scratch),
+        plan.heights, steps.first, live, begin,
+    )  # fmt: skip
+
+
+class _Plan(NamedTuple):
+    """How a batch goes forward, whatever its arrays."""
+
+    way: int
+    stacked: bool
+    width: int
+    width_x: int
+    width_p: int
+    work: int
+    heights: NDArray
+    zeros: NDArray
+    constants: jit.Constants
+
+
+@lru_cache(maxsize=1024)
+def _plan(
+    dtype: np.dtype[Any], cell: Code, n: int, steps: int, parts: int, rows: int, apart: int,
+    stride: int, inputs: int, hidden: int, outputs: int, columns: int,
+    bias: bool, projected: bool, before: bool, masked: bool, keep: bool, flushing: int,
+) -> _Plan:  # fmt: skip
+    """Choose how to go forward; a part has so many `rows` at most."""
+    plan = plan_of(dtype)
+    width, width_p = widest(rows, columns, dtype), widest(rows, outputs, dtype)
+    way = WITHIN if -(-rows // int(plan.heights[width])) * steps > REUSED else IN_PLACE
+    if before:
+        way = BEFORE
+    stacked = way != IN_PLACE and rows >= FEW
+    most = rows if stacked else max(AHEAD, rows)
+    width_x = width if stacked else widest(most, columns, dtype)
+    zeros, ones = zeros_and_ones(max(hidden, outputs), dtype)
+    padded, padded_p = (-(-k // plan.lane) * plan.lane for k in (columns, outputs))
+    within = way == WITHIN
+    (panels_x, panels_h, panels_p, xh, sums, ahead, modes), work = places(
+        plan.size, within * padded * (inputs + stacked * outputs),
+        within * padded * outputs * (not stacked), within * projected * padded_p * hidden,
+        n * (inputs + outputs), parts * most * columns, parts * most * inputs * (not stacked),
+        parts * 8 // plan.size,
+    )  # fmt: skip
+    constants = jit.Constants(
+        parts, steps, apart, stride, plan.size, plan.lane, *plan.codes, affine(dtype),
+        plan.origin_at, cell(dtype), width, width_p, width_x, inputs, hidden, outputs, columns,
+        most, int(bias), way, int(stacked), int(projected), outputs * masked, address(ones),
+        address(zeros), int(keep), flush_code(dtype), flushing,
+        panels_x, panels_x if stacked else panels_h, panels_p, xh, sums, ahead, modes,
+    )  # fmt: skip
+    return _Plan(
+        way, stacked, width, width_x, width_p, work, plan.heights, plan.zeros, constants
+    )  # fmt: skip
 
 
 def backward(
@@ -347,31 +475,55 @@ def backward(
             cell, steps, threads.count(), weights, dh, dc, mask, y, dy, kept, da, affine
         )
         return
-    plan = plan_of(da.dtype)
     outputs, columns = weights.h.shape
     hidden = outputs if weights.p is None else len(weights.p)
-    parts = min(threads.count(), steps.n) if steps.rows * outputs * columns > SERIAL else 1
-    begin, live, apart = steps.shares(parts)
-    rows = int(live[:, 0].max())
-    width, width_p = widest(rows, outputs, da.dtype), widest(rows, hidden, da.dtype)
-    held = [_panels([weights.h], True, width), y]
-    if weights.p is not None:
-        held[1] = _panels([weights.p], True, width_p)
-    modes = np.zeros(parts, np.int64)
-    ds = empty((steps.n, hidden), da.dtype) if weights.p is not None else dh
-    zeros, ones = zeros_and_ones(max(hidden, outputs), da.dtype)
-    c_before, gates = (y if a is None else a for a in kept[1:])
-    task = (
-        steps.steps, apart, steps.stride, plan.size, plan.lane, plan.codes[0], affine(da.dtype),
-        plan.origin_at, cell(da.dtype), width, width_p, hidden, outputs, columns,
-        address(held[0]), int(weights.p is not None), address(held[1]), int(mask is not None),
-        address(dh if mask is None else mask), address(zeros), address(ones), address(y),
-        address(dy), address(dh), address(dh if dc is None else dc), address(ds), address(dhs),
-        address(c_before), address(gates), address(da), flush_code(da.dtype), denormals.flushing(),
-        address(modes),
+    work = steps.rows * outputs * columns
+    begin, live, apart = steps.shares(min(threads.count(), steps.n) if work > SERIAL else 1)
+    plan = _plan_back(
+        da.dtype, cell, steps.n, steps.steps, len(begin), -(-steps.most // len(begin)), apart,
+        steps.stride, hidden, outputs, columns, weights.p is not None, mask is not None,
+        denormals.flushing(),
     )  # fmt: skip
-    arrays = plan.heights, steps.first, live, begin
-    jit.launch(_backward, _backward_of_all, parts, task, *arrays)
+    scratch = aligned(plan.work, da.dtype)
+    jit.launch(
+        _backward_alone, _backward_of_all, len(begin), plan.constants.at,
+        held(weights.h), held(y if weights.p is None else weights.p),
+        held(dh if mask is None else mask), held(y), held(dy), held(dh),
+        held(dh if dc is None else dc), held(dhs), *(held(y if a is None else a) for a in kept[1:]),
+        held(da), held(scratch), plan.heights, steps.first, live, begin,
+    )  # fmt: skip
+
+
+class _PlanBack(NamedTuple):
+    """How a batch goes backward, whatever its arrays."""
+
+    work: int
+    heights: NDArray
+    constants: jit.Constants
+
+
+@lru_cache(maxsize=1024)
+def _plan_back(
+    dtype: np.dtype[Any], cell: Code, n: int, steps: int, parts: int, rows: int, apart: int,
+    stride: int, hidden: int, outputs: int, columns: int, projected: bool, masked: bool,
+    flushing: int,
+) -> _PlanBack:  # fmt: skip
+    """Choose how to go backward; a part has so many `rows` at most."""
+    plan = plan_of(dtype)
+    width, width_p = widest(rows, outputs, dtype), widest(rows, hidden, dtype)
+    zeros, ones = zeros_and_ones(max(hidden, outputs), dtype)
+    padded, padded_p = (-(-k // plan.lane) * plan.lane for k in (outputs, hidden))
+    (panels_h, panels_p, ds, modes), work = places(
+        plan.size, padded * columns, padded_p * outputs * projected, n * hidden * projected,
+        parts * 8 // plan.size,
+    )  # fmt: skip
+    constants = jit.Constants(
+        parts, steps, apart, stride, plan.size, plan.lane, *plan.codes, affine(dtype),
+        plan.origin_at, cell(dtype), width, width_p, hidden, outputs, columns, int(projected),
+        int(masked), address(zeros), address(ones), flush_code(dtype), flushing,
+        panels_h, panels_p, ds, modes,
+    )  # fmt: skip
+    return _PlanBack(work, plan.heights, constants)
 
 
 @jit.kernel

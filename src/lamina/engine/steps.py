@@ -41,9 +41,10 @@ class Steps:
     def __init__(self, n: int, steps: int, lengths: NDArray | None = None) -> None:
         self.n, self.steps, self.lengths = n, steps, lengths
         self.order: NDArray | None = None
+        self.known: dict[int, tuple[NDArray, NDArray, int]] = {}
         if lengths is None:
             self.first, self.active, self.stride = np.arange(steps), np.full(steps, n), steps
-            self.rows = n * steps
+            self.rows, self.most = n * steps, n
             return
         self.order = np.argsort(-lengths, kind="stable")
         t = np.arange(steps)
@@ -51,7 +52,7 @@ class Steps:
         self.active = n - np.searchsorted(ascending, t, side="right")
         ends = np.cumsum(self.active)
         self.first, self.stride = ends - self.active, 1
-        self.rows = int(lengths.sum())
+        self.rows, self.most = int(lengths.sum()), int(np.count_nonzero(lengths))
         step = np.repeat(t, self.active)
         rank = np.arange(self.rows) - self.first[step]
         self.places = self.order[rank] * steps + step  # in an array of shape (N T, ...)
@@ -108,6 +109,11 @@ class Steps:
 
         Ranks of unequal length are dealt in turns.
         """
+        if parts not in self.known:
+            self.known[parts] = self._shared(parts)
+        return self.known[parts]
+
+    def _shared(self, parts: int) -> tuple[NDArray, NDArray, int]:
         if parts == 1:
             return _FIRST, self.active[None], 1
         g = np.arange(parts)
@@ -134,13 +140,13 @@ def steps_of(x: NDArray, lengths: NDArray | None) -> Steps:
 
 @jit.kernel
 def pack(
-    k0: int, k: int, tall: int, columns: int, width: int, size: int, lane: int,
+    g: int, parts: int, k0: int, k: int, tall: int, columns: int, width: int, size: int, lane: int,
     copy: Any, transpose: Any, source: Any, row: int, col: int, panels: Any,
 ) -> None:  # fmt: skip
-    """Copy a matrix (k, columns), of strides row and col, to the rows k0 ... of panels."""
+    """Copy part g of a matrix (k, columns), of strides row and col, to rows k0 ... of panels."""
     vectors = (columns + lane - 1) // lane
     count = (vectors + width - 1) // width
-    for p in range(count):
+    for p in range(count * g // parts, count * (g + 1) // parts):
         p0, p1 = vectors * p // count, vectors * (p + 1) // count
         ldb = (p1 - p0) * lane
         into = panels + (p0 * lane * tall + k0 * ldb) * size
@@ -251,6 +257,15 @@ def widest(rows: int, columns: int, dtype: np.dtype[Any]) -> int:
         if cycles < 0.97 * fewest:
             best, fewest = v, cycles
     return best
+
+
+def places(size: int, *counts: int) -> tuple[list[int], int]:
+    """Return where arrays stand in one, each on a line of its own, in bytes; and its elements."""
+    line, found, end = LINE // size, [], 0
+    for count in counts:
+        found.append(end * size)
+        end += -(-count // line) * line
+    return found, end
 
 
 @lru_cache(maxsize=256)
