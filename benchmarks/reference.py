@@ -34,7 +34,8 @@ def tolerance(case: Case) -> float:
 
 
 def distance(found: NDArray, exact: NDArray) -> float:
-    """Return ‖found - exact‖ / ‖exact‖; infinite where shapes differ."""
+    """Return ‖found - exact‖ / ‖exact‖, 0 where both are 0; infinite where shapes differ."""
     if found.shape != exact.shape:
         return math.inf
-    return float(np.linalg.norm(found - exact) / np.linalg.norm(exact))
+    off = np.linalg.norm(found - exact)
+    return float(off / np.linalg.norm(exact)) if off else 0.0

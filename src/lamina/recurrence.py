@@ -150,11 +150,13 @@ class Recurrent(Layer):
         return self.out_features if layer else self.in_features
 
     def _weights(self, suffix: str) -> tuple[NDArray | None, ...]:
-        found = tuple(self.params.get(name + suffix) for name in self.weight_names)
-        for name, a in zip(self.weight_names, found, strict=True):
-            if a is not None:
-                arguments.parameter(self, name + suffix, a, self.shapes[name + suffix])
-        return found
+        params, shapes, dtype, found = self.params, self.shapes, self.dtype, []
+        for name in self.weight_names:
+            a = params.get(name + suffix)
+            if a is not None and not (a.shape == shapes[name + suffix] and a.dtype is dtype):
+                arguments.parameter(self, name + suffix, a, shapes[name + suffix])
+            found.append(a)
+        return tuple(found)
 
     def initialize(self, rng: initializers.RNG = None) -> Self:
         """Draw all parameters anew, and the keys of the Dropout layers; return the layer."""
@@ -221,11 +223,12 @@ class Recurrent(Layer):
 
     def initial_state(self, n: int) -> State:
         """Return the state before the first step of `n` sequences, all 0."""
-        n = arguments.integer(self, "n", n, least=0)
-        return tuple(
-            tuple(np.zeros((n, size), self.dtype) for size in self.state_sizes.values())
-            for _ in range(self.layers * self.directions)
-        )
+        return self._zeros(arguments.integer(self, "n", n, least=0))
+
+    def _zeros(self, n: int) -> State:
+        sizes, dtype = self.state_sizes.values(), self.dtype
+        count = self.layers * self.directions
+        return tuple([tuple([np.zeros((n, k), dtype) for k in sizes]) for _ in range(count)])
 
     def run(
         self,
@@ -380,21 +383,23 @@ class Recurrent(Layer):
 
         dtype, inputs, sizes = self.dtype, self.in_features, tuple(self.state_sizes.values())
 
-        def is_plain(a: Any, shape: Shape) -> bool:
-            return type(a) is np.ndarray and a.dtype is dtype and a.shape == shape
+        def are_plain(x_t: Any, state: Any) -> bool:
+            if not (type(x_t) is np.ndarray and x_t.dtype is dtype and x_t.ndim == 2):
+                return False
+            n, features = x_t.shape
+            if not (n and features == inputs and type(state) is tuple and len(state) == len(run)):
+                return False
+            for entry in state:
+                if not (type(entry) is tuple and len(entry) == len(sizes)):
+                    return False
+                for a, size in zip(entry, sizes, strict=True):
+                    if not (type(a) is np.ndarray and a.dtype is dtype and a.shape == (n, size)):
+                        return False
+            return True
 
         def step(x_t: NDArray, state: State | None) -> tuple[NDArray, State]:
-            self._refuse_steps()
-            n = len(x_t) if is_plain(x_t, (len(x_t), inputs)) else -1
-            shapes = tuple((n, size) for size in sizes)
-            if not (
-                n > 0
-                and _is_tuple(state, len(run))
-                and all(
-                    _is_tuple(entry, len(shapes)) and all(map(is_plain, entry, shapes))
-                    for entry in state or ()
-                )
-            ):  # say what is wrong, or mend it
+            if self.bidirectional or not are_plain(x_t, state):  # say what is wrong, or mend it
+                self._refuse_steps()
                 x_t = arguments.array(self, "x_t", x_t, dtype)
                 arguments.features(self, x_t, inputs, ndim=2)
                 state = self._checked_state("state", state, len(x_t))
@@ -430,7 +435,7 @@ class Recurrent(Layer):
     def _checked_state(self, name: str, state: Any, n: int) -> State:
         """Return a state of `n` sequences, zeros for None."""
         if state is None:
-            return self.initial_state(n)
+            return self._zeros(n)
         count, names = self.layers * self.directions, self.state_names
         if not (_is_tuple(state, count) and all(_is_tuple(entry, len(names)) for entry in state)):
             entry = f"({', '.join(names)}{',' * (len(names) == 1)})"

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from . import jit
 from .jit import call
-from .matmul import plan_of
+from .matmul import contiguous, plan_of
 from .memory import empty
 
 NDArray = npt.NDArray[Any]
@@ -76,11 +76,13 @@ class Steps:
         x.reshape(-1, shape[-1])[self.places] = packed
         return x
 
+    def by_rank(self, state: NDArray) -> NDArray:
+        """Return a state, shape (N, H), to read, its rows by rank."""
+        return contiguous(state) if self.order is None else state[self.order]
+
     def ranked(self, state: NDArray) -> NDArray:
         """Return a copy of a state, shape (N, H), its rows by rank."""
-        found = empty(state.shape, state.dtype)
-        found[...] = state if self.order is None else state[self.order]
-        return found
+        return np.array(state, order="C") if self.order is None else state[self.order]
 
     def unranked(self, state: NDArray) -> NDArray:
         """Return a state by rank in the order of the batch."""
@@ -92,13 +94,10 @@ class Steps:
 
     def ends(self, y: NDArray, start: NDArray) -> NDArray:
         """Return y at the last step of each sequence, by rank; `start` where there is none."""
-        found = empty(start.shape, start.dtype)
-        found[...] = start
-        if not self.rows:
-            return found
-        if self.order is None or self.lengths is None:
-            found[...] = y.reshape(self.n, self.steps, -1)[:, -1]
-        else:
+        if self.rows and (self.order is None or self.lengths is None):
+            return y.reshape(self.n, self.steps, -1)[:, -1].copy()
+        found = np.array(start, order="C")
+        if self.rows and self.lengths is not None:
             lengths = self.lengths[self.order]
             there = np.flatnonzero(lengths)
             found[there] = y[self.first[lengths[there] - 1] + there]

@@ -53,18 +53,19 @@ def prepare(
     """Return `infer` and `step` with weights that will not change, which are packed once."""
     weights = _contiguous(*given)._replace(panels={})
 
+    few = None if weights.p is not None else recurrent.Stepper(cell.forward, weights)
+
     def infer(
         x: NDArray, state: State, *, lengths: NDArray | None = None, mask: NDArray | None = None
     ) -> tuple[NDArray, State, None]:
+        if x.shape[1] == 1 and 0 < len(x) <= recurrent.Stepper.MOST and lengths is mask is None:
+            after = step(x[:, 0], state)
+            return after[0][:, None].copy(), after, None
         return _run(x, state, weights, lengths, mask, keep=False)
 
-    if weights.p is not None:
-        return infer, lambda x_t, state: infer(x_t[:, None, :], state)[1]
-    few = recurrent.Stepper(cell.forward, weights)
-
     def step(x_t: NDArray, state: State) -> State:
-        if len(x_t) > few.MOST:
-            return infer(x_t[:, None, :], state)[1]
+        if few is None or len(x_t) > few.MOST:
+            return _run(x_t[:, None], state, weights, None, None, keep=False)[1]
         c = state[1].copy()
         return few(contiguous(x_t), contiguous(state[0]), c), c
 
@@ -98,8 +99,8 @@ def _run(
     H = columns // 4
     steps = steps_of(x, lengths)
     rows = steps.pack(contiguous(x))
-    h, c = (steps.ranked(a) for a in state)
-    mask = None if mask is None else steps.ranked(mask)
+    h, c = steps.by_rank(state[0]), steps.ranked(state[1])
+    mask = None if mask is None else steps.by_rank(mask)
     s = y = empty((steps.rows, H), x.dtype)
     if weights.p is not None:
         y = empty((steps.rows, P), x.dtype)

@@ -59,16 +59,19 @@ def prepare(
     """Return `infer` and `step` with weights that will not change, which are packed once."""
     weights = _contiguous(*given)._replace(panels={})
 
+    few = recurrent.Stepper(cell.forward[activation], weights)
+
     def infer(
         x: NDArray, state: State, *, lengths: NDArray | None = None, mask: NDArray | None = None
     ) -> tuple[NDArray, State, None]:
+        if x.shape[1] == 1 and 0 < len(x) <= recurrent.Stepper.MOST and lengths is mask is None:
+            after = step(x[:, 0], state)
+            return after[0][:, None].copy(), after, None
         return _run(x, state, weights, lengths, mask, activation, keep=False)
-
-    few = recurrent.Stepper(cell.forward[activation], weights)
 
     def step(x_t: NDArray, state: State) -> State:
         if len(x_t) > few.MOST:
-            return infer(x_t[:, None, :], state)[1]
+            return _run(x_t[:, None], state, weights, None, None, activation, keep=False)[1]
         h = contiguous(state[0])
         return (few(contiguous(x_t), h, h),)
 
@@ -101,8 +104,8 @@ def _run(
     H = len(weights.h)
     steps = steps_of(x, lengths)
     rows = steps.pack(contiguous(x))
-    h = steps.ranked(state[0])
-    mask = None if mask is None else steps.ranked(mask)
+    h = steps.by_rank(state[0])
+    mask = None if mask is None else steps.by_rank(mask)
     packed = empty((steps.rows, H), x.dtype)
     kept = Kept(empty((steps.rows, H), x.dtype)) if keep else None
     code = cell.forward[activation]
