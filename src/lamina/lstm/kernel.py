@@ -55,6 +55,12 @@ def prepare(
 
     few = None if weights.p is not None else recurrent.Stepper(cell.forward, weights)
 
+    def step(x_t: NDArray, state: State) -> State:
+        if few is None or len(x_t) > few.MOST:
+            return _run(x_t[:, None], state, weights, None, None, keep=False)[1]
+        c = state[1].copy()
+        return few(contiguous(x_t), contiguous(state[0]), c), c
+
     def infer(
         x: NDArray, state: State, *, lengths: NDArray | None = None, mask: NDArray | None = None
     ) -> tuple[NDArray, State, None]:
@@ -62,12 +68,6 @@ def prepare(
             after = step(x[:, 0], state)
             return after[0][:, None].copy(), after, None
         return _run(x, state, weights, lengths, mask, keep=False)
-
-    def step(x_t: NDArray, state: State) -> State:
-        if few is None or len(x_t) > few.MOST:
-            return _run(x_t[:, None], state, weights, None, None, keep=False)[1]
-        c = state[1].copy()
-        return few(contiguous(x_t), contiguous(state[0]), c), c
 
     return infer, step
 

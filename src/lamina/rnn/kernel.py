@@ -61,6 +61,12 @@ def prepare(
 
     few = recurrent.Stepper(cell.forward[activation], weights)
 
+    def step(x_t: NDArray, state: State) -> State:
+        if len(x_t) > few.MOST:
+            return _run(x_t[:, None], state, weights, None, None, activation, keep=False)[1]
+        h = contiguous(state[0])
+        return (few(contiguous(x_t), h, h),)
+
     def infer(
         x: NDArray, state: State, *, lengths: NDArray | None = None, mask: NDArray | None = None
     ) -> tuple[NDArray, State, None]:
@@ -68,12 +74,6 @@ def prepare(
             after = step(x[:, 0], state)
             return after[0][:, None].copy(), after, None
         return _run(x, state, weights, lengths, mask, activation, keep=False)
-
-    def step(x_t: NDArray, state: State) -> State:
-        if len(x_t) > few.MOST:
-            return _run(x_t[:, None], state, weights, None, None, activation, keep=False)[1]
-        h = contiguous(state[0])
-        return (few(contiguous(x_t), h, h),)
 
     return infer, step
 
