@@ -55,6 +55,16 @@ class BatchNorm:
         dx, grads = batchnorm_kernel.backward(lay_out(dy, layouts[-1]), cache)
         np.testing.assert_array_equal(given["x"], arrays["x"], err_msg="x was written to")
 
+        if not self.given:  # a ReLU in the same passes
+            rectified, joined = batchnorm_kernel.forward(**given, relu=True)
+            assert_same(rectified, np.where(y <= 0, 0, y), "y of the ReLU")
+            passed = np.where(y <= 0, 0, dy).astype(self.dtype)
+            one_by_one = batchnorm_kernel.backward(passed, cache)
+            at_once = batchnorm_kernel.backward(lay_out(dy, layouts[-1]), joined)
+            assert_same(at_once[0], one_by_one[0], "dx through the ReLU")
+            for name, g in one_by_one[1].items():
+                assert_same(at_once[1][name], g, f"{name} through the ReLU")
+
         wide = {n: a.astype(np.float64) if n != "lengths" else a for n, a in arrays.items()}
         y_exact, exact = batchnorm_formula.forward(**wide)
         dx_exact, grads_exact = batchnorm_formula.backward(dy.astype(np.float64), exact)

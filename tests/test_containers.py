@@ -526,3 +526,67 @@ def test_gradients_go_no_further_back_than_the_first_parameters():
     assert set(model.gradients(np.ones_like(y), cache)) == set(model.params)
     alone = lm.Sequential(Stop())
     assert alone.gradients(y, alone.forward(y)[1]) == {}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("shape", "lengths"),
+    [
+        ((500, 77), None),
+        ((33, 3), None),
+        ((4, 9, 9, 17), None),
+        ((64, 28, 28, 32), None),
+        ((8, 5, 5, 256), None),
+        ((300, 1), None),
+        ((3, 7, 5), [7, 0, 3]),
+    ],
+)
+def test_batchnorm_does_the_relu_after_it_with_the_same_bits(shape, lengths, dtype):
+    rng = np.random.default_rng(0)
+    norm, relu = lm.BatchNorm(shape[-1], dtype=dtype), lm.ReLU()
+    for p in norm.params.values():
+        p[...] = rng.standard_normal(p.shape)
+    x, dy = (rng.standard_normal(shape).astype(dtype) for _ in range(2))
+    x.ravel()[:: x.size // 3] *= -1e6
+    options = {} if lengths is None else {"lengths": np.array(lengths)}
+    model = lm.Sequential(norm, relu)
+    y, cache = model.forward(x, **options, training=True)
+    if lm.kernels.used():
+        assert cache[1] is lm.containers.Joined
+    dx, grads = model.backward(dy, cache)
+    inner, first = norm.forward(x, **options, training=True)
+    expected, second = relu.forward(inner, **options, training=True)
+    assert_same(y, expected, "y")
+    inner_dx, own = norm.backward(relu.backward(dy, second)[0], first)
+    assert_same(dx, inner_dx, "dx")
+    for name, g in own.items():
+        assert_same(grads[f"0.{name}"], g, name)
+        assert_same(model.gradients(dy, cache)[f"0.{name}"], g, name)
+    assert_same(np.signbit(y), np.zeros_like(y, bool), "the sign of 0")
+
+
+def test_nan_goes_through_a_joined_relu():
+    x = np.ones((4, 3), np.float32)
+    x[1, 1] = np.nan
+    y, _ = lm.Sequential(lm.BatchNorm(3), lm.ReLU()).forward(x, training=True)
+    assert np.isnan(y[:, 1]).all()
+    assert (y[:, [0, 2]] == 0).all()
+
+
+def test_what_is_not_joined():
+    x = np.random.default_rng(0).standard_normal((6, 3)).astype(np.float32)
+
+    class Own(lm.ReLU):
+        pass
+
+    for layers in (
+        (lm.BatchNorm(3, frozen=True), lm.ReLU()),
+        (lm.BatchNorm(3), Own()),
+        (lm.BatchNorm(3), lm.Tanh()),
+        (lm.ReLU(), lm.BatchNorm(3)),
+    ):
+        _, cache = lm.Sequential(*layers).forward(x, training=True)
+        assert lm.containers.Joined not in cache
+    with lm.formulas():
+        _, cache = lm.Sequential(lm.BatchNorm(3), lm.ReLU()).forward(x, training=True)
+    assert lm.containers.Joined not in cache

@@ -140,6 +140,10 @@ def place(owner: Layer, name: str) -> str:
     return f"in layer {name} of {type(owner).__name__}"
 
 
+class Joined:
+    """Stands for the cache of a layer that the one before it did at the same time."""
+
+
 class Sequential(Container):
     """Layers one after the other: y = f_k(... f_1(f_0(x))).
 
@@ -190,21 +194,30 @@ class Sequential(Container):
         self, x: NDArray, *, lengths: Any = None, training: bool = False, sample_ids: Any = None
     ) -> tuple[NDArray, Any]:
         """Return y and the cache of `backward`."""
-        caches = []
-        for name, layer in self._children.items():
+        caches: list[Any] = []
+        layers = list(self._children.items())
+        for i, (name, layer) in enumerate(layers):
+            if i < len(caches):  # the layer before did it
+                continue
+            after = layers[i + 1][1] if i + 1 < len(layers) else None
             with within(self, name):
                 options = layer._accepted(lengths, sample_ids)
-                x, cache = layer.forward(x, **options, training=training)
+                if training and after is not None and layer._joins(after):
+                    x, cache = layer._forward_joined(x, **options)
+                    caches += [cache, Joined]
+                else:
+                    x, cache = layer.forward(x, **options, training=training)
+                    caches.append(cache)
                 lengths = lengths_after(layer, lengths)
-            caches.append(cache)
         return x, caches
 
     def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
         """Return dx and the gradients of all parameters, by dotted name."""
-        grads = {}
+        grads: dict[str, Arrays] = {name: {} for name in self._children}
         for (name, layer), c in zip(reversed(self._children.items()), reversed(cache), strict=True):
-            with within(self, name):
-                dy, grads[name] = layer.backward(dy, c)
+            if c is not Joined:
+                with within(self, name):
+                    dy, grads[name] = layer.backward(dy, c)
         return dy, self._gather(grads)
 
     def gradients(self, dy: NDArray, cache: Any) -> Arrays:
@@ -214,6 +227,8 @@ class Sequential(Container):
         for i, (name, layer) in reversed(list(enumerate(self._children.items()))):
             if i < first:
                 break
+            if cache[i] is Joined:
+                continue
             with within(self, name):
                 if i == first:
                     grads[name] = layer.gradients(dy, cache[i])

@@ -178,6 +178,16 @@ class Layer(ABC):
 
         return Inference(self)
 
+    # Two layers that a Sequential does at once in training: the bits are those of one by one
+
+    def _joins(self, after: "Layer") -> bool:
+        """Return whether `_forward_joined` does the layer that comes after this one, too."""
+        return False
+
+    def _forward_joined(self, x: NDArray, *, lengths: Any = None) -> tuple[NDArray, Any]:
+        """Return y of the layer after this one, and a cache with which `backward` does both."""
+        raise NotImplementedError
+
     def _prepared(self) -> Prepared:
         """Return how the layer computes in an inference model: by default, as ever."""
         return Prepared(self, self.step)

@@ -11,6 +11,7 @@ A mean is given to the maps as two numbers, `mean` in the dtype of x and the `re
 rounding left out: x - mean is as good as exact where the mean is large beside the deviation.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
@@ -21,6 +22,35 @@ from ..engine.jit import Address, Code
 from ..engine.sweep import DOUBLE, Masks, Sweep, Values, strips
 
 _i64 = ir.IntType(64)
+
+
+# A ReLU that stands after y = slope (x - mean) + intercept goes into the same passes. Backward has
+# the x of forward and computes the same y again: what the ReLU let through needs no memory.
+
+
+def _rectified(s: Sweep, y: ir.Value, value: ir.Value) -> ir.Value:
+    """Return a value where a ReLU lets y through, else 0; NaN goes through."""
+    zero = s.vector(0.0)
+    return s.builder.select(s.builder.fcmp_ordered("<=", y, zero), zero, value)
+
+
+def _lines(
+    s: Sweep, relu: bool, slope: ir.Value, intercept: ir.Value, j: ir.Value, masks: Masks
+) -> list[tuple[ir.Value, ir.Value] | None]:
+    """Return slope and intercept of each vector where there is a ReLU."""
+    if not relu:
+        return [None] * len(masks)
+    found = (s.loads(s.at(s.builder, a, j), masks) for a in (slope, intercept))
+    return list(zip(*found, strict=True))
+
+
+def _passed(
+    s: Sweep, dy: ir.Value, centred: ir.Value, line: tuple[ir.Value, ir.Value] | None
+) -> ir.Value:
+    """Return the dy that comes through the ReLU, if there is one."""
+    if line is None:
+        return dy
+    return _rectified(s, s.multiply_add(s.builder, centred, *line), dy)
 
 
 # Sums down the rows
@@ -93,20 +123,22 @@ def _moments_twin(
     q.row(0, width)[...] = np.where(rest < 0, 0, rest)
 
 
-def _emit_products(dtype: Any) -> str:
-    s = Sweep("products", dtype, "*x *dy ld rows width *mean *dys *products")
+def _emit_products(name: str, relu: bool, dtype: Any) -> str:
+    s = Sweep(name, dtype, "*x *dy ld rows width *mean *slope *intercept *dys *products")
     b = s.builder
-    x, dy, ld, rows, width, mean, dys, products = s.given
+    x, dy, ld, rows, width, mean, slope, intercept, dys, products = s.given
     zero = s.vector(0.0)
 
     def strip(j: ir.Value, masks: Masks) -> None:
         means = s.loads(s.at(b, mean, j), masks)
+        lines = _lines(s, relu, slope, intercept, j, masks)
 
         def row(at: Values, sums: Values) -> Values:
             after = []
             pairs = zip(s.loads(at[0], masks), s.loads(at[1], masks), strict=True)
             for v, (value, d) in enumerate(pairs):
                 centred = b.fsub(value, means[v])
+                d = _passed(s, d, centred, lines[v])
                 after += [
                     b.fadd(sums[2 * v], d),
                     s.multiply_add(b, d, centred, sums[2 * v + 1]),
@@ -125,13 +157,15 @@ def _emit_products(dtype: Any) -> str:
 
 
 def _products_twin(
-    x: Address, dy: Address, ld: int, rows: int, width: int,
-    mean: Address, dys: Address, products: Address,
+    relu: bool, x: Address, dy: Address, ld: int, rows: int, width: int,
+    mean: Address, slope: Address, intercept: Address, dys: Address, products: Address,
 ) -> None:  # fmt: skip
-    values = np.stack([x.row(i * ld, width) for i in range(rows)])
+    centred = np.stack([x.row(i * ld, width) for i in range(rows)]) - mean.row(0, width)
     d = np.stack([dy.row(i * ld, width) for i in range(rows)])
+    if relu:
+        d = np.where(centred * slope.row(0, width) + intercept.row(0, width) <= 0, 0, d)
     dys.row(0, width)[...] = d.sum(axis=0)
-    products.row(0, width)[...] = (d * (values - mean.row(0, width))).sum(axis=0)
+    products.row(0, width)[...] = (d * centred).sum(axis=0)
 
 
 # Sets made one
@@ -305,11 +339,11 @@ def _plane_twin(
 # Maps of rows
 
 
-def _emit_apply(name: str, dtype: Any) -> str:
+def _emit_apply(name: str, relu: bool, dtype: Any, *, past: bool) -> str:
     s = Sweep(name, dtype, "*x *y ld rows width *mean *slope *intercept")
     b = s.builder
     x, y, ld, rows, width, mean, slope, intercept = s.given
-    write = s.stores if name == "apply" else s.streams
+    write = s.streams if past else s.stores
 
     def strip(j: ir.Value, masks: Masks) -> None:
         means, slopes, intercepts = (
@@ -319,6 +353,8 @@ def _emit_apply(name: str, dtype: Any) -> str:
         def row(at: Values, carried: Values) -> Values:
             terms = zip(s.loads(at[0], masks), means, slopes, intercepts, strict=True)
             results = [s.multiply_add(b, b.fsub(v, m), a, c) for v, m, a, c in terms]
+            if relu:
+                results = [_rectified(s, y, y) for y in results]
             write(results, at[1], masks)
             return []
 
@@ -329,29 +365,35 @@ def _emit_apply(name: str, dtype: Any) -> str:
 
 
 def _apply_twin(
-    x: Address, y: Address, ld: int, rows: int, width: int,
+    relu: bool, x: Address, y: Address, ld: int, rows: int, width: int,
     mean: Address, slope: Address, intercept: Address,
 ) -> None:  # fmt: skip
     m, a, c = (column.row(0, width) for column in (mean, slope, intercept))
     for i in range(rows):
-        y.row(i * ld, width)[...] = (x.row(i * ld, width) - m) * a + c
+        found = (x.row(i * ld, width) - m) * a + c
+        y.row(i * ld, width)[...] = np.where(found <= 0, 0, found) if relu else found
 
 
-def _emit_gradient(name: str, dtype: Any) -> str:
-    s = Sweep(name, dtype, "*x *dy *dx ld rows width *mean *of_dy *of_x *constant")
+def _emit_gradient(name: str, relu: bool, dtype: Any, *, past: bool) -> str:
+    s = Sweep(
+        name, dtype, "*x *dy *dx ld rows width *mean *of_dy *of_x *constant *slope *intercept"
+    )
     b = s.builder
-    x, dy, dx, ld, rows, width, mean, of_dy, of_x, constant = s.given
-    write = s.stores if name == "gradient" else s.streams
+    x, dy, dx, ld, rows, width, mean, of_dy, of_x, constant, slope, intercept = s.given
+    write = s.streams if past else s.stores
 
     def strip(j: ir.Value, masks: Masks) -> None:
         numbers = [s.loads(s.at(b, a, j), masks) for a in (mean, of_dy, of_x, constant)]
+        lines = _lines(s, relu, slope, intercept, j, masks)
 
         def row(at: Values, carried: Values) -> Values:
-            terms = zip(s.loads(at[0], masks), s.loads(at[1], masks), *numbers, strict=True)
-            results = [
-                s.multiply_add(b, d, k1, s.multiply_add(b, b.fsub(v, m), k2, k3))
-                for v, d, m, k1, k2, k3 in terms
-            ]
+            pairs = s.loads(at[0], masks), s.loads(at[1], masks)
+            results = []
+            for v, d, m, k1, k2, k3, line in zip(*pairs, *numbers, lines, strict=True):
+                centred = b.fsub(v, m)
+                passed = _passed(s, d, centred, line)
+                of_sums = s.multiply_add(b, centred, k2, k3)
+                results.append(s.multiply_add(b, passed, k1, of_sums))
             write(results, at[2], masks)
             return []
 
@@ -363,18 +405,31 @@ def _emit_gradient(name: str, dtype: Any) -> str:
 
 
 def _gradient_twin(
-    x: Address, dy: Address, dx: Address, ld: int, rows: int, width: int,
+    relu: bool, x: Address, dy: Address, dx: Address, ld: int, rows: int, width: int,
     mean: Address, of_dy: Address, of_x: Address, constant: Address,
+    slope: Address, intercept: Address,
 ) -> None:  # fmt: skip
     m, k1, k2, k3 = (column.row(0, width) for column in (mean, of_dy, of_x, constant))
     for i in range(rows):
-        centred = x.row(i * ld, width) - m
-        dx.row(i * ld, width)[...] = dy.row(i * ld, width) * k1 + (centred * k2 + k3)
+        centred, d = x.row(i * ld, width) - m, dy.row(i * ld, width)
+        if relu:
+            d = np.where(centred * slope.row(0, width) + intercept.row(0, width) <= 0, 0, d)
+        dx.row(i * ld, width)[...] = d * k1 + (centred * k2 + k3)
+
+
+def _either(name: str, emit: Callable[..., str], twin: Callable[..., None]) -> tuple[Code, Code]:
+    """Return the code without a ReLU and the code with one."""
+    names = name, f"{name}_relu"
+    without, with_one = (
+        Code(n, partial(emit, n, relu), partial(twin, relu))
+        for n, relu in zip(names, (False, True), strict=True)
+    )
+    return without, with_one
 
 
 moments: Final = Code("moments", _emit_moments, _moments_twin)
 """δ and q of the columns of a block of rows."""
-products: Final = Code("products", _emit_products, _products_twin)
+products: Final = _either("products", _emit_products, _products_twin)
 """Σ dy and Σ dy (x - mean) of the columns of a block of rows."""
 merge: Final = Code("merge", _emit_merge, _merge_twin)
 """Set b joins set a, equation (1); float64 alone."""
@@ -386,13 +441,11 @@ line: Final = Code("line", _emit_line, _line_twin)
 """The scale 1 / √(var + eps), and y = slope (x - mean) + intercept."""
 plane: Final = Code("plane", _emit_plane, _plane_twin)
 """The gradients of gamma and beta, and dx = of_dy dy + (of_x (x - mean) + constant)."""
-apply: Final = Code("apply", partial(_emit_apply, "apply"), _apply_twin)
+apply: Final = _either("apply", partial(_emit_apply, past=False), _apply_twin)
 """y of rows."""
-apply_past: Final = Code("apply_past", partial(_emit_apply, "apply_past"), _apply_twin)
+apply_past: Final = _either("apply_past", partial(_emit_apply, past=True), _apply_twin)
 """y of rows, written past the caches in whole and aligned vectors."""
-gradient: Final = Code("gradient", partial(_emit_gradient, "gradient"), _gradient_twin)
+gradient: Final = _either("gradient", partial(_emit_gradient, past=False), _gradient_twin)
 """dx of rows."""
-gradient_past: Final = Code(
-    "gradient_past", partial(_emit_gradient, "gradient_past"), _gradient_twin
-)
+gradient_past: Final = _either("gradient_past", partial(_emit_gradient, past=True), _gradient_twin)
 """dx of rows, written past the caches."""

@@ -5,6 +5,8 @@ blocks of a fixed number, whose statistics are taken about the mean of the block
 cache, and made one in a binary tree by index: never from E[x²] - E[x]². So neither threads nor the
 width of vectors change a bit.
 
+A ReLU that follows goes into the same passes: forward y, backward both.
+
 Few channels would leave most of a vector empty; `fold` rows side by side, which x is by nature,
 then count as one row of `fold` C columns, and what falls to a channel is made one at the end.
 """
@@ -57,6 +59,8 @@ class Cache(NamedTuple):
     beta: NDArray | None
     M: int | None
     lengths: NDArray | None
+    line: NDArray | None
+    """Slope and intercept, where a ReLU is done with them."""
 
 
 # What falls to a part. `full` rows of `width` = `fold` C columns, and a last row of `tail`, are cut
@@ -209,10 +213,10 @@ def _backward(phase: int, g: int, task: Task) -> None:
     dys, by_x = table, table + _blocks(ROWS, full, tail) * width * 8
     step = width * size
     wide_mean, wide_of_dy, wide_of_x = wide, wide + step, wide + 2 * step
-    wide_constant = wide + 3 * step
+    wide_constant, wide_slope, wide_intercept = wide + 3 * step, wide + 4 * step, wide + 5 * step
     step = c * size
     of_dy, of_x, constant, rest = (
-        numbers + step, numbers + 2 * step, numbers + 3 * step, numbers + 4 * step
+        numbers + step, numbers + 2 * step, numbers + 3 * step, numbers + 6 * step
     )  # fmt: skip
     scale, gamma, dgamma, dbeta = rest + step, rest + 2 * step, rest + 3 * step, rest + 4 * step
     c0, c1 = _channels(g, parts, c)
@@ -230,7 +234,8 @@ def _backward(phase: int, g: int, task: Task) -> None:
                     at, into = (i * width + j) * size, (block * width + j) * 8
                     call(products, (
                         x + at, dy + at, width, rows, min(COLUMNS, across - j),
-                        wide_mean + j * size, dys + into, by_x + into,
+                        wide_mean + j * size, wide_slope + j * size, wide_intercept + j * size,
+                        dys + into, by_x + into,
                     ))  # fmt: skip
             into, span = (b0 * width + j) * 8, min(COLUMNS, width - j)
             _add(add, dys + into, width, span, b1 - b0)
@@ -261,7 +266,7 @@ def _backward(phase: int, g: int, task: Task) -> None:
             if phase == 3:
                 call(gradient, (
                     x + at, dy + at, dx + at, width, rows, across,
-                    wide_mean, wide_of_dy, wide_of_x, wide_constant,
+                    wide_mean, wide_of_dy, wide_of_x, wide_constant, wide_slope, wide_intercept,
                 ))  # fmt: skip
             else:
                 call(apply, (
@@ -305,12 +310,18 @@ class Plan:
         self.size, self.lane = dtype.itemsize, lanes(dtype)
         c = columns
         first = c.moments(dtype), c.merge(DOUBLE), c.settle(dtype), c.line(dtype)
-        self.forward = [(*first, apply(dtype), copy(dtype)) for apply in (c.apply, c.apply_past)]
-        sums = c.products(dtype), c.add(DOUBLE), c.plane(dtype)
-        self.backward = [
-            (*sums, gradient(dtype), apply(dtype), copy(dtype))
-            for gradient, apply in ((c.gradient, c.apply), (c.gradient_past, c.apply_past))
-        ]
+        merged = c.add(DOUBLE), c.plane(dtype)
+        self.forward, self.backward = {}, {}
+        """By whether there is a ReLU, and whether what is written goes past the caches."""
+        for past, applies, gradients in (
+            (False, c.apply, c.gradient),
+            (True, c.apply_past, c.gradient_past),
+        ):
+            for relu in (False, True):
+                sums = (c.products[relu](dtype), *merged)
+                maps = gradients[relu](dtype), applies[False](dtype), copy(dtype)
+                self.forward[relu, past] = (*first, applies[relu](dtype), copy(dtype))
+                self.backward[relu, past] = (*sums, *maps)
 
 
 _plans: dict[Any, Plan] = {}
@@ -373,8 +384,12 @@ def forward(
     eps: float = 1e-5,
     lengths: NDArray | None = None,
     stats: Statistics | None = None,
+    relu: bool = False,
 ) -> tuple[NDArray, Cache]:
-    """Return y, shape (..., C), and the cache of `backward`."""
+    """Return y, shape (..., C), and the cache of `backward`; with a ReLU on top if asked for.
+
+    A ReLU is for statistics of x or `stats`, not for `mean` and `var`.
+    """
     rows = contiguous(x) if lengths is None else _pack(x, lengths)
     C = x.shape[-1]
     M: int | None = rows.size // C
@@ -393,16 +408,18 @@ def forward(
     y = empty(rows.shape, x.dtype)
     mean, _, _, rest, var, scale, _, _ = numbers
     if rows.size:
-        _run_forward(steps, rows, numbers, eps, y)
+        _run_forward(steps, rows, numbers, eps, y, relu)
     else:
         np.divide(1, np.sqrt(var + eps), out=scale)
-    cache = Cache(rows, mean, rest, var, scale, gamma, beta, M, lengths)
+    line = numbers[1:3] if relu else None
+    cache = Cache(rows, mean, rest, var, scale, gamma, beta, M, lengths, line)
     return _unpack(y, lengths, x.shape), cache
 
 
 def _run_forward(
-    steps: NDArray, rows: NDArray, numbers: NDArray, eps: float, y: NDArray | None = None
-) -> None:
+    steps: NDArray, rows: NDArray, numbers: NDArray, eps: float, y: NDArray | None = None,
+    relu: bool = False,
+) -> None:  # fmt: skip
     """Go through phases; without the last ones there is no y."""
     dtype, C = rows.dtype, rows.shape[-1]
     M = rows.size // C
@@ -415,9 +432,9 @@ def _run_forward(
         pivots, wide = np.empty((cut.fold, C), dtype), np.empty((3, cut.fold, C), dtype)
         pivots[...] = rows.reshape(-1)[:C]
         pivots_at, wide_at = address(pivots), address(wide)
-    codes, y_at = plan.forward[False], x_at
+    codes, y_at = plan.forward[relu, False], x_at
     if y is not None:
-        codes, y_at = plan.forward[_past(y, cut)], address(y)
+        codes, y_at = plan.forward[relu, _past(y, cut)], address(y)
     task = (
         cut.parts, plan.size, plan.lane, cut.full, cut.tail, cut.fold, C, M, cut.group, *codes,
         x_at, y_at, pivots_at, numbers_at, wide_at, address(table),
@@ -464,10 +481,13 @@ def _run_backward(
     """Go through phases; without the last ones there is no dx. Return dgamma and dbeta."""
     dtype, C = rows.dtype, rows.shape[-1]
     M = rows.size // C
-    # mean, of_dy, of_x, constant, rest, scale, gamma, dgamma, dbeta
-    numbers = np.empty((9, C), dtype)
-    numbers[0], numbers[4], numbers[5] = cache.mean, cache.rest, cache.scale
-    numbers[6] = 1 if cache.gamma is None else cache.gamma
+    # mean, of_dy, of_x, constant, slope, intercept, rest, scale, gamma, dgamma, dbeta
+    numbers = np.empty((11, C), dtype)
+    numbers[0], numbers[6], numbers[7] = cache.mean, cache.rest, cache.scale
+    numbers[8] = 1 if cache.gamma is None else cache.gamma
+    relu = cache.line is not None
+    if relu:
+        numbers[4:6] = cache.line
     plan, cut = _plan(dtype), Layout.of(M, C)
     table = empty(2 * cut.table, DOUBLE)
     if total is not None:
@@ -477,15 +497,16 @@ def _run_backward(
         )
     numbers_at = wide_at = zeros_at = address(numbers)
     if cut.fold > 1:
-        wide = np.empty((4, cut.fold, C), dtype)
+        wide = np.empty((6, cut.fold, C), dtype)
         wide[0] = cache.mean
+        wide[4:] = numbers[4:6, None]
         wide_at = address(wide)
     if cache.M is None:
         zeros = np.zeros(cut.fold * C, dtype)
         zeros_at = address(zeros)
-    codes, dx_at = plan.backward[False], address(rows)
+    codes, dx_at = plan.backward[relu, False], address(rows)
     if dx is not None:
-        codes, dx_at = plan.backward[_past(dx, cut)], address(dx)
+        codes, dx_at = plan.backward[relu, _past(dx, cut)], address(dx)
     # Of constants, no share of the sums goes back to x: any count but 0 serves.
     count = cache.M or 1
     task = (
@@ -493,7 +514,7 @@ def _run_backward(
         address(cache.x), address(rows), dx_at, numbers_at, wide_at, zeros_at, address(table),
     )  # fmt: skip
     jit.launch(_backward_serial, _backward_parallel, cut.parts, steps, task)
-    return numbers[7:]
+    return numbers[9:]
 
 
 def _pack(x: NDArray, lengths: NDArray) -> NDArray:

@@ -9,8 +9,9 @@ import numpy.typing as npt
 
 from .. import arguments, initializers
 from ..arguments import say
-from ..kernels import functions
+from ..kernels import functions, used
 from ..layer import Arrays, Layer, NDArray, Parameter, Shape
+from ..parts.activations import ReLU
 from . import formula
 
 
@@ -216,6 +217,24 @@ class BatchNorm(Layer):
             Those of the batch that x is a part of, from `stats`; needs ``training=True``. Running
             values stay as they are: `follow(stats)` lets them follow.
         """
+        return self._forward(x, lengths, training, stats)
+
+    def _joins(self, after: Layer) -> bool:
+        """Return whether `_forward_joined` does the layer after this one, too: a ReLU."""
+        return type(after) is ReLU and type(self) is BatchNorm and not self.frozen and used()
+
+    def _forward_joined(self, x: NDArray, *, lengths: Any = None) -> tuple[NDArray, Any]:
+        """Return what the ReLU after this layer makes of y, in training, and one cache for both."""
+        return self._forward(x, lengths, True, None, relu=True)
+
+    def _forward(
+        self,
+        x: NDArray,
+        lengths: Any,
+        training: bool,
+        stats: formula.Statistics | None,
+        **options: bool,
+    ) -> tuple[NDArray, Any]:
         x = arguments.array(self, "x", x, self.dtype)
         arguments.features(self, x, self.features)
         lengths = arguments.lengths(self, lengths, x)
@@ -227,7 +246,9 @@ class BatchNorm(Layer):
             mean = var = None
             self._check_count(x, lengths, stats)
         how = functions(__name__)
-        y, cache = how.forward(x, self.gamma, self.beta, mean, var, self.eps, lengths, stats)
+        y, cache = how.forward(
+            x, self.gamma, self.beta, mean, var, self.eps, lengths, stats, **options
+        )
         if of_batch and stats is None and self.running and self.update:
             self._follow(cache.mean, cache.var, cache.M)
         return y, (y.shape, how, cache)
