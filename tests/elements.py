@@ -16,8 +16,9 @@ from lamina.batchnorm import kernel as batchnorm_kernel
 from lamina.dropout import formula as dropout_formula
 from lamina.dropout import kernel as dropout_kernel
 from lamina.dropout.formula import Draw
-from lamina.parts import activations, activations_kernel
+from lamina.parts import activations, activations_kernel, pooling, pooling_kernel
 from lamina.train import fused
+from lamina.windows import Windows
 from problems import LAYOUTS, lay_out
 from recurrences import recurrence
 
@@ -238,10 +239,71 @@ def activation(rng: Any) -> Activation:
     )
 
 
+@dataclass(frozen=True)
+class Pool:
+    """One call of a pooling's functions; ties among the elements of x are frequent."""
+
+    name: str
+    x: tuple[int, ...]
+    windows: Windows | None = None
+    lengths: tuple[int, ...] | None = None
+    dtype: str = "float32"
+
+    def check(self, seed: int = 0, layouts: tuple[str, ...] = ("plain",)) -> None:
+        """Hold the kernel against the formula, maxima to the bit."""
+        rng = np.random.default_rng(seed)
+        x = rng.choice([-np.inf, *rng.standard_normal(5)], self.x).astype(self.dtype)
+        if self.name.endswith(("avg", "avg_pool")):
+            x = rng.standard_normal(self.x).astype(self.dtype)
+        elif rng.random() < 0.3:
+            x[rng.random(self.x) < 0.1] = np.nan
+        options = {}
+        if self.windows is not None:
+            w = self.windows
+            options = {"pool_size": w.size, "stride": w.stride, "padding": w.pads}
+        lengths = None if self.lengths is None else np.array(self.lengths)
+        (forward, backward), (exact_forward, exact_backward) = (
+            (getattr(module, self.name), getattr(module, f"{self.name}_backward"))
+            for module in (pooling_kernel, pooling)
+        )
+        y, cache = forward(lay_out(x, layouts[0]), lengths, **options)
+        y_exact, exact = exact_forward(x, lengths, **options)
+        dy = rng.standard_normal(y_exact.shape).astype(self.dtype)
+        dx = backward(lay_out(dy, layouts[-1]), cache)
+        dx_exact = exact_backward(dy, exact)
+        for what, found, expected in (("y", y, y_exact), ("dx", dx, dx_exact)):
+            assert (found.shape, found.dtype) == (expected.shape, self.dtype), what
+            np.testing.assert_allclose(
+                found, expected, rtol=0, atol=30 * EPS[found.dtype], err_msg=f"{what} of {self}"
+            )
+
+
+def pool(rng: Any) -> Pool:
+    """Windows over one to three axes, or one over all of them."""
+    rank, name = int(rng.integers(1, 4)), str(rng.choice(["max", "avg"]))
+    dtype, channels = str(rng.choice(["float32", "float64"])), problems.ragged(rng, 80)
+    n, most = int(rng.integers(1, 4)), (40, 12, 6)[rank - 1]
+    if rng.random() < 0.2:
+        sizes, windows, name = rng.integers(1, most, rank).tolist(), None, f"global_{name}"
+    else:
+        axes = []
+        for _ in range(rank):
+            k, s = (int(v) for v in rng.integers(1, 5, 2))
+            pair = tuple(int(v) for v in rng.integers(0, k, 2) * rng.integers(0, 2, 2))
+            axes.append((k, s, 1, pair, max(k - sum(pair), 1) + int(rng.integers(0, most))))
+        *options, sizes = zip(*axes, strict=True)
+        windows, name = Windows(*options), f"{name}_pool"
+    lengths = None
+    if rank == 1 and rng.random() < 0.4:
+        lengths = tuple(int(t) for t in rng.integers(0, sizes[0] + 1, n))
+    return Pool(name, (n, *sizes, channels), windows, lengths, dtype)
+
+
 KINDS: dict[str, Callable[..., Any]] = {
     "activation": activation,
     "batchnorm": batchnorm,
     "dropout": dropout,
+    "pool": pool,
     "recurrent": recurrence,
     "update": update,
 }

@@ -46,7 +46,7 @@ def empty(shape: Any, dtype: Any = np.float64) -> np.ndarray:
             raise OSError(ctypes.get_errno(), "mprotect")
     offset = (pages + 1) * mmap.PAGESIZE - size if next(at_end) else mmap.PAGESIZE
     array = np.ndarray(shape, dtype, memory, offset)
-    array[...] = np.nan if dtype.kind == "f" else 1 << 40
+    array[...] = np.nan if dtype.kind == "f" else 1 << 5 * dtype.itemsize
     return array
 
 

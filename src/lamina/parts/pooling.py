@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import arguments
+from .. import arguments, kernels
 from ..arrays import Array, is_step, mask_steps, namespace
 from ..layer import Arrays, Layer, NDArray, Shape
 from ..windowed import Windowed
@@ -180,11 +180,11 @@ class _Pool(Windowed):
                 )
 
     @abstractmethod
-    def _function(self, x: NDArray, lengths: NDArray | None, **options: Any) -> tuple[NDArray, Any]:
-        """Return y and the cache of `_gradient`."""
+    def _function(self, how: Any, x: NDArray, lengths: NDArray | None, **options: Any) -> Any:
+        """Return y and the cache of `_gradient`, by this module or its kernels."""
 
     @abstractmethod
-    def _gradient(self, dy: NDArray, cache: Any) -> Array:
+    def _gradient(self, how: Any, dy: NDArray, cache: Any) -> Array:
         """Return dx."""
 
     def forward(
@@ -194,15 +194,16 @@ class _Pool(Windowed):
         x = arguments.array(self, "x", x)
         lengths = self._checked(x, lengths)
         padding = self._windows(x.shape[1:-1]).pads
+        how = kernels.beside(__name__)
         y, cache = self._function(
-            x, lengths, pool_size=self.window, stride=self.stride, padding=padding
+            how, x, lengths, pool_size=self.window, stride=self.stride, padding=padding
         )
-        return y, (y.shape, y.dtype, cache)
+        return y, (y.shape, y.dtype, how, cache)
 
     def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
         r"""Return dx, shape (N, \*S, C), and no gradients."""
-        shape, dtype, cache = cache
-        return self._gradient(arguments.gradient(self, dy, shape, dtype), cache), {}
+        shape, dtype, how, cache = cache
+        return self._gradient(how, arguments.gradient(self, dy, shape, dtype), cache), {}
 
     def _channels(self, shape: Shape) -> int:
         channels = shape[-1] if shape else 0
@@ -213,21 +214,21 @@ class _Pool(Windowed):
 class _MaxPool(_Pool):
     """The maximum over `rank` axes."""
 
-    def _function(self, x: NDArray, lengths: NDArray | None, **options: Any) -> tuple[NDArray, Any]:
-        return max_pool(x, lengths, **options)
+    def _function(self, how: Any, x: NDArray, lengths: NDArray | None, **options: Any) -> Any:
+        return how.max_pool(x, lengths, **options)
 
-    def _gradient(self, dy: NDArray, cache: Any) -> Array:
-        return max_pool_backward(dy, cache)
+    def _gradient(self, how: Any, dy: NDArray, cache: Any) -> Any:
+        return how.max_pool_backward(dy, cache)
 
 
 class _AvgPool(_Pool):
     """The mean over `rank` axes."""
 
-    def _function(self, x: NDArray, lengths: NDArray | None, **options: Any) -> tuple[NDArray, Any]:
-        return avg_pool(x, lengths, **options)
+    def _function(self, how: Any, x: NDArray, lengths: NDArray | None, **options: Any) -> Any:
+        return how.avg_pool(x, lengths, **options)
 
-    def _gradient(self, dy: NDArray, cache: Any) -> Array:
-        return avg_pool_backward(dy, cache)
+    def _gradient(self, how: Any, dy: NDArray, cache: Any) -> Any:
+        return how.avg_pool_backward(dy, cache)
 
     def flops(self, shape: Shape) -> int:
         """Return ∏K for each element of y: an addition for all but one, and a division."""
@@ -443,11 +444,11 @@ class _GlobalPool(Layer):
     """What GlobalMaxPool and GlobalAvgPool share."""
 
     @abstractmethod
-    def _function(self, x: NDArray, lengths: NDArray | None) -> tuple[NDArray, Any]:
-        """Return y and the cache of `_gradient`."""
+    def _function(self, how: Any, x: NDArray, lengths: NDArray | None) -> Any:
+        """Return y and the cache of `_gradient`, by this module or its kernels."""
 
     @abstractmethod
-    def _gradient(self, dy: NDArray, cache: Any) -> Array:
+    def _gradient(self, how: Any, dy: NDArray, cache: Any) -> Array:
         """Return dx."""
 
     def forward(
@@ -458,13 +459,14 @@ class _GlobalPool(Layer):
         self.output_shape(x.shape)
         if x.ndim > 3:
             arguments.no_lengths(self, lengths, f"x has shape {x.shape}, not (N, T, C)")
-        y, cache = self._function(x, arguments.lengths(self, lengths, x))
-        return y, (y.shape, y.dtype, cache)
+        how = kernels.beside(__name__)
+        y, cache = self._function(how, x, arguments.lengths(self, lengths, x))
+        return y, (y.shape, y.dtype, how, cache)
 
     def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
         r"""Return dx, shape (N, \*S, C), and no gradients."""
-        shape, dtype, cache = cache
-        return self._gradient(arguments.gradient(self, dy, shape, dtype), cache), {}
+        shape, dtype, how, cache = cache
+        return self._gradient(how, arguments.gradient(self, dy, shape, dtype), cache), {}
 
     def output_shape(self, shape: Shape) -> Shape:
         r"""Return (N, C) for (N, \*S, C)."""
@@ -503,11 +505,11 @@ class GlobalMaxPool(_GlobalPool):
            [0.]])
     """
 
-    def _function(self, x: NDArray, lengths: NDArray | None) -> tuple[NDArray, Any]:
-        return global_max(x, lengths)
+    def _function(self, how: Any, x: NDArray, lengths: NDArray | None) -> Any:
+        return how.global_max(x, lengths)
 
-    def _gradient(self, dy: NDArray, cache: Any) -> Array:
-        return global_max_backward(dy, cache)
+    def _gradient(self, how: Any, dy: NDArray, cache: Any) -> Any:
+        return how.global_max_backward(dy, cache)
 
 
 class GlobalAvgPool(_GlobalPool):
@@ -538,11 +540,11 @@ class GlobalAvgPool(_GlobalPool):
            [0. ]])
     """
 
-    def _function(self, x: NDArray, lengths: NDArray | None) -> tuple[NDArray, Any]:
-        return global_avg(x, lengths)
+    def _function(self, how: Any, x: NDArray, lengths: NDArray | None) -> Any:
+        return how.global_avg(x, lengths)
 
-    def _gradient(self, dy: NDArray, cache: Any) -> Array:
-        return global_avg_backward(dy, cache)
+    def _gradient(self, how: Any, dy: NDArray, cache: Any) -> Any:
+        return how.global_avg_backward(dy, cache)
 
     def flops(self, shape: Shape) -> int:
         """Return 1 for each element of x: an addition for all but one, and a division."""

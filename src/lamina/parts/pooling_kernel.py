@@ -1,0 +1,462 @@
+"""Pooling: the functions of pooling.py, in one pass over memory.
+
+An element of y goes over the elements of its window, an element of dx over the windows that it is
+in, with channels side by side in vectors. Of each axis a *table* says with which element or window
+that begins, how many there are, and which place in the window the first one has. MaxPool keeps
+for each element of y the place of its maximum. Every element of y and dx is one chain over the
+places in rising order, as in the formula, so threads change no bit.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from typing import Any, Final, NamedTuple
+
+import numba
+import numpy as np
+import numpy.typing as npt
+from llvmlite import ir
+from numba.core import cgutils
+
+from ..arrays import mask_steps
+from ..engine import jit
+from ..engine.jit import Address, Code, Task, address, call
+from ..engine.matmul import contiguous
+from ..engine.memory import empty
+from ..engine.sweep import Masks, Sweep, Values
+from ..engine.threads import count as count_threads
+from ..windows import Ints, Pads, Windows
+
+NDArray = npt.NDArray[Any]
+_i64 = ir.IntType(64)
+
+SERIAL: Final = 32_768
+"""Up to so many elements of x a call stays on one core."""
+RANK: Final = 3
+"""The most axes between batch and channels."""
+SHAPES: Final = 256
+"""For how many shapes tables are kept."""
+
+
+# Vector code. It does the elements along the last axis, whose table it has. Its arguments are two
+# arrays to read, two to write, the counts of the terms on the other axes, the place of the first
+# one, the elements, and the sizes: the channels, and by axis the steps from term to term, in
+# elements of what is read, and from place to place.
+
+_ARGUMENTS: Final = "*a *b *c *d n0 n1 place count *table *sizes"
+
+
+class _Terms:
+    """The terms of an element, in a function under construction."""
+
+    def __init__(self, name: str, dtype: Any, vectors: Ints, strip: Callable[..., None]) -> None:
+        """Emit `strip(self, column, masks)` for so many vectors of every element."""
+        self.sweep = s = Sweep(name, dtype, _ARGUMENTS)
+        b = s.builder
+        *arrays, n0, n1, place, count, table, sizes = s.given
+        width, *steps = self._integers(sizes, 1 + 2 * RANK)
+        self.steps, self.places = steps[:RANK], steps[RANK:]
+        self.integers = ir.VectorType(ir.IntType(8 * s.size), s.lanes)
+        with cgutils.for_range(b, count, intp=_i64) as element:
+            row = b.gep(table, [b.mul(element.index, _i64(3))], source_etype=_i64)
+            first, n2, tap = self._integers(row, 3)
+            self.counts, self.place = [n0, n1, n2], b.add(place, tap)
+            moved = [b.mul(index, width) for index in (first, first, element.index, element.index)]
+            self.a, self.b, self.c, self.d = map(partial(s.at, b), arrays, moved)
+            s.across(width, vectors, partial(strip, self))
+
+    def _integers(self, at: ir.Value, count: int) -> Values:
+        b = self.sweep.builder
+        places = [b.gep(at, [_i64(i)], source_etype=_i64) for i in range(count)]
+        return [b.load(place, typ=_i64, align=8) for place in places]
+
+    def over(
+        self, starts: Values, carried: Values, body: Callable[[Values, ir.Value, Values], Values]
+    ) -> Values:
+        """Go over the terms: `body(pointers, place, carried)` returns what to carry on."""
+        return self._axis(0, starts, [self.place, *carried], body)[1:]
+
+    def _axis(self, axis: int, starts: Values, carried: Values, body: Any) -> Values:
+        b = self.sweep.builder
+
+        def turn(at: Values, carried: Values) -> Values:
+            place, *values = carried
+            if axis + 1 < RANK:
+                found = self._axis(axis + 1, at, carried, body)[1:]
+            else:
+                found = body(at, place, values)
+            return [b.add(place, self.places[axis]), *found]
+
+        strides = [self.steps[axis]] * len(starts)
+        return self.sweep.down(self.counts[axis], starts, strides, carried, turn)
+
+    def spread(self, place: ir.Value) -> ir.Value:
+        """Return a place in every lane."""
+        s = self.sweep
+        narrow = place if s.size == 8 else s.builder.trunc(place, ir.IntType(32))
+        return s.spread(s.builder, narrow, self.integers)
+
+
+def _emit_max(dtype: Any) -> str:
+    """Write the maxima of a in c, and their places in d."""
+
+    def strip(t: _Terms, j: ir.Value, masks: Masks) -> None:
+        s, b = t.sweep, t.sweep.builder
+
+        def term(at: Values, place: ir.Value, carried: Values) -> Values:
+            best, where, here = carried[: len(masks)], carried[len(masks) :], t.spread(place)
+            values = s.loads(at[0], masks)
+            better = [
+                b.and_(b.fcmp_unordered(">", v, m), b.fcmp_ordered("ord", m, m))  # the first NaN
+                for v, m in zip(values, best, strict=True)
+            ]
+            return [
+                *map(b.select, better, values, best),
+                *(b.select(m, here, w) for m, w in zip(better, where, strict=True)),
+            ]
+
+        lowest = [s.vector(-np.inf)] * len(masks)
+        found = t.over([s.at(b, t.a, j)], lowest + [t.spread(t.place)] * len(masks), term)
+        s.stores(found[: len(masks)], s.at(b, t.c, j), masks)
+        places = [b.bitcast(v, s.vector) for v in found[len(masks) :]]
+        s.stores(places, s.at(b, t.d, j), masks)
+
+    return _Terms("max_pool", dtype, (4, 1), strip).sweep.end()
+
+
+def _emit_sum(dtype: Any) -> str:
+    """Write the sums of a in c."""
+
+    def strip(t: _Terms, j: ir.Value, masks: Masks) -> None:
+        t.sweep.stores(_sums(t, j, masks), t.sweep.at(t.sweep.builder, t.c, j), masks)
+
+    return _Terms("sum_pool", dtype, (8, 4, 1), strip).sweep.end()
+
+
+def _emit_mean(dtype: Any) -> str:
+    """Write the means of a in c, 0 where there are no terms."""
+
+    def strip(t: _Terms, j: ir.Value, masks: Masks) -> None:
+        s, b = t.sweep, t.sweep.builder
+        n0, n1, n2 = t.counts
+        terms = b.mul(b.mul(n0, n1), n2)
+        divisor = s.number(b.select(b.icmp_signed(">", terms, _i64(0)), terms, _i64(1)))
+        means = [b.fdiv(v, divisor) for v in _sums(t, j, masks)]
+        s.stores(means, s.at(b, t.c, j), masks)
+
+    return _Terms("mean_pool", dtype, (8, 4, 1), strip).sweep.end()
+
+
+def _sums(t: _Terms, j: ir.Value, masks: Masks) -> Values:
+    s, b = t.sweep, t.sweep.builder
+
+    def term(at: Values, place: ir.Value, carried: Values) -> Values:
+        return list(map(b.fadd, carried, s.loads(at[0], masks)))
+
+    return t.over([s.at(b, t.a, j)], [s.vector(0.0)] * len(masks), term)
+
+
+def _emit_chosen(dtype: Any) -> str:
+    """Write in c the sums of those of a whose places are in b."""
+
+    def strip(t: _Terms, j: ir.Value, masks: Masks) -> None:
+        s, b = t.sweep, t.sweep.builder
+        zero = s.vector(0.0)
+
+        def term(at: Values, place: ir.Value, carried: Values) -> Values:
+            here = t.spread(place)
+            chosen = [
+                b.select(b.icmp_signed("==", b.bitcast(p, t.integers), here), v, zero)
+                for v, p in zip(s.loads(at[0], masks), s.loads(at[1], masks), strict=True)
+            ]
+            return list(map(b.fadd, carried, chosen))
+
+        found = t.over([s.at(b, t.a, j), s.at(b, t.b, j)], [zero] * len(masks), term)
+        s.stores(found, s.at(b, t.c, j), masks)
+
+    return _Terms("chosen_pool", dtype, (4, 1), strip).sweep.end()
+
+
+def _twin(
+    name: str, a: Address, other: Address, c: Address, d: Address,
+    n0: int, n1: int, place: int, count: int, table: Address, sizes: Address,
+) -> None:  # fmt: skip
+    size: int = a.dtype.itemsize
+    width, *steps = sizes.row(0, 1 + 2 * RANK).tolist()
+    for element in range(count):
+        first, n2, tap = table.row(3 * element, 3).tolist()
+        at, to = first * width * size, element * width * size
+        _element_twin(
+            name, a + at, other + at, c + to, d + to, (n0, n1, n2), place + tap, width, steps
+        )
+
+
+def _element_twin(
+    name: str, a: Address, other: Address, c: Address, d: Address,
+    counts: Ints, place: int, width: int, steps: list[int],
+) -> None:  # fmt: skip
+    best, where = np.full(width, -np.inf, a.dtype), np.full(width, place)
+    total = np.zeros(width, a.dtype)
+    for i in np.ndindex(counts):
+        first, here = np.dot(i, steps[:RANK]), place + np.dot(i, steps[RANK:])
+        values = a.row(first, width)
+        better = ((values > best) | np.isnan(values)) & ~np.isnan(best)
+        best, where = np.where(better, values, best), np.where(better, here, where)
+        if name == "chosen_pool":
+            values = np.where(other.row(first, width).view(_places(a.dtype)) == here, values, 0)
+        total = total + values
+    if name == "max_pool":
+        total = best
+        d.row(0, width).view(_places(a.dtype))[...] = where
+    elif name == "mean_pool":
+        total = total / max(math.prod(counts), 1)
+    c.row(0, width)[...] = total
+
+
+def _places(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    return np.dtype(np.int32 if dtype.itemsize == 4 else np.int64)
+
+
+maximum: Final = Code("max_pool", _emit_max, partial(_twin, "max_pool"))
+"""The maxima of windows and their places."""
+mean: Final = Code("mean_pool", _emit_mean, partial(_twin, "mean_pool"))
+"""Their means."""
+sums: Final = Code("sum_pool", _emit_sum, partial(_twin, "sum_pool"))
+"""Of the gradients of the windows that an element is in, the sum."""
+chosen: Final = Code("chosen_pool", _emit_chosen, partial(_twin, "chosen_pool"))
+"""The sum of those in which it is the maximum."""
+
+
+@jit.kernel
+def _pool(g: int, task: Task, t0: NDArray, t1: NDArray) -> None:
+    """Do part g of all rows of what is written."""
+    parts, size, code, n, width, a, b, c, d, e, e0, e1, k0, k1, r2, t2, sizes = task
+    rows, r1 = t0.shape[1], t1.shape[0]
+    total = n * rows
+    for u in range(total * g // parts, total * (g + 1) // parts):
+        sample, i = u // rows, u % rows
+        m = sample % t0.shape[0]
+        for j in range(r1):
+            at = (sample * e + t0[m, i, 0] * e0 + t1[j, 0] * e1) * size
+            to = (u * r1 + j) * r2 * width * size
+            place = t0[m, i, 2] * k0 + t1[j, 2] * k1
+            call(code, (
+                a + at, b + at, c + to, d + to, t0[m, i, 1], t1[j, 1], place, r2, t2, sizes
+            ))  # fmt: skip
+
+
+@jit.parallel
+def _pools(count: int, task: Task, t0: NDArray, t1: NDArray) -> None:
+    for g in numba.prange(count):
+        _pool(numba.int64(g), task, t0, t1)
+
+
+# Tables
+
+
+class Plan(NamedTuple):
+    """Where windows lie on x.
+
+    Attributes
+    ----------
+    forward, back : tuple of three integer arrays, shape ([M,] rows, 3)
+        The tables of y and of dx by axis, that of the first one with an axis for the samples: one
+        for all, or one for each. Columns: first element or window, count, first place.
+    window, stride : tuple of int
+    outputs : tuple of int
+    """
+
+    forward: tuple[NDArray, NDArray, NDArray]
+    back: tuple[NDArray, NDArray, NDArray]
+    window: Ints
+    stride: Ints
+    outputs: Ints
+
+
+def _plan(sizes: Ints, windows: Windows, lengths: NDArray | None, fits: NDArray | None) -> Plan:
+    """Return the plan for x (N, *sizes, C), on whose sequences of `lengths` `fits` windows are."""
+    plan = _usual(sizes, windows)
+    if lengths is None:
+        return plan
+    (K, *_), (s, *_), ((before, _), *_) = windows.size, windows.stride, windows.pads
+    forward, back = _tables(sizes[0], plan.outputs[0], K, s, before, lengths, fits)
+    return plan._replace(forward=(forward, *plan.forward[1:]), back=(back, *plan.back[1:]))
+
+
+def _three(axes: Sequence[int], missing: int = 1) -> Ints:
+    """Return a number for each of three axes; sequences have the first, images the first and last.
+
+    Lengths go with the first axis, and along the last one the work is cut least.
+    """
+    first, *rest = axes
+    return first, *(missing,) * (RANK - len(axes)), *rest
+
+
+@lru_cache(SHAPES)
+def _usual(sizes: Ints, windows: Windows) -> Plan:
+    window, stride = _three(windows.size), _three(windows.stride)
+    befores = _three([before for before, _ in windows.pads], 0)
+    outputs = _three(windows.outputs(sizes))
+    axes = zip(_three(sizes), outputs, window, stride, befores, strict=True)
+    pairs = [
+        _tables(size, count, K, s, before, np.array([size]), np.array([count]))
+        for size, count, K, s, before in axes
+    ]
+    forward, back = ((tables[0], tables[1][0], tables[2][0]) for tables in zip(*pairs, strict=True))
+    return Plan(forward, back, window, stride, outputs)
+
+
+def _tables(
+    size: int, count: int, window: int, stride: int, before: int, lengths: Any, fits: Any
+) -> tuple[NDArray, NDArray]:
+    """Return the tables of an axis: windows over elements, and elements over windows."""
+    lengths, fits = lengths[:, None], fits[:, None]
+    p, q = np.arange(count)[None, :], np.arange(size)[None, :]
+    begin = p * stride - before
+    low, high = np.maximum(-begin, 0), np.minimum(window, lengths - begin)
+    terms = np.where(p < fits, np.maximum(high - low, 0), 0)
+    forward = np.stack(np.broadcast_arrays(begin + low, terms, low), axis=-1)
+    last = np.minimum((q + before) // stride, fits - 1)
+    earliest = np.maximum(-(-(q + before - window + 1) // stride), 0)
+    terms = np.where(q < lengths, np.maximum(last - earliest + 1, 0), 0)
+    back = np.stack(np.broadcast_arrays(last, terms, q + before - last * stride), axis=-1)
+    return forward.astype(np.int64), back.astype(np.int64)
+
+
+def _run(
+    code: Code, tables: tuple[NDArray, NDArray, NDArray], source: Ints, sign: int,
+    window: Ints, steps: Ints, read: tuple[NDArray, NDArray], written: tuple[NDArray, NDArray],
+) -> None:  # fmt: skip
+    """Run code over all rows of what is written, whose terms lie in arrays (N, *source, C)."""
+    a, (first, middle, last) = read[0], tables
+    if written[0].size == 0:
+        return
+    n, width, dtype = a.shape[0], a.shape[-1], a.dtype
+    strides = (source[1] * source[2] * width, source[2] * width, width)
+    places = (window[1] * window[2], window[2], 1)
+    sizes = np.array([
+        width, *(sign * e for e in strides), *(k * s for k, s in zip(places, steps, strict=True))
+    ])  # fmt: skip
+    parts = 1 if max(a.size, written[0].size) <= SERIAL else count_threads()
+    task = (
+        parts, dtype.itemsize, code(dtype), n, width, *map(address, read), *map(address, written),
+        source[0] * strides[0], *strides[:2], *places[:2], len(last), address(last),
+        address(sizes),
+    )  # fmt: skip
+    jit.launch(_pool, _pools, parts, task, first, middle)
+
+
+# The functions
+
+
+class Cache(NamedTuple):
+    """What the backward functions need; `places` of maxima alone."""
+
+    shape: Ints
+    plan: Plan
+    places: NDArray | None
+
+
+def _forward(
+    code: Code, x: NDArray, windows: Windows, lengths: NDArray | None, fits: NDArray | None
+) -> tuple[NDArray, Cache]:
+    x = contiguous(x)
+    sizes = x.shape[1:-1]
+    plan = _plan(sizes, windows, lengths, fits)
+    shape = (x.shape[0], *windows.outputs(sizes), x.shape[-1])
+    y = empty(shape, x.dtype)
+    places = empty(shape, _places(x.dtype)) if code is maximum else None
+    written = (y, y if places is None else places)
+    _run(code, plan.forward, _three(sizes), 1, plan.window, (1,) * RANK, (x, x), written)
+    if places is not None:
+        y = mask_steps(y, fits)
+    return y, Cache(x.shape, plan, places)
+
+
+def _backward(dy: NDArray, cache: Cache) -> NDArray:
+    shape, plan, places = cache
+    dx = empty(shape, dy.dtype)
+    read, code = (dy, dy), sums
+    if places is not None:
+        read, code = (dy, places), chosen
+    _run(code, plan.back, plan.outputs, -1, plan.window, plan.stride, read, (dx, dx))
+    return dx
+
+
+def max_pool(
+    x: NDArray,
+    lengths: NDArray | None = None,
+    *,
+    pool_size: Ints,
+    stride: Ints,
+    padding: Pads,
+) -> tuple[NDArray, Cache]:
+    """Return y and the cache of `max_pool_backward`."""
+    windows = Windows(pool_size, stride, (1,) * len(pool_size), padding)
+    return _forward(maximum, x, windows, lengths, windows.output_lengths(lengths))
+
+
+def max_pool_backward(dy: NDArray, cache: Cache) -> NDArray:
+    """Return dx."""
+    return _backward(contiguous(dy), cache)
+
+
+def avg_pool(
+    x: NDArray,
+    lengths: NDArray | None = None,
+    *,
+    pool_size: Ints,
+    stride: Ints,
+    padding: Pads,
+) -> tuple[NDArray, Cache]:
+    """Return y and the cache of `avg_pool_backward`."""
+    windows = Windows(pool_size, stride, (1,) * len(pool_size), padding)
+    return _forward(mean, x, windows, lengths, windows.output_lengths(lengths))
+
+
+def avg_pool_backward(dy: NDArray, cache: Cache) -> NDArray:
+    """Return dx."""
+    t0, t1, t2 = cache.plan.forward
+    counts = t0[:, :, None, None, 1] * t1[:, None, 1] * t2[:, 1]
+    counts = np.maximum(counts, 1).reshape(len(t0), *dy.shape[1:-1], 1).astype(dy.dtype)
+    return _backward(contiguous(dy / counts), cache)
+
+
+def global_max(x: NDArray, lengths: NDArray | None = None) -> tuple[NDArray, Any]:
+    """Return y, shape (N, C), and the cache of `global_max_backward`."""
+    return _global(maximum, x, lengths)
+
+
+def global_max_backward(dy: NDArray, cache: Any) -> NDArray:
+    """Return dx."""
+    return _global_backward(max_pool_backward, dy, cache)
+
+
+def global_avg(x: NDArray, lengths: NDArray | None = None) -> tuple[NDArray, Any]:
+    """Return y, shape (N, C), and the cache of `global_avg_backward`."""
+    return _global(mean, x, lengths)
+
+
+def global_avg_backward(dy: NDArray, cache: Any) -> NDArray:
+    """Return dx."""
+    return _global_backward(avg_pool_backward, dy, cache)
+
+
+def _global(code: Code, x: NDArray, lengths: NDArray | None) -> tuple[NDArray, Any]:
+    """Return y of the one window over all of x, and a cache: None where x holds nothing."""
+    if x.size == 0:
+        return np.zeros((x.shape[0], x.shape[-1]), x.dtype), (x.shape, None)
+    steps = x.reshape(x.shape[0], -1, x.shape[-1])
+    fits = None if lengths is None else np.minimum(lengths, 1)
+    windows = Windows(steps.shape[1:2], (1,), (1,), ((0, 0),))
+    y, cache = _forward(code, steps, windows, lengths, fits)
+    return y[:, 0, :], (x.shape, cache)
+
+
+def _global_backward(
+    backward: Callable[[NDArray, Cache], NDArray], dy: NDArray, cache: Any
+) -> NDArray:
+    shape, cache = cache
+    if cache is None:
+        return np.zeros(shape, dy.dtype)
+    return backward(dy[:, None, :], cache).reshape(shape)
