@@ -3,10 +3,12 @@ import subprocess
 import sys
 import textwrap
 import threading
+import tracemalloc
 
 import numpy as np
 import pytest
 
+import lamina as lm
 from lamina.engine import memory
 
 F4 = np.dtype(np.float32)
@@ -66,6 +68,49 @@ def test_what_waits_is_bounded():
         gc.collect()
         kept = sum(size * len(blocks) for size, blocks in memory._waiting.items())
         assert kept <= memory.MOST
+
+
+def test_no_more_is_let_go_than_must_be(monkeypatch):
+    monkeypatch.setattr(memory, "MOST", 10 * 2**20)
+    arrays = [memory.empty(2**20 - memory.ALIGNMENT, np.dtype(np.uint8)) for _ in range(12)]
+    del arrays
+    gc.collect()
+    assert sum(size * len(blocks) for size, blocks in memory._waiting.items()) == memory.MOST
+    memory.empty(20 * 2**20, np.dtype(np.uint8))
+    gc.collect()
+    assert not any(memory._waiting.values())
+
+
+def test_a_step_of_training_takes_no_more_than_the_one_before_left():
+    def block():
+        body = lm.Sequential(lm.Conv2d(16, 16, 3, padding=1), lm.BatchNorm(16), lm.ReLU())
+        return lm.Sequential(lm.Residual(body), lm.ReLU(), lm.Dropout(0.1, rng=0))
+
+    model = lm.Sequential(
+        lm.Conv2d(3, 16, 3, padding=1),
+        lm.ReLU(),
+        block(),
+        block(),
+        lm.Flatten(),
+        lm.Linear(16 * 24 * 24, 64),
+        rng=0,
+    )
+    x = np.random.default_rng(0).standard_normal((20, 24, 24, 3), np.float32)
+    target, loss, optimizer = np.arange(20), lm.CrossEntropy(), lm.SGD(1e-3, momentum=0.9)
+
+    def step():
+        y, cache = model.forward(x, training=True)
+        optimizer.step(model.params, model.gradients(loss(y, target)[1], cache))
+
+    for _ in range(3):
+        step()
+    gc.collect()
+    tracemalloc.start()
+    try:
+        step()
+        assert tracemalloc.get_traced_memory()[1] < 2**19
+    finally:
+        tracemalloc.stop()
 
 
 def test_no_block_is_given_out_twice():

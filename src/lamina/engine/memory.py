@@ -11,8 +11,8 @@ NDArray = npt.NDArray[Any]
 
 LEAST: Final = 2**18
 """Bytes; smaller arrays are left to NumPy, whose allocator keeps them itself."""
-MOST: Final = 2**28
-"""Bytes that wait for use at the most."""
+MOST: Final = 2**30
+"""Bytes that wait for use at the most: what a step of training leaves, the next one finds."""
 ALIGNMENT: Final = 64
 """That of a cache line, and of the widest vectors."""
 
@@ -45,11 +45,12 @@ class _Lease:
 
     def __del__(self) -> None:
         # It may run at any moment and in any thread; what it does to dict and lists is atomic.
-        size = self.block.nbytes
-        if size + sum(kept * len(blocks) for kept, blocks in list(_waiting.items())) > MOST:
-            _waiting.clear()
-        if size <= MOST:
-            _waiting.setdefault(size, []).append(self.block)
+        _waiting.setdefault(self.block.nbytes, []).append(self.block)
+        excess = sum(size * len(blocks) for size, blocks in list(_waiting.items())) - MOST
+        for size, blocks in list(_waiting.items()):
+            while excess > 0 and blocks:
+                del blocks[:1]
+                excess -= size
 
 
 def empty(shape: tuple[int, ...] | int, dtype: np.dtype[Any]) -> NDArray:
