@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import jit
-from .jit import call
+from .jit import call, held
 from .matmul import contiguous, plan_of
 from .memory import empty
 
@@ -46,24 +46,18 @@ class Steps:
             self.first, self.active, self.stride = np.arange(steps), np.full(steps, n), steps
             self.rows, self.most = n * steps, n
             return
-        self.order = np.argsort(-lengths, kind="stable")
-        t = np.arange(steps)
-        ascending = np.sort(lengths)
-        self.active = n - np.searchsorted(ascending, t, side="right")
-        ends = np.cumsum(self.active)
-        self.first, self.stride = ends - self.active, 1
+        self.lengths = lengths = np.ascontiguousarray(lengths, np.int64)
+        self.order, self.stride = np.empty(n, np.int64), 1
+        self.first, self.active = np.empty(steps, np.int64), np.empty(steps, np.int64)
+        _rank(lengths, self.order, self.first, self.active, np.empty(steps + 1, np.int64))
         self.rows, self.most = int(lengths.sum()), int(np.count_nonzero(lengths))
-        step = np.repeat(t, self.active)
-        rank = np.arange(self.rows) - self.first[step]
-        self.places = self.order[rank] * steps + step  # in an array of shape (N T, ...)
 
     def pack(self, x: NDArray) -> NDArray:
         """Return the rows of x, shape (N, T, F), as an array (rows, F)."""
-        flat = x.reshape(self.n * self.steps, x.shape[-1])
         if self.order is None:
-            return flat
+            return x.reshape(self.n * self.steps, x.shape[-1])
         packed = empty((self.rows, x.shape[-1]), x.dtype)
-        np.take(flat, self.places, axis=0, out=packed, mode="clip")
+        self._copy(1, x, packed)
         return packed
 
     def unpack(self, packed: NDArray) -> NDArray:
@@ -72,9 +66,16 @@ class Steps:
         if self.order is None:
             return packed.reshape(shape)
         x = empty(shape, packed.dtype)
-        x[...] = 0
-        x.reshape(-1, shape[-1])[self.places] = packed
+        self._copy(0, x, contiguous(packed))
         return x
+
+    def _copy(self, pack: int, x: NDArray, packed: NDArray) -> None:
+        plan, width = plan_of(x.dtype), x.shape[-1]
+        zeros, _ = zeros_and_ones(width, x.dtype)
+        _copy(
+            pack, width, plan.size, plan.lane, plan.codes[1], self.lengths, self.order, self.first,
+            held(x), held(packed), held(zeros),
+        )  # fmt: skip
 
     def by_rank(self, state: NDArray) -> NDArray:
         """Return a state, shape (N, H), to read, its rows by rank."""
@@ -82,7 +83,9 @@ class Steps:
 
     def ranked(self, state: NDArray) -> NDArray:
         """Return a copy of a state, shape (N, H), its rows by rank."""
-        return np.array(state, order="C") if self.order is None else state[self.order]
+        found = empty(state.shape, state.dtype)
+        found[...] = state if self.order is None else state[self.order]
+        return found
 
     def unranked(self, state: NDArray) -> NDArray:
         """Return a state by rank in the order of the batch."""
@@ -96,7 +99,7 @@ class Steps:
         """Return y at the last step of each sequence, by rank; `start` where there is none."""
         if self.rows and (self.order is None or self.lengths is None):
             return y.reshape(self.n, self.steps, -1)[:, -1].copy()
-        found = np.array(start, order="C")
+        found = start.copy()
         if self.rows and self.lengths is not None:
             lengths = self.lengths[self.order]
             there = np.flatnonzero(lengths)
@@ -135,6 +138,50 @@ def steps_of(x: NDArray, lengths: NDArray | None) -> Steps:
     """Return the rows of x, shape (N, T, ...)."""
     n, steps = x.shape[:2]
     return _whole(n, steps) if lengths is None else Steps(n, steps, lengths)
+
+
+@jit.kernel
+def _rank(
+    lengths: NDArray, order: NDArray, first: NDArray, active: NDArray, following: NDArray
+) -> None:
+    """Rank sequences by length, longest first: order by rank; first and active by step."""
+    steps = len(first)
+    following[:] = 0
+    for length in lengths:
+        following[length] += 1
+    longer = 0
+    for length in range(steps, -1, -1):  # from how many of each length to how many are longer
+        longer += following[length]
+        following[length] = longer - following[length]
+    rows = 0
+    for t in range(steps):
+        first[t], active[t] = rows, following[t]
+        rows += active[t]
+    for i in range(len(lengths)):
+        order[following[lengths[i]]] = i
+        following[lengths[i]] += 1
+
+
+@jit.kernel
+def _copy(
+    pack: int, width: int, size: int, lane: int, copy: Any, lengths: NDArray, order: NDArray,
+    first: NDArray, x: Any, packed: Any, zeros: Any,
+) -> None:  # fmt: skip
+    """Copy the real steps of x to rows; or rows to the steps of x, and zeros to its padding."""
+    x, packed, zeros = jit.data(x), jit.data(packed), jit.data(zeros)
+    steps, row = len(first), width * size
+    vectors = (width + lane - 1) // lane
+    last = width - (vectors - 1) * lane
+    for rank in range(len(order)):
+        i = order[rank]
+        line = x + i * steps * row
+        for t in range(lengths[i]):
+            place = packed + (first[t] + rank) * row
+            source, target = (line, place) if pack else (place, line)
+            call(copy, (source, width, 1, vectors, last, target, width))
+            line = line + row
+        if not pack:
+            call(copy, (zeros, 0, steps - lengths[i], vectors, last, line, width))
 
 
 @jit.kernel
