@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from . import chart, limits, machine, reference, report, starts
+from . import chart, denormals, limits, machine, reference, report, starts
 from .bars import LAMINA
 from .case import PASSES, Case
 from .cases import CASES, LAYERS
@@ -49,6 +49,7 @@ def main() -> None:
     if whole and "stopped" not in run:
         print("Starts ...", flush=True)
         run["starts"] = starts.measure()
+        run["denormals"] = denormals.measure()
     out.mkdir(parents=True, exist_ok=True)
     (out / "benchmarks.md").write_text(report.page(run), encoding="utf-8")
     (out / "benchmarks.svg").write_text(chart.draw(run), encoding="utf-8")

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Final
 
-from . import starts
+from . import denormals, starts
 from .bars import (
     RATIO_AT_LIMIT,
     Result,
@@ -71,6 +71,8 @@ def page(run: Run) -> str:
     parts += ["## Geometric means", "\n".join(_means(found["forward"] + found["both"]))]
     if "starts" in run:
         parts += ["## Starts", "\n".join(_starts(run["starts"]))]
+    if "denormals" in run:
+        parts += ["## Denormal numbers", "\n".join(_denormals(run["denormals"]))]
     parts += ["## Below the bars", "\n".join(_below(run, found["forward"] + found["both"]))]
     failures = list(_failures(run))
     if failures:
@@ -167,6 +169,12 @@ def _starts(found: Mapping[str, float]) -> Iterator[str]:
     yield from _rows(["What", "Seconds", "Bar"], ["---", "--:", "--:"])
     for name, seconds in found.items():
         yield f"| {starts.TITLES[name]} | {seconds:.2f} | {starts.BARS[name]:g} |"
+
+
+def _denormals(found: Mapping[str, float]) -> Iterator[str]:
+    yield from _rows(["An RNN with ReLU, forward + backward", "ms"], ["---", "--:"])
+    for name, seconds in found.items():
+        yield f"| {denormals.TITLES[name]} | {seconds * 1e3:.2f} |"
 
 
 def _below(run: Run, found: Sequence[Result]) -> Iterator[str]:

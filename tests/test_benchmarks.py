@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from benchmarks import bars, chart, limits, reference, report
+from benchmarks import bars, chart, denormals, limits, reference, report
 from benchmarks.batchnorm import BatchNorm
 from benchmarks.case import PASSES
 from benchmarks.cases import CASES, find
@@ -18,6 +18,8 @@ from benchmarks.networks import Network
 from benchmarks.peers import lamina_layers
 from benchmarks.peers.runner import Form, Runner
 from benchmarks.rnn import RNN
+
+import lamina as lm
 
 LIMITS = {
     "threads": 2,
@@ -325,6 +327,18 @@ class TestPage:
         assert "yet: " not in page
         page = report.page(run_with(0.95, 10, starts={"import": 0.1}))
         assert page.endswith("\n\nNone.\n")
+
+    def test_denormals(self):
+        y, dx = denormals.passes_of(denormals.SMALL)()
+        least = np.finfo(np.float32).smallest_normal
+        for a in (y, dx):
+            assert 0 < a.max() < least
+        with lm.flush_denormals():
+            assert not denormals.passes_of(denormals.SMALL)()[0].any()
+        assert denormals.passes_of(1.0)()[0].min() >= least
+        times = dict.fromkeys(denormals.TITLES, 0.0025)
+        page = report.page(run_with(0.95, 10, denormals=times))
+        assert "| denormal numbers, within `flush_denormals()` | 2.50 |" in page
 
     def test_without_other_libraries(self):
         run = run_with(0.5, 2.0)

@@ -1,6 +1,7 @@
 """The kernels of RNN and LSTM against their formulas, and their bits."""
 
 import platform
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -218,6 +219,33 @@ def test_steps_of_an_inference_model_have_the_bits_of_a_run(model, n):
         fixed.step(x[:, 0], state[:-1] if len(state) > 1 else ())
     with pytest.raises(ValueError, match="features"):
         fixed.step(x[:, 0, :-1], state)
+
+
+@pytest.mark.parametrize("layer", [lm.RNN, lm.LSTM])
+def test_a_thousand_streams_take_their_states_and_no_more(layer):
+    fixed = layer(8, 16, rng=0).for_inference()
+    x = np.random.default_rng(0).standard_normal((3, 1000, 8)).astype(np.float32)
+    together = fixed.initial_state(1000)
+    streams = [fixed.initial_state(1) for _ in range(1000)]
+
+    def step(x_t):
+        for k in range(1000):
+            _, streams[k] = fixed.step(x_t[k : k + 1], streams[k])
+
+    tracemalloc.start()
+    try:
+        step(x[0])
+        before, _ = tracemalloc.get_traced_memory()
+        for x_t in x[1:]:
+            step(x_t)
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 10_000  # ten bytes a stream
+    for x_t in x:
+        _, together = fixed.step(x_t, together)
+    for j, a in enumerate(together[0]):
+        assert_same(np.concatenate([state[0][j] for state in streams]), a)
 
 
 # Denormal numbers
