@@ -16,7 +16,14 @@ from lamina.batchnorm import kernel as batchnorm_kernel
 from lamina.dropout import formula as dropout_formula
 from lamina.dropout import kernel as dropout_kernel
 from lamina.dropout.formula import Draw
-from lamina.parts import activations, activations_kernel, pooling, pooling_kernel
+from lamina.parts import (
+    activations,
+    activations_kernel,
+    losses,
+    pooling,
+    pooling_kernel,
+    rows_kernel,
+)
 from lamina.train import fused
 from lamina.windows import Windows
 from problems import LAYOUTS, lay_out
@@ -299,12 +306,51 @@ def pool(rng: Any) -> Pool:
     return Pool(name, (n, *sizes, channels), windows, lengths, dtype)
 
 
+@dataclass(frozen=True)
+class Rows:
+    """One call of softmax's functions and of the cross-entropy of classes."""
+
+    x: tuple[int, int]
+    dtype: str = "float32"
+
+    def check(self, seed: int = 0, layouts: tuple[str, ...] = ("plain",)) -> None:
+        """Hold the kernels against the formulas in float64."""
+        rng = np.random.default_rng(seed)
+        x, dy = (rng.standard_normal(self.x).astype(self.dtype) for _ in range(2))
+        classes = rng.integers(0, self.x[1], self.x[0])
+        wide, dwide = (a.astype(np.float64) for a in (x, dy))
+        y, cache = rows_kernel.softmax(lay_out(x, layouts[0]))
+        dx = rows_kernel.softmax_backward(lay_out(dy, layouts[-1]), cache)
+        y_exact, exact = activations.softmax(wide)
+        loss, dlogits = rows_kernel.cross_entropy_of_classes(lay_out(x, layouts[0]), classes)
+        shares = classes[:, None] == np.arange(self.x[1])
+        loss_exact, dlogits_exact = losses.cross_entropy(wide, shares.astype(np.float64))
+        for what, found, expected in (
+            ("y", y, y_exact),
+            ("dx", dx, activations.softmax_backward(dwide, exact)),
+            ("loss", loss, loss_exact),
+            ("dlogits", dlogits, dlogits_exact),
+        ):
+            assert (found.shape, found.dtype) == (expected.shape, self.dtype), what
+            np.testing.assert_allclose(
+                found, expected, rtol=30 * EPS[found.dtype], atol=30 * EPS[found.dtype],
+                err_msg=f"{what} of {self}",
+            )  # fmt: skip
+
+
+def rows(rng: Any) -> Rows:
+    """Rows of some classes."""
+    shape = int(rng.integers(1, 60)), problems.ragged(rng, 300)
+    return Rows(shape, str(rng.choice(["float32", "float64"])))
+
+
 KINDS: dict[str, Callable[..., Any]] = {
     "activation": activation,
     "batchnorm": batchnorm,
     "dropout": dropout,
     "pool": pool,
     "recurrent": recurrence,
+    "rows": rows,
     "update": update,
 }
 

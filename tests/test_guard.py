@@ -34,6 +34,7 @@ def test_the_guard_sees_one_element_too_far():
         ("pool", 200),
         ("update", 200),
         ("recurrent", 150),
+        ("rows", 100),
     ],
 )
 def test_kernels_of_elements_stay_within_their_arrays(kind, count):

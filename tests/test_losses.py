@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 import lamina as lm
-from contract import assert_same, random
+import problems
+from contract import EPS, assert_close, assert_same, random
 from lamina.parts import losses
 
 CLASSES = (0.5, 2.0, 1.0, 0.0, 3.0)
@@ -153,10 +154,31 @@ def test_the_sum_is_taken_in_float64():
 def test_a_class_is_a_share_of_one():
     y, target = random("y", (6, 5)), classes((6,))
     for loss in (lm.CrossEntropy(), lm.CrossEntropy(0.1, CLASSES)):
-        value, dy = loss(y, target)
-        same, dsame = loss(y, np.eye(5)[target])
+        with lm.formulas():
+            value, dy = loss(y, target)
+            same, dsame = loss(y, np.eye(5)[target])
         assert value == same
         assert_same(dy, dsame)
+        value, dy = loss(y, target)  # classes alone have a kernel
+        assert value == pytest.approx(same, rel=1e-14)
+        assert_close(dy, dsame, np.float64, terms=1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("width", [1, 2, 7, 10, 15, 16, 17, 31, 32, 33, 100, 1000])
+def test_the_kernel_of_classes(width, dtype, monkeypatch):
+    y, target = random("y", (37, width)).astype(dtype), np.arange(37) % width
+    y[3] *= 1000
+    with lm.formulas():
+        value, dy = lm.CrossEntropy()(y.astype(np.float64), target)
+    for parts in (1, 2, 5):
+        problems.cut(parts, monkeypatch.setattr)
+        found, dfound = lm.CrossEntropy()(y, target)
+        assert found == pytest.approx(value, rel=8 * EPS[np.dtype(dtype)])
+        assert_close(dfound, dy, dtype, terms=10)
+        for n in range(37):  # alone it has the same bits
+            _, alone = lm.CrossEntropy()(y[n : n + 1], target[n : n + 1], normalizer=37)
+            assert_same(alone[0], dfound[n])
 
 
 def test_an_impossible_class_may_have_the_logit_minus_infinity():

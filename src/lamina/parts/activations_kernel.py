@@ -14,6 +14,13 @@ from ..engine.matmul import contiguous
 from ..engine.memory import empty
 from . import activations as formula
 from .activations import ALPHA, LAMBDA, ROOT_8_OVER_PI
+from .rows_kernel import softmax, softmax_backward
+
+__all__ = [
+    "gelu", "gelu_backward", "gelu_tanh", "gelu_tanh_backward", "leaky_relu", "leaky_relu_backward",
+    "relu", "relu_backward", "selu", "selu_backward", "sigmoid", "sigmoid_backward", "softmax",
+    "softmax_backward", "tanh", "tanh_backward",
+]  # fmt: skip
 
 NDArray = npt.NDArray[Any]
 
@@ -151,4 +158,3 @@ tanh, tanh_backward = _functions("tanh", _tanh, _tanh_backward, True)
 selu, selu_backward = _functions("selu", _selu, _selu_backward, False)
 gelu, gelu_backward = _functions("gelu", _gelu, _gelu_backward, False)
 gelu_tanh, gelu_tanh_backward = _functions("gelu_tanh", _gelu_tanh, _gelu_tanh_backward, False)
-softmax, softmax_backward = formula.softmax, formula.softmax_backward

@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .. import arguments
+from .. import arguments, kernels
 from ..arrays import Array, mask_steps, namespace
 from ..layer import NDArray, Shape
 from .activations import sigmoid
@@ -125,7 +125,9 @@ class _Loss(ABC):
         if total == 0:
             return 0.0, np.zeros_like(y)
         value = np.sum(mask_steps(terms, lengths), dtype=np.float64) / total
-        return float(value), mask_steps(dy, lengths) / total  # (8)
+        dy = mask_steps(dy, lengths)
+        dy /= total
+        return float(value), dy  # (8)
 
     def count(self, target: npt.ArrayLike, lengths: Any = None) -> float:
         """Return K of a batch: its samples or, with lengths, its real steps."""
@@ -340,6 +342,11 @@ class CrossEntropy(_Loss):
     def _terms(
         self, y: NDArray, target: NDArray, lengths: NDArray | None
     ) -> tuple[NDArray, NDArray]:
+        plain = not self.label_smoothing and self.weights is None
+        if plain and target.dtype.kind in "iu" and kernels.used():
+            from .rows_kernel import cross_entropy_of_classes
+
+            return cross_entropy_of_classes(y, self._classes(target, y.shape, lengths))
         classes = y.shape[-1]
         shares = self._shares(target, y.shape, lengths).astype(y.dtype)
         if self.label_smoothing:
@@ -375,6 +382,12 @@ class CrossEntropy(_Loss):
                     f"{self}: each target's shares of the classes must be at least 0 and sum to 1"
                 )
             return target
+        found = self._classes(target, shape, lengths)
+        one_hot: NDArray = found[..., None] == np.arange(shape[-1])
+        return one_hot
+
+    def _classes(self, target: NDArray, shape: Shape, lengths: NDArray | None) -> NDArray:
+        """Check the classes for y of that shape; return them, with any one in the padding."""
         if target.shape != shape[:-1]:
             raise ValueError(
                 f"{self}: target has shape {target.shape}, expected {shape[:-1]}, a class for each "
@@ -388,8 +401,7 @@ class CrossEntropy(_Loss):
                 f"{self}: classes must lie in 0 ... {classes - 1}, "
                 f"got {target.min()} ... {target.max()}"
             )
-        one_hot: NDArray = target[..., None] == np.arange(classes)
-        return one_hot
+        return target
 
 
 def _weights(owner: _Loss, name: str, value: npt.ArrayLike) -> float | tuple[float, ...]:
