@@ -1,0 +1,36 @@
+"""The reference of the site has a place for everything public."""
+
+import re
+from pathlib import Path
+from types import ModuleType
+
+import lamina as lm
+
+PAGE = Path(__file__).parent.parent / "docs" / "api.md"
+LISTED = set(re.findall(r"^\.\. auto\w+:: lamina\.([\w.]+)$", PAGE.read_text(), re.M))
+
+
+def public():
+    """Return what is public: names, and of modules those that are not names already."""
+    for name in lm.__all__:
+        value = getattr(lm, name)
+        if not isinstance(value, ModuleType):
+            yield name
+        elif name not in LISTED:  # automodule lists all that a module has
+            for part in value.__all__:
+                if part == "formula":
+                    yield from (f"{name}.formula.{f}" for f in ("forward", "backward"))
+                elif not isinstance(getattr(value, part), ModuleType) and part not in lm.__all__:
+                    yield f"{name}.{part}"
+
+
+def test_everything_public_is_listed():
+    assert not sorted(set(public()) - LISTED)
+
+
+def test_everything_listed_is_there():
+    for name in LISTED:
+        value = lm
+        for part in name.split("."):
+            value = getattr(value, part)
+        assert value.__doc__, name
