@@ -61,6 +61,22 @@ globalThis.Lamina = (() => {
     return { X, Y, frame };
   };
 
+  // Lamina's random numbers, Philox4x32-10, as in dropout/formula.py. First the product of two
+  // 32-bit words, as two words.
+  const product = (a, b) => {
+    const al = a & 0xffff, ah = a >>> 16, bl = b & 0xffff, bh = b >>> 16;
+    const middle = ah * bl + (al * bl >>> 16), other = (middle & 0xffff) + al * bh;
+    return [(ah * bh + (middle >>> 16) + (other >>> 16)) >>> 0, Math.imul(a, b) >>> 0];
+  };
+  const philox = ([c0, c1, c2, c3], [k0, k1]) => {
+    for (let round = 0; round < 10; round++) {
+      const [ah, al] = product(c0, 0xd2511f53), [bh, bl] = product(c2, 0xcd9e8d57);
+      [c0, c1, c2, c3] = [(bh ^ c1 ^ k0) >>> 0, bl, (ah ^ c3 ^ k1) >>> 0, al];
+      k0 = (k0 + 0x9e3779b9) >>> 0; k1 = (k1 + 0xbb67ae85) >>> 0;
+    }
+    return [c0, c1, c2, c3];
+  };
+
   // The element.
 
   const figure = (name, spec) => { figures[name] = { name, ...spec }; };
@@ -75,6 +91,7 @@ globalThis.Lamina = (() => {
     if (typeof value !== typeof usual) return false;
     const c = (spec.controls ?? []).find(control => control.key === key);
     if (c?.kind === "range") return value >= c.min && value <= c.max;
+    if (c?.kind === "check") return true;
     if (c?.kind === "choice") return c.options.some(([option]) => option === value);
     if (typeof value === "number") return Number.isInteger(value) && value >= 0 && value <= 1000;
     return value.length === usual.length && /^\d*$/.test(value);
@@ -144,6 +161,19 @@ globalThis.Lamina = (() => {
       const label = this.labelled(c, select);
       this.updates.push(() => { select.value = this.S[c.key]; label.hidden = c.when ? !c.when(this.S) : false; });
       return label;
+    }
+    make_check(c) {
+      const input = document.createElement("input");
+      Object.assign(input, { type: "checkbox", name: c.key });
+      input.addEventListener("change", () => this.set({ [c.key]: input.checked }));
+      const label = this.labelled(c, input);
+      this.updates.push(() => { input.checked = this.S[c.key]; label.hidden = c.when ? !c.when(this.S, this.D) : false; });
+      return label;
+    }
+    make_words(c) {
+      const words = document.createElement("span");
+      words.textContent = c.label;
+      return words;
     }
     make_button(c) {
       const b = document.createElement("button");
@@ -230,6 +260,6 @@ globalThis.Lamina = (() => {
   }
   const begin = () => customElements.define("lamina-figure", Element);
 
-  return { figures, figure, picture, begin, escape, tag, number, short, text, heat, cell, line, arrow, curve, axes };
+  return { figures, figure, picture, begin, escape, tag, number, short, text, heat, cell, line, arrow, curve, axes, philox };
 })();
 if (globalThis.document) document.addEventListener("DOMContentLoaded", () => Lamina.begin());

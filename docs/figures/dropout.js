@@ -1,20 +1,6 @@
-// Units dropped by Lamina's own random numbers: Philox4x32-10, as in dropout/formula.py.
+// Units dropped by Lamina's own random numbers.
 (() => {
-  const { cell, number, short } = Lamina;
-  // The product of two 32-bit words, as two words.
-  const product = (a, b) => {
-    const al = a & 0xffff, ah = a >>> 16, bl = b & 0xffff, bh = b >>> 16;
-    const middle = ah * bl + (al * bl >>> 16), other = (middle & 0xffff) + al * bh;
-    return [(ah * bh + (middle >>> 16) + (other >>> 16)) >>> 0, Math.imul(a, b) >>> 0];
-  };
-  const philox = ([c0, c1, c2, c3], [k0, k1]) => {
-    for (let round = 0; round < 10; round++) {
-      const [ah, al] = product(c0, 0xd2511f53), [bh, bl] = product(c2, 0xcd9e8d57);
-      [c0, c1, c2, c3] = [(bh ^ c1 ^ k0) >>> 0, bl, (ah ^ c3 ^ k1) >>> 0, al];
-      k0 = (k0 + 0x9e3779b9) >>> 0; k1 = (k1 + 0xbb67ae85) >>> 0;
-    }
-    return [c0, c1, c2, c3];
-  };
+  const { cell, number, short, philox } = Lamina;
   const mask = (D, rate, call) => D.x.map((row, id) => {
     const draws = [];
     for (let block = 0; draws.length < row.length; block++) draws.push(...philox([block, id, 0, call], D.key));

@@ -97,6 +97,10 @@ def test_every_control_draws(page, base_url, name):
                     assert "NaN" not in html
                     assert "undefined" not in html
                     assert "Infinity" not in html
+    for check in figure.locator("input[type=checkbox]").all():
+        if check.is_visible():
+            check.click()
+            assert "undefined" not in figure.locator(".lf-say").inner_text()
     assert figure.bounding_box()["width"] == box["width"]
 
 
