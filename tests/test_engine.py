@@ -82,7 +82,8 @@ def test_every_tile(run, dtype):
     every = itertools.product((1, n // 2, n) if run is twin else range(1, n + 1), "CBZ", (0, 1))
     lasts_starts_relus = list(every)
     for vectors in tile.WIDTHS:
-        for rows in tile.heights(vectors):
+        top = tile.tallest(vectors)
+        for rows in (*tile.heights(vectors), top + 1, 2 * top, 3 * top - 1):
             for last, begin, relu in lasts_starts_relus:
                 i = next(turn)
                 width, segments, k = (vectors - 1) * n + last, 1 + i % 3, 1 + i % 5

@@ -46,6 +46,8 @@ PACKED: Final = 2**23
 """Bytes of B that are packed at a time."""
 BLOCK: Final = 16
 """The most rows of Y that are computed together."""
+NEAR: Final = 8 * 1024
+"""Bytes of X that stay in level 1 while panels pass."""
 IN_PLACE: Final = 16 * 1024
 """Bytes of a B that is read in place: level 1 holds it however it lies."""
 NARROW: Final = 28
@@ -181,13 +183,16 @@ def _rows(
                         while p1 < min(c1, p0 + span) and edges[p1 + 1] - edges[p1] == vectors:
                             p1 += 1
                         height = heights[vectors]
-                        tiles = (w1 - w0 + height - 1) // height
                         for q in range(h0, h1):
                             list_a = lists + 2 * (q - h0) * most * 8
                             list_b, many = list_a + most * 8, segments[g, 2 * (q - h0), most - 1]
-                            for i in range(tiles):
-                                w = w0 + (w1 - w0) * i // tiles
-                                h = w0 + (w1 - w0) * (i + 1) // tiles - w
+                            # Tiles one beside the other that meet no more of X than stays near.
+                            met = height * across * max(1, many) * size
+                            stack = height * max(1, NEAR // met)
+                            stacks = (w1 - w0 + stack - 1) // stack
+                            for i in range(stacks):
+                                w = w0 + (w1 - w0) * i // stacks
+                                h = w0 + (w1 - w0) * (i + 1) // stacks - w
                                 part = base + ((w - w0) * across + group * length) * size
                                 row = sample * y_n + q_d * y_d + q * y_h + w * y_w
                                 for p in range(p0, p1):
@@ -213,7 +218,8 @@ def _rows(
                                     call(tile, (
                                         h, vectors, part, list_a, across, 1,
                                         panel, list_b, ldb, many, length, begin, lds,
-                                        into, y_w, last, floor, part + h * across * size, h,
+                                        into, y_w, last, floor, part + height * across * size,
+                                        height,
                                     ))  # fmt: skip
                         p0 = p1
 

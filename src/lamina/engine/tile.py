@@ -13,6 +13,7 @@ and h) for a recurrent step.
   width and place of the tile do not matter to it: that is why results have the same bits alone, in
   any batch, and on any number of threads.
 - `start` is C itself to go on with a sum, a bias (row stride 0), or zeros (row stride 0).
+- More rows than a tile has are tiles one below the other, their heights equalised.
 - The last vector has `last` lanes, 1 to L; the others are not read or written, in C, B or start.
 - NaN passes the ReLU, as it passes everything else.
 
@@ -147,15 +148,26 @@ class Emitter:
     # The tile
 
     def tile(self, rows: int, vectors: int, masked: bool) -> ir.Function:
-        """Emit the tile of one height and width."""
+        """Emit tiles of one height and width: `count` of them, one below the other."""
         name = f"tile_{rows}x{vectors}{'_masked' if masked else ''}"
-        f = ir.Function(self.module, ir.FunctionType(ir.VoidType(), self.arguments), name)
+        kinds = [_i64, *self.arguments]
+        f = ir.Function(self.module, ir.FunctionType(ir.VoidType(), kinds), name)
         f.linkage = "internal"
         f.attributes.add("nounwind")
-        (a, a_at, row, col, b_, b_at, ldb, segments, k, start, lds, c, ldc, last, relu,
-         ahead, ahead_step) = f.args  # fmt: skip
+        (count, a_top, a_at, row, col, b_, b_at, ldb, segments, k, start_top, lds, c_top, ldc, last,
+         relu, ahead_top, ahead_step) = f.args  # fmt: skip
         b = ir.IRBuilder(f.append_basic_block("entry"))
         masks = [None] * (vectors - 1) + [self.first_lanes(b, last) if masked else None]
+        tops, before, one = [a_top, start_top, c_top, ahead_top], b.block, b.append_basic_block()
+        b.branch(one)
+
+        b.position_at_end(one)
+        left = b.phi(_i64)
+        places = [b.phi(_pointer) for _ in tops]
+        left.add_incoming(count, before)
+        for place, top in zip(places, tops, strict=True):
+            place.add_incoming(top, before)
+        a, start, c, ahead = places
 
         def grid(base: ir.Value, stride: ir.Value) -> _Values:
             lines = [self.at(b, base, b.mul(stride, _i64(m))) for m in range(rows)]
@@ -220,19 +232,29 @@ class Emitter:
         b.cbranch(b.icmp_signed("<", s_next, segments), segment, done)
 
         b.position_at_end(done)
-        # One comparison serves both ends: nothing is below -inf, and NaN is below nothing.
-        zero, lowest = self.scalar(0.0), self.scalar(float("-inf"))
-        floor = b.select(b.icmp_signed("!=", relu, _i64(0)), zero, lowest)
+        # One comparison serves both ends: nothing is below -inf, and NaN is below nothing. `left`,
+        # and an integer for -inf, keep the floor out of the registers while sums need them.
+        floored = b.and_(b.icmp_signed("!=", relu, _i64(0)), b.icmp_signed(">", left, _i64(0)))
+        bits = ir.IntType(8 * self.align)
+        lowest = bits(-(1 << (52 if self.align == 8 else 23)))
+        floor = b.bitcast(b.select(floored, bits(0), lowest), self.scalar)
         low = self.spread(b, floor, self.vector)
         for line_c, line_sums in zip(grid(c, ldc), added, strict=True):
             for v, (pointer, value) in enumerate(zip(line_c, line_sums, strict=True)):
                 below = b.fcmp_ordered("<", value, low)
                 self.store(b, b.select(below, low, value), pointer, masks[v])
+        end = f.append_basic_block("end")
+        after = b.sub(left, _i64(1))
+        left.add_incoming(after, b.block)
+        for place, stride in zip(places, (row, lds, ldc, row), strict=True):
+            place.add_incoming(self.at(b, place, b.mul(stride, _i64(rows))), b.block)
+        b.cbranch(b.icmp_signed(">", after, _i64(0)), one, end)
+        b.position_at_end(end)
         b.ret_void()
         return f
 
     def entry(self) -> None:
-        """Emit `tile(rows, vectors, ...)`, which calls the tile of that height and width."""
+        """Emit `tile(rows, vectors, ...)`, which calls the tiles of that width."""
         kinds = [_i64] * (2 + len(self.arguments))
         f = ir.Function(self.module, ir.FunctionType(ir.VoidType(), kinds), "tile")
         b = ir.IRBuilder(f.append_basic_block("entry"))
@@ -243,17 +265,52 @@ class Emitter:
             for v, kind in zip(rest, self.arguments, strict=True)
         ]
         masked = b.zext(b.icmp_signed("<", rest[13], _i64(self.lanes)), _i64)
-        key = b.add(b.add(b.mul(vectors, _i64(32)), rows), b.mul(masked, _i64(1024)))
-        choose = b.switch(key, nothing)
+        choose = b.switch(b.add(b.mul(vectors, _i64(2)), masked), nothing)
         for v in WIDTHS:
-            for m in heights(v):
-                for mask in (False, True):
-                    block = f.append_basic_block(f"call_{m}x{v}")
-                    choose.add_case(_i64(v * 32 + m + mask * 1024), block)
-                    b.position_at_end(block)
-                    b.call(self.tile(m, v, mask), arguments)
-                    b.ret_void()
+            for mask in (False, True):
+                block = f.append_basic_block(f"width_{v}")
+                choose.add_case(_i64(2 * v + mask), block)
+                b.position_at_end(block)
+                self.column(b, v, mask, rows, arguments)
         b.position_at_end(nothing)
+        b.ret_void()
+
+    def column(
+        self, b: ir.IRBuilder, vectors: int, masked: bool, rows: ir.Value, arguments: list[ir.Value]
+    ) -> None:
+        """Emit the tiles of one width for so many rows, at least 1, and the return behind them."""
+        tiles = {m: self.tile(m, vectors, masked) for m in heights(vectors)}
+        top = _i64(max(tiles))
+        single, several, end = (b.append_basic_block(n) for n in ("single", "several", "end"))
+
+        def call(height: ir.Value, count: ir.Value, given: list[ir.Value], then: ir.Block) -> None:
+            """Emit the call of so many tiles of a height."""
+            choose = b.switch(height, then)
+            for m, function in tiles.items():
+                block = b.append_basic_block(f"call_{m}")
+                choose.add_case(_i64(m), block)
+                b.position_at_end(block)
+                b.call(function, [count, *given])
+                b.branch(then)
+            b.position_at_end(then)
+
+        b.cbranch(b.icmp_signed(">", rows, top), several, single)
+        b.position_at_end(single)
+        call(rows, _i64(1), arguments, end)
+        b.ret_void()
+
+        b.position_at_end(several)
+        count = b.sdiv(b.add(rows, b.sub(top, _i64(1))), top)
+        height, higher = b.sdiv(rows, count), b.srem(rows, count)
+        some_higher = b.icmp_signed(">", higher, _i64(0))
+        rest, last = b.append_basic_block("rest"), b.append_basic_block("last")
+        above = b.add(height, _i64(1))
+        call(b.select(some_higher, above, _i64(0)), higher, arguments, rest)
+        skipped = b.mul(higher, above)
+        moved = list(arguments)
+        for place, stride in ((0, 2), (9, 10), (11, 12), (15, 2)):  # a, start, c, to prefetch
+            moved[place] = self.at(b, arguments[place], b.mul(arguments[stride], skipped))
+        call(height, b.sub(count, higher), moved, last)
         b.ret_void()
 
 
@@ -277,7 +334,7 @@ def twin(
 ) -> None:  # fmt: skip
     """Compute equation (1) in plain Python: what the machine code does, each access checked."""
     n = lanes(c.dtype)
-    fits = vectors in WIDTHS and rows in heights(vectors) and 1 <= last <= n
+    fits = vectors in WIDTHS and rows >= 1 and 1 <= last <= n
     if not (fits and segments >= 1 and k >= 1):
         raise IndexError(f"no tile of {rows} rows, {vectors} vectors, {segments} x {k} terms")
     width = (vectors - 1) * n + last
