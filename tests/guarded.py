@@ -60,7 +60,7 @@ class GuardedNumPy:
     """NumPy, but for the functions by which kernels take memory."""
 
     empty = staticmethod(empty)
-    array = staticmethod(lambda a, *dtype: copy(np.array(a, *dtype)))
+    array = staticmethod(lambda a, *dtype, **order: copy(np.array(a, *dtype, **order)))
     zeros = staticmethod(lambda shape, dtype: copy(np.zeros(shape, dtype)))
     ones = staticmethod(lambda shape, dtype: copy(np.ones(shape, dtype)))
 
