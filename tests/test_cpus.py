@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import llvmlite.binding as llvm
@@ -343,6 +344,20 @@ def test_a_folder_that_cannot_be_written(parent, tmp_path, monkeypatch):
     else:
         assert found is None
     assert (tmp_path / "file").read_text() == ""
+
+
+def test_folders_that_nobody_uses_are_removed(tmp_path, monkeypatch):
+    monkeypatch.setenv("LAMINA_CACHE_DIR", str(tmp_path))
+    ours = jit.sources()
+    for name, days in ((ours, 99), ("a" * 24, 31), ("b" * 24, 29), ("notes", 99), ("c" * 23, 99)):
+        (tmp_path / name / "within").mkdir(parents=True)
+        (tmp_path / name / "within" / "file").touch()
+        then = time.time() - days * 86400
+        os.utime(tmp_path / name, (then, then))
+    assert jit.folder.__wrapped__() == tmp_path / ours
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {ours, "b" * 24, "notes", "c" * 23}
+    assert (tmp_path / ours / "within" / "file").exists()
 
 
 def test_no_cache_is_no_error(tmp_path):

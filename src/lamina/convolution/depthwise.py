@@ -29,7 +29,7 @@ from ..engine import jit
 from ..engine.jit import Task, address, call
 from ..engine.matmul import SERIAL, plan_of
 from ..engine.memory import empty
-from ..engine.taps import most_taps, serves, split, tallest, taps, taps_gradient
+from ..engine.taps import most_rows, most_taps, serves, split, tallest, taps, taps_gradient
 from ..engine.threads import count as count_threads
 from ..engine.tile import lanes
 from ..windows import Ints, Windows, pad
@@ -477,7 +477,7 @@ def _weights(
                 for e in range(runs_w[r, 3], runs_w[r, 4], terms):
                     for piece in range(pieces):
                         k0, k1 = terms * piece // pieces, terms * (piece + 1) // pieces
-                        together = max(1, min(3, 9 // ((k1 - k0) * inputs)))
+                        together = most_rows(k1 - k0, inputs)
                         for i0 in range(0, rows, together):
                             i1 = min(rows, i0 + together)
                             for i in range(i0, i1):

@@ -3,8 +3,11 @@
 import contextlib
 import hashlib
 import os
+import re
+import shutil
 import sys
 import threading
+import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -73,6 +76,9 @@ def vector_registers() -> int:
 
 # The cache on disk
 
+UNUSED: Final = 30 * 24 * 3600
+"""Seconds after which compiled code of other sources, or of another CPU, is removed."""
+
 
 @cache
 def sources() -> str:
@@ -103,11 +109,21 @@ def folder() -> Path | None:
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / f".{os.getpid()}"
-        probe.touch()
+        probe.touch()  # which says that the folder is in use, too
         probe.unlink()
+        _tidy(path)
     except OSError:
         return None
     return path
+
+
+def _tidy(path: Path) -> None:
+    """Remove the folders beside `path` that no process has begun to use, or written to, of late."""
+    for other in path.parent.iterdir():
+        if other != path and re.fullmatch("[0-9a-f]{24}", other.name):
+            with contextlib.suppress(OSError):  # it may be another's, or gone by now
+                if other.stat().st_mtime < time.time() - UNUSED:
+                    shutil.rmtree(other, ignore_errors=True)
 
 
 def _read(path: Path) -> bytes | None:

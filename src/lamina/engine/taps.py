@@ -298,6 +298,7 @@ def most_taps(inputs: int) -> int:
     return 8 // inputs
 
 
+@jit.kernel
 def most_rows(terms: int, inputs: int) -> int:
     """Return of how many rows, of so many taps, there are sums at the most."""
     return max(1, min(3, 9 // (terms * inputs)))
