@@ -26,6 +26,7 @@ demo: .venv/.plain
 	$(BIN)/python -m lamina demo
 
 examples: .venv/.examples
+	@test -d /usr/share/datasets/fashion-mnist || (apt-get update -qq && apt-get install -qq --no-install-recommends dataset-fashion-mnist)
 	$(BIN)/python examples
 
 test: .venv/.test

@@ -23,7 +23,13 @@ Known results, reproduced. `make examples` writes this page from what the script
 print; last with Lamina {lm.__version__}, NumPy {np.__version__} and Python \
 {platform.python_version()}.
 """
-EXAMPLES = {"vowels": None, "mnist_1d": None, "adding": "adding.svg", "characters": None}
+EXAMPLES = {
+    "vowels": None,
+    "mnist_1d": None,
+    "fashion": None,
+    "adding": "adding.svg",
+    "characters": None,
+}
 """The scripts, in order, each with the figure that it draws in docs/."""
 
 
