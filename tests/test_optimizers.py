@@ -319,13 +319,37 @@ def test_one_pass_is_the_update_term_by_term(make, dtype):
 @pytest.mark.parametrize("size", [0, 1, 31, 32, 33, 2049, 5000, 200_001])
 def test_sum_of_squares(size, dtype):
     a = np.random.default_rng(size).standard_normal(size).astype(dtype)
-    found = fused.sum_of_squares(a)
+    ones, empty = np.ones(40_000), np.zeros((3, 0))
+    found, of_ones, of_none = fused.sums_of_squares([a, ones, empty])
+    assert (of_ones, of_none) == (40_000, 0)
     np.testing.assert_allclose(found, np.sum(a.astype(np.float64) ** 2), rtol=1e-12)
     with threads(1):
-        assert fused.sum_of_squares(a) == found
+        assert fused.sums_of_squares([a]) == found  # whatever is beside it
     if size:
         a[size // 2] = np.nan
-        assert not np.isfinite(fused.sum_of_squares(a))
+        found, of_ones = fused.sums_of_squares([a, ones])
+        assert not np.isfinite(found)
+        assert of_ones == 40_000
+
+
+@pytest.mark.parametrize("make", [lambda: lm.SGD(0.1, momentum=0.9), lambda: lm.Adam(0.1)])
+def test_parameters_of_two_dtypes_and_of_a_layout_that_kernels_do_not_read(make):
+    rng = np.random.default_rng(0)
+    params = {
+        "wide": rng.standard_normal((5, 40)),
+        "turned": rng.standard_normal((5, 40)).T,
+        "narrow": rng.standard_normal(70).astype(np.float32),
+        "large": rng.standard_normal(50_000).astype(np.float32),
+    }
+    together, apart = copy.deepcopy(params), copy.deepcopy(params)
+    one, each = make(), {name: make() for name in params}
+    for _ in range(3):
+        grads = {n: rng.standard_normal(p.shape).astype(p.dtype) for n, p in params.items()}
+        one.step(together, grads)
+        for name, p in apart.items():
+            each[name].step({name: p}, grads)
+    for name, p in together.items():
+        np.testing.assert_array_equal(p, apart[name], err_msg=name)
 
 
 def test_large_gradients_are_finite():
@@ -343,11 +367,11 @@ def test_updates_without_the_compiler():
         for rule, code in fused.RULES.items():
             arrays = [rng.random(100) for _ in range(4)]
             numbers = (1, 0.1, 0.9, *[0.5] * {"sgd": 1, "adam": 7}.get(rule, 4))
-            fused.update(rule, *arrays[:2], arrays[2:][: rule != "sgd"] if rule != "adam"
-                         else arrays[2:], numbers)
+            slots = arrays[2:] if rule == "adam" else arrays[2:][: rule != "sgd"]
+            fused.update(rule, [fused.Job(*arrays[:2], slots, numbers)] * 2)
             assert all(np.isfinite(a).all() for a in arrays)
         a = rng.random(5000)
-        assert abs(fused.sum_of_squares(a) - a @ a) < 1e-9
+        assert abs(fused.sums_of_squares([a]) - a @ a) < 1e-9
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script)],

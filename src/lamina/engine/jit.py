@@ -8,7 +8,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -256,6 +256,11 @@ def _data_twin(held: Address) -> Address:
 
 data: Final[Any] = _data_twin if DISABLED else _data
 """`data(held)`, in a kernel: where the data of an array begins."""
+
+
+def table(rows: Sequence[tuple[Any, ...]]) -> NDArray:
+    """Return integers and addresses as an array of so many rows, for a kernel to read."""
+    return np.array(rows, object if DISABLED else np.int64)
 
 
 class Constants:

@@ -1,4 +1,4 @@
-"""The updates of optimizers.py in one pass over each parameter, emitted as LLVM vector IR.
+"""The updates of optimizers.py in one pass over all parameters, emitted as LLVM vector IR.
 
 An update reads the parameter p, its gradient g and the slots, and writes p and the slots. First
 
@@ -17,7 +17,7 @@ Each element is by itself, so threads change no bit.
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numba
 import numpy as np
@@ -26,6 +26,7 @@ from llvmlite import ir
 
 from ..engine import jit
 from ..engine.jit import Address, Code, Task, address, call
+from ..engine.matmul import contiguous
 from ..engine.sweep import DOUBLE, Masks, Sweep, Values
 from ..engine.threads import count as count_threads
 
@@ -36,10 +37,8 @@ SERIAL: Final = 32_768
 """Up to so many elements an update stays on one core."""
 COLUMNS: Final = 32
 """How many sums of squares go side by side, whatever the width of a vector."""
-LEAST: Final = 2048
-"""Fewer elements are squared by NumPy."""
-CHUNK: Final = 65_536
-"""Elements whose squares are added one after the other, in `COLUMNS` sums."""
+CHUNK: Final = 16_384
+"""Elements that a thread takes at once, and whose squares are added in `COLUMNS` sums."""
 
 
 class Words:
@@ -168,105 +167,150 @@ rmsprop: Final = _code("rmsprop", _rmsprop, 1, 4)
 
 
 def _emit_squares(dtype: Any) -> str:
-    """Write the float64 sums of the squares of `COLUMNS` columns."""
-    s = Sweep("squares", dtype, "*g rows *sums")
+    """Write the float64 sums of the squares of `COLUMNS` columns, and of what is left over."""
+    s = Sweep("squares", dtype, "*g count *sums")
     b = s.builder
-    g, rows, sums = s.given
+    g, count, sums = s.given
     vectors = COLUMNS // s.lanes
-    masks: Masks = [None] * vectors
+    rows = b.sdiv(count, _i64(COLUMNS))
 
-    def row(at: Values, carried: Values) -> Values:
-        wide = [part for value in s.loads(at[0], masks) for part in s.widen(value)]
+    def row(place: ir.Value, masks: Masks, carried: Values) -> Values:
+        wide = [part for value in s.loads(place, masks) for part in s.widen(value)]
         return [
             s.double.multiply_add(b, v, v, total) for v, total in zip(wide, carried, strict=True)
         ]
 
+    def whole(at: Values, carried: Values) -> Values:
+        return row(at[0], [None] * vectors, carried)
+
     zeros = [s.double.vector(0.0)] * (vectors * s.parts)
-    found = s.down(rows, [g], [_i64(COLUMNS)], zeros, row)
+    found = s.down(rows, [g], [_i64(COLUMNS)], zeros, whole)
+    first = b.mul(rows, _i64(COLUMNS))
+    left = b.sub(count, first)
+    masks: Masks = [s.first_lanes(b, b.sub(left, _i64(v * s.lanes))) for v in range(vectors)]
+    found = row(s.at(b, g, first), masks, found)
     for v in range(vectors):
         parts = found[v * s.parts : (v + 1) * s.parts]
         s.wide_stores(parts, s.double.at(b, sums, v * s.lanes), None)
     return s.end()
 
 
-def _squares_twin(g: Address, rows: int, sums: Address) -> None:
-    block = g.row(0, rows * COLUMNS).reshape(rows, COLUMNS).astype(DOUBLE)
-    sums.row(0, COLUMNS)[...] = (block * block).sum(axis=0)
+def _squares_twin(g: Address, count: int, sums: Address) -> None:
+    values = np.zeros(-(-count // COLUMNS) * COLUMNS)
+    values[:count] = g.row(0, count)
+    sums.row(0, COLUMNS)[...] = (values * values).reshape(-1, COLUMNS).sum(axis=0)
 
 
 squares: Final = Code("squares", _emit_squares, _squares_twin)
 """Sums of squares, column by column."""
 
 
+# All parameters in one launch, for many are small. A table has a row for each: its size, then
+# addresses.
+
+
 @jit.kernel
-def _update(g: int, task: Task) -> None:
-    parts, size, code, n, p, gradient, slot0, slot1, numbers = task
-    i0, i1 = n * g // parts // 64 * 64, n if g == parts - 1 else n * (g + 1) // parts // 64 * 64
-    at = i0 * size
-    call(code, (p + at, gradient + at, slot0 + at, slot1 + at, i1 - i0, numbers))
+def _update(g: int, task: Task, table: NDArray) -> None:
+    """Do part g of the chunks of all parameters."""
+    parts, size, code, chunks = task
+    first, last, done = chunks * g // parts, chunks * (g + 1) // parts, 0
+    for row in range(len(table)):
+        n = table[row, 0]
+        count = (n + CHUNK - 1) // CHUNK
+        for i in range(max(first - done, 0), min(last - done, count)):
+            at = i * CHUNK * size
+            call(code, (
+                table[row, 1] + at, table[row, 2] + at, table[row, 3] + at, table[row, 4] + at,
+                min(CHUNK, n - i * CHUNK), table[row, 5],
+            ))  # fmt: skip
+        done += count
 
 
 @jit.parallel
-def _updates(count: int, task: Task) -> None:
+def _updates(count: int, task: Task, table: NDArray) -> None:
     for g in numba.prange(count):
-        _update(numba.int64(g), task)
+        _update(numba.int64(g), task, table)
 
 
 RULES: Final = {code.name: code for code in (sgd, momentum, adam, rmsprop)}
 
 
-def update(
-    rule: str, p: NDArray, g: NDArray, slots: Sequence[NDArray], numbers: Sequence[float]
-) -> None:
-    """Write the new values of a parameter and its slots, all contiguous and of one dtype.
+class Job(NamedTuple):
+    """The update of a parameter: all arrays are contiguous and of one dtype.
 
-    Parameters
+    Attributes
     ----------
-    rule : str
-        One of `RULES`.
     p, g : array
     slots : sequence of array
     numbers : sequence of float
         scale, decay and shrink of (1), then those of the rule.
     """
-    if p.size == 0:
-        return
-    held = np.array(numbers, p.dtype)
-    first, second = (*map(address, slots), address(p), address(p))[:2]
-    parts = 1 if p.size <= SERIAL else count_threads()
-    task = (
-        parts, p.itemsize, RULES[rule](p.dtype), p.size, address(p), address(g), first, second,
-        address(held),
-    )  # fmt: skip
-    jit.launch(_update, _updates, parts, task)
+
+    p: NDArray
+    g: NDArray
+    slots: Sequence[NDArray]
+    numbers: Sequence[float]
+
+
+def update(rule: str, jobs: Sequence[Job]) -> None:
+    """Write the new values of parameters and their slots, by one of `RULES`."""
+    for dtype in {job.p.dtype for job in jobs}:
+        own = [job for job in jobs if job.p.dtype == dtype and job.p.size]
+        numbers = np.array([job.numbers for job in own], dtype)
+        rows = []
+        for i, job in enumerate(own):
+            p, g = address(job.p), address(job.g)
+            first, second = (*map(address, job.slots), p, p)[:2]
+            rows.append((job.p.size, p, g, first, second, address(numbers[i])))
+        _launch(_update, _updates, RULES[rule], dtype, rows)
+
+
+def _launch(
+    serial: Any, parallel: Any, code: Code, dtype: np.dtype[Any], rows: list[tuple[Any, ...]],
+    *more: Any,
+) -> None:  # fmt: skip
+    if rows:
+        parts = 1 if sum(row[0] for row in rows) <= SERIAL else count_threads()
+        task = (parts, dtype.itemsize, code(dtype), sum(_chunks(row[0]) for row in rows), *more)
+        jit.launch(serial, parallel, parts, task, jit.table(rows))
+
+
+def _chunks(size: int) -> int:
+    return -(-size // CHUNK)
 
 
 @jit.kernel
-def _square(g: int, task: Task) -> None:
-    parts, size, code, rows, step, x, sums = task
-    chunks = (rows + step - 1) // step
-    for i in range(chunks * g // parts, chunks * (g + 1) // parts):
-        count = min(step, rows - i * step)
-        call(code, (x + i * step * COLUMNS * size, count, sums + i * COLUMNS * 8))
+def _square(g: int, task: Task, table: NDArray) -> None:
+    """Do part g of the chunks of all gradients."""
+    parts, size, code, chunks, sums = task
+    first, last, done = chunks * g // parts, chunks * (g + 1) // parts, 0
+    for row in range(len(table)):
+        n = table[row, 0]
+        count = (n + CHUNK - 1) // CHUNK
+        for i in range(max(first - done, 0), min(last - done, count)):
+            at, place = i * CHUNK * size, sums + (done + i) * COLUMNS * 8
+            call(code, (table[row, 1] + at, min(CHUNK, n - i * CHUNK), place))
+        done += count
 
 
 @jit.parallel
-def _square_all(count: int, task: Task) -> None:
+def _square_all(count: int, task: Task, table: NDArray) -> None:
     for g in numba.prange(count):
-        _square(numba.int64(g), task)
+        _square(numba.int64(g), task, table)
 
 
-def sum_of_squares(a: NDArray) -> float:
-    """Return Σ a² in float64; NaN or infinite where a holds such, or float64 overflows."""
-    a = np.ascontiguousarray(a).reshape(-1)
-    rows, step = (a.size // COLUMNS, CHUNK // COLUMNS) if a.size > LEAST else (0, 1)
-    rest = a[rows * COLUMNS :].astype(DOUBLE)
-    with np.errstate(invalid="ignore", over="ignore"):
-        total = float((rest * rest).sum())
-    if rows:
-        sums = np.empty((-(-rows // step), COLUMNS), DOUBLE)
-        parts = 1 if a.size <= SERIAL else count_threads()
-        task = parts, a.itemsize, squares(a.dtype), rows, step, address(a), address(sums)
-        jit.launch(_square, _square_all, parts, task)
-        total += float(sums.sum())
+def sums_of_squares(arrays: Sequence[NDArray]) -> NDArray:
+    """Return Σ a² of each array in float64; NaN or infinite where a holds such, or it overflows."""
+    total = np.zeros(len(arrays), DOUBLE)
+    for dtype in {a.dtype for a in arrays}:
+        which = [i for i, a in enumerate(arrays) if a.dtype == dtype and a.size]
+        own = [contiguous(arrays[i]) for i in which]
+        counts = [_chunks(a.size) for a in own]
+        sums = np.empty((sum(counts), COLUMNS), DOUBLE)
+        rows = [(a.size, address(a)) for a in own]
+        _launch(_square, _square_all, squares, dtype, rows, address(sums))
+        if own:
+            firsts = np.cumsum([0, *counts[:-1]])
+            with np.errstate(invalid="ignore", over="ignore"):
+                total[which] = np.add.reduceat(sums.sum(axis=1), firsts)
     return total

@@ -109,13 +109,24 @@ class Optimizer(ABC):
         """
         if self.steps == 0:
             refuse_idle(type(self).__name__, "group", self.groups, params)
-        squares = [self._check(name, p, grads) for name, p in params.items()]
+        squares = self._check(params, grads)
         settings = {name: self._settings(name) for name in params}
         scale = self._clip(squares)
+        rule, jobs = "", []
         for name, p in params.items():
             if name not in self.slots:
                 self.slots[name] = self._slots(p)
-            self._step(p, grads[name], scale, *settings[name], self.slots[name])
+            g, (lr, decay), slots = grads[name], settings[name], self.slots[name]
+            if _fits_kernels(p, g, *(a for a in slots.values() if a.ndim)):
+                rule, own, numbers = self._rule(lr, slots)
+                jobs.append((p, g, own, (scale, *self._decay_numbers(lr, decay), *numbers)))
+            else:
+                g = g if scale == 1 else g * scale  # (1)
+                self._update(p, self._decay(p, g, lr, decay) if decay else g, lr, slots)
+        if jobs:
+            from . import fused
+
+            fused.update(rule, [fused.Job(*job) for job in jobs])
         self.steps += 1
 
     @abstractmethod
@@ -129,22 +140,6 @@ class Optimizer(ABC):
     @abstractmethod
     def _rule(self, lr: float, slots: Arrays) -> tuple[str, list[NDArray], list[float]]:
         """Return the name of the same update in fused.py, its slots and its numbers."""
-
-    def _step(
-        self, p: NDArray, g: NDArray, scale: float, lr: float, decay: float, slots: Arrays
-    ) -> None:
-        """Update a parameter: in one pass where kernels are, else term by term."""
-        arrays = [p, g, *(a for a in slots.values() if a.ndim)]
-        if kernels.used() and p.dtype in FLOATS and all(_plain(a, p) for a in arrays):
-            from . import fused
-
-            rule, own, numbers = self._rule(lr, slots)
-            fused.update(rule, p, g, own, (scale, *self._decay_numbers(lr, decay), *numbers))
-            return
-        g = g if scale == 1 else g * scale  # (1)
-        if decay:
-            g = self._decay(p, g, lr, decay)
-        self._update(p, g, lr, slots)
 
     def _decay_numbers(self, lr: float, decay: float) -> tuple[float, float]:
         """Return what share of p is added to the gradient, and what share of p is kept."""
@@ -160,30 +155,37 @@ class Optimizer(ABC):
         for pattern, own in self.groups.items():
             if matches(pattern, name):
                 settings |= own
-        decay = 0.0 if matches(self.no_decay, name) else settings["weight_decay"]
+        decay = settings["weight_decay"]
+        if decay and matches(self.no_decay, name):
+            decay = 0.0
         return rate(settings["lr"], self.steps), decay
 
-    def _check(self, name: str, p: NDArray, grads: Arrays) -> float:
-        """Refuse a gradient that will not do; return the sum of its squares."""
+    def _check(self, params: Arrays, grads: Arrays) -> list[float]:
+        """Refuse gradients that will not do; return the sums of their squares."""
         owner = type(self).__name__
-        if name not in grads:
-            raise ValueError(
-                f"{owner}: no gradient for {name}; there are {', '.join(grads) or 'none'}"
-            )
-        g = grads[name]
-        if g.shape != p.shape:
-            raise ValueError(f"{owner}: the gradient of {name} has shape {g.shape}, not {p.shape}")
-        squares = _sum_of_squares(g)
-        if not (math.isfinite(squares) or np.isfinite(g).all()):  # one pass will do as a rule
-            raise FloatingPointError(
-                f"{owner}: the gradient of {name} holds NaN or infinity; "
-                "lower the learning rate or set clip_norm=, and look for NaN in the data"
-            )
-        if any(a.ndim and a.shape != p.shape for a in self.slots.get(name, {}).values()):
-            raise ValueError(
-                f"{owner}: remembers {name} in another shape than {p.shape}; "
-                "make a new optimizer for a new model"
-            )
+        for name, p in params.items():
+            if name not in grads:
+                raise ValueError(
+                    f"{owner}: no gradient for {name}; there are {', '.join(grads) or 'none'}"
+                )
+            g = grads[name]
+            if g.shape != p.shape:
+                raise ValueError(
+                    f"{owner}: the gradient of {name} has shape {g.shape}, not {p.shape}"
+                )
+            if any(a.ndim and a.shape != p.shape for a in self.slots.get(name, {}).values()):
+                raise ValueError(
+                    f"{owner}: remembers {name} in another shape than {p.shape}; "
+                    "make a new optimizer for a new model"
+                )
+        squares = _sums_of_squares([grads[name] for name in params])
+        for name, total in zip(params, squares, strict=True):
+            # The sum may overflow where no gradient is infinite.
+            if not (math.isfinite(total) or np.isfinite(grads[name]).all()):
+                raise FloatingPointError(
+                    f"{owner}: the gradient of {name} holds NaN or infinity; "
+                    "lower the learning rate or set clip_norm=, and look for NaN in the data"
+                )
         return squares
 
     def _clip(self, squares: list[float]) -> float:
@@ -441,19 +443,26 @@ class RMSprop(Optimizer):
         return "rmsprop", [slots["square"]], [lr, self.alpha, 1 - self.alpha, self.eps]
 
 
-def _sum_of_squares(g: NDArray) -> float:
-    """Return Σ g² in float64."""
-    if kernels.used() and g.dtype in FLOATS:
+def _sums_of_squares(gradients: list[NDArray]) -> list[float]:
+    """Return Σ g² of each gradient in float64."""
+    if kernels.used() and all(g.dtype in FLOATS for g in gradients):
         from . import fused
 
-        return fused.sum_of_squares(g)
+        found: list[float] = fused.sums_of_squares(gradients).tolist()
+        return found
     with np.errstate(invalid="ignore", over="ignore"):
-        return float(np.sum(np.square(g, dtype=np.float64)))
+        return [float(np.sum(np.square(g, dtype=np.float64))) for g in gradients]
 
 
-def _plain(a: NDArray, p: NDArray) -> bool:
-    """Return whether an array lies in memory as a kernel reads it, in the dtype of p."""
-    return bool(a.flags.c_contiguous and a.flags.aligned and a.dtype == p.dtype)
+def _fits_kernels(p: NDArray, *others: NDArray) -> bool:
+    """Return whether there are kernels, and a parameter and its arrays lie as they read them."""
+    return (
+        kernels.used()
+        and p.dtype in FLOATS
+        and all(
+            a.flags.c_contiguous and a.flags.aligned and a.dtype == p.dtype for a in (p, *others)
+        )
+    )
 
 
 def _below_one(owner: str, name: str, value: Any) -> None:
