@@ -28,7 +28,7 @@ LINE: Final = 64
 TOGETHER: Final = 4
 """How many rows of B pass by together: more would be more streams than memory serves well."""
 AHEAD: Final = 2048
-"""How many bytes before its turn B is asked for."""
+"""How many bytes before its turn B is asked for, in the order in which it passes."""
 SOON: Final = 256
 """The same for a B that lies by columns, of which many pass by together."""
 CHAINS: Final = 3
@@ -140,6 +140,7 @@ def _rows(e: Emitter, rows: int) -> ir.Function:
         floor = p.floor(b.icmp_signed("==", b.add(first, _i64(many)), p.k))
         factors = [[p.element(m, b.add(first, _i64(u))) for u in range(many)] for m in range(rows)]
         lines = [e.at(b, p.b_, b.mul(p.ldb, b.add(first, _i64(u)))) for u in range(many)]
+        onward = b.sub(b.mul(p.ldb, _i64(many)), columns)
 
         def vector(j: ir.Value) -> None:
             values = [e.load(b, e.at(b, place, j), None) for place in lines]
@@ -151,8 +152,11 @@ def _rows(e: Emitter, rows: int) -> ir.Function:
 
         def whole_line(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
             j = b.add(head, b.mul(i, _i64(line * e.lanes)))
+            ahead = b.add(j, _i64(AHEAD // e.align))
+            beyond = b.icmp_signed(">=", ahead, columns)  # these rows: then in the next ones
+            ahead = b.add(ahead, b.select(beyond, onward, _i64(0)))
             for place in lines:
-                e.prefetch(b, e.at(b, e.at(b, place, j), AHEAD // e.align))
+                e.prefetch(b, e.at(b, place, ahead))
             for v in range(line):
                 vector(b.add(j, _i64(v * e.lanes)))
             return []
