@@ -3,7 +3,7 @@
 Sums over a block of rows are one chain a column, in the dtype of x, centred; everything that
 comes of them is float64. A set of values of one channel is known by three numbers: how many there
 are, n; its mean, as the distance δ from a *pivot* that all sets of the channel have in common; and
-q = Σ (x - mean)². Two sets make one by the formula of Chan, Golub and LeVeque (1983), eq. (2.1):
+q = Σ (x - mean)². Two sets make one by the formula of Chan, Golub and LeVeque (1983):
 
     δ = δ_a + (δ_b - δ_a) n_b / n      q = q_a + q_b + (δ_b - δ_a)² n_a n_b / n                 (1)
 

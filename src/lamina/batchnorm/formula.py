@@ -42,7 +42,7 @@ and the sum over n of γ dy[n] ∂x̂[n]/∂x[k] holds (8) and (9):
 
 Parts of a batch. What a set of M values is to (1) to (4) are M, μ and q = Σ_n (x[n] - μ)², and two
 sets a and b make one (T. Chan, G. Golub, R. LeVeque, *Algorithms for Computing the Sample
-Variance*, 1983, eq. 2.1) by
+Variance*, 1983) by
 
     M = M_a + M_b        μ = μ_a + (μ_b - μ_a) M_b / M                          (12)
     q = q_a + q_b + (μ_b - μ_a)² M_a M_b / M           σ² = q / M               (13)

@@ -121,14 +121,14 @@ class LSTM(Recurrent):
     *Backpropagation Through Time: What It Does and How to Do It* (1990), sec. III: the gradients.
     M. Schuster, K. Paliwal, *Bidirectional Recurrent Neural Networks* (1997), sec. II. H. Sak,
     A. Senior, F. Beaufays, *Long Short-Term Memory Recurrent Neural Network Architectures for Large
-    Scale Acoustic Modeling* (2014), sec. 2.2: the projection. Y. Gal, Z. Ghahramani, *A
+    Scale Acoustic Modeling* (2014): the projection. Y. Gal, Z. Ghahramani, *A
     Theoretically Grounded Application of Dropout in Recurrent Neural Networks* (2016), sec. 4:
     variational dropout. R. Jozefowicz, W. Zaremba, I. Sutskever, *An Empirical Exploration of
     Recurrent Network Architectures* (2015), sec. 2: a forget bias of 1. A. Saxe et al., *Exact
-    Solutions to the Nonlinear Dynamics of Learning in Deep Linear Neural Networks* (2014), sec. 3:
-    orthogonal weights. F. Gers, J. Schmidhuber, *Recurrent Nets that Time and Count* (2000), sec.
-    2: peepholes. K. Greff et al., *LSTM: A Search Space Odyssey* (2017), sec. III: coupled gates.
-    J. Ba, J. Kiros, G. Hinton, *Layer Normalization* (2016), eq. 20 to 22.
+    Solutions to the Nonlinear Dynamics of Learning in Deep Linear Neural Networks* (2014):
+    orthogonal weights. F. Gers, J. Schmidhuber, *Recurrent Nets that Time and Count* (2000):
+    peepholes. K. Greff et al., *LSTM: A Search Space Odyssey* (2017): coupled gates.
+    J. Ba, J. Kiros, G. Hinton, *Layer Normalization* (2016).
 
     Examples
     --------

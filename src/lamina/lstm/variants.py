@@ -32,11 +32,11 @@ Without p, γ, β, κ or λ, their part is left out. Backward, for t = T ... 1,
 
 where clip in (11) is that of (5). cells.py has the activations, clip and norm with their gradients.
 
-F. Gers, J. Schmidhuber, *Recurrent Nets that Time and Count* (2000), sec. 2: peepholes. K. Greff et
-al., *LSTM: A Search Space Odyssey* (2017), sec. III: coupled gates. H. Sak, A. Senior, F. Beaufays,
+F. Gers, J. Schmidhuber, *Recurrent Nets that Time and Count* (2000): peepholes. K. Greff et
+al., *LSTM: A Search Space Odyssey* (2017): coupled gates. H. Sak, A. Senior, F. Beaufays,
 *Long Short-Term Memory Recurrent Neural Network Architectures for Large Scale Acoustic Modeling*
-(2014), sec. 3.2: the clipped cell. J. Ba, J. Kiros, G. Hinton, *Layer Normalization* (2016), eq. 20
-to 22: (2), (6).
+(2014): the clipped cell. J. Ba, J. Kiros, G. Hinton, *Layer Normalization* (2016): (2),
+(6).
 """
 
 from typing import Any, NamedTuple, TypeAlias

@@ -95,7 +95,7 @@ class RNN(Recurrent):
     Networks* (2016), sec. 4: variational dropout. J. Ba, J. Kiros, G. Hinton, *Layer Normalization*
     (2016), eq. 4.
     A. Saxe et al., *Exact Solutions to the Nonlinear Dynamics of Learning in Deep Linear Neural
-    Networks* (2014), sec. 3: orthogonal weights.
+    Networks* (2014): orthogonal weights.
 
     Examples
     --------
