@@ -428,6 +428,8 @@ class Recurrent(Layer):
 
     def _split(self, dy: NDArray) -> list[NDArray]:
         """Return dy of each direction."""
+        if self.directions == 1:
+            return [dy]
         if self.merge == "concat":
             return np.split(dy, self.directions, axis=-1)
         return [dy, dy] if self.merge == "sum" else [dy / 2, dy / 2]

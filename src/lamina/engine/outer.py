@@ -13,13 +13,13 @@ columns of C.
 from typing import Any, Final
 
 import numba
-import numpy as np
 import numpy.typing as npt
 
 from . import jit, threads
 from .jit import Task, address, call
 from .matmul import plan_of
 from .memory import empty
+from .steps import zeros_and_ones
 
 NDArray = npt.NDArray[Any]
 
@@ -123,7 +123,7 @@ def outer(x: NDArray, h: NDArray, d: NDArray) -> tuple[NDArray, NDArray, NDArray
         blocks_a = empty(parts * TERMS * pitch, d.dtype)
         blocks_b = empty(parts * TERMS * plan.wide * lane, d.dtype)
         sums = empty(m * -(-n // lane) * lane if k > TERMS else 0, d.dtype)
-        ones = np.ones(1, d.dtype)
+        _, ones = zeros_and_ones(1, d.dtype)
         task = (
             parts, k, n, plan.size, lane, plan.wide, *plan.codes[:2], plan.origin_at,
             plan.zeros_at, address(x), x.shape[1], address(h), h.shape[1], address(ones),
