@@ -38,6 +38,11 @@ def by_formulas() -> bool:
     return _formulas.get()
 
 
+def used() -> bool:
+    """Return whether kernels compute here and now: Numba is there, and `formulas` is not on."""
+    return not _formulas.get() and present()
+
+
 @cache
 def present() -> bool:
     """Return whether there are kernels: not where Numba is missing."""
@@ -62,7 +67,7 @@ def functions(name: str) -> ModuleType:
     name : str
         ``__name__`` of the module beside formula.py and kernel.py.
     """
-    return _formula(name) if _formulas.get() or not present() else kernel(name)
+    return kernel(name) if used() else _formula(name)
 
 
 def beside(name: str) -> ModuleType:
@@ -84,17 +89,3 @@ def _module(name: str) -> ModuleType:
 @cache
 def _formula(name: str) -> ModuleType:
     return import_module(f"{name.rpartition('.')[0]}.formula")
-
-
-def used() -> bool:
-    """Return whether kernels compute here and now: Numba is there, and `formulas` is not on."""
-    return not _formulas.get() and _has_numba()
-
-
-@cache
-def _has_numba() -> bool:
-    try:
-        import numba  # noqa: F401
-    except ImportError:
-        return False
-    return True
