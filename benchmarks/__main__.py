@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import datetime
 import json
+import signal
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -37,6 +38,7 @@ def main() -> None:
         " else build/benchmarks/",
     )
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # to be asked to end is no accident
     whole = given.layer is None and not given.quick
     out = given.out or Path("docs" if whole else "build/benchmarks")
     chosen = [

@@ -20,7 +20,7 @@ def data() -> dict[str, Any]:
 def checks() -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """Return how many values share a mean and how many means there are, for any choice of axes.
 
-    The library counts them: the axes that have a mean of their own are put together as channels.
+    They are counted one by one, and where the choice is BatchNorm's own, by its formula.
     """
     found = []
     for kind, shape in SHAPES.items():

@@ -25,9 +25,9 @@ Backward. With dy = ∂L/∂y and ∂y/∂x = s where m, 0 elsewhere,
     dx = s dy  where m,  0 elsewhere                                            (3)
 
 The mask. Philox4x32-10 turns a counter of four 32-bit words and a key of two into four random words
-by ten rounds, with the 64-bit products a = 0xD2511F53 c0 and b = 0xCD9E8D57 c2, high and low:
+by ten rounds, with the 64-bit products f = 0xD2511F53 c0 and g = 0xCD9E8D57 c2, high and low:
 
-    c0, c1, c2, c3 <- high(b) ^ c1 ^ k0, low(b), high(a) ^ c3 ^ k1, low(a)      (4)
+    c0, c1, c2, c3 <- high(g) ^ c1 ^ k0, low(g), high(f) ^ c3 ^ k1, low(f)      (4)
     k0, k1 <- k0 + 0x9E3779B9, k1 + 0xBB67AE85 modulo 2³², between rounds       (5)
 
 The draw of unit u of sample id in pass number `call`, and its fate:
@@ -195,7 +195,7 @@ def philox(counter: Words, key: tuple[int, int]) -> Words:
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(10):
-        a, b = c0 * 0xD2511F53, c2 * 0xCD9E8D57
-        c0, c1, c2, c3 = (b >> 32) ^ c1 ^ k0, b & LOW, (a >> 32) ^ c3 ^ k1, a & LOW  # (4)
+        f, g = c0 * 0xD2511F53, c2 * 0xCD9E8D57
+        c0, c1, c2, c3 = (g >> 32) ^ c1 ^ k0, g & LOW, (f >> 32) ^ c3 ^ k1, f & LOW  # (4)
         k0, k1 = (k0 + 0x9E3779B9) & LOW, (k1 + 0xBB67AE85) & LOW  # (5)
     return c0, c1, c2, c3
