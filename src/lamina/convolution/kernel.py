@@ -57,13 +57,18 @@ def backward(dy: NDArray, cache: tuple[Any, ...]) -> tuple[NDArray, dict[str, ND
     _, weight, _, lengths, out_lengths, case = cache
     dy = contiguous(mask_steps(dy, out_lengths))
     dx = _input_gradient(case, dy, weight)
-    return mask_steps(dx, lengths), gradients(dy, cache)
+    return mask_steps(dx, lengths), _gradients(dy, cache)
 
 
 def gradients(dy: NDArray, cache: tuple[Any, ...]) -> dict[str, NDArray]:
     """Return the gradients of weight and bias."""
-    x, _, has_bias, _, out_lengths, case = cache
-    dy = contiguous(mask_steps(dy, out_lengths))
+    *_, out_lengths, _ = cache
+    return _gradients(contiguous(mask_steps(dy, out_lengths)), cache)
+
+
+def _gradients(dy: NDArray, cache: tuple[Any, ...]) -> dict[str, NDArray]:
+    """Return the gradients of weight and bias, of dy that is 0 at padding."""
+    x, _, has_bias, _, _, case = cache
     grads = {"weight": _weight_gradient(case, dy, x)}
     if has_bias:
         grads["bias"] = column_sums(dy)  # (4)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import arguments, initializers
-from ..kernels import functions, kernel
+from ..kernels import functions, gradients, kernel
 from ..layer import Arrays, NDArray, Parameter, Prepared, Shape
 from ..windowed import Windowed
 from ..windows import MODES, Pads
@@ -102,12 +102,9 @@ class _Conv(Windowed):
 
     def gradients(self, dy: NDArray, cache: Any) -> Arrays:
         """Return the gradients of weight and bias."""
-        shape, how, inner = cache
-        if not hasattr(how, "gradients"):  # formulas have one backward
-            return super().gradients(dy, cache)
+        shape, how, cache = cache
         dy = arguments.gradient(self, dy, shape, self.dtype)
-        found: Arrays = how.gradients(dy, inner)
-        return found
+        return gradients(how, dy, cache)
 
     def _arrays(self) -> tuple[NDArray, NDArray | None]:
         weight, bias = self.params["weight"], self.params.get("bias")

@@ -598,6 +598,11 @@ class Stepper:
         self.work = inputs + hidden + columns
         self.held = held(self.panels), held(bias)
 
+    @classmethod
+    def suits(cls, x: NDArray, lengths: NDArray | None, mask: NDArray | None) -> bool:
+        """Return whether a run over x, shape (N, T, I), is one step of a few whole sequences."""
+        return x.shape[1] == 1 and 0 < len(x) <= cls.MOST and lengths is mask is None
+
     def __call__(self, x: NDArray, h: NDArray, c: NDArray) -> NDArray:
         """Return h after a step of C-contiguous x, shape (n, I); replace c."""
         n = len(x)

@@ -49,13 +49,18 @@ def backward(dy: NDArray, cache: tuple[Any, ...]) -> tuple[NDArray, dict[str, ND
     I, O = weight.shape  # noqa: E741
     dx = empty(x.shape, x.dtype)
     matmul(dy, O, 1, weight, 1, O, x.size // I, I, O, dx)  # (2)
-    return dx, gradients(dy, cache)
+    return dx, _gradients(dy, cache)
 
 
 def gradients(dy: NDArray, cache: tuple[Any, ...]) -> dict[str, NDArray]:
     """Return the gradients of weight and bias."""
-    x, weight, bias, lengths = cache
-    dy = contiguous(mask_steps(dy, lengths))
+    *_, lengths = cache
+    return _gradients(contiguous(mask_steps(dy, lengths)), cache)
+
+
+def _gradients(dy: NDArray, cache: tuple[Any, ...]) -> dict[str, NDArray]:
+    """Return the gradients of weight and bias, of dy that is 0 at padding."""
+    x, weight, bias, _ = cache
     I, O = weight.shape  # noqa: E741
     N = x.size // I
     grads = {"weight": empty((I, O), x.dtype)}

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import arguments, initializers
-from ..kernels import functions, kernel
+from ..kernels import functions, gradients, kernel
 from ..layer import Arrays, Layer, NDArray, Parameter, Prepared, Shape
 
 
@@ -135,12 +135,9 @@ class Linear(Layer):
 
     def gradients(self, dy: NDArray, cache: Any) -> Arrays:
         """Return the gradients of weight and bias."""
-        shape, how, inner = cache
-        if not hasattr(how, "gradients"):  # formulas have one backward
-            return super().gradients(dy, cache)
+        shape, how, cache = cache
         dy = arguments.gradient(self, dy, shape, self.dtype)
-        found: Arrays = how.gradients(dy, inner)
-        return found
+        return gradients(how, dy, cache)
 
     def output_shape(self, shape: Shape) -> Shape:
         """Return (..., O) for (..., I)."""

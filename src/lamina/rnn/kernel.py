@@ -70,7 +70,7 @@ def prepare(
     def infer(
         x: NDArray, state: State, *, lengths: NDArray | None = None, mask: NDArray | None = None
     ) -> tuple[NDArray, State, None]:
-        if x.shape[1] == 1 and 0 < len(x) <= recurrent.Stepper.MOST and lengths is mask is None:
+        if recurrent.Stepper.suits(x, lengths, mask):
             after = step(x[:, 0], state)
             return after[0][:, None].copy(), after, None
         return _run(x, state, weights, lengths, mask, activation, keep=False)
