@@ -11,6 +11,7 @@ Few channels would leave most of a vector empty; `fold` rows side by side, which
 then count as one row of `fold` C columns, and what falls to a channel is made one at the end.
 """
 
+import functools
 import math
 from typing import Any, Final, NamedTuple
 
@@ -303,35 +304,21 @@ ONLY_SUMS: Final = np.array([[0, NOTHING], [1, 2]])
 """Those that the sums of a backward pass alone take."""
 
 
-class Plan:
-    """What a dtype asks of the kernels, looked up once."""
-
-    def __init__(self, dtype: np.dtype[Any]) -> None:
-        self.size, self.lane = dtype.itemsize, lanes(dtype)
-        c = columns
-        first = c.moments(dtype), c.merge(DOUBLE), c.settle(dtype), c.line(dtype)
-        merged = c.add(DOUBLE), c.plane(dtype)
-        self.forward, self.backward = {}, {}
-        """By whether there is a ReLU, and whether what is written goes past the caches."""
-        for past, applies, gradients in (
-            (False, c.apply, c.gradient),
-            (True, c.apply_past, c.gradient_past),
-        ):
-            for relu in (False, True):
-                sums = (c.products[relu](dtype), *merged)
-                maps = gradients[relu](dtype), applies[False](dtype), copy(dtype)
-                self.forward[relu, past] = (*first, applies[relu](dtype), copy(dtype))
-                self.backward[relu, past] = (*sums, *maps)
+@functools.cache
+def _codes(dtype: np.dtype[Any], relu: bool, past: bool) -> tuple[Any, ...]:
+    """Return the code of a forward pass: with a ReLU, with a y that is written past the caches."""
+    c = columns
+    first = c.moments(dtype), c.merge(DOUBLE), c.settle(dtype), c.line(dtype)
+    return (*first, (c.apply_past if past else c.apply)[relu](dtype), copy(dtype))
 
 
-_plans: dict[Any, Plan] = {}
-
-
-def _plan(dtype: np.dtype[Any]) -> Plan:
-    plan = _plans.get(dtype)
-    if plan is None:
-        plan = _plans[dtype] = Plan(dtype)
-    return plan
+@functools.cache
+def _codes_back(dtype: np.dtype[Any], relu: bool, past: bool) -> tuple[Any, ...]:
+    """Return the code of a backward pass: through a ReLU, with a dx written past the caches."""
+    c = columns
+    gradient, apply = (c.gradient_past, c.apply_past) if past else (c.gradient, c.apply)
+    sums = c.products[relu](dtype), c.add(DOUBLE), c.plane(dtype)
+    return (*sums, gradient[relu](dtype), apply[False](dtype), copy(dtype))
 
 
 class Layout(NamedTuple):
@@ -423,7 +410,7 @@ def _run_forward(
     """Go through phases; without the last ones there is no y."""
     dtype, C = rows.dtype, rows.shape[-1]
     M = rows.size // C
-    plan, cut = _plan(dtype), Layout.of(M, C)
+    cut = Layout.of(M, C)
     table = empty(2 * cut.table + 1, DOUBLE)
     table[0] = eps
     x_at, numbers_at = address(rows), address(numbers)
@@ -432,11 +419,12 @@ def _run_forward(
         pivots, wide = np.empty((cut.fold, C), dtype), np.empty((3, cut.fold, C), dtype)
         pivots[...] = rows.reshape(-1)[:C]
         pivots_at, wide_at = address(pivots), address(wide)
-    codes, y_at = plan.forward[relu, False], x_at
+    past, y_at = False, x_at
     if y is not None:
-        codes, y_at = plan.forward[relu, _past(y, cut)], address(y)
+        past, y_at = _past(y, cut), address(y)
     task = (
-        cut.parts, plan.size, plan.lane, cut.full, cut.tail, cut.fold, C, M, cut.group, *codes,
+        cut.parts, dtype.itemsize, lanes(dtype), cut.full, cut.tail, cut.fold, C, M, cut.group,
+        *_codes(dtype, relu, past),
         x_at, y_at, pivots_at, numbers_at, wide_at, address(table),
     )  # fmt: skip
     jit.launch(_forward_serial, _forward_parallel, cut.parts, steps, task)
@@ -488,7 +476,7 @@ def _run_backward(
     relu = cache.line is not None
     if relu:
         numbers[4:6] = cache.line
-    plan, cut = _plan(dtype), Layout.of(M, C)
+    cut = Layout.of(M, C)
     table = empty(2 * cut.table, DOUBLE)
     if total is not None:
         table[:C] = total.beta
@@ -504,13 +492,14 @@ def _run_backward(
     if cache.M is None:
         zeros = np.zeros(cut.fold * C, dtype)
         zeros_at = address(zeros)
-    codes, dx_at = plan.backward[relu, False], address(rows)
+    past, dx_at = False, address(rows)
     if dx is not None:
-        codes, dx_at = plan.backward[relu, _past(dx, cut)], address(dx)
+        past, dx_at = _past(dx, cut), address(dx)
     # Of constants, no share of the sums goes back to x: any count but 0 serves.
     count = cache.M or 1
     task = (
-        cut.parts, plan.size, plan.lane, cut.full, cut.tail, cut.fold, C, count, cut.group, *codes,
+        cut.parts, dtype.itemsize, lanes(dtype), cut.full, cut.tail, cut.fold, C, count, cut.group,
+        *_codes_back(dtype, relu, past),
         address(cache.x), address(rows), dx_at, numbers_at, wide_at, zeros_at, address(table),
     )  # fmt: skip
     jit.launch(_backward_serial, _backward_parallel, cut.parts, steps, task)
