@@ -383,17 +383,16 @@ def _backward(dy: NDArray, cache: Cache) -> NDArray:
     return dx
 
 
-def max_pool(
-    x: NDArray,
-    lengths: NDArray | None = None,
-    *,
-    pool_size: Ints,
-    stride: Ints,
-    padding: Pads,
+def _windowed(
+    code: Code, x: NDArray, lengths: NDArray | None, *, pool_size: Ints, stride: Ints, padding: Pads
 ) -> tuple[NDArray, Cache]:
-    """Return y and the cache of `max_pool_backward`."""
     windows = Windows(pool_size, stride, (1,) * len(pool_size), padding)
-    return _forward(maximum, x, windows, lengths, windows.output_lengths(lengths))
+    return _forward(code, x, windows, lengths, windows.output_lengths(lengths))
+
+
+def max_pool(x: NDArray, lengths: NDArray | None = None, **sizes: Any) -> tuple[NDArray, Cache]:
+    """Return y and the cache of `max_pool_backward`; sizes are those of `_windowed`."""
+    return _windowed(maximum, x, lengths, **sizes)
 
 
 def max_pool_backward(dy: NDArray, cache: Cache) -> NDArray:
@@ -401,17 +400,9 @@ def max_pool_backward(dy: NDArray, cache: Cache) -> NDArray:
     return _backward(contiguous(dy), cache)
 
 
-def avg_pool(
-    x: NDArray,
-    lengths: NDArray | None = None,
-    *,
-    pool_size: Ints,
-    stride: Ints,
-    padding: Pads,
-) -> tuple[NDArray, Cache]:
-    """Return y and the cache of `avg_pool_backward`."""
-    windows = Windows(pool_size, stride, (1,) * len(pool_size), padding)
-    return _forward(mean, x, windows, lengths, windows.output_lengths(lengths))
+def avg_pool(x: NDArray, lengths: NDArray | None = None, **sizes: Any) -> tuple[NDArray, Cache]:
+    """Return y and the cache of `avg_pool_backward`; sizes are those of `_windowed`."""
+    return _windowed(mean, x, lengths, **sizes)
 
 
 def avg_pool_backward(dy: NDArray, cache: Cache) -> NDArray:
