@@ -186,12 +186,13 @@ class Update:
         rule = rule.get(self.rule, fused._momentum)
         expected = rule(fused.Plain(), shrink * value, gradient, own, rest)
         held = [fused.np.array(a) for a in arrays]  # on guarded pages, where kernels' memory is
-        fused.update(self.rule, [fused.Job(*held[:2], held[2:], numbers)])
+        updates = fused.Updates(self.rule, held[:1], [held[2:]], [0])
+        updates.update(held[1:2], [numbers])
         assert_same(held[1], arrays[1], "the gradient")
         for found, exact in zip([held[0], *held[2:]], expected, strict=True):
             np.testing.assert_allclose(found, exact, rtol=0, atol=100 * EPS[found.dtype])
         total = np.sum(arrays[1].astype(np.float64) ** 2)
-        np.testing.assert_allclose(fused.sums_of_squares(held[1:2]), total, rtol=1e-12)
+        np.testing.assert_allclose(updates.squares(held[1:2]), total, rtol=1e-12)
 
 
 def update(rng: Any) -> Update:

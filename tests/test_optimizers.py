@@ -1,3 +1,4 @@
+import contextlib
 import copy
 import math
 import os
@@ -207,6 +208,30 @@ def test_adam_counts_each_parameter_by_itself():
     assert_same(early["2.weight"], late["2.weight"])
 
 
+def test_arrays_that_take_the_place_of_others_are_seen():
+    """Parameters, slots and gradients, and what is set; a copy goes on by itself."""
+    optimizer, theta = lm.Adam(0.1), params()
+    other, twin = lm.Adam(0.1), params()
+    for t in range(6):
+        if t == 1:
+            theta["0.weight"] = theta["0.weight"].copy()
+        elif t == 2:
+            optimizer.slots["0.bias"]["mean"] = optimizer.slots["0.bias"]["mean"].copy()
+        elif t == 3:
+            optimizer.lr = other.lr = 0.01
+            optimizer.no_decay = other.no_decay = ("1.*",)
+            optimizer.weight_decay = other.weight_decay = 0.1
+        elif t == 4:
+            copied = copy.deepcopy(optimizer)
+            copied.step(copy.deepcopy(theta), grads(9))
+        with kernels.formulas() if t == 5 else contextlib.nullcontext():
+            optimizer.step(theta, {n: np.asfortranarray(g) for n, g in grads(t).items()})
+            for name, p in twin.items():
+                other.step({name: p}, grads(t))
+    for name, p in theta.items():
+        assert_same(p, twin[name])
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("make", ALL)
 def test_refuses_gradients_that_are_not_finite_and_writes_nothing(make, bad):
@@ -319,17 +344,16 @@ def test_one_pass_is_the_update_term_by_term(make, dtype):
 @pytest.mark.parametrize("size", [0, 1, 31, 32, 33, 2049, 5000, 200_001])
 def test_sum_of_squares(size, dtype):
     a = np.random.default_rng(size).standard_normal(size).astype(dtype)
-    ones, empty = np.ones(40_000), np.zeros((3, 0))
-    found, of_ones, of_none = fused.sums_of_squares([a, ones, empty])
-    assert (of_ones, of_none) == (40_000, 0)
-    np.testing.assert_allclose(found, np.sum(a.astype(np.float64) ** 2), rtol=1e-12)
+    ones, empty = np.ones(40_000, dtype), np.zeros((3, 0), dtype)
+    gradients = [a, ones, empty]
+    updates = fused.Updates("sgd", [a.copy() for a in gradients], [[]] * 3, [0] * 3)
+    found = updates.squares(gradients)
+    np.testing.assert_allclose(found, np.sum(a.astype(np.float64) ** 2) + 40_000, rtol=1e-12)
     with threads(1):
-        assert fused.sums_of_squares([a]) == found  # whatever is beside it
+        assert updates.squares(gradients) == found
     if size:
         a[size // 2] = np.nan
-        found, of_ones = fused.sums_of_squares([a, ones])
-        assert not np.isfinite(found)
-        assert of_ones == 40_000
+        assert not np.isfinite(updates.squares(gradients))
 
 
 @pytest.mark.parametrize("make", [lambda: lm.SGD(0.1, momentum=0.9), lambda: lm.Adam(0.1)])
@@ -368,10 +392,11 @@ def test_updates_without_the_compiler():
             arrays = [rng.random(100) for _ in range(4)]
             numbers = (1, 0.1, 0.9, *[0.5] * {"sgd": 1, "adam": 7}.get(rule, 4))
             slots = arrays[2:] if rule == "adam" else arrays[2:][: rule != "sgd"]
-            fused.update(rule, [fused.Job(*arrays[:2], slots, numbers)] * 2)
+            updates = fused.Updates(rule, [arrays[0]] * 2, [slots] * 2, [0, 1])
+            g = arrays[1]
+            assert abs(updates.squares([g, g]) - 2 * g @ g) < 1e-9
+            updates.update([g, g], [numbers] * 2)
             assert all(np.isfinite(a).all() for a in arrays)
-        a = rng.random(5000)
-        assert abs(fused.sums_of_squares([a]) - a @ a) < 1e-9
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script)],

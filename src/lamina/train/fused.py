@@ -17,7 +17,7 @@ Each element is by itself, so threads change no bit.
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numba
 import numpy as np
@@ -25,7 +25,7 @@ import numpy.typing as npt
 from llvmlite import ir
 
 from ..engine import jit
-from ..engine.jit import Address, Code, Task, address, call
+from ..engine.jit import Address, Code, Task, address, call, data, held
 from ..engine.matmul import contiguous
 from ..engine.sweep import DOUBLE, Masks, Sweep, Values
 from ..engine.threads import count as count_threads
@@ -37,8 +37,10 @@ SERIAL: Final = 32_768
 """Up to so many elements an update stays on one core."""
 COLUMNS: Final = 32
 """How many sums of squares go side by side, whatever the width of a vector."""
-CHUNK: Final = 16_384
+PIECE: Final = 16_384
 """Elements that a thread takes at once, and whose squares are added in `COLUMNS` sums."""
+NUMBERS: Final = {"sgd": 1, "momentum": 4, "adam": 7, "rmsprop": 4}
+"""How many numbers the rules take."""
 
 
 class Words:
@@ -152,17 +154,18 @@ def _twin(
         array[...] = result
 
 
-def _code(name: str, rule: Rule, slots: int, count: int) -> Code:
+def _code(name: str, rule: Rule, slots: int) -> Code:
+    count = NUMBERS[name]
     return Code(name, partial(_emit, name, rule, slots, count), partial(_twin, rule, slots, count))
 
 
-sgd: Final = _code("sgd", _sgd, 0, 1)
+sgd: Final = _code("sgd", _sgd, 0)
 """Numbers: lr."""
-momentum: Final = _code("momentum", _momentum, 1, 4)
+momentum: Final = _code("momentum", _momentum, 1)
 """Numbers: lr, μ, a, b."""
-adam: Final = _code("adam", _adam, 2, 7)
+adam: Final = _code("adam", _adam, 2)
 """Numbers: β₁, 1 - β₁, β₂, 1 - β₂, rate, correction, ε."""
-rmsprop: Final = _code("rmsprop", _rmsprop, 1, 4)
+rmsprop: Final = _code("rmsprop", _rmsprop, 1)
 """Numbers: lr, α, 1 - α, ε."""
 
 
@@ -205,112 +208,109 @@ squares: Final = Code("squares", _emit_squares, _squares_twin)
 """Sums of squares, column by column."""
 
 
-# All parameters in one launch, for many are small. A table has a row for each: its size, then
-# addresses.
+# All parameters in one launch, for many are small. A table has a row for each piece of a parameter:
+# the elements before it, its own and their place in bytes, which gradient is its, then p, the slots
+# and the numbers.
 
 
 @jit.kernel
-def _update(g: int, task: Task, table: NDArray) -> None:
-    """Do part g of the chunks of all parameters."""
-    parts, size, code, chunks = task
-    first, last, done = chunks * g // parts, chunks * (g + 1) // parts, 0
-    for row in range(len(table)):
-        n = table[row, 0]
-        count = (n + CHUNK - 1) // CHUNK
-        for i in range(max(first - done, 0), min(last - done, count)):
-            at = i * CHUNK * size
+def _update(g: int, task: Task, table: NDArray, gradients: NDArray) -> None:
+    """Do the pieces of part g."""
+    parts, total, code, _ = task
+    for i in range(len(table)):
+        done, count, at, k = table[i, 0], table[i, 1], table[i, 2], table[i, 3]
+        if done * parts // total == g:
             call(code, (
-                table[row, 1] + at, table[row, 2] + at, table[row, 3] + at, table[row, 4] + at,
-                min(CHUNK, n - i * CHUNK), table[row, 5],
+                data(table[i, 4]) + at, data(gradients[k]) + at, data(table[i, 5]) + at,
+                data(table[i, 6]) + at, count, table[i, 7],
             ))  # fmt: skip
-        done += count
 
 
 @jit.parallel
-def _updates(count: int, task: Task, table: NDArray) -> None:
+def _updates(count: int, task: Task, table: NDArray, gradients: NDArray) -> None:
     for g in numba.prange(count):
-        _update(numba.int64(g), task, table)
+        _update(numba.int64(g), task, table, gradients)
+
+
+@jit.kernel
+def _square(g: int, task: Task, table: NDArray, gradients: NDArray) -> None:
+    """Add the squares of the pieces of part g."""
+    parts, total, code, sums = task
+    for i in range(len(table)):
+        done, count, at, k = table[i, 0], table[i, 1], table[i, 2], table[i, 3]
+        if done * parts // total == g:
+            call(code, (data(gradients[k]) + at, count, sums + i * COLUMNS * 8))
+
+
+@jit.parallel
+def _square_all(count: int, task: Task, table: NDArray, gradients: NDArray) -> None:
+    for g in numba.prange(count):
+        _square(numba.int64(g), task, table, gradients)
 
 
 RULES: Final = {code.name: code for code in (sgd, momentum, adam, rmsprop)}
 
 
-class Job(NamedTuple):
-    """The update of a parameter: all arrays are contiguous and of one dtype.
+class Updates:
+    """The updates of parameters of one dtype, with all that stays from one to the next.
 
-    Attributes
+    Every array is contiguous and of that dtype.
+
+    Parameters
     ----------
-    p, g : array
-    slots : sequence of array
-    numbers : sequence of float
-        scale, decay and shrink of (1), then those of the rule.
+    rule : str
+        One of `RULES`.
+    params : sequence of array
+    slots : sequence of sequences of array
+        Those of each parameter.
+    kinds : sequence of int
+        Which of the numbers are each parameter's.
     """
 
-    p: NDArray
-    g: NDArray
-    slots: Sequence[NDArray]
-    numbers: Sequence[float]
-
-
-def update(rule: str, jobs: Sequence[Job]) -> None:
-    """Write the new values of parameters and their slots, by one of `RULES`."""
-    for dtype in {job.p.dtype for job in jobs}:
-        own = [job for job in jobs if job.p.dtype == dtype and job.p.size]
-        numbers = np.array([job.numbers for job in own], dtype)
+    def __init__(
+        self,
+        rule: str,
+        params: Sequence[NDArray],
+        slots: Sequence[Sequence[NDArray]],
+        kinds: Sequence[int],
+    ) -> None:
+        self.dtype, self.held = params[0].dtype, (params, slots)
+        self.code, self.total = RULES[rule](self.dtype), 0
+        self.numbers = np.empty((max(kinds) + 1, 3 + NUMBERS[rule]), self.dtype)
         rows = []
-        for i, job in enumerate(own):
-            p, g = address(job.p), address(job.g)
-            first, second = (*map(address, job.slots), p, p)[:2]
-            rows.append((job.p.size, p, g, first, second, address(numbers[i])))
-        _launch(_update, _updates, RULES[rule], dtype, rows)
+        for k, (p, own, kind) in enumerate(zip(params, slots, kinds, strict=True)):
+            places = (*map(held, (p, *own)), held(p), held(p))[:3]
+            for first in range(0, p.size, PIECE):
+                count, at = min(PIECE, p.size - first), first * self.dtype.itemsize
+                rows.append((self.total, count, at, k, *places, address(self.numbers[kind])))
+                self.total += count
+        self.table = jit.table(rows)
+        self.sums = np.empty((len(rows), COLUMNS), DOUBLE)
 
+    def read(self, gradients: Sequence[NDArray]) -> list[NDArray]:
+        """Return gradients as kernels read them."""
+        return [contiguous(g.astype(self.dtype, copy=False)) for g in gradients]
 
-def _launch(
-    serial: Any, parallel: Any, code: Code, dtype: np.dtype[Any], rows: list[tuple[Any, ...]],
-    *more: Any,
-) -> None:  # fmt: skip
-    if rows:
-        parts = 1 if sum(row[0] for row in rows) <= SERIAL else count_threads()
-        task = (parts, dtype.itemsize, code(dtype), sum(_chunks(row[0]) for row in rows), *more)
-        jit.launch(serial, parallel, parts, task, jit.table(rows))
+    def squares(self, gradients: Sequence[NDArray]) -> float:
+        """Return Σ g² in float64; NaN or infinite where a gradient holds such, or it overflows."""
+        if not self.total:
+            return 0.0
+        self._launch(_square, _square_all, squares(self.dtype), address(self.sums), gradients)
+        with np.errstate(invalid="ignore", over="ignore"):
+            return float(self.sums.sum())
 
+    def update(self, gradients: Sequence[NDArray], numbers: Sequence[Sequence[float]]) -> None:
+        """Write the new values of parameters and slots.
 
-def _chunks(size: int) -> int:
-    return -(-size // CHUNK)
+        The numbers are, for each kind, scale, decay and shrink of (1), then those of the rule.
+        """
+        self.numbers[...] = numbers
+        if self.total:
+            self._launch(_update, _updates, self.code, 0, gradients)
 
-
-@jit.kernel
-def _square(g: int, task: Task, table: NDArray) -> None:
-    """Do part g of the chunks of all gradients."""
-    parts, size, code, chunks, sums = task
-    first, last, done = chunks * g // parts, chunks * (g + 1) // parts, 0
-    for row in range(len(table)):
-        n = table[row, 0]
-        count = (n + CHUNK - 1) // CHUNK
-        for i in range(max(first - done, 0), min(last - done, count)):
-            at, place = i * CHUNK * size, sums + (done + i) * COLUMNS * 8
-            call(code, (table[row, 1] + at, min(CHUNK, n - i * CHUNK), place))
-        done += count
-
-
-@jit.parallel
-def _square_all(count: int, task: Task, table: NDArray) -> None:
-    for g in numba.prange(count):
-        _square(numba.int64(g), task, table)
-
-
-def sums_of_squares(arrays: Sequence[NDArray]) -> NDArray:
-    """Return Σ a² of each array in float64; NaN or infinite where a holds such, or it overflows."""
-    total = np.zeros(len(arrays), DOUBLE)
-    for dtype in {a.dtype for a in arrays}:
-        which = [i for i, a in enumerate(arrays) if a.dtype == dtype and a.size]
-        own = [contiguous(arrays[i]) for i in which]
-        counts = [_chunks(a.size) for a in own]
-        sums = np.empty((sum(counts), COLUMNS), DOUBLE)
-        rows = [(a.size, address(a)) for a in own]
-        _launch(_square, _square_all, squares, dtype, rows, address(sums))
-        if own:
-            firsts = np.cumsum([0, *counts[:-1]])
-            with np.errstate(invalid="ignore", over="ignore"):
-                total[which] = np.add.reduceat(sums.sum(axis=1), firsts)
-    return total
+    def _launch(
+        self, serial: Any, parallel: Any, code: Any, sums: Any, gradients: Sequence[NDArray]
+    ) -> None:
+        parts = 1 if self.total <= SERIAL else count_threads()
+        places = jit.table([held(g) for g in gradients])
+        jit.launch(serial, parallel, parts, (parts, self.total, code, sums), self.table, places)

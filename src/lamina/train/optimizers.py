@@ -63,6 +63,7 @@ class Optimizer(ABC):
     clip_norm: float | None = field(default=None, kw_only=True)
     steps: int = field(default=0, init=False, repr=False)
     slots: dict[str, Arrays] = field(default_factory=dict, init=False, repr=False)
+    _plan: "_Plan | None" = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         owner = type(self).__name__
@@ -109,24 +110,28 @@ class Optimizer(ABC):
         """
         if self.steps == 0:
             refuse_idle(type(self).__name__, "group", self.groups, params)
-        squares = self._check(params, grads)
-        settings = {name: self._settings(name) for name in params}
+        gradients = self._gradients(params, grads)
+        plan = self._planned(params)
+        read = [table.updates.read([gradients[i] for i in table.members]) for table in plan.tables]
+        squares = [table.updates.squares(own) for table, own in zip(plan.tables, read, strict=True)]
+        squares += [_sum_of_squares(gradients[i]) for i in plan.others]
+        self._check(squares, params, gradients)
         scale = self._clip(squares)
-        rule, jobs = "", []
-        for name, p in params.items():
-            if name not in self.slots:
-                self.slots[name] = self._slots(p)
-            g, (lr, decay), slots = grads[name], settings[name], self.slots[name]
-            if _fits_kernels(p, g, *(a for a in slots.values() if a.ndim)):
-                rule, own, numbers = self._rule(lr, slots)
-                jobs.append((p, g, own, (scale, *self._decay_numbers(lr, decay), *numbers)))
-            else:
-                g = g if scale == 1 else g * scale  # (1)
-                self._update(p, self._decay(p, g, lr, decay) if decay else g, lr, slots)
-        if jobs:
-            from . import fused
-
-            fused.update(rule, [fused.Job(*job) for job in jobs])
+        for kind in plan.kinds:
+            kind.lr, kind.decay = self._settings(kind.first)
+            if "updates" in kind.slots:
+                kind.slots["updates"] += 1
+        for table, own in zip(plan.tables, read, strict=True):
+            numbers = [
+                (scale, *self._decay_numbers(k.lr, k.decay), *self._numbers(k.lr, k.slots))
+                for k in table.kinds
+            ]
+            table.updates.update(own, numbers)
+        for i, kind in plan.others.items():
+            p, g = plan.arrays[i], gradients[i]
+            g = g if scale == 1 else g * scale  # (1)
+            g = self._decay(p, g, kind.lr, kind.decay) if kind.decay else g
+            self._update(p, g, kind.lr, self.slots[plan.names[i]])
         self.steps += 1
 
     @abstractmethod
@@ -137,9 +142,14 @@ class Optimizer(ABC):
     def _update(self, p: NDArray, g: NDArray, lr: float, slots: Arrays) -> None:
         """Write the new values into a parameter and its slots."""
 
+    @property
     @abstractmethod
-    def _rule(self, lr: float, slots: Arrays) -> tuple[str, list[NDArray], list[float]]:
-        """Return the name of the same update in fused.py, its slots and its numbers."""
+    def _rule(self) -> str:
+        """The name of the same update in fused.py."""
+
+    @abstractmethod
+    def _numbers(self, lr: float, slots: Arrays) -> list[float]:
+        """Return its numbers; the slots are those of a parameter, with the count of this update."""
 
     def _decay_numbers(self, lr: float, decay: float) -> tuple[float, float]:
         """Return what share of p is added to the gradient, and what share of p is kept."""
@@ -160,33 +170,63 @@ class Optimizer(ABC):
             decay = 0.0
         return rate(settings["lr"], self.steps), decay
 
-    def _check(self, params: Arrays, grads: Arrays) -> list[float]:
-        """Refuse gradients that will not do; return the sums of their squares."""
+    def _gradients(self, params: Arrays, grads: Arrays) -> list[NDArray]:
+        """Return the gradients of the parameters, in order; refuse those of another shape."""
         owner = type(self).__name__
-        for name, p in params.items():
-            if name not in grads:
-                raise ValueError(
-                    f"{owner}: no gradient for {name}; there are {', '.join(grads) or 'none'}"
-                )
-            g = grads[name]
-            if g.shape != p.shape:
-                raise ValueError(
-                    f"{owner}: the gradient of {name} has shape {g.shape}, not {p.shape}"
-                )
-            if any(a.ndim and a.shape != p.shape for a in self.slots.get(name, {}).values()):
-                raise ValueError(
-                    f"{owner}: remembers {name} in another shape than {p.shape}; "
-                    "make a new optimizer for a new model"
-                )
-        squares = _sums_of_squares([grads[name] for name in params])
-        for name, total in zip(params, squares, strict=True):
-            # The sum may overflow where no gradient is infinite.
-            if not (math.isfinite(total) or np.isfinite(grads[name]).all()):
+        try:
+            found = [grads[name] for name in params]
+        except KeyError as error:
+            raise ValueError(
+                f"{owner}: no gradient for {error.args[0]}; there are {', '.join(grads) or 'none'}"
+            ) from None
+        if [g.shape for g in found] != [p.shape for p in params.values()]:
+            for (name, p), g in zip(params.items(), found, strict=True):
+                if g.shape != p.shape:
+                    raise ValueError(
+                        f"{owner}: the gradient of {name} has shape {g.shape}, not {p.shape}"
+                    )
+        return found
+
+    def _check(self, squares: list[float], params: Arrays, gradients: list[NDArray]) -> None:
+        """Refuse NaN and infinity."""
+        if math.isfinite(sum(squares)):
+            return
+        for name, g in zip(params, gradients, strict=True):
+            if not np.isfinite(g).all():  # the sum may overflow where all are
                 raise FloatingPointError(
-                    f"{owner}: the gradient of {name} holds NaN or infinity; "
+                    f"{type(self).__name__}: the gradient of {name} holds NaN or infinity; "
                     "lower the learning rate or set clip_norm=, and look for NaN in the data"
                 )
-        return squares
+
+    def _planned(self, params: Arrays) -> "_Plan":
+        """Return the plan that there is, or a new one where arrays or patterns have changed."""
+        if self._plan is None or self._plan.key != self._key(params):
+            self._plan = _Plan(self, params)
+            self._plan.key = self._key(params)
+        return self._plan
+
+    def _key(self, params: Arrays) -> list[Any]:
+        """Return what a plan is for; it holds on to the arrays, so ids stay theirs."""
+        slots = (a for name in params for a in self.slots.get(name, {}).values())
+        patterns = [*self.groups, *self.no_decay]
+        return [
+            kernels.used(), self._rule, patterns, list(params), *map(id, params.values()),
+            *map(id, slots),
+        ]  # fmt: skip
+
+    def _alike(self, name: str, p: NDArray) -> tuple[Any, ...]:
+        """Return what parameters have in common that go alike; refuse slots of another one."""
+        slots = self.slots[name]
+        if any(a.ndim and a.shape != p.shape for a in slots.values()):
+            raise ValueError(
+                f"{type(self).__name__}: remembers {name} in another shape than {p.shape}; "
+                "make a new optimizer for a new model"
+            )
+        fit = (matches(pattern, name) for pattern in self.groups)
+        return int(slots.get("updates", 0)), matches(self.no_decay, name), *fit
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_plan": None}  # which has addresses
 
     def _clip(self, squares: list[float]) -> float:
         """Return the factor that brings the norm of all gradients to `clip_norm` at most."""
@@ -253,11 +293,14 @@ class SGD(Optimizer):
             g = g + self.momentum * v if self.nesterov else v
         p -= lr * g
 
-    def _rule(self, lr: float, slots: Arrays) -> tuple[str, list[NDArray], list[float]]:
+    @property
+    def _rule(self) -> str:
+        return "momentum" if self.momentum else "sgd"
+
+    def _numbers(self, lr: float, slots: Arrays) -> list[float]:
         if not self.momentum:
-            return "sgd", [], [lr]
-        ahead = [1.0, self.momentum] if self.nesterov else [0.0, 1.0]
-        return "momentum", [slots["velocity"]], [lr, self.momentum, *ahead]
+            return [lr]
+        return [lr, self.momentum, *((1.0, self.momentum) if self.nesterov else (0.0, 1.0))]
 
 
 @dataclass(eq=False)
@@ -323,7 +366,6 @@ class Adam(Optimizer):
     def _update(self, p: NDArray, g: NDArray, lr: float, slots: Arrays) -> None:
         beta1, beta2 = self.betas
         m, s = slots["mean"], slots["square"]
-        slots["updates"] += 1
         t = int(slots["updates"])
         m *= beta1
         m += (1 - beta1) * g
@@ -333,12 +375,15 @@ class Adam(Optimizer):
         root += self.eps
         p -= lr / (1 - beta1**t) * m / root
 
-    def _rule(self, lr: float, slots: Arrays) -> tuple[str, list[NDArray], list[float]]:
+    @property
+    def _rule(self) -> str:
+        return "adam"
+
+    def _numbers(self, lr: float, slots: Arrays) -> list[float]:
         beta1, beta2 = self.betas
-        slots["updates"] += 1
         t = int(slots["updates"])
-        numbers = [beta1, 1 - beta1, beta2, 1 - beta2, lr / (1 - beta1**t), 1 / (1 - beta2**t)]
-        return "adam", [slots["mean"], slots["square"]], [*numbers, self.eps]
+        rates = lr / (1 - beta1**t), 1 / (1 - beta2**t)
+        return [beta1, 1 - beta1, beta2, 1 - beta2, *rates, self.eps]
 
 
 @dataclass(eq=False)
@@ -439,30 +484,110 @@ class RMSprop(Optimizer):
         s += (1 - self.alpha) * g * g
         p -= lr * g / (np.sqrt(s) + self.eps)
 
-    def _rule(self, lr: float, slots: Arrays) -> tuple[str, list[NDArray], list[float]]:
-        return "rmsprop", [slots["square"]], [lr, self.alpha, 1 - self.alpha, self.eps]
+    @property
+    def _rule(self) -> str:
+        return "rmsprop"
+
+    def _numbers(self, lr: float, slots: Arrays) -> list[float]:
+        return [lr, self.alpha, 1 - self.alpha, self.eps]
 
 
-def _sums_of_squares(gradients: list[NDArray]) -> list[float]:
-    """Return Σ g² of each gradient in float64."""
-    if kernels.used() and all(g.dtype in FLOATS for g in gradients):
+# Plans
+
+
+@dataclass(eq=False)
+class _Kind:
+    """Parameters that go alike: by the same settings, after as many updates.
+
+    Attributes
+    ----------
+    first : str
+        The name of one of them.
+    slots : dict of str to array
+        Its slots; the count of updates there is one array for all.
+    lr, decay : float
+        The settings of this update.
+    """
+
+    first: str
+    slots: Arrays
+    lr: float = 0.0
+    decay: float = 0.0
+
+
+class _Plan:
+    """What stays from update to update while parameters and slots are the same arrays.
+
+    Attributes
+    ----------
+    key : list
+        What it is for.
+    kinds : list of _Kind
+    tables : list of _Table
+        What kernels do, one for each dtype.
+    others : dict of int to _Kind
+        What formulas do: the places of parameters among all, and their kinds.
+    """
+
+    def __init__(self, optimizer: Optimizer, params: Arrays) -> None:
+        self.key: list[Any] = []
+        self.names, self.arrays = list(params), list(params.values())
+        for name, p in params.items():
+            if name not in optimizer.slots:
+                optimizer.slots[name] = optimizer._slots(p)
+        self.slots = [optimizer.slots[name] for name in params]
+        alike: dict[Any, list[int]] = {}
+        for i, (name, p) in enumerate(params.items()):
+            alike.setdefault((self._dtype(i), *optimizer._alike(name, p)), []).append(i)
+        self.kinds = []
+        by_dtype: dict[Any, dict[int, _Kind]] = {}
+        for (dtype, *_), members in alike.items():
+            slots = self.slots[members[0]]
+            if "updates" in slots:
+                count = slots["updates"].copy()
+                for i in members:
+                    self.slots[i]["updates"] = count
+            kind = _Kind(self.names[members[0]], slots)
+            self.kinds.append(kind)
+            by_dtype.setdefault(dtype, {}).update(dict.fromkeys(members, kind))
+        self.others = by_dtype.pop(None, {})
+        self.tables = [_Table(optimizer._rule, self, of) for of in by_dtype.values()]
+
+    def _dtype(self, i: int) -> Any:
+        """Return the dtype of a parameter that kernels can change, None for others."""
+        p = self.arrays[i]
+        arrays = (p, *(a for a in self.slots[i].values() if a.ndim))
+        lie_well = all(a.flags.carray and a.dtype == p.dtype for a in arrays)
+        return p.dtype if kernels.used() and p.dtype in FLOATS and lie_well else None
+
+
+class _Table:
+    """The parameters of one dtype, which kernels change in one launch.
+
+    Attributes
+    ----------
+    members : list of int
+        Their places among all.
+    kinds : list of _Kind
+    updates : fused.Updates
+    """
+
+    def __init__(self, rule: str, plan: _Plan, of: dict[int, _Kind]) -> None:
         from . import fused
 
-        found: list[float] = fused.sums_of_squares(gradients).tolist()
-        return found
-    with np.errstate(invalid="ignore", over="ignore"):
-        return [float(np.sum(np.square(g, dtype=np.float64))) for g in gradients]
-
-
-def _fits_kernels(p: NDArray, *others: NDArray) -> bool:
-    """Return whether there are kernels, and a parameter and its arrays lie as they read them."""
-    return (
-        kernels.used()
-        and p.dtype in FLOATS
-        and all(
-            a.flags.c_contiguous and a.flags.aligned and a.dtype == p.dtype for a in (p, *others)
+        self.members, self.kinds = list(of), list(dict.fromkeys(of.values()))
+        self.updates = fused.Updates(
+            rule,
+            [plan.arrays[i] for i in of],
+            [[a for a in plan.slots[i].values() if a.ndim] for i in of],
+            [self.kinds.index(kind) for kind in of.values()],
         )
-    )
+
+
+def _sum_of_squares(g: NDArray) -> float:
+    """Return Σ g² in float64."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        return float(np.sum(np.square(g, dtype=np.float64)))
 
 
 def _below_one(owner: str, name: str, value: Any) -> None:
