@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import denormals, jit
-from .jit import Code, Task, address, call
+from .jit import Code, address, call, item
 from .matmul import plan_of
 from .memory import empty
 from .mode import flush as flush_code
@@ -37,13 +37,18 @@ def is_better(weights: Weights, n: int, steps: int, threads: int) -> bool:
 
 
 @jit.kernel
-def _forward(g: int, t: int, task: Task, heights: NDArray, rows: NDArray) -> None:
+def _forward(part: int, at: int) -> None:
     """Go through step t with the units of part g."""
     (
         parts, steps, chunk, stride, size, lane, tile, copy, origin, cell, width, width_x,
         inputs, hidden, gates, n, x, bias, bias_col, weight_x, weight_h, x_ahead,
         h, c, sums, y, mask, mask_row, keep, h_before, c_before, kept, set_mode, flush, modes,
-    ) = task  # fmt: skip
+        heights, first, active, before,
+    ) = jit.constants(at, 39)  # fmt: skip
+    t, g = part // parts, part % parts
+    rows, first_row = item(active, t), item(first, t)
+    if rows == 0:
+        return
     call(set_mode, (flush, 0, modes + g * 8))
     zero, one = numba.int64(0), numba.int64(1)  # not literals: `product` is compiled once
     columns, vectors = gates * hidden, (hidden + lane - 1) // lane
@@ -51,63 +56,55 @@ def _forward(g: int, t: int, task: Task, heights: NDArray, rows: NDArray) -> Non
     units, padded = u1 - u0, vectors * lane
     unit_vectors, unit = (units + lane - 1) // lane, u0 * size
     last = units - (unit_vectors - 1) * lane
-    first, active = rows[0, t], rows[1, t]
     begun = t - t % chunk
-    offset = rows[2, t] - rows[2, begun]
+    offset = item(before, t) - item(before, begun)
     if t == begun:  # x W_x + b of some steps at once
         x_vectors, mine = (inputs + lane - 1) // lane, x_ahead + g * chunk * n * inputs * size
         many = 0
         for u in range(begun, min(steps, begun + chunk)):
             call(copy, (
-                x + rows[0, u] * inputs * size, stride * inputs, rows[1, u], x_vectors,
+                x + item(first, u) * inputs * size, stride * inputs, item(active, u), x_vectors,
                 inputs - (x_vectors - 1) * lane, mine + many * inputs * size, inputs,
             ))  # fmt: skip
-            many += rows[1, u]
+            many += item(active, u)
         for q in range(gates):
-            at = (q * hidden + u0) * size
+            gate = (q * hidden + u0) * size
             product(
                 many, inputs, units, width_x, size, lane, tile, origin, heights, mine, inputs,
-                weight_x + (q * padded + u0) * inputs * size, inputs, bias + at * bias_col, zero,
-                bias_col, sums + at, columns,
+                weight_x + (q * padded + u0) * inputs * size, inputs, bias + gate * bias_col, zero,
+                bias_col, sums + gate, columns,
             )  # fmt: skip
     a = sums + offset * columns * size
     here, there = h + t % 2 * n * hidden * size, h + (t + 1) % 2 * n * hidden * size
-    row = first * hidden * size + unit
+    row = first_row * hidden * size + unit
     if keep:
         call(copy, (
-            here + unit, hidden, active, unit_vectors, last, h_before + row, stride * hidden
+            here + unit, hidden, rows, unit_vectors, last, h_before + row, stride * hidden
         ))  # fmt: skip
     for q in range(gates):
-        at = a + (q * hidden + u0) * size
+        gate = a + (q * hidden + u0) * size
         product(
-            active, hidden, units, width, size, lane, tile, origin, heights, here, hidden,
-            weight_h + (q * padded + u0) * hidden * size, hidden, at, columns, one, at, columns,
+            rows, hidden, units, width, size, lane, tile, origin, heights, here, hidden,
+            weight_h + (q * padded + u0) * hidden * size, hidden, gate, columns, one, gate, columns,
         )  # fmt: skip
     call(cell, (
-        active, unit_vectors, last, hidden, a + unit, columns, c + unit, hidden,
+        rows, unit_vectors, last, hidden, a + unit, columns, c + unit, hidden,
         y + row, stride * hidden, there + unit, hidden, mask + unit, mask_row,
-        keep, rows[0, t + 1] - first if t + 1 < steps else 0,
-        c_before + row * keep, kept + (first * columns * size + unit) * keep,
+        keep, item(first, t + 1) - first_row if t + 1 < steps else 0,
+        c_before + row * keep, kept + (first_row * columns * size + unit) * keep,
     ))  # fmt: skip
     call(set_mode, (flush, 1, modes + g * 8))
 
 
-@jit.parallel
-def _forward_of_all(count: int, task: Task, heights: NDArray, rows: NDArray) -> None:
-    for t in range(rows.shape[1]):
-        if rows[1, t] > 0:
-            for g in numba.prange(count):
-                _forward(numba.int64(g), numba.int64(t), task, heights, rows)
-
-
 @jit.kernel
-def _backward(g: int, t: int, task: Task, heights: NDArray, rows: NDArray) -> None:
+def _backward(part: int, at: int) -> None:
     """Go back through step t with the units of part g; t = -1 hands on what step 0 gives."""
     (
         parts, steps, stride, size, lane, tile, scale, origin, cell, width, hidden, gates,
         weight_h, masked, mask, zeros, y, dy, dh, dc, c_before, kept, da,
-        set_mode, flush, modes,
-    ) = task  # fmt: skip
+        set_mode, flush, modes, heights, first, active,
+    ) = jit.constants(at, 29)  # fmt: skip
+    t, g = steps - 1 - part // parts, part % parts
     call(set_mode, (flush, 0, modes + g * 8))
     zero = numba.int64(0)  # not a literal: `product` is compiled once
     columns, vectors = gates * hidden, (hidden + lane - 1) // lane
@@ -115,45 +112,29 @@ def _backward(g: int, t: int, task: Task, heights: NDArray, rows: NDArray) -> No
     units = u1 - u0
     unit_vectors, unit = (units + lane - 1) // lane, u0 * size
     last = units - (unit_vectors - 1) * lane
-    if t + 1 < steps and rows[1, t + 1] > 0:
-        active = rows[1, t + 1]
+    rows = item(active, t + 1) if t + 1 < steps else zero
+    if rows > 0:
         product(
-            active, columns, units, width, size, lane, tile, origin, heights,
-            da + rows[0, t + 1] * columns * size, stride * columns, weight_h + u0 * columns * size,
-            columns, zeros, zero, zero, dh + unit, hidden,
+            rows, columns, units, width, size, lane, tile, origin, heights,
+            da + item(first, t + 1) * columns * size, stride * columns,
+            weight_h + u0 * columns * size, columns, zeros, zero, zero, dh + unit, hidden,
         )  # fmt: skip
         if masked:
             call(scale, (
-                active, unit_vectors, last, dh + unit, hidden, mask + unit, hidden,
+                rows, unit_vectors, last, dh + unit, hidden, mask + unit, hidden,
                 zeros, 0, dh + unit, hidden,
             ))  # fmt: skip
-    if t >= 0 and rows[1, t] > 0:
-        row = rows[0, t] * hidden * size + unit
-        wide = rows[0, t] * columns * size + unit
+    rows = item(active, t) if t >= 0 else zero
+    if rows > 0:
+        row = item(first, t) * hidden * size + unit
+        wide = item(first, t) * columns * size + unit
         call(cell, (
-            rows[1, t], unit_vectors, last, hidden, y + row, stride * hidden, dh + unit, hidden,
+            rows, unit_vectors, last, hidden, y + row, stride * hidden, dh + unit, hidden,
             dy + row, stride * hidden, dc + unit, hidden,
-            rows[0, t - 1] - rows[0, t] if t > 0 else 0, c_before + row, kept + wide, da + wide,
+            item(first, t - 1) - item(first, t) if t > 0 else 0,
+            c_before + row, kept + wide, da + wide,
         ))  # fmt: skip
     call(set_mode, (flush, 1, modes + g * 8))
-
-
-@jit.parallel
-def _backward_of_all(count: int, task: Task, heights: NDArray, rows: NDArray) -> None:
-    for s in range(rows.shape[1] + 1):
-        for g in numba.prange(count):
-            t = rows.shape[1] - 1 - s
-            _backward(numba.int64(g), numba.int64(t), task, heights, rows)
-
-
-@jit.kernel
-def _nothing(g: int, task: Task, heights: NDArray, rows: NDArray) -> None:
-    """Stand for the serial kernel that `launch` asks for: there are two parts at least."""
-
-
-def _rows(steps: Steps) -> NDArray:
-    """Return, for each step, its first row, how many it has, and how many come before it."""
-    return np.stack([steps.first, steps.active, np.cumsum(steps.active) - steps.active])
 
 
 def _panels(matrix: NDArray, gates: int, parts: int, width: int, transposed: bool) -> NDArray:
@@ -202,15 +183,16 @@ def forward(
     mask, mask_row = (ones, 0) if mask is None else (mask, hidden)
     bias, bias_col = (plan.zeros, 0) if weights.bias is None else (weights.bias, 1)
     before = [y if kept is None or a is None else a for a in kept or [None] * 3]
-    task = (
-        parts, steps.steps, chunk, steps.stride, plan.size, plan.lane, *plan.codes[:2],
-        plan.origin_at, cell(y.dtype), width, width_x, inputs, hidden, gates, n, address(x),
-        address(bias), bias_col, address(panels[0]), address(panels[1]), address(x_ahead),
+    so_far = np.cumsum(steps.active) - steps.active
+    jit.share(
+        _forward, parts, parts, steps.steps, chunk, steps.stride, plan.size, plan.lane,
+        *plan.codes[:2], plan.origin_at, cell(y.dtype), width, width_x, inputs, hidden, gates, n,
+        address(x), address(bias), bias_col, *map(address, panels), address(x_ahead),
         address(both), address(both if c is None else c), address(sums), address(y),
         address(mask), mask_row, int(kept is not None), *map(address, before),
-        flush_code(y.dtype), denormals.flushing(), address(modes),
+        flush_code(y.dtype), denormals.flushing(), address(modes), address(plan.heights),
+        address(steps.first), address(steps.active), address(so_far), phases=steps.steps,
     )  # fmt: skip
-    jit.launch(_nothing, _forward_of_all, parts, task, plan.heights, _rows(steps))
 
 
 def backward(
@@ -225,14 +207,15 @@ def backward(
     modes = np.zeros(parts, np.int64)
     zeros, _ = zeros_and_ones(hidden, da.dtype)
     c_before, gates = (y if a is None else a for a in kept[1:])
-    task = (
-        parts, steps.steps, steps.stride, plan.size, plan.lane, plan.codes[0], scale(da.dtype),
-        plan.origin_at, cell(da.dtype), width, hidden, columns // hidden, address(panels),
-        int(mask is not None), address(dh if mask is None else mask), address(zeros), address(y),
-        address(dy), address(dh), address(dh if dc is None else dc), address(c_before),
-        address(gates), address(da), flush_code(da.dtype), denormals.flushing(), address(modes),
+    jit.share(
+        _backward, parts, parts, steps.steps, steps.stride, plan.size, plan.lane, plan.codes[0],
+        scale(da.dtype), plan.origin_at, cell(da.dtype), width, hidden, columns // hidden,
+        address(panels), int(mask is not None), address(dh if mask is None else mask),
+        address(zeros), address(y), address(dy), address(dh), address(dh if dc is None else dc),
+        address(c_before), address(gates), address(da), flush_code(da.dtype),
+        denormals.flushing(), address(modes), address(plan.heights), address(steps.first),
+        address(steps.active), phases=steps.steps + 1,
     )  # fmt: skip
-    jit.launch(_nothing, _backward_of_all, parts, task, plan.heights, _rows(steps))
 
 
 def _known(weights: Weights, name: str, gates: int, parts: int, width: int) -> NDArray:

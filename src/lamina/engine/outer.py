@@ -16,7 +16,7 @@ import numba
 import numpy.typing as npt
 
 from . import jit, threads
-from .jit import Task, address, call
+from .jit import address, call, item
 from .matmul import plan_of
 from .memory import empty
 from .steps import zeros_and_ones
@@ -48,12 +48,12 @@ def _copy(
 
 
 @jit.kernel
-def _part(g: int, task: Task, heights: NDArray) -> None:
+def _part(g: int, at: int) -> None:
     """Compute part g of the columns of C."""
     (
-        parts, k, n, size, lane, wide, tile, copy, origin, zeros, x, x_columns, h, h_columns, ones,
-        d, c, sums, pitch, blocks_a, blocks_b,
-    ) = task  # fmt: skip
+        parts, k, n, size, lane, wide, tile, copy, origin, heights, zeros,
+        x, x_columns, h, h_columns, ones, d, c, sums, pitch, blocks_a, blocks_b,
+    ) = jit.constants(at, 22)  # fmt: skip
     zero, one = numba.int64(0), numba.int64(1)  # not literals: `_copy` is compiled once
     m = x_columns + h_columns + 1
     vectors = (n + lane - 1) // lane
@@ -78,7 +78,7 @@ def _part(g: int, task: Task, heights: NDArray) -> None:
                 last, ldb = min(lane, n - (p1 - 1) * lane), (p1 - p0) * lane
                 source = d + (k0 * n + p0 * lane) * size
                 call(copy, (source, n, k1 - k0, p1 - p0, last, b_mine, ldb))
-                height = heights[p1 - p0]
+                height = item(heights, p1 - p0)
                 tiles = (m1 - m0 + height - 1) // height  # their heights equalised
                 low = (m1 - m0) // tiles
                 higher = m1 - m0 - low * tiles
@@ -100,12 +100,6 @@ def _part(g: int, task: Task, heights: NDArray) -> None:
                     into, begin = into + tall * ldc * size, begin + tall * lds * size
 
 
-@jit.parallel
-def _parts(count: int, task: Task, heights: NDArray) -> None:
-    for g in numba.prange(count):
-        _part(numba.int64(g), task, heights)
-
-
 def outer(x: NDArray, h: NDArray, d: NDArray) -> tuple[NDArray, NDArray, NDArray]:
     """Return Σ_k x[k]ᵀ d[k], Σ_k h[k]ᵀ d[k] and Σ_k d[k], of C-contiguous arrays of rows k."""
     plan = plan_of(d.dtype)
@@ -124,10 +118,10 @@ def outer(x: NDArray, h: NDArray, d: NDArray) -> tuple[NDArray, NDArray, NDArray
         blocks_b = empty(parts * TERMS * plan.wide * lane, d.dtype)
         sums = empty(m * -(-n // lane) * lane if k > TERMS else 0, d.dtype)
         _, ones = zeros_and_ones(1, d.dtype)
-        task = (
-            parts, k, n, plan.size, lane, plan.wide, *plan.codes[:2], plan.origin_at,
-            plan.zeros_at, address(x), x.shape[1], address(h), h.shape[1], address(ones),
-            address(d), address(c), address(sums), pitch, address(blocks_a), address(blocks_b),
+        jit.share(
+            _part, parts, parts, k, n, plan.size, lane, plan.wide, *plan.codes[:2], plan.origin_at,
+            address(plan.heights), plan.zeros_at, address(x), x.shape[1], address(h), h.shape[1],
+            address(ones), address(d), address(c), address(sums), pitch, address(blocks_a),
+            address(blocks_b),
         )  # fmt: skip
-        jit.launch(_part, _parts, parts, task, plan.heights)
     return c[: x.shape[1]], c[x.shape[1] : -1], c[-1]

@@ -28,7 +28,7 @@ from numba.core import cgutils
 
 from . import columns as by_columns
 from . import denormals, jit, threads
-from .jit import Address, Code, address, call, held
+from .jit import Address, Code, address, call, held, item
 from .matmul import BEFORE, IN_PLACE, WITHIN, plan_of
 from .memory import aligned, empty
 from .mode import flush as flush_code
@@ -47,30 +47,29 @@ REUSED: Final = 3
 
 
 @jit.kernel
-def _forward(
-    g: int, phase: int, fixed: int,
-    x: int, weight_x: int, weight_h: int, weight_p: int, bias: int, h: int, c: int,
-    mask: int, s: int, y: int, h_before: int, c_before: int, gates: int, work: int,
-    heights: NDArray, first: NDArray, live: NDArray, begin: NDArray,
-) -> None:  # fmt: skip
+def _forward(part: int, at: int) -> None:
     """Pack part g of the weights, phase 0, or go through the steps of part g of the ranks.
 
-    Arrays of floats come as `jit.held` gave them.
+    Arrays come as `jit.held` gave them.
     """
+    (
+        fixed, x, weight_x, weight_h, weight_p, bias, h, c, mask, s, y, h_before, c_before, gates,
+        work, first, live, begin,
+    ) = jit.constants(at, 18)  # fmt: skip
     (
         parts, steps, apart, stride, size, lane, tile, copy, transpose, affine, origin, cell,
         width, width_p, width_x, inputs, hidden, outputs, columns, most, bias_col, way, stacked,
         projected, mask_row, ones, zeros, keep, set_mode, flush,
-        panels_x, panels_h, panels_p, xh, sums, ahead, modes,
-    ) = jit.constants(fixed, 37)  # fmt: skip
-    work = jit.data(work)
+        panels_x, panels_h, panels_p, xh, sums, ahead, modes, heights,
+    ) = jit.constants(fixed, 38)  # fmt: skip
+    phase, g, work = part // parts, part % parts, jit.data(work)
     weight_x, weight_h, weight_p = jit.data(weight_x), jit.data(weight_h), jit.data(weight_p)
     zero, one = numba.int64(0), numba.int64(1)  # not literals: kernels are compiled once
     both = inputs + outputs
     tall_x = tall_h = both  # x and h side by side, their weights one above the other
     if not stacked:
         tall_x, tall_h = inputs, outputs
-    if phase == 0:
+    if way == WITHIN and phase == 0:
         k_h = inputs if stacked else zero
         for k0, k, tall, n, wide, source, panels in (
             (zero, inputs, tall_x, columns, width_x, weight_x, panels_x),
@@ -88,14 +87,15 @@ def _forward(
         tall_p = hidden
     if way == WITHIN:
         weight_x, weight_h, weight_p = work + panels_x, work + panels_h, work + panels_p
-    x, bias, h, c, mask, s, y, h_before, c_before, gates = (
+    x, bias, h, c, mask, s, y, h_before, c_before, gates, first, live, begin = (
         jit.data(x), jit.data(bias), jit.data(h), jit.data(c), jit.data(mask), jit.data(s),
-        jit.data(y), jit.data(h_before), jit.data(c_before), jit.data(gates),
+        jit.data(y), jit.data(h_before), jit.data(c_before), jit.data(gates), jit.data(first),
+        jit.data(live), jit.data(begin),
     )  # fmt: skip
+    live = live + g * steps * 8
     modes = work + modes
     call(set_mode, (flush, 0, modes + g * 8))
-    zero, one = numba.int64(0), numba.int64(1)  # not literals: `product` is compiled once
-    rank, own = begin[g], live[g, 0]
+    rank, own = item(begin, g), item(live, 0)
     mine = work + sums + g * most * columns * size
     xh_mine, c_mine = work + xh + rank * both * size, c + rank * hidden * size
     h_mine, mask_mine = xh_mine + inputs * size, mask + rank * mask_row * size
@@ -114,10 +114,10 @@ def _forward(
     ))  # fmt: skip
     until, before, a = 0, 0, mine
     for t in range(steps):
-        rows = live[g, t]
+        rows = item(live, t)
         if rows == 0:
             break
-        row = first[t] + rank * stride
+        row = item(first, t) + rank * stride
         if keep:
             into = h_before + row * outputs * size
             call(copy, (h_mine, apart * both, rows, h_vectors, h_last, into, gap * outputs))
@@ -132,13 +132,15 @@ def _forward(
             a = a + before * columns * size
             if t == until:  # x W_x + b of as many steps as fill some tiles
                 many, a = 0, mine
-                while until < steps and many + live[g, until] <= most and live[g, until] > 0:
-                    at = x + (first[until] + rank * stride) * inputs * size
+                while until < steps:
+                    some = item(live, until)
+                    if some == 0 or many + some > most:
+                        break
                     call(copy, (
-                        at, gap * inputs, live[g, until], x_vectors, x_last,
-                        x_mine + many * inputs * size, inputs,
+                        x + (item(first, until) + rank * stride) * inputs * size, gap * inputs,
+                        some, x_vectors, x_last, x_mine + many * inputs * size, inputs,
                     ))  # fmt: skip
-                    many += live[g, until]
+                    many += some
                     until += 1
                 product(
                     many, inputs, columns, width_x, size, lane, tile, origin, heights,
@@ -155,7 +157,7 @@ def _forward(
         call(cell, (
             rows, vectors, last, hidden, a, columns, c_mine, apart * hidden,
             s + cells, gap * hidden, h, h_row, m, m_row,
-            keep, first[t + 1] - first[t] if t + 1 < steps else 0,
+            keep, item(first, t + 1) - item(first, t) if t + 1 < steps else 0,
             c_before + cells * keep, gates + row * columns * size * keep,
         ))  # fmt: skip
         if projected:
@@ -173,48 +175,19 @@ def _forward(
     call(set_mode, (flush, 1, modes + g * 8))
 
 
-@jit.parallel
-def _forward_of_all(
-    count: int, begun: int, fixed: int,
-    x: int, weight_x: int, weight_h: int, weight_p: int, bias: int, h: int, c: int,
-    mask: int, s: int, y: int, h_before: int, c_before: int, gates: int, work: int,
-    heights: NDArray, first: NDArray, live: NDArray, begin: NDArray,
-) -> None:  # fmt: skip
-    for phase in range(begun, 2):
-        for g in numba.prange(count):
-            _forward(
-                numba.int64(g), phase, fixed, x, weight_x, weight_h, weight_p, bias, h, c, mask,
-                s, y, h_before, c_before, gates, work, heights, first, live, begin,
-            )  # fmt: skip
-
-
 @jit.kernel
-def _forward_alone(
-    g: int, begun: int, fixed: int,
-    x: int, weight_x: int, weight_h: int, weight_p: int, bias: int, h: int, c: int,
-    mask: int, s: int, y: int, h_before: int, c_before: int, gates: int, work: int,
-    heights: NDArray, first: NDArray, live: NDArray, begin: NDArray,
-) -> None:  # fmt: skip
-    for phase in range(begun, 2):
-        _forward(
-            numba.int64(g), phase, fixed, x, weight_x, weight_h, weight_p, bias, h, c, mask,
-            s, y, h_before, c_before, gates, work, heights, first, live, begin,
-        )  # fmt: skip
-
-
-@jit.kernel
-def _backward(
-    g: int, phase: int, fixed: int, weight_h: int, weight_p: int, mask: int, y: int, dy: int,
-    dh: int, dc: int, dhs: int, c_before: int, gates: int, da: int, work: int,
-    heights: NDArray, first: NDArray, live: NDArray, begin: NDArray,
-) -> None:  # fmt: skip
+def _backward(part: int, at: int) -> None:
     """Pack part g of the weights, phase 0, or go back through the steps of part g of the ranks."""
+    (
+        fixed, weight_h, weight_p, mask, y, dy, dh, dc, dhs, c_before, gates, da, work, first,
+        live, begin,
+    ) = jit.constants(at, 16)  # fmt: skip
     (
         parts, steps, apart, stride, size, lane, tile, copy, transpose, affine, origin, cell,
         width, width_p, hidden, outputs, columns, projected, masked, zeros, ones, set_mode, flush,
-        panels_h, panels_p, ds, modes,
-    ) = jit.constants(fixed, 27)  # fmt: skip
-    work = jit.data(work)
+        panels_h, panels_p, ds, modes, heights,
+    ) = jit.constants(fixed, 28)  # fmt: skip
+    phase, g, work = part // parts, part % parts, jit.data(work)
     zero, one = numba.int64(0), numba.int64(1)  # not literals: kernels are compiled once
     if phase == 0:
         for k, n, wide, source, panels in (
@@ -227,22 +200,23 @@ def _backward(
             )  # fmt: skip
         return
     weight_h, weight_p, modes = work + panels_h, work + panels_p, work + modes
-    mask, y, dy, dh, dc, dhs, c_before, gates, da = (
+    mask, y, dy, dh, dc, dhs, c_before, gates, da, first, live, begin = (
         jit.data(mask), jit.data(y), jit.data(dy), jit.data(dh), jit.data(dc), jit.data(dhs),
-        jit.data(c_before), jit.data(gates), jit.data(da),
+        jit.data(c_before), jit.data(gates), jit.data(da), jit.data(first), jit.data(live),
+        jit.data(begin),
     )  # fmt: skip
     call(set_mode, (flush, 0, modes + g * 8))
-    rank = begin[g]
+    rank, live = item(begin, g), live + g * steps * 8
     dh_mine, dc_mine = dh + rank * outputs * size, dc + rank * hidden * size
     ds_mine, mask_mine = work + ds + rank * hidden * size, mask + rank * outputs * size
     vectors, h_vectors = (hidden + lane - 1) // lane, (outputs + lane - 1) // lane
     last, h_last = hidden - (vectors - 1) * lane, outputs - (h_vectors - 1) * lane
     gap = apart * stride
     for t in range(steps - 1, -1, -1):
-        rows = live[g, t]
+        rows = item(live, t)
         if rows == 0:
             continue
-        row = first[t] + rank * stride
+        row = item(first, t) + rank * stride
         cells, shown, wide = row * hidden * size, row * outputs * size, row * columns * size
         into, into_row, reaching, reaching_row = dh_mine, apart * outputs, dy + shown, gap * outputs
         if projected:
@@ -259,7 +233,8 @@ def _backward(
         call(cell, (
             rows, vectors, last, hidden, y + cells, gap * hidden, into, into_row,
             reaching, reaching_row, dc_mine, apart * hidden,
-            first[t - 1] - first[t] if t > 0 else 0, c_before + cells, gates + wide, da + wide,
+            item(first, t - 1) - item(first, t) if t > 0 else 0,
+            c_before + cells, gates + wide, da + wide,
         ))  # fmt: skip
         product(
             rows, columns, outputs, width, size, lane, tile, origin, heights,
@@ -272,33 +247,6 @@ def _backward(
                 zeros, 0, dh_mine, apart * outputs,
             ))  # fmt: skip
     call(set_mode, (flush, 1, modes + g * 8))
-
-
-@jit.parallel
-def _backward_of_all(
-    count: int, fixed: int, weight_h: int, weight_p: int, mask: int, y: int, dy: int,
-    dh: int, dc: int, dhs: int, c_before: int, gates: int, da: int, work: int,
-    heights: NDArray, first: NDArray, live: NDArray, begin: NDArray,
-) -> None:  # fmt: skip
-    for phase in range(2):
-        for g in numba.prange(count):
-            _backward(
-                numba.int64(g), phase, fixed, weight_h, weight_p, mask, y, dy, dh, dc, dhs,
-                c_before, gates, da, work, heights, first, live, begin,
-            )  # fmt: skip
-
-
-@jit.kernel
-def _backward_alone(
-    g: int, fixed: int, weight_h: int, weight_p: int, mask: int, y: int, dy: int,
-    dh: int, dc: int, dhs: int, c_before: int, gates: int, da: int, work: int,
-    heights: NDArray, first: NDArray, live: NDArray, begin: NDArray,
-) -> None:  # fmt: skip
-    for phase in range(2):
-        _backward(
-            numba.int64(g), phase, fixed, weight_h, weight_p, mask, y, dy, dh, dc, dhs,
-            c_before, gates, da, work, heights, first, live, begin,
-        )  # fmt: skip
 
 
 def _packed(matrices: list[NDArray], width: int, known: dict[tuple[Any, ...], NDArray]) -> NDArray:
@@ -384,13 +332,12 @@ def forward(
     before = [y if kept is None or a is None else a for a in kept or (None,) * 3]
     start = h if mask is None else h * mask
     scratch = aligned(plan.work, y.dtype)
-    jit.launch(
-        _forward_alone, _forward_of_all, len(begin), int(plan.way != WITHIN), plan.constants.at,
-        held(x), held(w_x), held(w_h), held(w_p),
+    jit.share(
+        _forward, len(begin), plan.constants.at, held(x), held(w_x), held(w_h), held(w_p),
         held(plan.zeros if weights.bias is None else weights.bias),
         held(start), held(y if c is None else c),
         held(y if mask is None else mask), held(s), held(y), *map(held, before), held(scratch),
-        plan.heights, steps.first, live, begin,
+        held(steps.first), held(live), held(begin), phases=2 if plan.way == WITHIN else 1,
     )  # fmt: skip
 
 
@@ -403,7 +350,6 @@ class _Plan(NamedTuple):
     width_x: int
     width_p: int
     work: int
-    heights: NDArray
     zeros: NDArray
     constants: jit.Constants
 
@@ -438,10 +384,9 @@ def _plan(
         most, int(bias), way, int(stacked), int(projected), outputs * masked, address(ones),
         address(zeros), int(keep), flush_code(dtype), flushing,
         panels_x, panels_x if stacked else panels_h, panels_p, xh, sums, ahead, modes,
+        address(plan.heights),
     )  # fmt: skip
-    return _Plan(
-        way, stacked, width, width_x, width_p, work, plan.heights, plan.zeros, constants
-    )  # fmt: skip
+    return _Plan(way, stacked, width, width_x, width_p, work, plan.zeros, constants)
 
 
 def backward(
@@ -485,12 +430,12 @@ def backward(
         denormals.flushing(),
     )  # fmt: skip
     scratch = aligned(plan.work, da.dtype)
-    jit.launch(
-        _backward_alone, _backward_of_all, len(begin), plan.constants.at,
+    jit.share(
+        _backward, len(begin), plan.constants.at,
         held(weights.h), held(y if weights.p is None else weights.p),
         held(dh if mask is None else mask), held(y), held(dy), held(dh),
         held(dh if dc is None else dc), held(dhs), *(held(y if a is None else a) for a in kept[1:]),
-        held(da), held(scratch), plan.heights, steps.first, live, begin,
+        held(da), held(scratch), held(steps.first), held(live), held(begin), phases=2,
     )  # fmt: skip
 
 
@@ -498,7 +443,6 @@ class _PlanBack(NamedTuple):
     """How a batch goes backward, whatever its arrays."""
 
     work: int
-    heights: NDArray
     constants: jit.Constants
 
 
@@ -521,9 +465,9 @@ def _plan_back(
         parts, steps, apart, stride, plan.size, plan.lane, *plan.codes, affine(dtype),
         plan.origin_at, cell(dtype), width, width_p, hidden, outputs, columns, int(projected),
         int(masked), address(zeros), address(ones), flush_code(dtype), flushing,
-        panels_h, panels_p, ds, modes,
+        panels_h, panels_p, ds, modes, address(plan.heights),
     )  # fmt: skip
-    return _PlanBack(work, plan.heights, constants)
+    return _PlanBack(work, constants)
 
 
 @jit.kernel

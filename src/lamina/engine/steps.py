@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import jit
-from .jit import call, held
+from .jit import call, held, item
 from .matmul import contiguous, plan_of
 from .memory import empty
 
@@ -207,7 +207,7 @@ def pack(
 @jit.kernel
 def product(
     rows: int, k: int, columns: int, width: int, size: int, lane: int, tile: Any, origin: Any,
-    heights: NDArray, a: Any, a_row: int, b: Any, tall: int,
+    heights: Any, a: Any, a_row: int, b: Any, tall: int,
     start: Any, start_row: int, start_col: int, c: Any, ldc: int,
 ) -> None:  # fmt: skip
     """Compute C = start + A B for a few rows and all columns.
@@ -226,7 +226,7 @@ def product(
             ldb = (p1 - p0) * lane
             panel = b + p0 * lane * tall * size
         lines = (ldb * size + LINE - 1) // LINE
-        height = heights[p1 - p0]
+        height = item(heights, p1 - p0)
         tiles = (rows + height - 1) // height  # their heights equalised
         tall_rows = rows // tiles
         taller = rows - tall_rows * tiles
