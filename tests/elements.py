@@ -20,6 +20,7 @@ from lamina.parts import (
     activations,
     activations_kernel,
     losses,
+    losses_kernel,
     pooling,
     pooling_kernel,
     rows_kernel,
@@ -323,20 +324,59 @@ class Rows:
         y, cache = rows_kernel.softmax(lay_out(x, layouts[0]))
         dx = rows_kernel.softmax_backward(lay_out(dy, layouts[-1]), cache)
         y_exact, exact = activations.softmax(wide)
-        loss, dlogits = rows_kernel.cross_entropy_of_classes(lay_out(x, layouts[0]), classes)
+        loss, dlogits = rows_kernel.cross_entropy_of_classes(lay_out(x, layouts[0]), classes, 7.0)
         shares = classes[:, None] == np.arange(self.x[1])
         loss_exact, dlogits_exact = losses.cross_entropy(wide, shares.astype(np.float64))
         for what, found, expected in (
             ("y", y, y_exact),
             ("dx", dx, activations.softmax_backward(dwide, exact)),
             ("loss", loss, loss_exact),
-            ("dlogits", dlogits, dlogits_exact),
+            ("dlogits", dlogits, dlogits_exact / 7),
         ):
             assert (found.shape, found.dtype) == (expected.shape, self.dtype), what
             np.testing.assert_allclose(
                 found, expected, rtol=30 * EPS[found.dtype], atol=30 * EPS[found.dtype],
                 err_msg=f"{what} of {self}",
             )  # fmt: skip
+
+
+LOSSES = {"squared_error": (), "huber": (0.7,), "binary_cross_entropy": (1.5,)}
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One call of a loss whose target has y's shape."""
+
+    name: str
+    y: tuple[int, ...]
+    dtype: str = "float32"
+
+    def check(self, seed: int = 0, layouts: tuple[str, ...] = ("plain",)) -> None:
+        """Hold the kernel against the formula in float64."""
+        rng = np.random.default_rng(seed)
+        y = (rng.standard_normal(self.y) * rng.choice([1e-3, 1, 30], self.y)).astype(self.dtype)
+        target = rng.random(self.y).astype(self.dtype)
+        kernel, exact = (getattr(m, self.name) for m in (losses_kernel, losses))
+        given = lay_out(y, layouts[0]), lay_out(target, layouts[-1])
+        value, dy = kernel(*given, 7.0, *LOSSES[self.name])
+        wide = y.astype(np.float64), target.astype(np.float64)
+        terms, gradient = exact(*wide, *LOSSES[self.name])
+        eps = EPS[np.dtype(self.dtype)]
+        assert (dy.shape, dy.dtype) == (self.y, self.dtype)
+        size = 1 + np.abs(gradient) if self.name != "squared_error" else np.abs(wide).max(axis=0)
+        assert np.all(np.abs(7 * dy - gradient) <= 10 * eps * size), self
+        np.testing.assert_allclose(value, terms.sum() / 7, rtol=20 * eps)
+        if self.name == "binary_cross_entropy":
+            target.flat[-1] = rng.choice([-1e-3, 1.001, np.nan])
+            assert kernel(y, target, 7.0, 1.5)[0] is None
+
+
+def loss(rng: Any) -> Loss:
+    """An array of one to three axes, now and then a large one."""
+    shape = (*(int(n) for n in rng.integers(1, 7, rng.integers(0, 3))), problems.ragged(rng, 300))
+    if rng.random() < 0.1:
+        shape = (int(rng.integers(4_000, 50_000)),)
+    return Loss(str(rng.choice(sorted(LOSSES))), shape, str(rng.choice(["float32", "float64"])))
 
 
 def rows(rng: Any) -> Rows:
@@ -349,6 +389,7 @@ KINDS: dict[str, Callable[..., Any]] = {
     "activation": activation,
     "batchnorm": batchnorm,
     "dropout": dropout,
+    "loss": loss,
     "pool": pool,
     "recurrent": recurrence,
     "rows": rows,

@@ -78,7 +78,7 @@ def test_kernels_of_lesser_cpus(name, features, width, fma):
     ("name", "features"), [("haswell", AVX2), ("x86-64", SSE2)], ids=["AVX2", "SSE2"]
 )
 @pytest.mark.parametrize(
-    "kind", ["activation", "batchnorm", "dropout", "pool", "recurrent", "rows", "update"]
+    "kind", ["activation", "batchnorm", "dropout", "loss", "pool", "recurrent", "rows", "update"]
 )
 def test_kernels_of_elements_on_lesser_cpus(kind, name, features):
     if name == "haswell" and not HAS.get("avx2"):
@@ -295,6 +295,7 @@ def test_kernels_as_plain_python():
         elements.sweep("activation", 4, 40)
         elements.sweep("batchnorm", 4, 40)
         elements.sweep("dropout", 4, 40)
+        elements.sweep("loss", 4, 40)
         elements.sweep("pool", 4, 30)
         elements.sweep("recurrent", 4, 10)
         elements.sweep("rows", 4, 20)

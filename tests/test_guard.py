@@ -31,6 +31,7 @@ def test_the_guard_sees_one_element_too_far():
         ("activation", 200),
         ("batchnorm", 300),
         ("dropout", 300),
+        ("loss", 100),
         ("pool", 200),
         ("update", 200),
         ("recurrent", 150),

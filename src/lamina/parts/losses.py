@@ -27,7 +27,7 @@ larger one: the K of all parts together, whose losses and gradients then add to 
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -78,7 +78,8 @@ def cross_entropy(y: Array, target: Array) -> tuple[Array, Array]:
 class _Loss(ABC):
     """What all losses share: lengths and the mean."""
 
-    _least_axes = 1
+    _own_axes: ClassVar = 0
+    """The last axes of y, of which each term has all."""
 
     def __call__(
         self,
@@ -109,43 +110,51 @@ class _Loss(ABC):
             The target has another shape or dtype than goes with y, or values out of range.
         """
         y = arguments.array(self, "y", y)
-        if y.ndim < self._least_axes:
+        rows = y.ndim - self._own_axes
+        if rows < 1:
             raise ValueError(
-                f"{self}: y has {y.ndim} axes (shape {y.shape}), expected {self._least_axes} or "
+                f"{self}: y has {y.ndim} axes (shape {y.shape}), expected {1 + self._own_axes} or "
                 "more, batch first"
             )
         lengths = arguments.lengths(self, lengths, y)
         target = np.asarray(target)
-        terms, dy = self._terms(mask_steps(y, lengths), target, lengths)
+        goal = self._goal(y, target, lengths)
         if normalizer is None:
             count = self.count(target, lengths)
         else:
             count = arguments.number(self, "normalizer", normalizer, low=0)
-        total = count * math.prod(terms.shape[1 if lengths is None else 2 :])
+        total = count * math.prod(y.shape[1 if lengths is None else 2 : rows])
         if total == 0:
             return 0.0, np.zeros_like(y)
-        value = np.sum(mask_steps(terms, lengths), dtype=np.float64) / total
-        dy = mask_steps(dy, lengths)
-        dy /= total
-        return float(value), dy  # (8)
+        return self._mean(mask_steps(y, lengths), goal, lengths, total)
 
     def count(self, target: npt.ArrayLike, lengths: Any = None) -> float:
         """Return K of a batch: its samples or, with lengths, its real steps."""
         return float(len(np.asarray(target)) if lengths is None else np.sum(lengths))
 
+    def _mean(
+        self, y: NDArray, goal: NDArray, lengths: NDArray | None, total: float
+    ) -> tuple[float, NDArray]:
+        """Return L and its gradient; `total` is K R."""
+        terms, dy = self._terms(y, goal)
+        value = np.sum(mask_steps(terms, lengths), dtype=np.float64) / total
+        dy = mask_steps(dy, lengths)
+        dy /= total
+        return float(value), dy  # (8)
+
     @abstractmethod
-    def _terms(
-        self, y: NDArray, target: NDArray, lengths: NDArray | None
-    ) -> tuple[NDArray, NDArray]:
-        """Check the target; return l, which may lack y's last axis, and its derivative."""
+    def _goal(self, y: NDArray, target: NDArray, lengths: NDArray | None) -> NDArray:
+        """Check the target; return it as `_terms` takes it."""
+
+    @abstractmethod
+    def _terms(self, y: NDArray, goal: NDArray) -> tuple[NDArray, NDArray]:
+        """Return l, which may lack y's last axis, and its derivative."""
 
 
 class _Pointwise(_Loss):
     """What the losses share whose target is an array of y's shape."""
 
-    def _terms(
-        self, y: NDArray, target: NDArray, lengths: NDArray | None
-    ) -> tuple[NDArray, NDArray]:
+    def _goal(self, y: NDArray, target: NDArray, lengths: NDArray | None) -> NDArray:
         if target.dtype.kind not in "biuf":
             raise TypeError(f"{self}: target has dtype {target.dtype}, expected real numbers")
         if target.shape != y.shape:
@@ -153,11 +162,23 @@ class _Pointwise(_Loss):
                 f"{self}: target has shape {target.shape}, expected {y.shape}, the shape of y; "
                 "give it the same axes: target.reshape(y.shape)"
             )
-        return self._pointwise(y, mask_steps(target, lengths).astype(y.dtype))
+        found: NDArray = mask_steps(target, lengths).astype(y.dtype, copy=False)
+        return found
+
+    def _mean(
+        self, y: NDArray, goal: NDArray, lengths: NDArray | None, total: float
+    ) -> tuple[float, NDArray]:
+        if lengths is None and kernels.used():
+            found = self._in_one_pass(kernels.beside(__name__), y, goal, total)
+            if found is not None:
+                return found
+        return super()._mean(y, goal, lengths, total)
 
     @abstractmethod
-    def _pointwise(self, y: NDArray, target: NDArray) -> tuple[NDArray, NDArray]:
-        """Return l and its derivative, of y's shape."""
+    def _in_one_pass(
+        self, how: Any, y: NDArray, goal: NDArray, total: float
+    ) -> tuple[float, NDArray] | None:
+        """Return L and its gradient by kernels, or None where there are none."""
 
 
 @dataclass(eq=False)
@@ -178,8 +199,11 @@ class MeanSquaredError(_Pointwise):
     (2.0, array([[ 0., -2.]]))
     """
 
-    def _pointwise(self, y: NDArray, target: NDArray) -> tuple[NDArray, NDArray]:
-        return squared_error(y, target)
+    def _terms(self, y: NDArray, goal: NDArray) -> tuple[NDArray, NDArray]:
+        return squared_error(y, goal)
+
+    def _in_one_pass(self, how: Any, y: NDArray, goal: NDArray, total: float) -> Any:
+        return how.squared_error(y, goal, total)
 
 
 @dataclass(eq=False)
@@ -220,8 +244,11 @@ class Huber(_Pointwise):
         if self.delta == 0:
             raise ValueError(f"{self}: delta must be above 0")
 
-    def _pointwise(self, y: NDArray, target: NDArray) -> tuple[NDArray, NDArray]:
-        return huber(y, target, self.delta)
+    def _terms(self, y: NDArray, goal: NDArray) -> tuple[NDArray, NDArray]:
+        return huber(y, goal, self.delta)
+
+    def _in_one_pass(self, how: Any, y: NDArray, goal: NDArray, total: float) -> Any:
+        return how.huber(y, goal, total, self.delta)
 
 
 @dataclass(eq=False)
@@ -261,18 +288,30 @@ class BinaryCrossEntropy(_Pointwise):
         if self.pos_weight is not None:
             self.pos_weight = _weights(self, "pos_weight", self.pos_weight)
 
-    def _pointwise(self, y: NDArray, target: NDArray) -> tuple[NDArray, NDArray]:
-        if not np.all((target >= 0) & (target <= 1)):
-            raise ValueError(
-                f"{self}: targets must lie in [0, 1], got {np.min(target):g} ... {np.max(target):g}"
-            )
+    def _terms(self, y: NDArray, goal: NDArray) -> tuple[NDArray, NDArray]:
+        if not np.all((goal >= 0) & (goal <= 1)):
+            self._refuse(goal)
         weight = np.asarray(1 if self.pos_weight is None else self.pos_weight, y.dtype)
         if weight.ndim and weight.shape != y.shape[-1:]:
             raise ValueError(
                 f"{self}: pos_weight has {len(weight)} entries, "
                 f"but the last axis of y (shape {y.shape}) has {y.shape[-1]}"
             )
-        return binary_cross_entropy(y, target, weight)
+        return binary_cross_entropy(y, goal, weight)
+
+    def _in_one_pass(self, how: Any, y: NDArray, goal: NDArray, total: float) -> Any:
+        weight = 1.0 if self.pos_weight is None else self.pos_weight
+        if not isinstance(weight, float):
+            return None
+        value, dy = how.binary_cross_entropy(y, goal, total, weight)
+        if value is None:
+            self._refuse(goal)
+        return value, dy
+
+    def _refuse(self, goal: NDArray) -> NoReturn:
+        raise ValueError(
+            f"{self}: targets must lie in [0, 1], got {np.min(goal):g} ... {np.max(goal):g}"
+        )
 
 
 @dataclass(eq=False)
@@ -317,7 +356,7 @@ class CrossEntropy(_Loss):
     label_smoothing: float = 0.0
     weights: npt.ArrayLike | None = None
 
-    _least_axes = 2
+    _own_axes = 1
 
     def __post_init__(self) -> None:
         self.label_smoothing = arguments.number(
@@ -339,14 +378,11 @@ class CrossEntropy(_Loss):
         each = mask_steps(self._shares(target, shape, lengths) @ weights, lengths)
         return float(np.sum(each)) / (math.prod(each.shape[1 if lengths is None else 2 :]) or 1)
 
-    def _terms(
-        self, y: NDArray, target: NDArray, lengths: NDArray | None
-    ) -> tuple[NDArray, NDArray]:
+    def _goal(self, y: NDArray, target: NDArray, lengths: NDArray | None) -> NDArray:
+        """Check the target; return q of (5), or the classes themselves, which kernels take."""
         plain = not self.label_smoothing and self.weights is None
         if plain and target.dtype.kind in "iu" and kernels.used():
-            from .rows_kernel import cross_entropy_of_classes
-
-            return cross_entropy_of_classes(y, self._classes(target, y.shape, lengths))
+            return self._classes(target, y.shape, lengths)
         classes = y.shape[-1]
         shares = self._shares(target, y.shape, lengths).astype(y.dtype)
         if self.label_smoothing:
@@ -359,7 +395,21 @@ class CrossEntropy(_Loss):
                     f"{classes} classes"
                 )
             shares = shares * weights
-        return cross_entropy(y, shares)
+        return shares
+
+    def _terms(self, y: NDArray, goal: NDArray) -> tuple[NDArray, NDArray]:
+        return cross_entropy(y, goal)
+
+    def _mean(
+        self, y: NDArray, goal: NDArray, lengths: NDArray | None, total: float
+    ) -> tuple[float, NDArray]:
+        if goal.dtype.kind not in "iu":
+            return super()._mean(y, goal, lengths, total)
+        from .rows_kernel import cross_entropy_of_classes
+
+        terms, dy = cross_entropy_of_classes(y, goal, total)
+        value = np.sum(mask_steps(terms, lengths), dtype=np.float64) / total
+        return float(value), mask_steps(dy, lengths)
 
     def _shares(self, target: NDArray, shape: Shape, lengths: NDArray | None) -> NDArray:
         """Check the target for y of that shape; return t, of that shape, from either form."""

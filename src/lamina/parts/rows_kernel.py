@@ -32,7 +32,7 @@ SERIAL: Final = 16_384
 
 
 # Vector code. Its arguments are three arrays of rows, the class, the term and the sum of each row,
-# the rows and their width.
+# what all gradients are over, the rows and their width.
 
 
 class _Rows(Sweep):
@@ -42,13 +42,14 @@ class _Rows(Sweep):
         self, name: str, dtype: Any, row: Callable[["_Rows", Values, Values], None]
     ) -> None:
         """Emit `row(self, its place in a, b and c, where its class, term and sum are)`."""
-        super().__init__(name, dtype, "*a *b *c *classes *terms *sums rows width")
+        super().__init__(name, dtype, "*a *b *c *classes *terms *sums *total rows width")
         self.functions = Functions(dtype)
         self.functions.module = self.module
         b = self.builder
-        *given, rows, self.width = self.given
+        *given, total, rows, self.width = self.given
         with cgutils.for_range(b, rows, intp=_i64) as loop:
             first = b.mul(loop.index, self.width)
+            self.total = b.load(total, typ=self.scalar, align=self.size)
             whole = [self.at(b, place, first) for place in given[:3]]
             classes = b.gep(given[3], [loop.index], source_etype=_i64)
             row(self, whole, [classes, *(self.at(b, p, loop.index) for p in given[4:])])
@@ -155,21 +156,20 @@ def _emit_softmax_backward(dtype: Any) -> str:
 
 
 def _emit_cross_entropy(dtype: Any) -> str:
-    """Write the gradients of the logits a in b, and of each row x - m of its class, and s."""
+    """Write the gradients of the logits a in b, over the total; of each row x_c - m, and s."""
 
     def row(s: _Rows, places: Values, own: Values) -> None:
         b, (x, dx, _unused), (class_at, term, sum_at) = s.builder, places, own
-        m, total = s.exponentials(x, dx)
-        spread = s.spread(b, total, s.vector)
-        s.change([dx, dx], lambda e: b.fdiv(e[0], spread))
+        m, sum_of_all = s.exponentials(x, dx)
         number = b.load(class_at, typ=_i64, align=8)
         of_class, p = s.at(b, dx, number), s.at(b, x, number)
-        one = s.scalar(1.0)
-        less = b.fsub(b.load(of_class, typ=s.scalar, align=s.size), one)
-        b.store(less, of_class, align=s.size)
+        share = b.fdiv(b.load(of_class, typ=s.scalar, align=s.size), sum_of_all)
+        spread, mean = (s.spread(b, v, s.vector) for v in (sum_of_all, s.total))
+        s.change([dx, dx], lambda e: b.fdiv(b.fdiv(e[0], spread), mean))
+        b.store(b.fdiv(b.fsub(share, s.scalar(1.0)), s.total), of_class, align=s.size)
         shifted = b.fsub(b.load(p, typ=s.scalar, align=s.size), m)
         b.store(shifted, term, align=s.size)
-        b.store(total, sum_at, align=s.size)
+        b.store(sum_of_all, sum_at, align=s.size)
 
     return _Rows("class_cross_entropy", dtype, row).end()
 
@@ -194,13 +194,14 @@ def _softmax_backward_twin(a: Address, b: Address, c: Address, *given: Any) -> N
 
 def _cross_entropy_twin(
     a: Address, b: Address, c: Address, classes: Address, terms: Address, sums: Address,
-    rows: int, width: int,
+    total: Address, rows: int, width: int,
 ) -> None:  # fmt: skip
     x, dx = (place.row(0, rows * width).reshape(rows, width) for place in (a, b))
     e, each, number = _exponentials(x), np.arange(rows), classes.row(0, rows)
     sums.row(0, rows)[...] = e.sum(axis=1)
     dx[...] = e / e.sum(axis=1, keepdims=True)
     dx[each, number] -= 1
+    dx /= total.row(0, 1)
     with np.errstate(invalid="ignore"):
         terms.row(0, rows)[...] = x[each, number] - x.max(axis=1)
 
@@ -212,12 +213,13 @@ _cross_entropy: Final = Code("class_cross_entropy", _emit_cross_entropy, _cross_
 
 @jit.kernel
 def _some(g: int, task: Task) -> None:
-    parts, size, code, rows, width, a, b, c, classes, terms, sums = task
+    parts, size, code, rows, width, a, b, c, classes, terms, sums, total = task
     i0, i1 = rows * g // parts, rows * (g + 1) // parts
     at = i0 * width * size
     own = i0 * size
     call(code, (
-        a + at, b + at, c + at, classes + i0 * 8, terms + own, sums + own, i1 - i0, width
+        a + at, b + at, c + at, classes + i0 * 8, terms + own, sums + own,
+        total, i1 - i0, width,
     ))  # fmt: skip
 
 
@@ -237,7 +239,7 @@ def _run(code: Code, arrays: list[NDArray], own: list[NDArray]) -> None:
     parts = 1 if a.size <= SERIAL else count_threads()
     places = [address(x) for x in arrays]
     places += places[:1] * (3 - len(places))
-    places += [address(x) for x in own] if own else places[:1] * 3
+    places += [address(x) for x in own] if own else places[:1] * 4
     jit.launch(_some, _all, parts, (parts, a.itemsize, code(a.dtype), rows, width, *places))
 
 
@@ -259,10 +261,10 @@ def softmax_backward(dy: NDArray, y: NDArray) -> NDArray:
     return dx
 
 
-def cross_entropy_of_classes(y: NDArray, classes: NDArray) -> tuple[NDArray, NDArray]:
-    """Return l, shape (...), and ∂l/∂y, shape (..., C), of classes that are in range."""
-    y, classes = contiguous(y), contiguous(classes.astype(np.int64))
+def cross_entropy_of_classes(y: NDArray, classes: NDArray, total: float) -> tuple[NDArray, NDArray]:
+    """Return l, shape (...), and ∂l/∂y over the total, shape (..., C), of classes in range."""
+    y, classes = contiguous(y), contiguous(classes.astype(np.int64, copy=False))
     dy = empty(y.shape, y.dtype)
     terms, sums = (empty(y.shape[:-1], y.dtype) for _ in range(2))
-    _run(_cross_entropy, [y, dy], [classes, terms, sums])
+    _run(_cross_entropy, [y, dy], [classes, terms, sums, np.array([total], y.dtype)])
     return np.log(sums) - terms, dy
