@@ -710,26 +710,6 @@ def test_the_address_of_an_array(shape, writeable):
 # Threads
 
 
-@jit.kernel
-def reverse(part, at):
-    """Copy element g from the end of line p to place g of the next one."""
-    count, copy, lines = jit.constants(at, 3)
-    p, g = part // count, part % count
-    line = jit.data(lines) + p * count * 8
-    jit.call(copy, (line + (count - 1 - g) * 8, 1, 1, 1, 1, line + (count + g) * 8, 1))
-
-
-@pytest.mark.parametrize("phases", [1, 2, 5])
-@pytest.mark.parametrize("count", [1, 2, 3, 7])
-def test_parts_are_shared_phase_after_phase(count, phases):
-    lines = np.zeros((phases + 1, count))
-    lines[0] = range(count)
-    copy = packing.copy(lines.dtype)
-    jit.share(reverse, count, count, copy, jit.held(lines), phases=phases)
-    assert_same(lines[::2], np.tile(lines[0], (len(lines[::2]), 1)))
-    assert_same(lines[1::2], np.tile(lines[0, ::-1], (len(lines[1::2]), 1)))
-
-
 @pytest.fixture
 def eight(monkeypatch):
     monkeypatch.setattr(threads, "available", lambda: 8)

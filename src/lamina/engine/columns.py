@@ -12,7 +12,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from . import denormals, jit
+from . import denormals, jit, pool
 from .jit import Code, address, call, item
 from .matmul import plan_of
 from .memory import empty
@@ -184,7 +184,7 @@ def forward(
     bias, bias_col = (plan.zeros, 0) if weights.bias is None else (weights.bias, 1)
     before = [y if kept is None or a is None else a for a in kept or [None] * 3]
     so_far = np.cumsum(steps.active) - steps.active
-    jit.share(
+    pool.share(
         _forward, parts, parts, steps.steps, chunk, steps.stride, plan.size, plan.lane,
         *plan.codes[:2], plan.origin_at, cell(y.dtype), width, width_x, inputs, hidden, gates, n,
         address(x), address(bias), bias_col, *map(address, panels), address(x_ahead),
@@ -207,7 +207,7 @@ def backward(
     modes = np.zeros(parts, np.int64)
     zeros, _ = zeros_and_ones(hidden, da.dtype)
     c_before, gates = (y if a is None else a for a in kept[1:])
-    jit.share(
+    pool.share(
         _backward, parts, parts, steps.steps, steps.stride, plan.size, plan.lane, plan.codes[0],
         scale(da.dtype), plan.origin_at, cell(da.dtype), width, hidden, columns // hidden,
         address(panels), int(mask is not None), address(dh if mask is None else mask),

@@ -5,7 +5,6 @@ import hashlib
 import os
 import re
 import shutil
-import struct
 import sys
 import threading
 import time
@@ -388,88 +387,8 @@ call: Final[Any] = _call_twin if DISABLED else _call
 
 # Running kernels
 
-_PART: Final = types.int64, types.int64
-"""The arguments of a kernel that `share` runs: the number of a part, and where its own are."""
-_BYTES: Final = bytes.__basicsize__ - 1
-"""Bytes of such an object before what it holds, to which CPython adds a zero."""
-
 _lock = threading.Lock()
 _concurrent = DISABLED  # whether parallel kernels may be entered from several threads at once
-
-
-@intrinsic
-def _enter(typing_context: Any, entry: Any, part: Any, at: Any) -> Any:
-    """Call the kernel at the address `entry`, as Numba calls it."""
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        convention, (entry, *given) = context.call_conv, arguments
-        kind = convention.get_function_type(types.none, _PART)
-        function = builder.inttoptr(entry, kind.as_pointer())
-        convention.call_function(builder, function, types.none, _PART, given)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, *_PART), codegen
-
-
-def _enter_twin(entry: Callable[[int, Any], None], part: int, at: tuple[Any, ...]) -> None:
-    entry(part, at)
-
-
-enter: Final[Any] = _enter_twin if DISABLED else _enter
-
-
-@cache
-def _entry(kernel: Any) -> Any:
-    """Return where the machine code of a kernel begins, compiled now if it was not before."""
-    if DISABLED:
-        return kernel
-    kernel.compile(_PART)
-    compiled = kernel.overloads[_PART]
-    return compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
-
-
-@cache
-def _packer(count: int) -> Callable[..., bytes]:
-    return struct.Struct(f"{count}q").pack
-
-
-@kernel
-def _in_turn(count: int, entry: int, at: int) -> None:
-    for part in range(count):
-        enter(entry, part, at)
-
-
-@parallel
-def _at_once(phases: int, count: int, entry: int, at: int) -> None:
-    for phase in range(phases):
-        for g in numba.prange(count):
-            enter(entry, phase * count + numba.int64(g), at)
-
-
-def share(kernel: Any, count: int, *arguments: Any, phases: int = 1) -> None:
-    """Run `kernel(part, at)` for so many parts, which threads share, phase after phase.
-
-    The parts of a phase begin when those of the one before have ended; part g of phase p has the
-    number p · count + g. The kernel takes its arguments, integers, by ``constants(at, how many)``.
-    It raises nothing. One driver goes for all kernels, so that each of them is compiled once and
-    for one thread.
-
-    Numba's "workqueue" threads abort the process when two Python threads enter them at once, so
-    until another layer is known to be there, calls go one at a time.
-    """
-    global _concurrent
-    entry = _entry(kernel)
-    packed = arguments if DISABLED else _packer(len(arguments))(*arguments)
-    at = packed if DISABLED else id(packed) + _BYTES
-    if count == 1:
-        _in_turn(phases, entry, at)
-    elif _concurrent:
-        _at_once(phases, count, entry, at)
-    else:
-        with _lock:
-            _at_once(phases, count, entry, at)
-            layer: Any = numba.threading_layer  # type: ignore[attr-defined]
-            _concurrent = layer() in ("omp", "tbb")
 
 
 def launch(

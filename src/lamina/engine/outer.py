@@ -15,7 +15,7 @@ from typing import Any, Final
 import numba
 import numpy.typing as npt
 
-from . import jit, threads
+from . import jit, pool, threads
 from .jit import address, call, item
 from .matmul import plan_of
 from .memory import empty
@@ -118,7 +118,7 @@ def outer(x: NDArray, h: NDArray, d: NDArray) -> tuple[NDArray, NDArray, NDArray
         blocks_b = empty(parts * TERMS * plan.wide * lane, d.dtype)
         sums = empty(m * -(-n // lane) * lane if k > TERMS else 0, d.dtype)
         _, ones = zeros_and_ones(1, d.dtype)
-        jit.share(
+        pool.share(
             _part, parts, parts, k, n, plan.size, lane, plan.wide, *plan.codes[:2], plan.origin_at,
             address(plan.heights), plan.zeros_at, address(x), x.shape[1], address(h), h.shape[1],
             address(ones), address(d), address(c), address(sums), pitch, address(blocks_a),

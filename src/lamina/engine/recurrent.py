@@ -27,7 +27,7 @@ from llvmlite import ir
 from numba.core import cgutils
 
 from . import columns as by_columns
-from . import denormals, jit, threads
+from . import denormals, jit, pool, threads
 from .jit import Address, Code, address, call, held, item
 from .matmul import BEFORE, IN_PLACE, WITHIN, plan_of
 from .memory import aligned, empty
@@ -332,7 +332,7 @@ def forward(
     before = [y if kept is None or a is None else a for a in kept or (None,) * 3]
     start = h if mask is None else h * mask
     scratch = aligned(plan.work, y.dtype)
-    jit.share(
+    pool.share(
         _forward, len(begin), plan.constants.at, held(x), held(w_x), held(w_h), held(w_p),
         held(plan.zeros if weights.bias is None else weights.bias),
         held(start), held(y if c is None else c),
@@ -430,7 +430,7 @@ def backward(
         denormals.flushing(),
     )  # fmt: skip
     scratch = aligned(plan.work, da.dtype)
-    jit.share(
+    pool.share(
         _backward, len(begin), plan.constants.at,
         held(weights.h), held(y if weights.p is None else weights.p),
         held(dh if mask is None else mask), held(y), held(dy), held(dh),

@@ -1,0 +1,278 @@
+"""The threads that share the parts of a kernel.
+
+Whoever is free takes the next part: the caller too, and all of them where nobody else comes in
+time, so that no call waits for a thread that has not begun; on a busy machine a call takes at worst
+the time of one thread. Which thread computes a part changes nothing of the result. A worker looks
+for work for about 0.3 ms, then sleeps until a call wakes it.
+"""
+
+import atexit
+import os
+import struct
+import threading
+from collections.abc import Callable
+from functools import cache
+from typing import Any, Final
+
+import llvmlite.binding as llvm
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from . import jit
+from .jit import DISABLED, item
+from .memory import pointer
+
+LOOKS: Final = 10_000
+"""How often a worker looks for work before it sleeps."""
+LAST_LOOKS: Final = 100
+"""The same when it has said that it will."""
+LINES: Final = 128
+"""Bytes that no two threads should write by turns: two lines of a cache, as they are fetched."""
+
+NEXT, DONE, TASK = 0, 16, 32
+"""The words of what threads share, on lines of their own: the next part, how many are done, and
+what the parts are: the kernel, where its arguments are, the number of the first part."""
+WORDS: Final = 48
+INDEX: Final = 16
+"""Bits of a part's index within its job. In NEXT, their number lies above it in as many bits, and
+the number of the job in the rest: what a thread takes is one of this job, or it takes nothing."""
+BELOW: Final = (1 << INDEX) - 1
+
+_PART: Final = types.int64, types.int64
+"""The arguments of a kernel that `share` runs: the number of a part, and where its own are."""
+_BYTES: Final = bytes.__basicsize__ - 1
+"""Bytes of such an object before what it holds, to which CPython adds a zero."""
+_i64: Final = ir.IntType(64)
+
+
+# What threads say to each other
+
+
+def _word(builder: Any, shared: Any, word: Any) -> Any:
+    first = builder.inttoptr(shared, ir.PointerType())
+    return builder.gep(first, [word], source_etype=_i64)
+
+
+def _atomic(operation: str) -> Any:
+    """Return a function of the shared memory, a word of it and a value: what the word was.
+
+    What a thread wrote before such an operation is seen by all that read its result.
+    """
+
+    def typed(typing_context: Any, shared: Any, word: Any, value: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            *place, value = arguments
+            return builder.atomic_rmw(operation, _word(builder, *place), value, "acq_rel")
+
+        return types.int64(types.int64, types.int64, types.int64), codegen
+
+    return intrinsic(typed)
+
+
+_write, _add = _atomic("xchg"), _atomic("add")
+
+
+def _loaded(typing_context: Any, shared: Any, word: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.load_atomic(_word(builder, *arguments), "acquire", 8, typ=_i64)
+
+    return types.int64(types.int64, types.int64), codegen
+
+
+_read: Final[Any] = intrinsic(_loaded)
+"""`_read(shared, word)`: a word; what its writer wrote before is seen, too."""
+
+
+def _resting(typing_context: Any) -> Any:
+    """Tell the CPU that this thread only waits."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        name, hint = "", []
+        if llvm.get_process_triple().startswith(("x86_64", "i686")):
+            name = "llvm.x86.sse2.pause"
+        elif llvm.get_process_triple().startswith(("aarch64", "arm64")):
+            name, hint = "llvm.aarch64.hint", [ir.IntType(32)(1)]
+        if name:
+            kind = ir.FunctionType(ir.VoidType(), [value.type for value in hint])
+            insert: Any = cgutils.get_or_insert_function
+            builder.call(insert(builder.module, kind, name), hint)
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+_rest: Final[Any] = intrinsic(_resting)
+
+
+@intrinsic
+def _enter(typing_context: Any, entry: Any, part: Any, at: Any) -> Any:
+    """Call the kernel at the address `entry`, as Numba calls it."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        convention, (entry, *given) = context.call_conv, arguments
+        kind = convention.get_function_type(types.none, _PART)
+        function = builder.inttoptr(entry, kind.as_pointer())
+        convention.call_function(builder, function, types.none, _PART, given)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, *_PART), codegen
+
+
+def _enter_twin(entry: Callable[[int, Any], None], part: int, at: tuple[Any, ...]) -> None:
+    entry(part, at)
+
+
+enter: Final[Any] = _enter_twin if DISABLED else _enter
+
+
+# What they do
+
+
+@jit.kernel
+def _in_turn(count: int, entry: int, at: int) -> None:
+    """Compute all parts."""
+    for part in range(count):
+        enter(entry, part, at)
+
+
+@jit.kernel
+def _take(shared: int) -> None:
+    """Compute parts until none is left to take."""
+    while True:
+        taken = _add(shared, NEXT, 1)
+        index = taken & BELOW
+        if index >= (taken >> INDEX) & BELOW:
+            return
+        enter(item(shared, TASK), item(shared, TASK + 2) + index, item(shared, TASK + 1))
+        _add(shared, DONE, 1)
+
+
+@jit.kernel
+def _share(shared: int, phases: int, count: int, entry: int, at: int) -> None:
+    """Offer the parts of each phase as a job, take some, and wait until all are done."""
+    _write(shared, TASK, entry)
+    _write(shared, TASK + 1, at)
+    for phase in range(phases):
+        _write(shared, TASK + 2, phase * count)
+        _write(shared, DONE, 0)
+        job = (_read(shared, NEXT) >> 2 * INDEX) + 1
+        _write(shared, NEXT, (job << 2 * INDEX) + (count << INDEX))
+        _take(shared)
+        while _read(shared, DONE) < count:
+            _rest()
+
+
+@jit.kernel
+def _serve(shared: int, looks: int) -> None:
+    """Take parts of the job that is there and of those that come, until so many looks find none."""
+    job = -1
+    seen = 0
+    while seen < looks:
+        now = _read(shared, NEXT) >> 2 * INDEX
+        if now == job:
+            seen += 1
+            _rest()
+        else:
+            job, seen = now, 0
+            _take(shared)
+
+
+class Pool:
+    """Threads that wait for work. One caller uses them at a time."""
+
+    def __init__(self) -> None:
+        self.free = threading.Lock()
+        self.workers: list[threading.Thread] = []
+        self.asleep: list[threading.Lock] = []
+        self.closed = False
+        self.words = np.zeros(WORDS + LINES // 8, np.int64)
+        self.shared = -(-pointer(self.words) // LINES) * LINES
+
+    def run(self, phases: int, count: int, entry: int, at: int) -> bool:
+        """Compute all parts, unless somebody else uses the pool; return whether that was done."""
+        if not self.free.acquire(blocking=False):
+            return False
+        try:
+            if len(self.workers) < count - 1:
+                self._hire(count - 1)
+            self._wake()
+            _share(self.shared, phases, count, entry, at)
+        finally:
+            self.free.release()
+        return True
+
+    def close(self) -> None:
+        """Let all workers end: none may run code that the process takes down."""
+        self.closed = True
+        for worker in self.workers:
+            while worker.is_alive():
+                self._wake()
+                worker.join(0.01)
+
+    def _hire(self, count: int) -> None:
+        _serve(self.shared, 0)  # compiled here, not by all of them
+        while len(self.workers) < count:
+            worker = threading.Thread(target=self._work, name="lamina", daemon=True)
+            worker.start()
+            self.workers.append(worker)
+
+    def _wake(self) -> None:
+        while self.asleep:
+            self.asleep.pop().release()
+
+    def _work(self) -> None:
+        gate = threading.Lock()
+        gate.acquire()
+        while not self.closed:
+            _serve(self.shared, LOOKS)
+            self.asleep.append(gate)
+            _serve(self.shared, LAST_LOOKS)  # a call may have begun before it saw that
+            gate.acquire()
+
+
+_pool = Pool()
+
+
+def share(kernel: Any, count: int, *arguments: Any, phases: int = 1) -> None:
+    """Run `kernel(part, at)` for so many parts, which threads share, phase after phase.
+
+    The parts of a phase begin when those of the one before have ended; part g of phase p has the
+    number p · count + g. The kernel takes its arguments, integers, by ``constants(at, how many)``.
+    It raises nothing.
+
+    Calls from several threads of Python's own may come at once: those that find the pool in use
+    compute their parts alone.
+    """
+    entry = _entry(kernel)
+    packed: Any = arguments if DISABLED else _packer(len(arguments))(*arguments)
+    at = packed if DISABLED else id(packed) + _BYTES
+    if count == 1 or DISABLED or not _pool.run(phases, count, entry, at):
+        _in_turn(phases * count, entry, at)
+
+
+@cache
+def _entry(kernel: Any) -> Any:
+    """Return where the machine code of a kernel begins, compiled now if it was not before."""
+    if DISABLED:
+        return kernel
+    kernel.compile(_PART)
+    compiled = kernel.overloads[_PART]
+    return compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
+
+
+@cache
+def _packer(count: int) -> Callable[..., bytes]:
+    return struct.Struct(f"{count}q").pack
+
+
+def _after_fork() -> None:
+    global _pool
+    _pool = Pool()  # the parent's threads did not come along
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+atexit.register(lambda: _pool.close())

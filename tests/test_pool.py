@@ -1,0 +1,138 @@
+"""The threads that share a kernel's parts."""
+
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lamina.engine import jit, packing, pool
+from lamina.engine.pool import Pool
+
+
+@jit.kernel
+def reverse(part, at):
+    """Copy element g from the end of line p to place g of the next one."""
+    count, copy, lines = jit.constants(at, 3)
+    p, g = part // count, part % count
+    line = jit.data(lines) + p * count * 8
+    jit.call(copy, (line + (count - 1 - g) * 8, 1, 1, 1, 1, line + (count + g) * 8, 1))
+
+
+def reversed_often(count, phases):
+    """Return whether so many phases of so many parts give what they should."""
+    lines = np.zeros((phases + 1, count))
+    lines[0] = range(count)
+    pool.share(reverse, count, count, packing.copy(lines.dtype), jit.held(lines), phases=phases)
+    expected = np.stack([lines[0, :: (-1) ** p] for p in range(phases + 1)])
+    return np.array_equal(lines, expected)
+
+
+@pytest.fixture
+def own(monkeypatch):
+    """Give a pool for one test."""
+    own = Pool()
+    monkeypatch.setattr(pool, "_pool", own)
+    yield own
+    own.close()
+
+
+@pytest.mark.parametrize("phases", [1, 2, 5])
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_parts_are_shared_phase_after_phase(own, count, phases):
+    assert reversed_often(count, phases)
+    assert len(own.workers) == count - 1
+
+
+def test_many_jobs_one_after_the_other(own):
+    for i in range(300):
+        assert reversed_often(2 + i % 3, 1 + i % 4)
+    assert len(own.workers) == 3
+
+
+def test_workers_sleep_and_wake(own):
+    for _ in range(3):
+        assert reversed_often(3, 2)
+        deadline = time.monotonic() + 60
+        while len(own.asleep) < 2 and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert len(own.asleep) == 2
+
+
+def test_a_caller_does_not_wait_for_workers(own, monkeypatch):
+    """It computes all parts where no other thread comes."""
+    monkeypatch.setattr(Pool, "_hire", lambda self, count: None)
+    assert reversed_often(5, 3)
+    assert not own.workers
+
+
+def test_callers_at_once(own):
+    start, right = threading.Barrier(6), []
+
+    def many():
+        start.wait()
+        right.append(all(reversed_often(2, 3) for _ in range(100)))
+
+    callers = [threading.Thread(target=many) for _ in range(6)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert right == [True] * 6
+    assert len(own.workers) == 1
+
+
+def test_a_caller_that_finds_it_in_use_computes_alone(own):
+    with own.free:
+        assert reversed_often(4, 2)
+    assert not own.workers
+
+
+def test_a_closed_pool_has_no_threads(own):
+    assert reversed_often(4, 2)
+    own.close()
+    assert not any(worker.is_alive() for worker in own.workers)
+
+
+def run(script):
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_fork_has_threads_of_its_own():
+    run("""
+        import os
+        from lamina.engine import pool
+        from tests.test_pool import reversed_often
+
+        assert reversed_often(3, 2)
+        for held in (False, True):  # True: as if another thread was within a call
+            if held:
+                pool._pool.free.acquire()
+            child = os.fork()
+            if child == 0:
+                right = reversed_often(3, 2) and len(pool._pool.workers) == 2
+                os._exit(0 if right else 1)
+            assert os.waitpid(child, 0)[1] == 0
+        """)
+
+
+def test_a_process_ends_while_workers_look_for_work():
+    run("""
+        from tests.test_pool import reversed_often
+
+        assert reversed_often(3, 2)
+        """)
