@@ -184,6 +184,42 @@ def test_is_as_exact_as_its_model(name):
         assert np.max(np.abs(model.for_inference()(x) - exact)) <= 2 * live
 
 
+@pytest.mark.parametrize(("name", "programs"), [("MLP", 1), ("images", 1), ("volumes", 1)])
+def test_networks_run_by_programs(name, programs):
+    make, shape = NETWORKS[name]
+    fixed = trained(make(dtype=np.float32), shape).for_inference()
+    segments = fixed._run.call.segments
+    assert len(segments) == programs
+    xs = [random(f"x {n}", (n, *shape[1:]), np.float32) for n in (1, 5, 1, 5, 2)]
+    ys = [fixed(x) for x in xs]
+    for x, y in zip(xs, ys, strict=True):
+        called = x
+        for part in segments[0].parts:
+            called = part.run.call(called)
+        assert_same(y, called)
+    assert segments[0].program.cache_info()[:2] == (2, 3)  # hits and misses
+    assert segments[0].program(xs[0].shape, xs[0].dtype, 1) is not None
+
+
+def test_a_layer_of_ones_own_parts_programs():
+    model = lm.Sequential(lm.Linear(6, 6), Scale(6), lm.Residual(lm.Linear(6, 6)), lm.ReLU())
+    fixed = model.initialize(0).for_inference()
+    counts = [len(segment.parts) for segment in fixed._run.call.segments]
+    assert counts == [1, 1, 1]
+    same_calls(fixed, model, random("x", (4, 6), np.float32))
+
+
+@pytest.mark.parametrize("shortcut", [None, lm.Linear(6, 6, rng=1)])
+def test_a_residual_takes_in_the_relu_after_it(shortcut):
+    residual = lm.Residual(lm.Sequential(lm.Linear(6, 6, rng=0)), shortcut)
+    model = lm.Sequential(residual, lm.ReLU(), residual)
+    fixed = model.for_inference()
+    assert joined(fixed) == [["Residual", "ReLU"], ["Residual"]]
+    x = random("x", (9, 6), np.float32)
+    x[0] = np.nan
+    assert_same(fixed(x), model(x))
+
+
 def test_without_a_batchnorm_the_bits_are_those_of_the_model():
     model = lm.Sequential(lm.Conv2d(3, 20, 3), lm.ReLU(), lm.Conv2d(20, 7, 3), lm.ReLU(), rng=0)
     x = random("x", (2, 9, 8, 3), np.float32)

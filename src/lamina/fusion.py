@@ -10,34 +10,68 @@ inference are left out.
 """
 
 import copy
+import functools
+import itertools
 from collections.abc import Iterator
-from typing import Any, Final, NamedTuple, NoReturn, Self, TypeAlias, TypeGuard
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, Self, TypeAlias, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 
 from . import kernels
-from .arguments import say
+from .arguments import FLOATS, say
 from .batchnorm import BatchNorm
 from .batchnorm.formula import affine
 from .containers import Concat, Residual, Sequential, lengths_after, place, within
 from .convolution import Conv1d, Conv2d, Conv3d
 from .dropout import Dropout
+from .engine import threads
 from .engine.memory import placed
 from .gru import GRU
 from .initializers import RNG
 from .layer import Arrays, Layer, NDArray, Prepared, Shape
 from .linear import Linear
 from .lstm import LSTM
-from .parts import Identity, ReLU
+from .parts import (
+    GELU,
+    SELU,
+    AvgPool1d,
+    AvgPool2d,
+    AvgPool3d,
+    Flatten,
+    GlobalAvgPool,
+    GlobalMaxPool,
+    Identity,
+    LeakyReLU,
+    MaxPool1d,
+    MaxPool2d,
+    MaxPool3d,
+    ReLU,
+    Sigmoid,
+    Softmax,
+    Tanh,
+    activations,
+)
 from .rnn import RNN
+
+if TYPE_CHECKING:
+    from .engine.program import Plan, Program
 
 Product: TypeAlias = Linear | Conv1d | Conv2d | Conv3d
 Memo: TypeAlias = dict[tuple[int, ...], Prepared]
 """What was prepared, by the ids of the layers that it stands for."""
 
+PROGRAMS: Final = 8
+"""For how many shapes of x a model keeps its program, with the memory that it works in."""
 PRODUCTS: Final = (Linear, Conv1d, Conv2d, Conv3d)
 """The layers that take in what stands after them."""
+KNOWN: Final = (
+    *(BatchNorm, RNN, LSTM, GRU, Flatten, ReLU, LeakyReLU, Sigmoid, Tanh, GELU, SELU, Softmax),
+    *(MaxPool1d, MaxPool2d, MaxPool3d, AvgPool1d, AvgPool2d, AvgPool3d),
+    *(GlobalMaxPool, GlobalAvgPool),
+)
+"""Other layers that know how they compute in an inference model."""
+_RELU: Final = ReLU()
 
 
 class Inference(Layer):
@@ -64,7 +98,7 @@ class Inference(Layer):
 
     def __init__(self, model: Layer) -> None:
         model = _frozen(model)
-        run = _prepared(model, {}) if kernels.present() else Prepared(model, model.step)
+        run = _alone(model) if kernels.present() else Prepared(model, model.step)
         vars(self).update(_config={}, _model=model, _run=run)
 
     def __call__(self, x: NDArray, **options: Any) -> NDArray:
@@ -255,17 +289,32 @@ def _folded(product: Product, norm: BatchNorm) -> Product:
 # Models as they are run
 
 
-def _prepared(layer: Layer, memo: Memo) -> Prepared:
-    """Return how a layer, which will not change, computes at inference."""
+def _alone(model: Layer) -> Prepared:
+    """Return how a model computes."""
+    run = _prepared(model, {})
+    if _is_sequential(model):
+        return run
+    segment = _Segment([_Part(run, (model,), 0, (), True)])
+
+    def call(x: NDArray, **options: Any) -> NDArray:
+        return run.call(x, **options) if options else segment(x)
+
+    return run._replace(call=call)
+
+
+def _prepared(layer: Layer, memo: Memo, relu: bool = False) -> Prepared:
+    """Return how a layer, which will not change, computes, with a ReLU on top where it may be."""
+    if _is_product(layer):
+        return layer._prepared(relu)
     if _is_sequential(layer):
         chain = _Chain(layer, memo)
-        return Prepared(chain, chain.step)
+        return Prepared(chain, chain.step, chain.plan)
     if _is(layer, (Residual, Concat)):
-        branches = _Branches(layer, memo)
-        return Prepared(branches, branches.step)
-    if _is(layer, (*PRODUCTS, BatchNorm, RNN, LSTM, GRU)):
-        return layer._prepared()
-    return Prepared(layer, layer.step)
+        branches = _Branches(layer, memo, relu)
+        return Prepared(branches, branches.step, branches.plan)
+    if _does_nothing(layer):
+        return Prepared(layer, layer.step, lambda plan, x: x)
+    return layer._prepared() if _is(layer, KNOWN) else Prepared(layer, layer.step)
 
 
 class _Leaf(NamedTuple):
@@ -300,26 +349,72 @@ def _parts(leaves: list[_Leaf], memo: Memo) -> Iterator[_Part]:
     first = 0
     while first < len(leaves):
         layer, notes = leaves[first]
-        stop = first + 1
-        relu = False
-        if _is_product(layer):
-            product = layer
-            for after, _ in leaves[stop:]:
-                if not relu and _folds(after, product):
-                    product = _folded(product, after)
-                elif not relu and _is(after, (ReLU,)):
-                    relu = True
-                elif not _does_nothing(after):
-                    break
-                stop += 1
+        stop, relu = first + 1, False
+        joins = _is(layer, (*PRODUCTS, Residual))
+        for after, _ in leaves[stop:] if joins else ():
+            if not relu and _is_product(layer) and _folds(after, layer):
+                layer = _folded(layer, after)
+            elif not relu and _is(after, (ReLU,)):
+                relu = True
+            elif not _does_nothing(after):
+                break
+            stop += 1
         joined = tuple(leaf.layer for leaf in leaves[first:stop])
         key = tuple(map(id, joined))
         if key not in memo:
-            memo[key] = product._prepared(relu) if _is_product(layer) else _prepared(layer, memo)
+            memo[key] = _prepared(layer, memo, relu)
         # The first layer sees what no other has checked.
         needed = first == 0 or not _does_nothing(layer)
         yield _Part(memo[key], joined, first, notes, needed)
         first = stop
+
+
+class _Segment:
+    """Parts one after the other: a program for each shape of x, where all of them can be planned.
+
+    Where one cannot, and for an x that does not fit, they are called.
+    """
+
+    def __init__(self, parts: list[_Part]) -> None:
+        self.parts = parts
+        self.program = functools.lru_cache(PROGRAMS)(functools.partial(_program, parts))
+
+    def __call__(self, x: NDArray) -> NDArray:
+        """Return y."""
+        if type(x) is np.ndarray:
+            program = self.program(x.shape, x.dtype, threads.count())
+            if program is not None:
+                return program(x)
+        try:
+            for part in self.parts:
+                x = part.run.call(x)
+        except Exception as error:
+            _add(error, part.notes)
+            raise
+        return x
+
+
+def _planned(parts: list[_Part], plan: "Plan", x: int) -> int:
+    """Plan parts that can be planned, one after the other."""
+    for part in parts:
+        if part.run.plan is not None:
+            x = part.run.plan(plan, x)
+    return x
+
+
+def _program(
+    parts: list[_Part], shape: Shape, dtype: np.dtype[Any], count: int
+) -> "Program | None":
+    """Return a program for x of that shape and dtype; None where calls must do, or refuse it."""
+    from .engine.program import Plan, Program  # not before it is known that there are kernels
+
+    if 0 in shape or dtype not in FLOATS or any(part.run.plan is None for part in parts):
+        return None
+    plan = Plan(shape, dtype)
+    try:
+        return Program(plan, _planned(parts, plan, 0))
+    except (ValueError, TypeError):
+        return None
 
 
 class _Chain:
@@ -328,18 +423,22 @@ class _Chain:
     def __init__(self, model: Sequential, memo: Memo) -> None:
         self.parts = list(_parts(list(flat(model)), memo))
         self.needed = [part for part in self.parts if part.needed]
+        planned = all(part.run.plan is not None for part in self.needed)
+        self.plan = functools.partial(_planned, self.needed) if planned else None
+        by_plan = itertools.groupby(self.needed, lambda part: part.run.plan is not None)
+        self.segments = [_Segment(list(parts)) for _, parts in by_plan]
         self.outline = _Outline(model)
 
     def __call__(self, x: NDArray, *, lengths: Any = None, sample_ids: Any = None) -> NDArray:
-        try:
-            if lengths is None and sample_ids is None:
-                for part in self.needed:
-                    x = part.run.call(x)
-            else:  # even what does nothing else clears the padding
-                for part in self.parts:
-                    x = part.run.call(x, **part.layers[0]._accepted(lengths, sample_ids))
-                    for layer in part.layers:
-                        lengths = lengths_after(layer, lengths)
+        if lengths is None and sample_ids is None:
+            for segment in self.segments:
+                x = segment(x)
+            return x
+        try:  # even what does nothing else clears the padding
+            for part in self.parts:
+                x = part.run.call(x, **part.layers[0]._accepted(lengths, sample_ids))
+                for layer in part.layers:
+                    lengths = lengths_after(layer, lengths)
         except Exception as error:
             _add(error, part.notes)
             raise
@@ -379,21 +478,22 @@ class _Outline:
 
 
 class _Branches:
-    """A Residual or Concat."""
+    """A Residual or Concat, with a ReLU on top if asked for."""
 
-    def __init__(self, model: Any, memo: Memo) -> None:
-        self.model = model
+    def __init__(self, model: Any, memo: Memo, relu: bool) -> None:
+        self.model, self.relu = model, relu
         self.branches = [
             (name, layer, _prepared(layer, memo)) for name, layer in model.children().items()
         ]
+        planned = all(run.plan is not None for *_, run in self.branches)
+        self.plan = self._plan if planned else None
 
     def __call__(self, x: NDArray, *, lengths: Any = None, sample_ids: Any = None) -> NDArray:
         ys = []
         for name, layer, run in self.branches:
             with within(self.model, name):
                 ys.append(run.call(x, **layer._accepted(lengths, sample_ids)))
-        y: NDArray = self.model._checked_join(ys, lengths)
-        return y
+        return self._joined(ys, lengths)
 
     def step(self, x_t: NDArray, state: Any) -> tuple[NDArray, Any]:
         ys, after = [], []
@@ -403,7 +503,23 @@ class _Branches:
                 y, s = run.step(x_t, before)
             ys.append(y)
             after.append(s)
-        return self.model._checked_join(ys, None), tuple(after)
+        return self._joined(ys, None), tuple(after)
+
+    def _joined(self, ys: list[NDArray], lengths: Any) -> NDArray:
+        y: NDArray = self.model._checked_join(ys, lengths)
+        return _RELU(y) if self.relu else y
+
+    def _plan(self, plan: "Plan", x: int) -> int:
+        ys = [run.plan(plan, x) for *_, run in self.branches if run.plan is not None]
+        shape = self.model._joined([plan.shapes[y] for y in ys])
+        if isinstance(self.model, Concat):
+            return plan.add(shape, _concatenate, *ys)
+        return int(kernels.beside(activations.__name__).Steps(plan).sum(*ys, self.relu))
+
+
+def _concatenate(*arrays: NDArray) -> None:
+    """Write the first arrays side by side into the last."""
+    np.concatenate(arrays[:-1], axis=-1, out=arrays[-1])
 
 
 def _add(error: Exception, notes: tuple[str, ...]) -> None:

@@ -16,6 +16,7 @@ from .initializers import RNG, Blank, generator
 from .summary import page, table
 
 if TYPE_CHECKING:
+    from .engine.program import Plan
     from .fusion import Inference
 
 NDArray = npt.NDArray[Any]
@@ -58,10 +59,15 @@ class Parameter:
 
 
 class Prepared(NamedTuple):
-    """How a layer computes in an inference model: as it is called, and as it steps."""
+    """How a layer computes in an inference model: as it is called, and as it steps.
+
+    `plan(plan, number)` plans y, where the layer can: given an x of a shape that it takes, the
+    array of that number, it notes its steps and returns the number of y.
+    """
 
     call: Callable[..., NDArray]
     step: Callable[[NDArray, Any], tuple[NDArray, Any]]
+    plan: Callable[["Plan", int], int] | None = None
 
 
 class Layer(ABC):

@@ -22,6 +22,7 @@ What depends on shapes alone is a *plan*, made once: a `Correlation`.
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
@@ -33,7 +34,7 @@ import numpy.typing as npt
 from ..engine import jit
 from ..engine.jit import Task, address, call
 from ..engine.matmul import SERIAL, grid, plan_of
-from ..engine.memory import aligned
+from ..engine.memory import ALIGNMENT, aligned
 from ..windows import Ints
 
 NDArray = npt.NDArray[Any]
@@ -380,6 +381,16 @@ class Correlation:
     zeros: NDArray
     y_first: int
 
+    @property
+    def lists_at(self) -> int:
+        """Where in its scratch the lists of segments begin: behind the blocks of the threads."""
+        return -(-self.scratch * self.dtype.itemsize // ALIGNMENT) * ALIGNMENT
+
+    @property
+    def bytes(self) -> int:
+        """The bytes of its scratch."""
+        return self.lists_at + 8 * math.prod(self.lists)
+
 
 def correlation(
     x: Ints, weight: Ints, groups: int, transposed: bool, axes: list[Taps],
@@ -501,31 +512,49 @@ def correlate(
     relu : bool
         Whether to write max(0, Y).
     """
+    scratch, segments = aligned(plan.scratch, plan.dtype), np.empty(plan.lists, np.int64)
     count = len(plan.edges) - 1
-    size = plan.dtype.itemsize
-    scratch = aligned(plan.scratch, plan.dtype)
-    segments = np.empty(plan.lists, np.int64)
-    start, start_col = (plan.zeros, 0) if bias is None else (bias, 1)
-    engine = plan_of(plan.dtype)
     at_once = count
     if isinstance(weight, Packed):
         b = weight.panels
     elif not plan.packed:
         b = weight
     else:
-        at_once = max(1, PACKED // (plan.panel * size))
+        at_once = max(1, PACKED // (plan.panel * plan.dtype.itemsize))
     for first in range(0, count, at_once):
         end = min(count, first + at_once)
         if plan.packed and isinstance(weight, np.ndarray):
             b = _panels(plan, weight, first, end)
-        at = (
-            address(x), address(scratch), address(plan.zeros), engine.origin_at, address(segments),
-            address(b), first, end, address(y) + plan.y_first * size,
-            address(start), start_col, int(relu),
-        )  # fmt: skip
-        jit.launch(
-            _rows, _rows_of_all, math.prod(plan.grid), plan.shape, at, *plan.arrays, segments
-        )
+        _bound(plan, b, first, end, bias, relu, scratch, segments)(x, y)
+
+
+def bind(
+    plan: Correlation, weight: Packed, bias: NDArray | None, relu: bool, scratch: NDArray
+) -> Callable[[NDArray, NDArray], None]:
+    """Return `correlate` as a function of x and y that works in `plan.bytes` of scratch."""
+    blocks = scratch[: plan.scratch * plan.dtype.itemsize].view(plan.dtype)
+    lists = scratch[plan.lists_at : plan.bytes].view(np.int64).reshape(plan.lists)
+    return _bound(plan, weight.panels, 0, len(plan.edges) - 1, bias, relu, blocks, lists)
+
+
+def _bound(
+    plan: Correlation, b: NDArray, first: int, end: int, bias: NDArray | None, relu: bool,
+    scratch: NDArray, segments: NDArray,
+) -> Callable[[NDArray, NDArray], None]:  # fmt: skip
+    """Return the correlation with the panels of B from `first` to `end`."""
+    parts, y_first = math.prod(plan.grid), plan.y_first * plan.dtype.itemsize
+    start, start_col = (plan.zeros, 0) if bias is None else (bias, 1)
+    before = (
+        address(scratch), address(plan.zeros), plan_of(plan.dtype).origin_at, address(segments),
+        address(b), first, end,
+    )  # fmt: skip
+    after = address(start), start_col, int(relu)
+
+    def run(x: NDArray, y: NDArray) -> None:
+        at = address(x), *before, address(y) + y_first, *after
+        jit.launch(_rows, _rows_of_all, parts, plan.shape, at, *plan.arrays, segments)
+
+    return run
 
 
 def _panels(plan: Correlation, weight: NDArray, first: int, end: int) -> NDArray:

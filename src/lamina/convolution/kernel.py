@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -13,6 +13,7 @@ from ..arrays import mask_steps
 from ..engine import matmul
 from ..engine.matmul import column_sums, contiguous
 from ..engine.memory import empty
+from ..engine.program import Plan
 from ..engine.threads import count as count_threads
 from ..windows import Ints, Pads, Windows, each, pad, pairs, unpad
 from . import depthwise, direct
@@ -75,42 +76,62 @@ def _gradients(dy: NDArray, cache: tuple[Any, ...]) -> dict[str, NDArray]:
     return grads
 
 
-def prepare(
-    weight: NDArray,
-    bias: NDArray | None = None,
-    relu: bool = False,
-    *,
-    stride: int | Ints = 1,
-    dilation: int | Ints = 1,
-    padding_mode: str = "zeros",
-    groups: int = 1,
-) -> Callable[[NDArray, NDArray | None, Pads], NDArray]:
-    """Return a function of x, lengths and padding that gives y, with a ReLU on top if asked for.
+class Fixed:
+    """The forward pass with given parameters, and a ReLU on top if asked for.
 
-    It packs the weights when it is first called.
+    Weights are packed when it is first known how.
     """
-    weight = contiguous(weight)
-    bias = None if bias is None else contiguous(bias)
-    rank, o = weight.ndim - 2, weight.shape[-1]
-    window = weight.shape[:rank], each(stride, rank), each(dilation, rank)
-    packed: dict[bool, _Weights] = {}  # by whether the convolution is a product of matrices
 
-    def run(x: NDArray, lengths: NDArray | None, padding: Pads) -> NDArray:
-        windows = Windows(*window, padding)
+    def __init__(
+        self,
+        weight: NDArray,
+        bias: NDArray | None = None,
+        relu: bool = False,
+        *,
+        stride: int | Ints = 1,
+        dilation: int | Ints = 1,
+        padding_mode: str = "zeros",
+        groups: int = 1,
+    ) -> None:
+        self.weight = contiguous(weight)
+        self.bias = None if bias is None else contiguous(bias)
+        rank, self.relu = weight.ndim - 2, relu
+        self.window = weight.shape[:rank], each(stride, rank), each(dilation, rank)
+        self.options = padding_mode, groups
+        self.packed: dict[bool, _Weights] = {}  # by whether it is a product of matrices
+
+    def __call__(self, x: NDArray, lengths: NDArray | None, padding: Pads) -> NDArray:
+        """Return y."""
         x = contiguous(mask_steps(x, lengths))
-        case = _case(x.shape, weight.shape, windows, padding_mode, groups, x.dtype, count_threads())
-        product = case.is_product
-        if product not in packed:
-            if product:
-                packed[product] = matmul.pack(weight, o, 1, o, weight.size // o)
-            else:
-                taps = weight.reshape(_taps(weight.shape))
-                packed[product] = weight if groups > 1 else direct.pack(taps)
-        y = _forward(case, x, packed[product], bias, relu)
-        masked: NDArray = mask_steps(y, windows.output_lengths(lengths))
+        case = self._case(x.shape, x.dtype, padding)
+        y = _forward(case, x, self._weights(case), self.bias, self.relu)
+        masked: NDArray = mask_steps(y, case.windows.output_lengths(lengths))
         return masked
 
-    return run
+    def plan(self, plan: Plan, x: int, padding: Pads) -> int:
+        """Plan y of the array of that number; return the number of y."""
+        case = self._case(plan.shapes[x], plan.dtype, padding)
+        weights, bias, relu = self._weights(case), self.bias, self.relu
+        if isinstance(weights, direct.Packed) and 0 not in case.y:
+            how = _plan(case, weights.edges)
+            bind = partial(direct.bind, how, weights, bias, relu)
+            return plan.add_bound(case.y, bind, how.bytes, x)
+        return plan.add(case.y, lambda x, y: _compute(case, x, weights, bias, relu, y), x)
+
+    def _case(self, x: Ints, dtype: np.dtype[Any], padding: Pads) -> "_Case":
+        windows = Windows(*self.window, padding)
+        return _case(x, self.weight.shape, windows, *self.options, dtype, count_threads())
+
+    def _weights(self, case: "_Case") -> _Weights:
+        found = self.packed.get(case.is_product)
+        if found is None:
+            found, o = self.weight, case.weight[-1]
+            if case.is_product:
+                found = matmul.pack(found, o, 1, o, found.size // o)
+            elif case.groups == 1:
+                found = direct.pack(found.reshape(_taps(case.weight)))
+            self.packed[case.is_product] = found
+        return found
 
 
 def step(z: NDArray, weight: NDArray, bias: NDArray | None = None, *, groups: int = 1) -> NDArray:
@@ -131,7 +152,7 @@ def prepare_step(
 ) -> Callable[[NDArray], NDArray]:
     """Return `step` as a function of z, with a ReLU on top if asked for."""
     if groups > 1:
-        several = prepare(weight, bias, relu, groups=groups)
+        several = Fixed(weight, bias, relu, groups=groups)
         return lambda z: several(z, None, ((0, 0),))[:, 0, :]
     o = weight.shape[-1]
     k = weight.size // o
@@ -239,6 +260,14 @@ def _forward(
 ) -> NDArray:
     """Return y."""
     y: NDArray = empty(case.y, x.dtype)
+    _compute(case, x, weight, bias, relu, y)
+    return y
+
+
+def _compute(
+    case: _Case, x: NDArray, weight: _Weights, bias: NDArray | None, relu: bool, y: NDArray
+) -> None:
+    """Write y."""
     if not isinstance(weight, direct.Packed) and case.is_product:
         *taps, o = case.weight
         c = math.prod(taps)
@@ -249,7 +278,6 @@ def _forward(
     elif y.size and not isinstance(weight, matmul.Packed):
         edges = weight.edges if isinstance(weight, direct.Packed) else None
         correlate(_plan(case, edges), x, weight, y, bias, relu)
-    return y
 
 
 def _weight_gradient(case: _Case, dy: NDArray, x: NDArray) -> NDArray:

@@ -2,7 +2,7 @@
 
 import math
 from functools import lru_cache
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,9 @@ from ..windowed import Windowed
 from ..windows import MODES, Pads
 from . import streaming
 from .ring import Ring, State
+
+if TYPE_CHECKING:
+    from ..engine.program import Plan
 
 SHAPES: Final = 64
 """How many shapes of x an inference model remembers to be sound, those seen last."""
@@ -115,7 +118,7 @@ class _Conv(Windowed):
     def _prepared(self, relu: bool = False) -> Prepared:
         """Return how the layer computes in an inference model, with a ReLU on top if asked for."""
         dtype = self.dtype
-        run = kernel(__name__).prepare(
+        run = kernel(__name__).Fixed(
             *self._arrays(),
             relu,
             stride=self.stride,
@@ -140,7 +143,12 @@ class _Conv(Windowed):
             y: NDArray = run(x, lengths, pads)
             return y
 
-        return Prepared(call, self.step)
+        def plan(plan: "Plan", x: int) -> int:
+            plan.check(dtype)
+            y: int = run.plan(plan, x, padding(plan.shapes[x]))
+            return y
+
+        return Prepared(call, self.step, plan)
 
     def _channels(self, shape: Shape) -> int:
         if len(shape) != self.rank + 2 or shape[-1] != self.in_channels:
@@ -296,7 +304,7 @@ class Conv1d(_Conv):
             z, after = self._window(ring, x_t, state)
             return run(z), after
 
-        return Prepared(prepared.call, step)
+        return prepared._replace(step=step)
 
     def _refuse_steps(self) -> None:
         if not self.stepwise:

@@ -102,13 +102,22 @@ def run(code: Code, arrays: Sequence[NDArray], numbers: Sequence[float] = ()) ->
         Up to four.
     numbers : sequence of float
     """
-    first = arrays[0]
-    n, dtype = first.size, first.dtype
-    if n == 0:
-        return
+    bind(code, arrays[0].size, arrays[0].dtype, numbers)(*arrays)
+
+
+def bind(
+    code: Code, n: int, dtype: np.dtype[Any], numbers: Sequence[float] = ()
+) -> Callable[..., None]:
+    """Return `run` as a function of arrays of that size and dtype."""
     held = np.array(numbers, dtype)
-    places = [address(a) for a in arrays]
-    places += places[:1] * (MOST - len(places))
     parts = 1 if n <= SERIAL else count_threads()
-    task = (parts, dtype.itemsize, code(dtype), n, *places, address(held))
-    jit.launch(_some, _all, parts, task)
+    head = parts, dtype.itemsize, code(dtype), n
+
+    def run(*arrays: NDArray) -> None:
+        if n == 0:
+            return
+        places = [address(a) for a in arrays]
+        places += places[:1] * (MOST - len(places))
+        jit.launch(_some, _all, parts, (*head, *places, address(held)))
+
+    return run

@@ -1,6 +1,6 @@
 """Linear: the functions of formula.py, as matrix products on the engine."""
 
-from collections.abc import Callable
+import math
 from typing import Any
 
 import numpy.typing as npt
@@ -8,6 +8,7 @@ import numpy.typing as npt
 from ..arrays import mask_steps
 from ..engine.matmul import column_sums, contiguous, matmul, pack, product
 from ..engine.memory import empty
+from ..engine.program import Plan
 
 NDArray = npt.NDArray[Any]
 
@@ -24,22 +25,27 @@ def forward(
     return mask_steps(y, lengths), (x, weight, bias, lengths)
 
 
-def prepare(
-    weight: NDArray, bias: NDArray | None = None, relu: bool = False
-) -> Callable[[NDArray, NDArray | None], NDArray]:
-    """Return a function of x and lengths that gives y, with a ReLU on top if asked for."""
-    bias = None if bias is None else contiguous(bias)
-    I, O = weight.shape  # noqa: E741
-    multiply = product(pack(contiguous(weight), O, 1, O, I), bias, relu)
+class Fixed:
+    """The forward pass with given parameters, which are packed once, and a ReLU if asked for."""
 
-    def run(x: NDArray, lengths: NDArray | None) -> NDArray:
+    def __init__(self, weight: NDArray, bias: NDArray | None = None, relu: bool = False) -> None:
+        bias = None if bias is None else contiguous(bias)
+        self.I, self.O = weight.shape
+        self.product = product(pack(contiguous(weight), self.O, 1, self.O, self.I), bias, relu)
+
+    def __call__(self, x: NDArray, lengths: NDArray | None = None) -> NDArray:
+        """Return y."""
         x = contiguous(mask_steps(x, lengths))
-        y = empty(x.shape[:-1] + (O,), x.dtype)  # noqa: RUF005
-        multiply(x, x.size // I, y)  # (1)
+        y = empty(x.shape[:-1] + (self.O,), x.dtype)  # noqa: RUF005
+        self.product(x, x.size // self.I, y)  # (1)
         masked: NDArray = mask_steps(y, lengths)
         return masked
 
-    return run
+    def plan(self, plan: Plan, x: int) -> int:
+        """Plan y of the array of that number; return the number of y."""
+        shape = plan.shapes[x]
+        rows = math.prod(shape[:-1])
+        return plan.add((*shape[:-1], self.O), lambda x, y: self.product(x, rows, y), x)
 
 
 def backward(dy: NDArray, cache: tuple[Any, ...]) -> tuple[NDArray, dict[str, NDArray]]:

@@ -1,7 +1,7 @@
 """The class Linear."""
 
 import math
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -9,6 +9,9 @@ import numpy.typing as npt
 from .. import arguments, initializers
 from ..kernels import functions, gradients, kernel
 from ..layer import Arrays, Layer, NDArray, Parameter, Prepared, Shape
+
+if TYPE_CHECKING:
+    from ..engine.program import Plan
 
 
 class Linear(Layer):
@@ -118,13 +121,19 @@ class Linear(Layer):
 
     def _prepared(self, relu: bool = False) -> Prepared:
         """Return how the layer computes in an inference model, with a ReLU on top if asked for."""
-        run, dtype = kernel(__name__).prepare(*self._arrays(), relu), self.dtype
+        run, dtype = kernel(__name__).Fixed(*self._arrays(), relu), self.dtype
 
         def call(x: NDArray, *, lengths: Any = None) -> NDArray:
             y: NDArray = run(*self._checked(x, lengths, dtype))
             return y
 
-        return Prepared(call, lambda x_t, state: (call(x_t), ()))
+        def plan(plan: "Plan", x: int) -> int:
+            plan.check(dtype)
+            self.output_shape(plan.shapes[x])
+            y: int = run.plan(plan, x)
+            return y
+
+        return Prepared(call, lambda x_t, state: (call(x_t), ()), plan)
 
     def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
         """Return dx, shape (..., I), and the gradients of weight and bias."""

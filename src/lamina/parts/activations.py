@@ -26,7 +26,7 @@ from typing import Any
 
 from .. import arguments, kernels
 from ..arrays import Array, mask_steps, namespace
-from ..layer import Arrays, Layer, NDArray, Shape
+from ..layer import Arrays, Layer, NDArray, Prepared, Shape
 from .erfc import erfc
 
 ROOT_8_OVER_PI = math.sqrt(8 / math.pi)
@@ -144,7 +144,7 @@ class _Activation(Layer):
     stepwise = True
 
     @abstractmethod
-    def _function(self, how: Any, x: NDArray) -> Any:
+    def _function(self, how: Any, x: Any) -> Any:
         """Return y and the cache of `_gradient`, by this module or its kernels."""
 
     @abstractmethod
@@ -156,6 +156,7 @@ class _Activation(Layer):
     ) -> tuple[NDArray, Any]:
         """Return y, of x's shape, and the cache of `backward`."""
         x = arguments.array(self, "x", x)
+        self.output_shape(x.shape)
         lengths = arguments.lengths(self, lengths, x)
         how = kernels.beside(__name__)
         y, cache = self._function(how, mask_steps(x, lengths))
@@ -166,6 +167,16 @@ class _Activation(Layer):
         shape, dtype, lengths, how, cache = cache
         dy = arguments.gradient(self, dy, shape, dtype)
         return self._gradient(how, mask_steps(dy, lengths), cache), {}
+
+    def _prepared(self) -> Prepared:
+        """Return how the layer computes in an inference model."""
+
+        def plan(plan: Any, x: int) -> int:
+            self.output_shape(plan.shapes[x])
+            y: int = self._function(kernels.beside(__name__).Steps(plan), x)[0]
+            return y
+
+        return Prepared(self, self.step, plan)
 
     def output_shape(self, shape: Shape) -> Shape:
         """Return `shape`."""
@@ -182,7 +193,7 @@ class Identity(_Activation):
     array([-1.,  2.])
     """
 
-    def _function(self, how: Any, x: NDArray) -> Any:
+    def _function(self, how: Any, x: Any) -> Any:
         return x, None
 
     def _gradient(self, how: Any, dy: NDArray, cache: Any) -> Array:
@@ -210,7 +221,7 @@ class ReLU(_Activation):
     array([0., 0., 2.])
     """
 
-    def _function(self, how: Any, x: NDArray) -> Any:
+    def _function(self, how: Any, x: Any) -> Any:
         return how.relu(x)
 
     def _gradient(self, how: Any, dy: NDArray, cache: Any) -> Array:
@@ -246,7 +257,7 @@ class LeakyReLU(_Activation):
     def __init__(self, slope: float = 0.01) -> None:
         self.slope = arguments.number(self, "slope", slope, low=0)
 
-    def _function(self, how: Any, x: NDArray) -> Any:
+    def _function(self, how: Any, x: Any) -> Any:
         return how.leaky_relu(x, self.slope)
 
     def _gradient(self, how: Any, dy: NDArray, cache: Any) -> Array:
@@ -270,7 +281,7 @@ class Sigmoid(_Activation):
     array([0. , 0.5, 1. ])
     """
 
-    def _function(self, how: Any, x: NDArray) -> Any:
+    def _function(self, how: Any, x: Any) -> Any:
         return how.sigmoid(x)
 
     def _gradient(self, how: Any, dy: NDArray, cache: Any) -> Array:
@@ -293,7 +304,7 @@ class Tanh(_Activation):
     array([-1.,  0.,  1.])
     """
 
-    def _function(self, how: Any, x: NDArray) -> Any:
+    def _function(self, how: Any, x: Any) -> Any:
         return how.tanh(x)
 
     def _gradient(self, how: Any, dy: NDArray, cache: Any) -> Array:
@@ -329,7 +340,7 @@ class GELU(_Activation):
     def __init__(self, approximate: bool = False) -> None:
         self.approximate = arguments.choice(self, "approximate", approximate, (True, False))
 
-    def _function(self, how: Any, x: NDArray) -> Any:
+    def _function(self, how: Any, x: Any) -> Any:
         return how.gelu_tanh(x) if self.approximate else how.gelu(x)
 
     def _gradient(self, how: Any, dy: NDArray, cache: Any) -> Array:
@@ -364,7 +375,7 @@ class SELU(_Activation):
     array([-1.1113,  0.    ,  2.1014])
     """
 
-    def _function(self, how: Any, x: NDArray) -> Any:
+    def _function(self, how: Any, x: Any) -> Any:
         return how.selu(x)
 
     def _gradient(self, how: Any, dy: NDArray, cache: Any) -> Array:
@@ -398,12 +409,16 @@ class Softmax(_Activation):
            [0.5 , 0.5 ]])
     """
 
-    def _function(self, how: Any, x: NDArray) -> Any:
-        if x.ndim < 1 or x.shape[-1] < 1:
-            raise ValueError(
-                f"Softmax(): x has shape {x.shape}, expected (..., C) with at least 1 class"
-            )
+    def _function(self, how: Any, x: Any) -> Any:
         return how.softmax(x)
 
     def _gradient(self, how: Any, dy: NDArray, cache: Any) -> Array:
         return how.softmax_backward(dy, cache)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """Return `shape`."""
+        if not shape or shape[-1] < 1:
+            raise ValueError(
+                f"Softmax(): x has shape {shape}, expected (..., C) with at least 1 class"
+            )
+        return shape

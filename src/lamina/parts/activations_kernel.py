@@ -3,15 +3,18 @@
 The caches hold x or y themselves, whichever the gradient follows from.
 """
 
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from ..engine import elements
+from ..engine.jit import Code
 from ..engine.matmul import contiguous
 from ..engine.memory import empty
+from ..engine.program import Plan
 from . import activations as formula
 from .activations import ALPHA, LAMBDA, ROOT_8_OVER_PI
 from .rows_kernel import softmax, softmax_backward
@@ -31,6 +34,14 @@ NDArray = npt.NDArray[Any]
 def _relu(e: Any, b: Any, x: Any, number: Any) -> Any:
     zero = e.number(0)
     return (b.select(b.fcmp_ordered("<=", x, zero), zero, x),)  # NaN goes through
+
+
+def _sum(e: Any, b: Any, x: Any, other: Any, number: Any) -> Any:
+    return (b.fadd(x, other),)
+
+
+def _sum_relu(e: Any, b: Any, x: Any, other: Any, number: Any) -> Any:
+    return _relu(e, b, b.fadd(x, other), number)
 
 
 def _relu_backward(e: Any, b: Any, dy: Any, y: Any, number: Any) -> Any:
@@ -115,6 +126,9 @@ def _gate(e: Any, b: Any, z: Any) -> tuple[Any, Any]:
 
 # The functions
 
+codes: Final[dict[str, Code]] = {}
+"""That of each function of single elements, by name."""
+
 Forward = Callable[..., tuple[NDArray, Any]]
 Backward = Callable[[NDArray, Any], NDArray]
 
@@ -133,7 +147,7 @@ def _functions(
         cache = kept if name in ("sigmoid", "tanh") else forward_of(kept, *numbers)[1]
         return (backward_of(dy, cache),)
 
-    code = elements.code(name, words, twin)
+    code = codes[name] = elements.code(name, words, twin)
     backward_code = elements.code(f"{name}_backward", backward_words, backward_twin, 2)
 
     def forward(x: NDArray, *numbers: float) -> tuple[NDArray, Any]:
@@ -158,3 +172,40 @@ tanh, tanh_backward = _functions("tanh", _tanh, _tanh_backward, True)
 selu, selu_backward = _functions("selu", _selu, _selu_backward, False)
 gelu, gelu_backward = _functions("gelu", _gelu, _gelu_backward, False)
 gelu_tanh, gelu_tanh_backward = _functions("gelu_tanh", _gelu_tanh, _gelu_tanh_backward, False)
+
+
+sums: Final = (
+    elements.code("sum", _sum, lambda x, other: (x + other,), 2),
+    elements.code("sum_relu", _sum_relu, lambda x, other: (formula.relu(x + other)[0],), 2),
+)
+"""Code of the sum of two arrays, and of that with a ReLU on top."""
+
+
+class Steps:
+    """The functions of this module as steps of a plan: of the number of an array, not of an array.
+
+    They return the number of y, and no cache.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+
+    def sum(self, x: int, other: int, relu: bool) -> int:
+        """Plan x + other, with a ReLU on top if asked for; return the number of y."""
+        shape = self.plan.shapes[x]
+        run = elements.bind(sums[relu], math.prod(shape), self.plan.dtype)
+        return self.plan.add(shape, run, x, other, in_place=True)
+
+    def __getattr__(self, name: str) -> Callable[..., tuple[int, None]]:
+        def add(x: int, *numbers: float) -> tuple[int, None]:
+            shape = self.plan.shapes[x]
+            if name in codes:
+                run = elements.bind(codes[name], math.prod(shape), self.plan.dtype, numbers)
+            else:
+
+                def run(x: NDArray, y: NDArray) -> None:
+                    y[...] = globals()[name](x, *numbers)[0]
+
+            return self.plan.add(shape, run, x, in_place=True), None
+
+        return add

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from .. import arguments
-from ..layer import Arrays, Layer, NDArray, Shape
+from ..layer import Arrays, Layer, NDArray, Prepared, Shape
 
 
 class Flatten(Layer):
@@ -41,6 +41,15 @@ class Flatten(Layer):
         """Return dx, of x's shape, and no gradients."""
         shape, dtype, x_shape = cache
         return arguments.gradient(self, dy, shape, dtype).reshape(x_shape), {}
+
+    def _prepared(self) -> Prepared:
+        """Return how the layer computes in an inference model."""
+
+        def plan(plan: Any, x: int) -> int:
+            y: int = plan.view(x, self.output_shape(plan.shapes[x]))
+            return y
+
+        return Prepared(self, self.step, plan)
 
     def output_shape(self, shape: Shape) -> Shape:
         """Return (N, F) for (N, ...)."""

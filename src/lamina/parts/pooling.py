@@ -28,7 +28,7 @@ import numpy as np
 
 from .. import arguments, kernels
 from ..arrays import Array, is_step, mask_steps, namespace
-from ..layer import Arrays, Layer, NDArray, Shape
+from ..layer import Arrays, Layer, NDArray, Prepared, Shape
 from ..windowed import Windowed
 from ..windows import Ints, Pads, Windows, crop, fill
 from .steps import mean_steps, mean_steps_backward
@@ -180,7 +180,7 @@ class _Pool(Windowed):
                 )
 
     @abstractmethod
-    def _function(self, how: Any, x: NDArray, lengths: NDArray | None, **options: Any) -> Any:
+    def _function(self, how: Any, x: Any, lengths: NDArray | None, **options: Any) -> Any:
         """Return y and the cache of `_gradient`, by this module or its kernels."""
 
     @abstractmethod
@@ -193,12 +193,25 @@ class _Pool(Windowed):
         r"""Return y, shape (N, \*Q, C), and the cache of `backward`."""
         x = arguments.array(self, "x", x)
         lengths = self._checked(x, lengths)
-        padding = self._windows(x.shape[1:-1]).pads
         how = kernels.beside(__name__)
-        y, cache = self._function(
-            how, x, lengths, pool_size=self.window, stride=self.stride, padding=padding
-        )
+        y, cache = self._function(how, x, lengths, **self._sizes(x.shape))
         return y, (y.shape, y.dtype, how, cache)
+
+    def _sizes(self, shape: Shape) -> dict[str, Any]:
+        padding = self._windows(shape[1:-1]).pads
+        return {"pool_size": self.window, "stride": self.stride, "padding": padding}
+
+    def _prepared(self) -> Prepared:
+        """Return how the layer computes in an inference model."""
+
+        def plan(plan: Any, x: int) -> int:
+            steps = kernels.beside(__name__).Steps(plan)
+            shape = plan.shapes[x]
+            self.output_shape(shape)
+            y: int = self._function(steps, x, None, **self._sizes(shape))[0]
+            return y
+
+        return Prepared(self, self.step, plan)
 
     def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
         r"""Return dx, shape (N, \*S, C), and no gradients."""
@@ -444,7 +457,7 @@ class _GlobalPool(Layer):
     """What GlobalMaxPool and GlobalAvgPool share."""
 
     @abstractmethod
-    def _function(self, how: Any, x: NDArray, lengths: NDArray | None) -> Any:
+    def _function(self, how: Any, x: Any, lengths: NDArray | None) -> Any:
         """Return y and the cache of `_gradient`, by this module or its kernels."""
 
     @abstractmethod
@@ -467,6 +480,17 @@ class _GlobalPool(Layer):
         r"""Return dx, shape (N, \*S, C), and no gradients."""
         shape, dtype, how, cache = cache
         return self._gradient(how, arguments.gradient(self, dy, shape, dtype), cache), {}
+
+    def _prepared(self) -> Prepared:
+        """Return how the layer computes in an inference model."""
+
+        def plan(plan: Any, x: int) -> int:
+            steps = kernels.beside(__name__).Steps(plan)
+            self.output_shape(plan.shapes[x])
+            y: int = self._function(steps, x, None)[0]
+            return y
+
+        return Prepared(self, self.step, plan)
 
     def output_shape(self, shape: Shape) -> Shape:
         r"""Return (N, C) for (N, \*S, C)."""

@@ -19,7 +19,7 @@ from llvmlite import ir
 from numba.core import cgutils
 
 from ..arrays import mask_steps
-from ..engine import jit
+from ..engine import jit, program
 from ..engine.jit import Address, Code, Task, address, call
 from ..engine.matmul import contiguous
 from ..engine.memory import empty
@@ -106,10 +106,7 @@ def _emit_max(dtype: Any) -> str:
         def term(at: Values, place: ir.Value, carried: Values) -> Values:
             best, where, here = carried[: len(masks)], carried[len(masks) :], t.spread(place)
             values = s.loads(at[0], masks)
-            better = [
-                b.and_(b.fcmp_unordered(">", v, m), b.fcmp_ordered("ord", m, m))  # the first NaN
-                for v, m in zip(values, best, strict=True)
-            ]
+            better = [_beyond(b, v, m) for v, m in zip(values, best, strict=True)]
             return [
                 *map(b.select, better, values, best),
                 *(b.select(m, here, w) for m, w in zip(better, where, strict=True)),
@@ -122,6 +119,27 @@ def _emit_max(dtype: Any) -> str:
         s.stores(places, s.at(b, t.d, j), masks)
 
     return _Terms("max_pool", dtype, (4, 1), strip).sweep.end()
+
+
+def _beyond(b: ir.IRBuilder, value: ir.Value, best: ir.Value) -> ir.Value:
+    """Return where a value takes the place of the best so far: if it is more, or the first NaN."""
+    return b.and_(b.fcmp_unordered(">", value, best), b.fcmp_ordered("ord", best, best))
+
+
+def _emit_greatest(dtype: Any) -> str:
+    """Write the maxima of a in c."""
+
+    def strip(t: _Terms, j: ir.Value, masks: Masks) -> None:
+        s, b = t.sweep, t.sweep.builder
+
+        def term(at: Values, place: ir.Value, carried: Values) -> Values:
+            pairs = zip(s.loads(at[0], masks), carried, strict=True)
+            return [b.select(_beyond(b, v, m), v, m) for v, m in pairs]
+
+        found = t.over([s.at(b, t.a, j)], [s.vector(-np.inf)] * len(masks), term)
+        s.stores(found, s.at(b, t.c, j), masks)
+
+    return _Terms("greatest_pool", dtype, (8, 4, 1), strip).sweep.end()
 
 
 def _emit_sum(dtype: Any) -> str:
@@ -204,9 +222,11 @@ def _element_twin(
         best, where = np.where(better, values, best), np.where(better, here, where)
         if name == "chosen_pool":
             values = np.where(other.row(first, width).view(_places(a.dtype)) == here, values, 0)
-        total = total + values
-    if name == "max_pool":
+        if name not in ("max_pool", "greatest_pool"):
+            total = total + values
+    if name in ("max_pool", "greatest_pool"):
         total = best
+    if name == "max_pool":
         d.row(0, width).view(_places(a.dtype))[...] = where
     elif name == "mean_pool":
         total = total / max(math.prod(counts), 1)
@@ -219,6 +239,8 @@ def _places(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 maximum: Final = Code("max_pool", _emit_max, partial(_twin, "max_pool"))
 """The maxima of windows and their places."""
+greatest: Final = Code("greatest_pool", _emit_greatest, partial(_twin, "greatest_pool"))
+"""The maxima alone."""
 mean: Final = Code("mean_pool", _emit_mean, partial(_twin, "mean_pool"))
 """Their means."""
 sums: Final = Code("sum_pool", _emit_sum, partial(_twin, "sum_pool"))
@@ -323,27 +345,33 @@ def _tables(
     return forward.astype(np.int64), back.astype(np.int64)
 
 
-def _run(
+def _bind(
     code: Code, tables: tuple[NDArray, NDArray, NDArray], source: Ints, sign: int,
-    window: Ints, steps: Ints, read: tuple[NDArray, NDArray], written: tuple[NDArray, NDArray],
-) -> None:  # fmt: skip
-    """Run code over all rows of what is written, whose terms lie in arrays (N, *source, C)."""
-    a, (first, middle, last) = read[0], tables
-    if written[0].size == 0:
-        return
-    n, width, dtype = a.shape[0], a.shape[-1], a.dtype
+    window: Ints, steps: Ints, read: Ints, written: Ints, dtype: np.dtype[Any],
+) -> Callable[[NDArray, NDArray, NDArray, NDArray], None]:  # fmt: skip
+    """Return what runs code over all rows of two arrays to write, from two to read (N, *source, C).
+
+    `read` and `written` are the shapes of the arrays of each kind.
+    """
+    first, middle, last = tables
+    n, width = read[0], read[-1]
     strides = (source[1] * source[2] * width, source[2] * width, width)
     places = (window[1] * window[2], window[2], 1)
     sizes = np.array([
         width, *(sign * e for e in strides), *(k * s for k, s in zip(places, steps, strict=True))
     ])  # fmt: skip
-    parts = 1 if max(a.size, written[0].size) <= SERIAL else count_threads()
-    task = (
-        parts, dtype.itemsize, code(dtype), n, width, *map(address, read), *map(address, written),
-        source[0] * strides[0], *strides[:2], *places[:2], len(last), address(last),
-        address(sizes),
-    )  # fmt: skip
-    jit.launch(_pool, _pools, parts, task, first, middle)
+    most = max(math.prod(read), math.prod(written))
+    parts = 1 if most <= SERIAL else count_threads()
+    head = parts, dtype.itemsize, code(dtype), n, width
+    tail = source[0] * strides[0], *strides[:2], *places[:2], len(last)
+
+    def run(a: NDArray, b: NDArray, c: NDArray, d: NDArray) -> None:
+        if c.size:
+            at = address(a), address(b), address(c), address(d)
+            task = (*head, *at, *tail, address(last), address(sizes))
+            jit.launch(_pool, _pools, parts, task, first, middle)
+
+    return run
 
 
 # The functions
@@ -361,25 +389,33 @@ def _forward(
     code: Code, x: NDArray, windows: Windows, lengths: NDArray | None, fits: NDArray | None
 ) -> tuple[NDArray, Cache]:
     x = contiguous(x)
-    sizes = x.shape[1:-1]
-    plan = _plan(sizes, windows, lengths, fits)
-    shape = (x.shape[0], *windows.outputs(sizes), x.shape[-1])
+    plan = _plan(x.shape[1:-1], windows, lengths, fits)
+    shape, run = _bind_forward(code, x.shape, x.dtype, windows, plan)
     y = empty(shape, x.dtype)
     places = empty(shape, _places(x.dtype)) if code is maximum else None
-    written = (y, y if places is None else places)
-    _run(code, plan.forward, _three(sizes), 1, plan.window, (1,) * RANK, (x, x), written)
+    run(x, x, y, y if places is None else places)
     if places is not None:
         y = mask_steps(y, fits)
     return y, Cache(x.shape, plan, places)
 
 
+def _bind_forward(
+    code: Code, x: Ints, dtype: np.dtype[Any], windows: Windows, plan: Plan
+) -> tuple[Ints, Callable[[NDArray, NDArray, NDArray, NDArray], None]]:
+    """Return the shape of y, and what writes y and the places of maxima, of x of that shape."""
+    sizes = x[1:-1]
+    y = (x[0], *windows.outputs(sizes), x[-1])
+    sides = plan.forward, _three(sizes), 1, plan.window, (1,) * RANK
+    return y, _bind(code, *sides, x, y, dtype)
+
+
 def _backward(dy: NDArray, cache: Cache) -> NDArray:
     shape, plan, places = cache
     dx = empty(shape, dy.dtype)
-    read, code = (dy, dy), sums
-    if places is not None:
-        read, code = (dy, places), chosen
-    _run(code, plan.back, plan.outputs, -1, plan.window, plan.stride, read, (dx, dx))
+    code = sums if places is None else chosen
+    sides = plan.back, plan.outputs, -1, plan.window, plan.stride
+    run = _bind(code, *sides, dy.shape, shape, dy.dtype)
+    run(dy, dy if places is None else places, dx, dx)
     return dx
 
 
@@ -451,3 +487,44 @@ def _global_backward(
     if cache is None:
         return np.zeros(shape, dy.dtype)
     return backward(dy[:, None, :], cache).reshape(shape)
+
+
+class Steps:
+    """The functions of this module as steps of a plan: of the number of an array, not of an array.
+
+    They return the number of y, and no cache. There are no lengths.
+    """
+
+    def __init__(self, plan: program.Plan) -> None:
+        self.plan = plan
+
+    def max_pool(self, x: int, lengths: None, **sizes: Any) -> tuple[int, None]:
+        """Plan the maxima of windows."""
+        return self._windowed(greatest, x, **sizes), None
+
+    def avg_pool(self, x: int, lengths: None, **sizes: Any) -> tuple[int, None]:
+        """Plan the means of windows."""
+        return self._windowed(mean, x, **sizes), None
+
+    def global_max(self, x: int, lengths: None) -> tuple[int, None]:
+        """Plan the maxima over all of a sample."""
+        return self._global(greatest, x), None
+
+    def global_avg(self, x: int, lengths: None) -> tuple[int, None]:
+        """Plan the means over all of a sample."""
+        return self._global(mean, x), None
+
+    def _windowed(self, code: Code, x: int, *, pool_size: Ints, stride: Ints, padding: Pads) -> int:
+        return self._add(code, x, Windows(pool_size, stride, (1,) * len(pool_size), padding))
+
+    def _global(self, code: Code, x: int) -> int:
+        n, *sizes, c = self.plan.shapes[x]
+        steps = self.plan.view(x, (n, math.prod(sizes), c))
+        y = self._add(code, steps, Windows((math.prod(sizes),), (1,), (1,), ((0, 0),)))
+        return self.plan.view(y, (n, c))
+
+    def _add(self, code: Code, x: int, windows: Windows) -> int:
+        shape = self.plan.shapes[x]
+        plan = _plan(shape[1:-1], windows, None, None)
+        y, run = _bind_forward(code, shape, self.plan.dtype, windows, plan)
+        return self.plan.add(y, lambda x, y: run(x, x, y, y), x)

@@ -1,0 +1,169 @@
+"""Steps on arrays of known shapes, planned once and run often: how an inference model computes.
+
+A *step* computes one array from others. What follows from shapes alone it knows beforehand. A
+`Plan` notes the steps; a `Program` lays out the arrays between x and y in one memory, where an
+array takes the place of those that no later step reads, and runs the steps. Only y is new at each
+call.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from .matmul import contiguous
+from .memory import ALIGNMENT, aligned, empty
+
+NDArray = npt.NDArray[Any]
+Shape: TypeAlias = tuple[int, ...]
+Run: TypeAlias = Callable[..., Any]
+"""`run(*sources, target)` writes the target, a C-contiguous array as the sources are."""
+Bind: TypeAlias = Callable[[NDArray], Run]
+"""`bind(scratch)` returns what runs, and works in those bytes, which begin a cache line."""
+
+KEPT: Final = 2**24
+"""The most bytes that a program keeps from call to call; beyond, to ask for memory takes no time
+beside the work on it."""
+_BYTE: Final = np.dtype(np.uint8)
+
+
+class Step(NamedTuple):
+    """A step, and the numbers of the arrays that it reads and writes.
+
+    `in_place` tells that the target may lie where the first source lies.
+    """
+
+    bind: Bind
+    sources: tuple[int, ...]
+    target: int
+    in_place: bool
+
+
+class Plan:
+    """Steps in the order in which they run. Arrays are known by their number; that of x is 0.
+
+    Attributes
+    ----------
+    dtype : dtype
+        That of all arrays.
+    shapes : list of tuple of int
+        That of each array.
+    owners : list of int
+        In whose memory each array lies: its own, or that of one it is a view of.
+    steps : list of Step
+    scratch : int
+        The most bytes that a step works in.
+    """
+
+    def __init__(self, shape: Shape, dtype: np.dtype[Any]) -> None:
+        self.dtype = dtype
+        self.shapes = [shape]
+        self.owners = [0]
+        self.steps: list[Step] = []
+        self.scratch = 0
+
+    def add(self, shape: Shape, run: Run, *sources: int, in_place: bool = False) -> int:
+        """Note a step whose target has that shape; return the target's number."""
+        return self.add_bound(shape, lambda scratch: run, 0, *sources, in_place=in_place)
+
+    def add_bound(
+        self, shape: Shape, bind: Bind, scratch: int, *sources: int, in_place: bool = False
+    ) -> int:
+        """Note a step that works in so many bytes of scratch; return the target's number."""
+        target = len(self.shapes)
+        self.shapes.append(shape)
+        self.owners.append(target)
+        self.steps.append(Step(bind, sources, target, in_place))
+        self.scratch = max(self.scratch, scratch)
+        return target
+
+    def check(self, dtype: np.dtype[Any] | None) -> None:
+        """Refuse another dtype than that of the plan."""
+        if dtype != self.dtype:
+            raise TypeError(f"a plan for {self.dtype} has a layer in {dtype}")
+
+    def view(self, source: int, shape: Shape) -> int:
+        """Return the number of an array that is another one in that shape."""
+        self.shapes.append(shape)
+        self.owners.append(self.owners[source])
+        return len(self.shapes) - 1
+
+    def bytes(self, number: int) -> int:
+        """Return the size of an array, as whole lines of the cache."""
+        size = math.prod(self.shapes[number]) * self.dtype.itemsize
+        return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+class Program:
+    """A plan as a function of x that returns the array of number `result`.
+
+    Any number of threads may call it. A call has memory of its own: that of a call that is over, if
+    there was one.
+    """
+
+    def __init__(self, plan: Plan, result: int) -> None:
+        self.plan, self.result, self.y = plan, result, plan.owners[result]
+        self.places, self.size = _laid_out(plan, self.y)
+        self.waiting: list[tuple[list[Any], list[tuple[Run, tuple[int, ...]]]]] = []
+        self.views = [
+            i for i, owner in enumerate(plan.owners) if owner != i and owner in (0, self.y)
+        ]
+
+    def __call__(self, x: NDArray) -> NDArray:
+        """Return y for x, of the shape and dtype that were planned."""
+        try:
+            memory = self.waiting.pop()
+        except IndexError:
+            memory = self._memory()
+        arrays, runs = memory[0].copy(), memory[1]
+        if self.y:
+            arrays[self.y] = empty(self.plan.shapes[self.y], self.plan.dtype)
+        arrays[0] = contiguous(x)
+        for i in self.views:
+            arrays[i] = arrays[self.plan.owners[i]].reshape(self.plan.shapes[i])
+        for run, numbers in runs:
+            run(*[arrays[i] for i in numbers])
+        if self.size <= KEPT:
+            self.waiting.append(memory)
+        result: NDArray = arrays[self.result]
+        return result
+
+    def _memory(self) -> tuple[list[Any], list[tuple[Run, tuple[int, ...]]]]:
+        """Return the arrays that calls one after the other use again, and what runs on them."""
+        plan = self.plan
+        memory, scratch = aligned(self.size, _BYTE), aligned(plan.scratch, _BYTE)
+        arrays: list[Any] = [None] * len(plan.shapes)
+        for i, (shape, owner) in enumerate(zip(plan.shapes, plan.owners, strict=True)):
+            if owner in self.places:
+                first, count = self.places[owner], math.prod(shape) * plan.dtype.itemsize
+                arrays[i] = memory[first : first + count].view(plan.dtype).reshape(shape)
+        return arrays, [(step.bind(scratch), (*step.sources, step.target)) for step in plan.steps]
+
+
+def _laid_out(plan: Plan, y: int) -> tuple[dict[int, int], int]:
+    """Return the first byte of each array between x and y, and how many bytes there are."""
+    last = {
+        plan.owners[number]: i
+        for i, step in enumerate(plan.steps)
+        for number in (*step.sources, step.target)
+    }
+    places: dict[int, int] = {}
+    taken: list[tuple[int, int, int]] = []  # first byte, end, the step that is the last to read
+    for i, (_, sources, target, in_place) in enumerate(plan.steps):
+        if target == y:
+            continue
+        begun, size = 0, plan.bytes(target)
+        taken = sorted(space for space in taken if space[2] >= i)
+        source = plan.owners[sources[0]]
+        if in_place and source in places and last[source] == i and plan.bytes(source) == size:
+            begun = places[source]
+        else:
+            for first, end, _ in taken:
+                if begun + size <= first:
+                    break
+                begun = max(begun, end)
+        places[target] = begun
+        taken.append((begun, begun + size, last[target]))
+    return places, max((place + plan.bytes(n) for n, place in places.items()), default=0)
