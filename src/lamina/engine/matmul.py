@@ -141,7 +141,7 @@ def _part(g: int, fixed: int, a: int, b: int, start: int, c: int, panels: int) -
     """Compute part g of C, in a grid of rows x cols, from what `jit.held` gave for the arrays."""
     a, b, start, c = jit.data(a), jit.data(b), jit.data(start), jit.data(c)
     (
-        rows, cols, m, n, k, size, lane, wide, height, last_height, tile, copy, spread, transpose,
+        rows, cols, m, n, k, size, lane, wide, height, tall, tile, copy, spread, transpose,
         a_row, a_col, b_row, b_col, way, start_col, relu, span, terms, room, a_room, origin, few,
     ) = jit.constants(fixed, 27)  # fmt: skip
     m0, m1 = m * (g // cols) // rows, m * (g // cols + 1) // rows
@@ -177,38 +177,31 @@ def _part(g: int, fixed: int, a: int, b: int, start: int, c: int, panels: int) -
                         a + (i0 * a_row + k0 * a_col) * size, a_row, a_col, block,
                     )  # fmt: skip
                 for p in range(q0, q1):
-                    j, w, tall = p * wide * lane, wide, height
+                    j, w = p * wide * lane, wide
                     if p + 1 == count:
-                        w, tall = vectors - p * wide, last_height
+                        w = vectors - p * wide
                     last = min(lane, n - j - (w - 1) * lane)
-                    if a_room > 0:
-                        tall = height
-                    tiles = (i1 - i0 + tall - 1) // tall
                     panel, ldb = b + (k0 * b_row + j) * size, b_row
                     if way == WITHIN:
                         panel, ldb = mine + (p - q0) * wide * lane * kc * size, w * lane
                     elif way == BEFORE:
                         panel, ldb = b + (j * k + k0 * w * lane) * size, w * lane
-                    for t in range(tiles):
-                        i = i0 + (i1 - i0) * t // tiles  # their heights equalised
-                        h = i0 + (i1 - i0) * (t + 1) // tiles - i
+                    for i in range(i0, i1, tall):
                         part, row, col = a + (i * a_row + k0 * a_col) * size, a_row, a_col
                         if a_room > 0:
-                            i = i0 + t * height
-                            h = min(height, i1 - i)
-                            part = block + t * strip(kc, height, lane) * size
+                            part = block + (i - i0) // height * strip(kc, height, lane) * size
                             row, col = (kc + lane, 1) if a_col == 1 else (1, height)
                         into = c + (i * n + j) * size
                         begin, lds = into, n
                         if kb == 0:
                             begin, lds = start + j * start_col * size, 0
-                        ahead, step = part + h * a_row * size, h  # the next tile's part of A
+                        ahead, step = part + height * row * size, height  # the next rows of A
                         if a_col != 1:
-                            ahead, step = part + kc * a_col * size, a_col  # the next block's
-                        if way == IN_PLACE and t + 1 == tiles:
+                            ahead, step = part + kc * col * size, col  # the next terms
+                        if way == IN_PLACE:
                             ahead, step = panel + w * lane * size, ldb  # the next part of B
                         call(tile, (
-                            h, w, part, origin, row, col, panel, origin, ldb, 1, kc,
+                            min(tall, i1 - i), w, part, origin, row, col, panel, origin, ldb, 1, kc,
                             begin, lds, into, n, last, relu and k1 == k, ahead, step,
                         ))  # fmt: skip
 
@@ -301,17 +294,16 @@ def _shape(
         way = WITHIN
     span = max(1, min(COLUMNS // (lane * wide), -(-panels // n_parts)))
     terms = TERMS if m > MOST else FEW_TERMS
-    last = vectors - (panels - 1) * wide
-    last_tall = tallest(last, masked=n % lane > 0)
-    tall = int(plan.heights[wide]) if panels > 1 else last_tall
-    a_room, room = 0, 0
+    height = int(plan.heights[wide])
+    tall, a_room, room = BLOCK, 0, 0
     if way in (WITHIN, BEFORE) and panels >= COPIED * n_parts:
-        a_room = (BLOCK // tall + 1) * strip(min(k, terms), tall, lane)
+        a_room = (BLOCK // height + 1) * strip(min(k, terms), height, lane)
+        tall = BLOCK if a_col == 1 else height
     if way == WITHIN:
         room = span * wide * lane * min(k, terms)
     room = -(-(room + a_room) // LINE) * LINE
     constants = jit.Constants(
-        m_parts, n_parts, m, n, k, plan.size, lane, wide, tall, last_tall,
+        m_parts, n_parts, m, n, k, plan.size, lane, wide, height, tall,
         plan.codes[0], copy(dtype), spread(dtype), transpose(dtype),
         a_row, a_col, b_row, b_col, way, int(bias), int(relu), span, terms, room, a_room,
         plan.origin_at, few,

@@ -57,9 +57,9 @@ def tallest(vectors: int, masked: bool = False) -> int:
     return max(1, min(TALLEST, (registers - 1) // vectors - 1))
 
 
-def heights(vectors: int) -> range:
+def heights(vectors: int, masked: bool = False) -> range:
     """Return the heights of the tiles of so many vectors."""
-    return range(1, tallest(vectors) + 1)
+    return range(1, tallest(vectors, masked) + 1)
 
 
 class Emitter:
@@ -279,7 +279,7 @@ class Emitter:
         self, b: ir.IRBuilder, vectors: int, masked: bool, rows: ir.Value, arguments: list[ir.Value]
     ) -> None:
         """Emit the tiles of one width for so many rows, at least 1, and the return behind them."""
-        tiles = {m: self.tile(m, vectors, masked) for m in heights(vectors)}
+        tiles = {m: self.tile(m, vectors, masked) for m in heights(vectors, masked)}
         top = _i64(max(tiles))
         single, several, end = (b.append_basic_block(n) for n in ("single", "several", "end"))
 
