@@ -31,8 +31,11 @@ from .jit import Address, Code
 
 WIDTHS: Final = range(1, 9)
 """The numbers of vectors a tile may have."""
-TALLEST: Final = 14
+TALLEST: Final = 9
 """No tile is taller, however narrow: enough chains to hide the latency of a multiply-add."""
+
+TOGETHER: Final = 3
+"""How many rows of A share a pointer: an address adds once or twice their distance to it."""
 
 _i64, _i32, _i1, _pointer = ir.IntType(64), ir.IntType(32), ir.IntType(1), ir.PointerType()
 _Values: TypeAlias = list[list[ir.Value]]
@@ -145,6 +148,14 @@ class Emitter:
         call = self.intrinsic("llvm.prefetch.p0", ir.VoidType(), [_pointer, _i32, _i32, _i32])
         b.call(call, [pointer, _i32(int(write)), _i32(2), _i32(1)])  # to level 2, data
 
+    def hidden(self, b: ir.IRBuilder, pointer: ir.Value) -> ir.Value:
+        """Return the pointer by way of an empty line of assembly, behind which LLVM cannot see.
+
+        Of pointers that it knows to move alike it would keep each in a register of its own.
+        """
+        kind = ir.FunctionType(_pointer, [_pointer])
+        return b.asm(kind, "", "=r,0", [pointer], True)
+
     # The tile
 
     def tile(self, rows: int, vectors: int, masked: bool) -> ir.Function:
@@ -181,7 +192,7 @@ class Emitter:
             end = self.at(b, line[-1], self.lanes - 1)
             for pointer in (*line[:: max(1, 64 // jit.vector_bytes())], end):
                 self.prefetch(b, pointer, write=True)
-        offsets = [b.mul(row, _i64(m)) for m in range(rows)]
+        offsets = [b.mul(row, _i64(m)) for m in range(TOGETHER)]
         entry = b.block
         segment, step, joined, done = (
             f.append_basic_block(name) for name in ("segment", "step", "joined", "done")
@@ -196,28 +207,34 @@ class Emitter:
         segment_ahead.add_incoming(ahead, entry)
         _each(segment_sums, first, lambda phi, value: phi.add_incoming(value, entry))
         a_first = self.at(b, a, b.load(b.gep(a_at, [s], source_etype=_i64), typ=_i64))
+        tops_a = [self.at(b, a_first, b.mul(row, _i64(m))) for m in range(0, rows, TOGETHER)]
         b_first = self.at(b, b_, b.load(b.gep(b_at, [s], source_etype=_i64), typ=_i64))
         b.branch(step)
 
         b.position_at_end(step)
-        i, a_k, b_k, ahead_k = b.phi(_i64), b.phi(_pointer), b.phi(_pointer), b.phi(_pointer)
+        i, b_k, ahead_k = b.phi(_i64), b.phi(_pointer), b.phi(_pointer)
+        a_k = [b.phi(_pointer) for _ in range(0, rows, TOGETHER)]
         sums = [[b.phi(self.vector) for _ in range(vectors)] for _ in range(rows)]
         _each(sums, segment_sums, lambda phi, value: phi.add_incoming(value, segment))
         self.prefetch(b, ahead_k)
+        shared = self.hidden(b, a_k[0])
         line = [self.load(b, self.at(b, b_k, v * self.lanes), masks[v]) for v in range(vectors)]
         added = []
         for m in range(rows):
-            place = self.at(b, a_k, offsets[m])
+            if m and m % TOGETHER == 0:
+                shared = self.hidden(b, a_k[m // TOGETHER])
+            place = self.at(b, shared, offsets[m % TOGETHER])
             element = b.load(place, typ=self.scalar, align=self.align)
             value = self.spread(b, element, self.vector)
             terms = zip(line, sums[m], strict=True)
             added.append([self.multiply_add(b, value, *term) for term in terms])
         moved = [
             (i, _i64(0), b.add(i, _i64(1))),
-            (a_k, a_first, self.at(b, a_k, col)),
             (b_k, b_first, self.at(b, b_k, ldb)),
             (ahead_k, segment_ahead, self.at(b, ahead_k, ahead_step)),
         ]
+        for pointer, first_row in zip(a_k, tops_a, strict=True):
+            moved.append((pointer, first_row, self.at(b, pointer, col)))
         for phi, before, after in moved:
             phi.add_incoming(before, segment)
             phi.add_incoming(after, step)
@@ -227,7 +244,7 @@ class Emitter:
         b.position_at_end(joined)
         s_next = b.add(s, _i64(1))
         s.add_incoming(s_next, joined)
-        segment_ahead.add_incoming(moved[3][2], joined)
+        segment_ahead.add_incoming(moved[2][2], joined)
         _each(segment_sums, added, lambda phi, value: phi.add_incoming(value, joined))
         b.cbranch(b.icmp_signed("<", s_next, segments), segment, done)
 
