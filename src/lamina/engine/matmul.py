@@ -4,7 +4,8 @@
 
 A is read in place, by any two strides. B is read in place or copied to *panels*, as wide as a tile,
 where that pays: when it is transposed, or when many rows use it again. A B that many products share
-is packed once, beforehand. Threads share C in a grid of rows and columns; none splits k. A sum goes
+is packed once, beforehand. Where B lies by columns and A is small, A is copied instead, and what
+is computed is Cᵀ = Bᵀ Aᵀ, of which each thread then turns its part. Threads share C in a grid of rows and columns; none splits k. A sum goes
 on from block to block of k through C itself. So neither the blocking nor the grid changes a bit.
 """
 
@@ -32,6 +33,10 @@ FEW_TERMS: Final = 128
 """The same for a few rows, which use a panel once: it stays in a level-1 cache."""
 BLOCK: Final = 240
 """The most rows of a block of A, which stays in level 2 while the panels of B pass."""
+SHORT: Final = 64
+"""So many terms or fewer go by so soon that C is what takes the time."""
+SMALL: Final = 48
+"""The most rows of a block then: what one panel begins of a line of C, the next one finds."""
 COLUMNS: Final = 2048
 """The most columns of B that a thread packs at once, which bounds the workspace."""
 SERIAL: Final = 400_000
@@ -40,12 +45,14 @@ SERIAL_B: Final = 100_000
 """Nor one whose B has fewer elements: a few rows wait for B alone."""
 REUSED: Final = 3
 """A B that so many tiles or fewer use is not worth a copy."""
-COPIED: Final = 4
+COPIED: Final = 5
 """An A that so many panels use is copied to strips that lie along memory."""
 WIDEST: Final = 8
 """The most vectors of a tile that reads B in place."""
 IN_CACHE: Final = 2**14
 """Bytes of C that stay in half a level-1 cache while rows of B pass by."""
+COPY: Final = 8
+"""To copy a row of B takes about as long as to multiply and add it to so many rows of C."""
 FEW: Final = 8
 """From so many vectors on, few rows or few terms are not for a tile, but for few.py."""
 
@@ -64,10 +71,9 @@ def count_panels(vectors: int, wide: int) -> int:
 @jit.kernel
 def _pack(
     q0: int, q1: int, count: int, k: int, n: int, size: int, lane: int, wide: int,
-    copy: int, spread: int, transpose: int, b: int, b_row: int, b_col: int, panels: int,
+    copy: int, spread: int, transpose: int, b: int, b_row: int, b_col: int, panels: int, gap: int,
 ) -> None:  # fmt: skip
-    """Copy k rows of B, panels q0 ... q1 of `count`, to panels."""
-    gap = k * wide * lane
+    """Copy k rows of B, panels q0 ... q1 of `count`, to panels `gap` elements apart."""
     whole = q1 - q0
     if b_col != 1:
         whole = 0
@@ -89,7 +95,7 @@ def _pack(
 
 @jit.kernel
 def strip(k: int, height: int, lane: int) -> int:
-    """Return the elements of a strip of A, as tall as a tile, with room beside its k terms."""
+    """Return the elements of a strip of A, with room beside its k terms."""
     return height * (k + lane)
 
 
@@ -142,8 +148,9 @@ def _part(g: int, fixed: int, a: int, b: int, start: int, c: int, panels: int) -
     a, b, start, c = jit.data(a), jit.data(b), jit.data(start), jit.data(c)
     (
         rows, cols, m, n, k, size, lane, wide, height, tall, tile, copy, spread, transpose,
-        a_row, a_col, b_row, b_col, way, start_col, relu, span, terms, room, a_room, origin, few,
-    ) = jit.constants(fixed, 27)  # fmt: skip
+        a_row, a_col, b_row, b_col, way, start_col, relu, span, terms, room, a_room, c_room,
+        block, gap, origin, few,
+    ) = jit.constants(fixed, 30)  # fmt: skip
     m0, m1 = m * (g // cols) // rows, m * (g // cols + 1) // rows
     vectors = (n + lane - 1) // lane
     count = count_panels(vectors, wide)
@@ -155,9 +162,10 @@ def _part(g: int, fixed: int, a: int, b: int, start: int, c: int, panels: int) -
         )  # fmt: skip
         return
     k_blocks = (k + terms - 1) // terms
-    m_blocks = (m1 - m0 + BLOCK - 1) // BLOCK
+    m_blocks = (m1 - m0 + block - 1) // block
     mine = jit.data(panels) + g * room * size
-    block = mine + (room - a_room) * size
+    strips = mine + (room - a_room - c_room) * size
+    sums = c if c_room == 0 else mine + (room - c_room - m0 * n) * size
     for q0 in range(first, end, span):
         q1 = min(end, q0 + span)
         for kb in range(k_blocks):
@@ -166,7 +174,7 @@ def _part(g: int, fixed: int, a: int, b: int, start: int, c: int, panels: int) -
             if way == WITHIN:
                 _pack(
                     q0, q1, count, kc, n, size, lane, wide, copy, spread, transpose,
-                    b + k0 * b_row * size, b_row, b_col, mine,
+                    b + k0 * b_row * size, b_row, b_col, mine, gap,
                 )  # fmt: skip
             for mb in range(m_blocks):
                 i0 = m0 + (m1 - m0) * mb // m_blocks
@@ -174,7 +182,7 @@ def _part(g: int, fixed: int, a: int, b: int, start: int, c: int, panels: int) -
                 if a_room > 0:
                     _copy_strips(
                         i1 - i0, kc, size, lane, height, copy, spread,
-                        a + (i0 * a_row + k0 * a_col) * size, a_row, a_col, block,
+                        a + (i0 * a_row + k0 * a_col) * size, a_row, a_col, strips,
                     )  # fmt: skip
                 for p in range(q0, q1):
                     j, w = p * wide * lane, wide
@@ -183,15 +191,15 @@ def _part(g: int, fixed: int, a: int, b: int, start: int, c: int, panels: int) -
                     last = min(lane, n - j - (w - 1) * lane)
                     panel, ldb = b + (k0 * b_row + j) * size, b_row
                     if way == WITHIN:
-                        panel, ldb = mine + (p - q0) * wide * lane * kc * size, w * lane
+                        panel, ldb = mine + (p - q0) * gap * size, w * lane
                     elif way == BEFORE:
                         panel, ldb = b + (j * k + k0 * w * lane) * size, w * lane
                     for i in range(i0, i1, tall):
                         part, row, col = a + (i * a_row + k0 * a_col) * size, a_row, a_col
                         if a_room > 0:
-                            part = block + (i - i0) // height * strip(kc, height, lane) * size
+                            part = strips + (i - i0) // height * strip(kc, height, lane) * size
                             row, col = (kc + lane, 1) if a_col == 1 else (1, height)
-                        into = c + (i * n + j) * size
+                        into = sums + (i * n + j) * size
                         begin, lds = into, n
                         if kb == 0:
                             begin, lds = start + j * start_col * size, 0
@@ -204,6 +212,11 @@ def _part(g: int, fixed: int, a: int, b: int, start: int, c: int, panels: int) -
                             min(tall, i1 - i), w, part, origin, row, col, panel, origin, ldb, 1, kc,
                             begin, lds, into, n, last, relu and k1 == k, ahead, step,
                         ))  # fmt: skip
+    if c_room > 0 and first < end:
+        j0, j1 = first * wide * lane, min(n, end * wide * lane)
+        call(transpose, (
+            sums + (m0 * n + j0) * size, n, j1 - j0, m1 - m0, c + (j0 * m + m0) * size, m
+        ))  # fmt: skip
 
 
 @jit.parallel
@@ -214,13 +227,16 @@ def _parts(
         _part(numba.int64(g), fixed, a, b, start, c, panels)
 
 
-def grid(m: int, vectors: int, threads: int) -> tuple[int, int]:
-    """Return into how many rows and columns to cut C, so that the largest part is smallest."""
-    best = (m * vectors, 1, 1)
+def grid(m: int, vectors: int, threads: int, copied: int = 0) -> tuple[int, int]:
+    """Return into how many rows and columns to cut C, so that the largest part takes least time.
+
+    To copy a part's columns of B takes as long as so many more rows.
+    """
+    best = ((m + copied) * vectors, 1, 1)
     for cols in range(1, threads + 1):
         if threads % cols == 0:
             rows = threads // cols
-            best = min(best, (-(-m // rows) * -(-vectors // cols), rows, cols))
+            best = min(best, ((-(-m // rows) + copied) * -(-vectors // cols), rows, cols))
     return best[1:]
 
 
@@ -261,8 +277,15 @@ class _Shape(NamedTuple):
 
     parts: int
     panels: int
+    turned: bool
     zeros: Any
     constants: jit.Constants
+
+
+def _better_turned(m: int, n: int, k: int, lane: int) -> bool:
+    """Return whether Cᵀ = Bᵀ Aᵀ takes less time where B lies by columns: A and Cᵀ are turned."""
+    beside = -m % lane * n * k  # what is computed in vain
+    return m > MOST and beside + COPY * m * (n + k) < COPY * n * k
 
 
 @lru_cache(maxsize=1024)
@@ -274,6 +297,9 @@ def _shape(
     """Choose how to compute a product, on `count` threads at the most."""
     plan = plan_of(dtype)
     lane, wide, few = plan.lane, plan.wide, 0
+    turned = b_col != 1 and not bias and not relu and _better_turned(m, n, k, lane)
+    if turned:
+        m, n, a_row, a_col, b_row, b_col = n, m, b_col, b_row, a_col, a_row
 
     def tiles(wide: int) -> int:
         return -(-m // int(plan.heights[wide]))
@@ -287,7 +313,7 @@ def _shape(
     while way == IN_PLACE and wide < WIDEST and tiles(wide + 1) <= tiles(wide):
         wide += 1
     panels = count_panels(vectors, wide)
-    m_parts, n_parts = grid(m, panels, count)
+    m_parts, n_parts = grid(m, panels, count, 0 if before else COPY)
     if way >= ROWS:  # whole rows of C where there are many, for they lie along memory
         m_parts, n_parts = (count, 1) if m > MOST else (1, count)
     if way == IN_PLACE and (b_col != 1 or -(-m // m_parts) > REUSED * plan.heights[wide]):
@@ -295,20 +321,25 @@ def _shape(
     span = max(1, min(COLUMNS // (lane * wide), -(-panels // n_parts)))
     terms = TERMS if m > MOST else FEW_TERMS
     height = int(plan.heights[wide])
-    tall, a_room, room = BLOCK, 0, 0
+    block = BLOCK if k > SHORT else SMALL
+    if k <= SHORT and a_col != 1:
+        height = SMALL  # of strips: the lines of so few terms stay in level 1
+    gap = -(-min(k, terms) * wide * lane // LINE) * LINE + LINE
+    tall, a_room, room = block, 0, 0
     if way in (WITHIN, BEFORE) and panels >= COPIED * n_parts:
-        a_room = (BLOCK // height + 1) * strip(min(k, terms), height, lane)
-        tall = BLOCK if a_col == 1 else height
+        a_room = (block // height + 1) * strip(min(k, terms), height, lane)
+        tall = block if a_col == 1 else height
     if way == WITHIN:
-        room = span * wide * lane * min(k, terms)
-    room = -(-(room + a_room) // LINE) * LINE
+        room = span * gap
+    c_room = -(-m // m_parts) * n if turned else 0
+    room = -(-(room + a_room + c_room) // LINE) * LINE
     constants = jit.Constants(
         m_parts, n_parts, m, n, k, plan.size, lane, wide, height, tall,
         plan.codes[0], copy(dtype), spread(dtype), transpose(dtype),
         a_row, a_col, b_row, b_col, way, int(bias), int(relu), span, terms, room, a_room,
-        plan.origin_at, few,
+        c_room, block, gap, plan.origin_at, few,
     )  # fmt: skip
-    return _Shape(m_parts * n_parts, m_parts * n_parts * room, held(plan.zeros), constants)
+    return _Shape(m_parts * n_parts, m_parts * n_parts * room, turned, held(plan.zeros), constants)
 
 
 @dataclass(frozen=True, eq=False)
@@ -343,7 +374,7 @@ def pack(b: NDArray, b_row: int, b_col: int, n: int, k: int) -> Packed:
         _pack(
             0, count, count, k, n, plan.size, plan.lane, plan.wide,
             copy(b.dtype), spread(b.dtype), transpose(b.dtype),
-            address(b), b_row, b_col, address(panels),
+            address(b), b_row, b_col, address(panels), k * plan.wide * plan.lane,
         )  # fmt: skip
     panels.flags.writeable = False
     by_rows = (b_row, b_col) == (n, 1) and vectors >= FEW
@@ -382,6 +413,8 @@ def matmul(
     shape = _shape(
         c.dtype, m, n, k, a_row, a_col, b_row, b_col, before, bias is not None, relu, count
     )
+    if shape.turned:
+        a, b = b, a
     panels = empty(shape.panels, c.dtype) if shape.panels else None
     jit.launch(
         _part, _parts, shape.parts, shape.constants.at, held(a), held(b),
