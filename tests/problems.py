@@ -185,7 +185,11 @@ def cut(parts: int, set: Callable[[Any, str, Any], Any] = setattr) -> None:
             if hasattr(module, name):
                 set(module, name, value)
     matmul._shape.cache_clear()
-    for plans in (convolution_kernel._plan, convolution_kernel._plans_back):
+    for plans in (
+        convolution_kernel._plan,
+        convolution_kernel._plan_dx,
+        convolution_kernel._plan_dw,
+    ):
         plans.cache_clear()
 
 

@@ -39,6 +39,8 @@ from ..windows import Ints
 
 NDArray = npt.NDArray[Any]
 
+PLANS: Final = 64
+"""How many plans of a kind are kept, those used last."""
 SCRATCH: Final = 128 * 1024
 """Bytes of a thread's scratch block, as long as one row of taps needs no more."""
 RESIDENT: Final = 256 * 1024
@@ -332,7 +334,10 @@ def equal(vectors: int, widest: int) -> Ints:
 def edges_of(
     columns: int, outputs: int, terms: int, size: int, lane: int, heights: NDArray
 ) -> Ints:
-    """Return where the panels of B begin and end, in vectors: of all widths the fastest."""
+    """Return where the panels of B begin and end, in vectors: of all widths the fastest.
+
+    `size` is that of an element of B, 0 where level 1 holds a panel.
+    """
     vectors = -(-outputs // lane)
 
     def total(edges: Ints) -> float:

@@ -17,17 +17,15 @@ from ..engine.program import Plan
 from ..engine.threads import count as count_threads
 from ..windows import Ints, Pads, Windows, each, pad, pairs, unpad
 from . import depthwise, direct
-from .direct import Correlation, Taps, correlate, correlation
+from .direct import PLANS, Correlation, Taps, correlate, correlation
 from .few import Few
 from .gathered import Product
 from .phases import Gradient, gradient, input_gradient
-from .weights import Sum, sums, weight_gradient
+from .weights import Chunks, weight_gradient, weights
 
 NDArray = npt.NDArray[Any]
 _Weights: TypeAlias = NDArray | direct.Packed | matmul.Packed
 
-PLANS: Final = 64
-"""How many plans of a kind are kept, those used last."""
 _NUMPY_MODES: Final = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 
@@ -236,11 +234,17 @@ def _plan(case: _Case, edges: Ints | None) -> Correlation:
 
 
 @lru_cache(PLANS)
-def _plans_back(case: _Case) -> tuple[Gradient | Few, Product | list[Sum]]:
-    """Plan dx and dW."""
+def _plan_dx(case: _Case) -> Gradient | Few:
+    """Plan dx."""
     dy, weight, x = _volume(case.y), _taps(case.weight), _volume(case.x)
-    rest = case.groups, *case.moves, case.dtype, case.threads
-    return gradient(dy, weight, x, *rest), sums(x, dy, weight, *rest)
+    return gradient(dy, weight, x, case.groups, *case.moves, case.dtype, case.threads)
+
+
+@lru_cache(PLANS)
+def _plan_dw(case: _Case) -> Product | Chunks:
+    """Plan dW."""
+    dy, weight, x = _volume(case.y), _taps(case.weight), _volume(case.x)
+    return weights(x, dy, weight, case.groups, *case.moves, case.dtype, case.threads)
 
 
 def _padded(case: _Case) -> _Case:
@@ -292,13 +296,15 @@ def _weight_gradient(case: _Case, dy: NDArray, x: NDArray) -> NDArray:
         options = case.windows, case.padding_mode, case.groups
         return depthwise.weight_gradient(x, dy, case.weight, *options)
     dweight = empty(case.weight, dy.dtype)
-    if case.padding_mode == "zeros" or not dy.size:
-        weight_gradient(_plans_back(case)[1], x, dy, dweight, False)
-        return dweight
-    plan = _plans_back(_padded(case))[1]
-    for n in range(len(x)):
-        padded = contiguous(pad(x[n : n + 1], case.windows.pads, case.padding_mode))
-        weight_gradient(plan, padded, dy[n], dweight, n > 0)
+    if not dy.size:
+        dweight[...] = 0
+    elif case.padding_mode == "zeros":
+        weight_gradient(_plan_dw(case), x, dy, dweight, False)
+    else:
+        plan = _plan_dw(_padded(case))
+        for n in range(len(x)):
+            padded = contiguous(pad(x[n : n + 1], case.windows.pads, case.padding_mode))
+            weight_gradient(plan, padded, dy[n], dweight, n > 0)
     return dweight
 
 
@@ -316,12 +322,12 @@ def _input_gradient(case: _Case, dy: NDArray, weight: NDArray) -> NDArray:
         return dx
     weight = weight.reshape(_taps(case.weight))
     if case.padding_mode == "zeros":
-        input_gradient(_plans_back(case)[0], dy, weight, dx)
+        input_gradient(_plan_dx(case), dy, weight, dx)
         return dx
     one = _padded(case)
     dpadded = empty(one.x, dy.dtype)
     for n in range(len(dy)):
-        input_gradient(_plans_back(one)[0], dy[n], weight, dpadded)
+        input_gradient(_plan_dx(one), dy[n], weight, dpadded)
         dx[n : n + 1] = unpad(dpadded, case.windows.pads, case.padding_mode)
     return dx
 

@@ -1,14 +1,15 @@
-"""The gradient of a convolution's weights: of few outputs, in place, on the engine's tile.
+"""The gradient of a convolution's weights where windows meet few values of x, in place.
 
-    dW[t, c, o] += Σ_n Σ_q X[n, q s + t d - before, c] dY[n, q, o]                              (1)
+    dW[t, (k, c), o] = Σ_n Σ_q X̃[n, q s + t d + k, c] dY[n, q, o]                               (1)
 
-For one tap t this is the product of a matrix of X, transposed, with dY. Its rows are channels, its
-terms the positions q for which the tap meets X: a run of columns for each row of Y, which are the
-segments of the tile. Nothing is padded or copied.
+t goes over rows of taps, k over the taps of a row, which lie side by side in X̃, as their channels
+do. So for one row of taps this is the product of a matrix that lies in X̃ as it is, transposed,
+with dY, and rows of Y are the segments of its sum.
 
-The positions go by blocks that stay in the level-2 cache: some rows of Y, or parts of long ones.
-The sum goes on from block to block through dW itself. Threads share the tiles of dW, and each goes
-through all positions: the sum of an element has one order, whatever the threads.
+The positions go by *blocks* that stay in level 1: columns of a row of Y, some rows, or some planes.
+The rows of X̃ that a block meets are copied with their padding, a small part of what is read of dY.
+Few weights make few tiles: blocks go by *chunks*, a fixed number of them whatever the threads, each
+with a sum of its own, and these are added in their order.
 """
 
 import math
@@ -22,112 +23,148 @@ import numpy.typing as npt
 from ..engine import jit
 from ..engine.jit import Task, address, call
 from ..engine.matmul import SERIAL, plan_of
-from ..engine.tile import lanes
+from ..engine.memory import aligned, empty
 from ..windows import Ints
-from .gathered import WIDEST, Product, multiply, product
+from .direct import APART, edges_of, zeros_of
+from .gathered import Product, multiply, product
 
 NDArray = npt.NDArray[Any]
 
-TERMS: Final = 512
-"""About how many positions a block has."""
-FEW: Final = 8
-"""So few channels make no tall tile: whole rows of taps are taken together, or wider tiles."""
+FEW: Final = 32
+"""So many channels are gathered sooner than they are met in place."""
+NEAR: Final = 12 * 1024
+"""Bytes of dY for a block: what tiles of all rows of taps read of it stays in level 1."""
+HELD: Final = 64 * 1024
+"""The most bytes of X̃ for a block."""
+CHUNKS: Final = 16
+"""Into how many sums dW is cut at the most, with so many blocks in each at the least:"""
+BLOCKS: Final = 4
+SUMS: Final = 2**19
+"""Bytes of all these sums at the most."""
 
 
 @jit.kernel
-def _tiles(
-    g: int, shape: Task, at: Task, heights: NDArray, low: NDArray, high: NDArray, lists: NDArray
-) -> None:
-    """Compute part g of the tiles of dW."""
+def _copy_rows(
+    windows: Task, p0: int, p1: int, h0: int, h1: int, w0: int, w1: int, x: int, zeros: int,
+    into: int,
+) -> None:  # fmt: skip
+    """Copy the rows of X̃ that a block of dY meets: the block goes from p0, h0, w0 to p1, h1, w1."""
     (
-        parts, size, lane, widest, tile, block, chunks, out_d, out_h, out_w, n,
-        x_n, x_d, x_h, x_w, rows, taps, taps_h, taps_w,
-        s_d, s_h, s_w, d_d, d_h, d_w, b_d, b_h, b_w, groups, outputs, vectors,
+        size, lane, copy, out_d, deep, high, wide, c, kd, kh, kw, s_d, s_h, s_w, d_d, d_h,
+        b_d, b_h, b_w, every, slots, pitch,
+    ) = windows  # fmt: skip
+    columns = (w1 - w0 - 1) * s_w + kw
+    first = w0 * s_w - b_w
+    low = min(max(0, -first), columns)
+    high_end = max(low, min(columns, wide - first))
+    rows = ((h1 - h0 - 1) * s_h + (kh - 1) * d_h) // every + 1
+    for p in range(p0, p1):
+        for t in range(kd):
+            z = p % out_d * s_d + t * d_d - b_d
+            for r in range(rows):
+                y = h0 * s_h + r * every - b_h
+                target = into + (((p - p0) * kd + t) * slots + r) * pitch * size
+                inside = 0 <= z < deep and 0 <= y < high
+                line = x + (((p // out_d * deep + z) * high + y) * wide + first) * c * size
+                for part in range(3):  # before x, of x, behind it
+                    i0, i1 = low, high_end
+                    if part == 0:
+                        i0, i1 = 0, low
+                    elif part == 2:
+                        i0, i1 = high_end, columns
+                    terms = (i1 - i0) * c
+                    if terms == 0:
+                        continue
+                    source = zeros
+                    if part == 1 and inside:
+                        source = line + i0 * c * size
+                    vectors = (terms + lane - 1) // lane
+                    call(copy, (
+                        source, 0, 1, vectors, terms - (vectors - 1) * lane,
+                        target + i0 * c * size, 0,
+                    ))  # fmt: skip
+
+
+@jit.kernel
+def _blocks(g: int, shape: Task, windows: Task, at: Task, edges: NDArray, lists: NDArray) -> None:
+    """Sum up the chunks of part g."""
+    (
+        parts, chunks, size, lane, tile, copy, planes, lines, columns, all_planes, out_h, out_w,
+        kd, kh, rows, across, step_h, tap_h, slots, pitch, held, widest, packs, outputs,
     ) = shape  # fmt: skip
-    x, dy, dw, lists_at = at
-    count = (vectors + widest - 1) // widest
-    height = heights[min(widest, vectors)]
-    tall = (rows + height - 1) // height
-    tiles = groups * tall * count
-    t0, t1 = taps * tiles * g // parts, taps * tiles * (g + 1) // parts
-    ldb = groups * outputs
-    lines = n * out_d * out_h
-    list_x = lists_at + g * 2 * block * 8
-    list_y = list_x + block * 8
-    for chunk in range(chunks):
-        for line0 in range(0, lines, block):
-            listed, many, terms = -1, 0, 0
-            for u in range(t0, t1):
-                tap, group, i, p = (
-                    u // tiles,
-                    u // (tall * count) % groups,
-                    u // count % tall,
-                    u % count,
-                )
-                if tap != listed:  # which runs of columns does this tap meet in the block?
-                    listed, many = tap, 0
-                    k_d, k_h, k_w = tap // taps_w // taps_h, tap // taps_w % taps_h, tap % taps_w
-                    w0 = max(low[2, k_w], out_w * chunk // chunks)
-                    terms = min(high[2, k_w], out_w * (chunk + 1) // chunks) - w0
-                    column = w0 * s_w + k_w * d_w - b_w
-                    for line in range(line0, min(lines, line0 + block)):
-                        q_h, q_d = line % out_h, line // out_h % out_d
-                        if q_h < low[1, k_h] or q_h >= high[1, k_h]:
-                            continue
-                        if q_d < low[0, k_d] or q_d >= high[0, k_d]:
-                            continue
-                        lists[g, 0, many] = (
-                            line // out_h // out_d * x_n + (q_d * s_d + k_d * d_d - b_d) * x_d
-                            + (q_h * s_h + k_h * d_h - b_h) * x_h + column * x_w
-                        )  # fmt: skip
-                        lists[g, 1, many] = (line * out_w + w0) * ldb
-                        many += 1
-                if many == 0 or terms <= 0:
-                    continue
-                m = rows * i // tall
-                h = rows * (i + 1) // tall - m
-                p0, p1 = vectors * p // count, vectors * (p + 1) // count
-                last = min(lane, outputs - (p1 - 1) * lane)
-                j = group * outputs + p0 * lane
-                part = x + (group * rows + m) * size
-                into = dw + ((tap * rows + m) * ldb + j) * size
-                across = s_w * x_w
-                call(tile, (
-                    h, p1 - p0, part, list_x, 1, across, dy + j * size, list_y, ldb,
-                    many, terms, into, ldb, into, ldb, last, 0,
-                    part + (lists[g, 0, 0] + block * s_h * x_h) * size, across,
-                ))  # fmt: skip
+    x, dy, dw, zeros, scratch, lists_at = at
+    many_w, many_h = (out_w + columns - 1) // columns, (out_h + lines - 1) // lines
+    many_p = (all_planes + planes - 1) // planes
+    units = many_p * many_h * many_w
+    list_x = lists_at + g * 2 * lists.shape[2] * 8
+    list_y = list_x + lists.shape[2] * 8
+    mine = scratch + g * held * size
+    packed = mine + planes * kd * slots * pitch * size
+    for chunk in range(chunks * g // parts, chunks * (g + 1) // parts):
+        u0, u1 = units * chunk // chunks, units * (chunk + 1) // chunks
+        sums = dw + chunk * kd * kh * rows * outputs * size
+        for u in range(u0, u1):
+            i, j, k = u // many_w // many_h, u // many_w % many_h, u % many_w
+            p0, p1 = all_planes * i // many_p, all_planes * (i + 1) // many_p
+            h0, h1 = out_h * j // many_h, out_h * (j + 1) // many_h
+            w0, w1 = out_w * k // many_w, out_w * (k + 1) // many_w
+            _copy_rows(windows, p0, p1, h0, h1, w0, w1, x, zeros, mine)
+            segments, terms = (p1 - p0) * (h1 - h0), w1 - w0
+            block = dy + ((p0 * out_h + h0) * out_w + w0) * outputs * size
+            for p in range(len(edges) - 1):
+                vectors, o = edges[p + 1] - edges[p], edges[p] * lane
+                last = min(lane, outputs - (edges[p + 1] - 1) * lane)
+                panel, ldb = block + o * size, outputs
+                if packs:
+                    call(copy, (
+                        panel, outputs, segments * terms, vectors, last, packed, widest * lane
+                    ))  # fmt: skip
+                    panel, ldb = packed, widest * lane
+                for s in range(segments):
+                    h, plane = s % (h1 - h0), s // (h1 - h0)
+                    lists[g, 0, s] = (plane * kd * slots + h * step_h) * pitch
+                    lists[g, 1, s] = s * terms * ldb
+                ahead = block + segments * terms * outputs * size  # dY of the next block
+                for t in range(kd * kh):
+                    into = sums + (t * rows * outputs + o) * size
+                    begin, lds = into, outputs
+                    if u == u0:
+                        begin, lds = zeros, 0
+                    row = t // kh * slots + t % kh * tap_h
+                    call(tile, (
+                        rows, vectors, mine + row * pitch * size, list_x, 1, across,
+                        panel, list_y, ldb, segments, terms, begin, lds, into, outputs, last, 0,
+                        ahead if t == 0 else zeros, outputs if t == 0 else 0,
+                    ))  # fmt: skip
 
 
 @jit.parallel
-def _tiles_of_all(
-    count: int, shape: Task, at: Task, heights: NDArray, low: NDArray, high: NDArray, lists: NDArray
+def _blocks_of_all(
+    count: int, shape: Task, windows: Task, at: Task, edges: NDArray, lists: NDArray
 ) -> None:
     for g in numba.prange(count):
-        _tiles(numba.int64(g), shape, at, heights, low, high, lists)
+        _blocks(numba.int64(g), shape, windows, at, edges, lists)
 
 
 @dataclass(frozen=True, eq=False)
-class Sum:
-    """The plan of (1) over the positions low <= q < high of each tap; nothing in it changes.
+class Chunks:
+    """The plan of (1); nothing in it changes."""
 
-    `merged` tells that whole rows of taps are taken together.
-    """
-
-    merged: bool
+    chunks: int
     parts: int
     shape: Task
-    heights: NDArray
-    low: NDArray
-    high: NDArray
-    block: int
+    windows: Task
+    edges: NDArray
+    scratch: int
+    segments: int
+    zeros: NDArray
 
 
-def sums(
+def weights(
     x: Ints, dy: Ints, dw: Ints, groups: int, stride: Ints, dilation: Ints, before: Ints,
     dtype: np.dtype[Any], threads: int,
-) -> Product | list[Sum]:  # fmt: skip
-    """Plan dW: a product, or the sums that it consists of, one after the other.
+) -> Product | Chunks:  # fmt: skip
+    """Plan dW.
 
     Parameters
     ----------
@@ -141,76 +178,68 @@ def sums(
     threads : int
         How many there are for large work.
     """
-    if not math.prod(dy):
-        return []
-    *kernel, c, o = dw
-    moves = stride, dilation, before
-    if o // groups > WIDEST * lanes(dtype):
-        return product(x, dy, dw, groups, *moves, dtype, threads)
-    # The positions q that each tap of each axis meets X with: low <= q < high.
-    low, high = np.zeros((2, 3, max(kernel)), np.int64)
-    for axis in range(3):
-        place = np.arange(kernel[axis]) * dilation[axis] - before[axis]
-        low[axis, : kernel[axis]] = np.maximum(0, -(place // stride[axis]))
-        fits = (x[1 + axis] - 1 - place) // stride[axis] + 1
-        high[axis, : kernel[axis]] = np.clip(fits, 0, dy[1 + axis])
-    if c >= FEW or groups > 1 or dilation[2] > 1:
-        return [_sum(x, dy, dw, groups, *moves, low, high, dtype, threads, False)]
-    # Where a window lies within X its row of taps is one run: so many more rows for the tiles.
-    found, taps = [], slice(0, kernel[2])
-    inner = int(low[2, taps].max()), int(high[2, taps].min())
-    if inner[0] < inner[1]:
-        within, until = low.copy(), high.copy()
-        within[2], until[2] = inner
-        rows = *kernel[:2], 1, kernel[2] * c, o
-        found.append(_sum(x, dy, rows, groups, *moves, within, until, dtype, threads, True))
-    else:
-        inner = 0, 0
-    for edge in ((0, inner[0]), (inner[1], dy[3])):
-        within, until = low.copy(), high.copy()
-        within[2], until[2] = np.maximum(low[2], edge[0]), np.minimum(high[2], edge[1])
-        if (within[2, taps] < until[2, taps]).any():
-            found.append(_sum(x, dy, dw, groups, *moves, within, until, dtype, threads, False))
-    return found
-
-
-def _sum(
-    x: Ints, dy: Ints, dw: Ints, groups: int, stride: Ints, dilation: Ints, before: Ints,
-    low: NDArray, high: NDArray, dtype: np.dtype[Any], threads: int, merged: bool,
-) -> Sum:  # fmt: skip
+    moves = groups, stride, dilation, before, dtype, threads
+    kd, kh, kw, c, o = dw
+    planes, (_, _, high, wide, _) = dy[0] * dy[1], dy
+    if groups > 1 or dilation[2] > 1 or c >= FEW:
+        return product(x, dy, dw, *moves)
     plan = plan_of(dtype)
     size, lane, heights = plan.size, plan.lane, plan.heights
-    kernel, (rows, total) = dw[:3], dw[3:]
-    outs, outputs = dy[1:4], total // groups
-    vectors = -(-outputs // lane)
-    chunks = -(-outs[2] // TERMS)
-    block = max(1, TERMS // -(-outs[2] // chunks))
-    widest = 8 if rows == 1 else 4 if rows < FEW else 2
-    taps = math.prod(kernel)
-    work = math.prod(dy) * rows * taps
-    units = taps * groups * -(-rows // int(heights[min(widest, vectors)])) * -(-vectors // widest)
-    parts = min(threads, units) if work > SERIAL else 1
-    apart = [math.prod(x[axis + 1 :]) for axis in range(4)]
+    rows = kw * c
+    edges = edges_of(rows, o, NEAR // 64, 0, lane, heights)
+    widest = edges[1]
+    positions = NEAR // (widest * lane * size)
+    columns = -(-wide // -(-wide // positions))
+    lines = -(-high // -(-high // max(1, positions // wide)))
+    together = max(1, positions // (high * wide))
+    # With one row of Y a block needs no rows of X̃ between those of its taps.
+    every = dilation[1] if lines == 1 else 1
+    slots = ((lines - 1) * stride[1] + (kh - 1) * dilation[1]) // every + 1
+    pitch = ((columns - 1) * stride[2] + kw) * c
+    together = max(1, min(together, planes, HELD // (kd * slots * pitch * size)))
+    units = -(-planes // together) * -(-high // lines) * -(-wide // columns)
+    weights = kd * kh * rows * o
+    chunks = CHUNKS
+    while chunks > 1 and (chunks > units // BLOCKS or chunks * weights * size > SUMS):
+        chunks //= 2
+    if kd * slots * pitch * size > HELD or weights * size > SUMS // 4:
+        return product(x, dy, dw, *moves)
+    parts = min(threads, chunks) if math.prod(dy) * kd * kh * rows > SERIAL else 1
+    packs = len(edges) > 2
+    held = together * kd * slots * pitch + APART
+    if packs:
+        held += together * lines * columns * widest * lane
     shape = (
-        parts, size, lane, widest, plan.codes[0], block, chunks, *outs, x[0], *apart,
-        rows, taps, *kernel[1:], *stride, *dilation, *before, groups, outputs, vectors,
+        parts, chunks, size, lane, *plan.codes[:2], together, lines, columns, planes, high, wide,
+        kd, kh, rows, stride[2] * c, stride[1], dilation[1] // every, slots, pitch, held, widest,
+        int(packs), o,
     )  # fmt: skip
-    return Sum(merged, parts, shape, heights, low, high, block)
+    windows = (
+        size, lane, plan.codes[1], dy[1], *x[1:], kd, kh, kw, *stride, *dilation[:2], *before,
+        every, slots, pitch,
+    )  # fmt: skip
+    return Chunks(
+        chunks, parts, shape, windows, np.array(edges), parts * held, together * lines,
+        zeros_of(max(pitch, 8 * lane), dtype),
+    )  # fmt: skip
 
 
 def weight_gradient(
-    plan: Product | list[Sum], x: NDArray, dy: NDArray, dw: NDArray, add: bool
+    plan: Product | Chunks, x: NDArray, dy: NDArray, dw: NDArray, add: bool
 ) -> None:
     """Write dW, as planned, or add it to what dw holds."""
     if isinstance(plan, Product):
         multiply(plan, x, dy, dw, add)
         return
-    if not add:
-        dw[...] = 0
-    for part in plan:
-        lists = np.empty((part.parts, 2, part.block), np.int64)
-        at = address(x), address(dy), address(dw), address(lists)
-        jit.launch(
-            _tiles, _tiles_of_all, part.parts, part.shape, at, part.heights, part.low, part.high,
-            lists,
-        )  # fmt: skip
+    dtype, several = dy.dtype, plan.chunks > 1 or add
+    sums = empty((plan.chunks, *dw.shape), dtype) if several else dw
+    scratch = aligned(plan.scratch, dtype)
+    lists = np.empty((plan.parts, 2, plan.segments), np.int64)
+    at = (
+        address(x), address(dy), address(sums), address(plan.zeros), address(scratch),
+        address(lists),
+    )  # fmt: skip
+    jit.launch(_blocks, _blocks_of_all, plan.parts, plan.shape, plan.windows, at, plan.edges, lists)
+    if several:
+        total = sums.sum(axis=0)
+        dw[...] = dw + total if add else total
