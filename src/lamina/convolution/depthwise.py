@@ -12,10 +12,12 @@ mode come to. Along the three axes together, with c and o going through a group'
 
 are the same sum: for each place of the result over the pairs of a tap and a source that it meets.
 Neighbours for which only the source moves on make up a *run*, and tiles of the engine take a run of
-columns together: the windows that meet no padding, for dx those of a phase of the stride. Other
-columns are runs of one. Nothing is padded or copied, and each result is written once.
+columns together: all those of y, for dx those of a phase of the stride. To that end zeros around a
+row count as columns of it; where padding repeats x, the columns that it touches are runs of one.
+The rows that windows meet are kept at hand in a scratch block, and each result is written once.
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,11 +30,12 @@ import numpy.typing as npt
 from ..engine import jit
 from ..engine.jit import Task, address, call
 from ..engine.matmul import SERIAL, plan_of
-from ..engine.memory import empty
+from ..engine.memory import aligned
 from ..engine.taps import most_rows, most_taps, serves, split, tallest, taps, taps_gradient
 from ..engine.threads import count as count_threads
 from ..engine.tile import lanes
 from ..windows import Ints, Windows, pad
+from .direct import PLANS, zeros_of
 
 NDArray = npt.NDArray[Any]
 
@@ -73,18 +76,27 @@ class _Axis:
 
 
 def _axis(
-    size: int, k: int, stride: int, dilation: int, pads: tuple[int, int], mode: str, back: bool
-) -> _Axis:
-    """Return the runs of an axis of x of that size: of places of y or, for `back`, of x."""
+    size: int, k: int, stride: int, dilation: int, pads: tuple[int, int], mode: str, back: bool,
+    beyond: bool,
+) -> _Axis:  # fmt: skip
+    """Return the runs of an axis of x of that size: of places of y or, for `back`, of x.
+
+    Sources may lie `beyond` the ends, where there are zeros; else these are passed over.
+    """
     windows = Windows((k,), (stride,), (dilation,), (pads,))
     (outputs,) = windows.outputs((size,))
     # The middle of a long axis is all alike: leave out a part of it, so many windows.
     left_out = max(0, (size - 4 * (windows.spans[0] + max(pads) + stride)) // stride)
     short, short_outputs = size - left_out * stride, outputs - left_out
-    at = pad(np.arange(1, short + 1)[None, :, None], (pads,), mode)[0, :, 0] - 1  # -1 for zeros
-    met = at[stride * np.arange(short_outputs)[:, None] + dilation * np.arange(k)]
-    window, tap = np.nonzero(met >= 0)
-    position = met[window, tap]
+    more = windows.spans[0] // stride + 1 if beyond and back else 0
+    met = np.arange(-more, short_outputs + more)
+    at = stride * met[:, None] + dilation * np.arange(k) - pads[0]
+    if mode != "zeros":
+        at = pad(np.arange(short)[None, :, None], (pads,), mode)[0, :, 0][at + pads[0]]
+    inside = (at >= 0) & (at < short)
+    window, tap = np.nonzero(inside | (beyond and not back))
+    position = at[window, tap]
+    window -= more
     if back:
         place, places, source, sources = position, short, window, short_outputs
         apart, move = stride, 1
@@ -156,8 +168,8 @@ def _fetch(
 ) -> int:  # fmt: skip
     """Bring the rows that a strip of a row meets to the slots; return how many there are."""
     (
-        size, lane, copy, blocks, n, sources_d, sources_h, sources_w, channels, wide, x, taps_h,
-        taps_w, out_d, out_h, vectors, scratch, slot_size, pitch,
+        size, lane, copy, blocks, n, sources_d, sources_h, sources_w, channels, wide, x, zeros,
+        taps_h, taps_w, out_d, out_h, vectors, scratch, slot_size, pitch,
     ) = shape  # fmt: skip
     slots = held.shape[1]
     mine = scratch + g * slots * slot_size * size
@@ -182,9 +194,12 @@ def _fetch(
                     held[g, slot, 0] = row * len(strips) + strip
                     row -= block * n * sources_d * sources_h
                     for t in range(strips[strip, 2], strips[strip, 3]):
-                        source = (row * sources_w + copies[t, 0]) * channels + v0 * wide
+                        source, step = zeros, 0
+                        if copies[t, 0] >= 0:
+                            column = row * sources_w + copies[t, 0]
+                            source, step = x + (column * channels + v0 * wide) * size, channels
                         call(copy, (
-                            x + source * size, channels, copies[t, 1], whole,
+                            source, step, copies[t, 1], whole,
                             inputs - (whole - 1) * lane,
                             mine + (slot * slot_size + copies[t, 2] * pitch) * size, pitch,
                         ))  # fmt: skip
@@ -266,7 +281,9 @@ def _rows_of_all(
         )  # fmt: skip
 
 
-def _strips(axis: _Axis, places: int, most: int) -> tuple[NDArray, NDArray, NDArray, NDArray, int]:
+def _strips(
+    axis: _Axis, places: int, sources: int, most: int
+) -> tuple[NDArray, NDArray, NDArray, NDArray, int]:
     """Cut the runs of an axis to strips of so many places at the most.
 
     Returns
@@ -274,7 +291,7 @@ def _strips(axis: _Axis, places: int, most: int) -> tuple[NDArray, NDArray, NDAr
     strips : array, shape (S, 4)
         From and to which run; from and to which copy.
     copies : array, shape (all, 3)
-        The first column of the source, their number, the first column in the slot.
+        The first column of the source or -1 for zeros, their number, the first column in the slot.
     runs, pairs : array
         As of the axis; sources are columns in the slot.
     width : int
@@ -306,8 +323,15 @@ def _strips(axis: _Axis, places: int, most: int) -> tuple[NDArray, NDArray, NDAr
                 joined.append([low, high])
         lows = np.array([low for low, _ in joined], np.int64)
         into = np.cumsum([0] + [high - low for low, high in joined])
-        strips.append((len(runs), len(runs) + len(mine), len(copies), len(copies) + len(joined)))
-        copies += [(low, high - low, at) for (low, high), at in zip(joined, into, strict=False)]
+        new = [
+            (a if 0 <= a < sources else -1, b - a, at + a - low)
+            for (low, high), at in zip(joined, into, strict=False)
+            for a, b in itertools.pairwise(
+                (low, *(p for p in (0, sources) if low < p < high), high)
+            )
+        ]
+        strips.append((len(runs), len(runs) + len(mine), len(copies), len(copies) + len(new)))
+        copies += new
         widest = max(widest, int(into[-1]))
         for first, apart, number, even, met in mine:
             if len(met):
@@ -336,9 +360,10 @@ class _Plan:
     slots: int
     slot_size: int
     pitch: int
+    zeros: NDArray
 
 
-@lru_cache(maxsize=256)
+@lru_cache(PLANS)
 def _plan(
     sizes: Ints, windows: Windows, mode: str, groups: int, inputs: int, outputs: int,
     dtype: np.dtype[Any], back: bool,
@@ -348,7 +373,10 @@ def _plan(
         fill + sizes, fill + windows.size, fill + windows.stride, fill + windows.dilation,
         ((0, 0),) * len(fill) + windows.pads, strict=True,
     )  # fmt: skip
-    deep, rows, columns = (_axis(*axis, mode, back) for axis in described)
+    deep, rows, columns = (
+        _axis(*axis, mode, back, beyond=mode == "zeros" and i == 2)
+        for i, axis in enumerate(described)
+    )
     volume, made = fill + sizes, fill + windows.outputs(sizes)
     sources, places = (made, volume) if back else (volume, made)
 
@@ -363,7 +391,7 @@ def _plan(
     most_vectors = -(-vectors // blocks)
     pitch = (-(-most_vectors * wide // line) | 1) * line  # odd, so that sets of caches fill evenly
     most = max(8, (SCRATCH // (slots * pitch * size) - met[2]) // columns.move)
-    strips, copies, runs, pairs, widest = _strips(columns, places[2], most)
+    strips, copies, runs, pairs, widest = _strips(columns, places[2], sources[2], most)
     codes = []
     for _, _, count, _, _, terms, _, step in runs:
         slides = count > 1 and step == columns.move
@@ -373,8 +401,9 @@ def _plan(
         strips, copies, runs, pairs,
     )  # fmt: skip
     return _Plan(
-        arrays, sources, places, columns.move, math.prod(met), blocks, slots, widest * pitch, pitch
-    )
+        arrays, sources, places, columns.move, math.prod(met), blocks, slots, widest * pitch, pitch,
+        zeros_of(pitch, dtype),
+    )  # fmt: skip
 
 
 def _shape(
@@ -385,8 +414,8 @@ def _shape(
     lane = machine.lane
     return (
         machine.size, lane, machine.codes[1], plan.blocks, len(x), *plan.sources, x.shape[-1],
-        lane * inputs // outputs, address(x), *kernel[1:], *plan.places[:2], -(-y[-1] // lane),
-        address(scratch), plan.slot_size, plan.pitch,
+        lane * inputs // outputs, address(x), address(plan.zeros), *kernel[1:], *plan.places[:2],
+        -(-y[-1] // lane), address(scratch), plan.slot_size, plan.pitch,
     )  # fmt: skip
 
 
@@ -401,7 +430,7 @@ def _correlate(
     parts = count_threads() if work > SERIAL else 1
     held = np.full((parts, plan.slots, 2), -1)
     segments = np.empty((parts, 4, plan.longest), np.int64)
-    scratch = empty(parts * plan.slots * plan.slot_size, x.dtype)
+    scratch = aligned(parts * plan.slots * plan.slot_size, x.dtype)
     start, start_step = (machine.zeros_at, 0) if bias is None else (address(bias), lane)
     shape = _shape(plan, x, y.shape, inputs, outputs, kernel, scratch)
     task = (
@@ -525,7 +554,7 @@ def weight_gradient(
     dweights = np.zeros((chunks, *weight), x.dtype)
     held = np.full((parts, plan.slots, 2), -1)
     segments = np.empty((parts, 4, max(plan.longest, 3)), np.int64)
-    scratch = empty(parts * plan.slots * plan.slot_size, x.dtype)
+    scratch = aligned(parts * plan.slots * plan.slot_size, x.dtype)
     shape = _shape(plan, x, dy.shape, c, o, _three(windows.size), scratch)
     task = (
         parts, chunks, size, lane, c, taps_gradient(c, o)(x.dtype), most_taps(c), plan.blocks,

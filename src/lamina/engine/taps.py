@@ -153,6 +153,7 @@ def _tile(e: _Words, height: int, together: int, rest: int) -> ir.Function:
     floor = b.select(b.icmp_signed("!=", relu, _i64(0)), e.scalar(0.0), e.scalar(float("-inf")))
     low = e.spread(b, floor, e.vector)
     mask, wide_mask = e.first_lanes(b, last), e.group_lanes(b, last)
+    below = b.mul(ldy, _i64(height))  # where the next tile writes, which would else wait for memory
 
     def vector(x: ir.Value, w: ir.Value, start: ir.Value, y: ir.Value, masked: bool) -> None:
         masks = (mask, wide_mask) if masked else (None, None)
@@ -205,6 +206,7 @@ def _tile(e: _Words, height: int, together: int, rest: int) -> ir.Function:
         for value in sums:
             value = b.select(b.fcmp_ordered("<", value, low), low, value)
             e.store(b, value, y, masks[0])
+            e.prefetch(b, e.at(b, y, below), write=True)
             y = e.step(b, y, ldy, value)
 
     def all_vectors(state: _State) -> _State:
