@@ -1,5 +1,6 @@
 """The kernels of RNN and LSTM against their formulas, and their bits."""
 
+import itertools
 import platform
 import tracemalloc
 from dataclasses import replace
@@ -20,6 +21,7 @@ SITUATIONS = {
     "lstm, lengths": Recurrence("lstm", 9, 7, 6, 20, lengths=(3, 0, 7, 1, 7, 2, 5, 0, 6)),
     "lstm, projected": Recurrence("lstm", 6, 5, 4, 18, projection=7, masked=True),
     "lstm, few": Recurrence("lstm", 2, 70, 12, 16),
+    "lstm, one": Recurrence("lstm", 1, 9, 12, 20),
     "rnn": Recurrence("rnn", 13, 6, 5, 24),
     "rnn, relu": Recurrence("rnn", 4, 9, 7, 33, activation="relu", bias=False),
     "rnn, sigmoid": Recurrence("rnn", 9, 7, 6, 20, "float64", activation="sigmoid"),
@@ -115,9 +117,10 @@ def test_same_bits_however_the_work_is_cut(problem, monkeypatch):
         same(f"{parts} parts")
     for name, value in (("LEAST", 0), ("SOME", 0), ("MOST", 1000)):
         monkeypatch.setattr(columns, name, value)
-    for parts in (2, 3):
+    for parts, many in itertools.product((2, 3), (0, 100)):
         monkeypatch.setattr(threads, "count", lambda parts=parts: parts)
-        same(f"columns in {parts} parts")
+        monkeypatch.setattr(columns, "MANY", many)
+        same(f"columns in {parts} parts, one sequence in place under {many} steps")
     monkeypatch.setattr(columns, "LEAST", 10**9)
     for few in (1, 100):
         monkeypatch.setattr(recurrent, "FEW", few)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import denormals, jit, pool
+from .few import few_rows
 from .jit import Code, address, call, item
 from .matmul import plan_of
 from .memory import empty
@@ -25,13 +26,15 @@ LEAST: Final = 200_000
 """The least elements of W_h: with fewer, threads would wait for one another longer than work."""
 SOME: Final = 4
 """The least steps for which weights are packed."""
+MANY: Final = 32
+"""The same for one sequence, whose steps read each weight once."""
 MOST: Final = 2
 """The most sequences for each thread: with more, each is busy on its own."""
 
 
 def is_better(weights: Weights, n: int, steps: int, threads: int) -> bool:
     """Tell whether threads should share the columns rather than the sequences."""
-    if weights.p is not None or (steps < SOME and weights.panels is None):
+    if weights.p is not None or (n > 1 and steps < SOME and weights.panels is None):
         return False
     return threads > 1 and n <= MOST * threads and weights.h.size >= LEAST
 
@@ -43,8 +46,8 @@ def _forward(part: int, at: int) -> None:
         parts, steps, chunk, stride, size, lane, tile, copy, origin, cell, width, width_x,
         inputs, hidden, gates, n, x, bias, bias_col, weight_x, weight_h, x_ahead,
         h, c, sums, y, mask, mask_row, keep, h_before, c_before, kept, set_mode, flush, modes,
-        heights, first, active, before,
-    ) = jit.constants(at, 39)  # fmt: skip
+        heights, first, active, before, few,
+    ) = jit.constants(at, 40)  # fmt: skip
     t, g = part // parts, part % parts
     rows, first_row = item(active, t), item(first, t)
     if rows == 0:
@@ -54,6 +57,10 @@ def _forward(part: int, at: int) -> None:
     columns, vectors = gates * hidden, (hidden + lane - 1) // lane
     u0, u1 = vectors * g // parts * lane, min(hidden, vectors * (g + 1) // parts * lane)
     units, padded = u1 - u0, vectors * lane
+    tall, first_x, first_h = inputs, u0 * inputs, u0 * hidden  # from panels
+    gate_x, gate_h = padded * inputs, padded * hidden
+    if few:  # in place
+        tall, first_x, first_h, gate_x, gate_h = zero, u0, u0, hidden, hidden
     unit_vectors, unit = (units + lane - 1) // lane, u0 * size
     last = units - (unit_vectors - 1) * lane
     begun = t - t % chunk
@@ -71,8 +78,8 @@ def _forward(part: int, at: int) -> None:
             gate = (q * hidden + u0) * size
             product(
                 many, inputs, units, width_x, size, lane, tile, origin, heights, mine, inputs,
-                weight_x + (q * padded + u0) * inputs * size, inputs, bias + gate * bias_col, zero,
-                bias_col, sums + gate, columns,
+                weight_x + (q * gate_x + first_x) * size, columns, tall, bias + gate * bias_col,
+                zero, bias_col, sums + gate, columns,
             )  # fmt: skip
     a = sums + offset * columns * size
     here, there = h + t % 2 * n * hidden * size, h + (t + 1) % 2 * n * hidden * size
@@ -82,11 +89,16 @@ def _forward(part: int, at: int) -> None:
             here + unit, hidden, rows, unit_vectors, last, h_before + row, stride * hidden
         ))  # fmt: skip
     for q in range(gates):
-        gate = a + (q * hidden + u0) * size
-        product(
-            rows, hidden, units, width, size, lane, tile, origin, heights, here, hidden,
-            weight_h + (q * padded + u0) * hidden * size, hidden, gate, columns, one, gate, columns,
-        )  # fmt: skip
+        gate, weights = a + (q * hidden + u0) * size, weight_h + (q * gate_h + first_h) * size
+        if few:
+            call(few, (
+                1, here, 0, 1, weights, columns, hidden, gate, 1, gate, 0, unit_vectors, last, 0
+            ))  # fmt: skip
+        else:
+            product(
+                rows, hidden, units, width, size, lane, tile, origin, heights, here, hidden,
+                weights, zero, hidden, gate, columns, one, gate, columns,
+            )  # fmt: skip
     call(cell, (
         rows, unit_vectors, last, hidden, a + unit, columns, c + unit, hidden,
         y + row, stride * hidden, there + unit, hidden, mask + unit, mask_row,
@@ -117,7 +129,7 @@ def _backward(part: int, at: int) -> None:
         product(
             rows, columns, units, width, size, lane, tile, origin, heights,
             da + item(first, t + 1) * columns * size, stride * columns,
-            weight_h + u0 * columns * size, columns, zeros, zero, zero, dh + unit, hidden,
+            weight_h + u0 * columns * size, zero, columns, zeros, zero, zero, dh + unit, hidden,
         )  # fmt: skip
         if masked:
             call(scale, (
@@ -171,9 +183,14 @@ def forward(
     (hidden, columns), inputs, n = weights.h.shape, x.shape[1], steps.n
     gates, chunk = columns // hidden, max(1, AHEAD // n)
     width, width_x = (widest(rows, hidden // parts, y.dtype) for rows in (n, chunk * n))
-    panels = [
-        _known(weights, "x", gates, parts, width_x), _known(weights, "h", gates, parts, width)
-    ]  # fmt: skip
+    in_place = n == 1 and steps.steps < MANY and weights.panels is None
+    if in_place:
+        w_x, w_h = weights.x, weights.h
+    else:
+        w_x, w_h = (
+            _known(weights, name, gates, parts, wide)
+            for name, wide in (("x", width_x), ("h", width))
+        )
     modes = np.zeros(parts, np.int64)
     both = empty((2, n, hidden), y.dtype)
     both[0] = h if mask is None else h * mask
@@ -187,11 +204,12 @@ def forward(
     pool.share(
         _forward, parts, parts, steps.steps, chunk, steps.stride, plan.size, plan.lane,
         *plan.codes[:2], plan.origin_at, cell(y.dtype), width, width_x, inputs, hidden, gates, n,
-        address(x), address(bias), bias_col, *map(address, panels), address(x_ahead),
+        address(x), address(bias), bias_col, address(w_x), address(w_h), address(x_ahead),
         address(both), address(both if c is None else c), address(sums), address(y),
         address(mask), mask_row, int(kept is not None), *map(address, before),
         flush_code(y.dtype), denormals.flushing(), address(modes), address(plan.heights),
-        address(steps.first), address(steps.active), address(so_far), phases=steps.steps,
+        address(steps.first), address(steps.active), address(so_far),
+        few_rows(y.dtype) if in_place else 0, phases=steps.steps,
     )  # fmt: skip
 
 

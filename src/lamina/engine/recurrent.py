@@ -126,7 +126,7 @@ def _forward(part: int, at: int) -> None:
             call(copy, (x_at, gap * inputs, rows, x_vectors, x_last, xh_mine, apart * both))
             product(
                 rows, both, columns, width, size, lane, tile, origin, heights,
-                xh_mine, apart * both, weight_x, tall_x, bias, zero, bias_col, a, columns,
+                xh_mine, apart * both, weight_x, columns, tall_x, bias, zero, bias_col, a, columns,
             )  # fmt: skip
         else:
             a = a + before * columns * size
@@ -144,11 +144,11 @@ def _forward(part: int, at: int) -> None:
                     until += 1
                 product(
                     many, inputs, columns, width_x, size, lane, tile, origin, heights,
-                    x_mine, inputs, weight_x, tall_x, bias, zero, bias_col, a, columns,
+                    x_mine, inputs, weight_x, columns, tall_x, bias, zero, bias_col, a, columns,
                 )  # fmt: skip
             product(
                 rows, outputs, columns, width, size, lane, tile, origin, heights,
-                h_mine, apart * both, weight_h, tall_h, a, columns, one, a, columns,
+                h_mine, apart * both, weight_h, columns, tall_h, a, columns, one, a, columns,
             )  # fmt: skip
         h, h_row, m, m_row = h_mine, apart * both, mask_mine, apart * mask_row
         if projected:
@@ -164,7 +164,7 @@ def _forward(part: int, at: int) -> None:
             y_at = y + row * outputs * size
             product(
                 rows, hidden, outputs, width_p, size, lane, tile, origin, heights,
-                s + cells, gap * hidden, weight_p, tall_p,
+                s + cells, gap * hidden, weight_p, outputs, tall_p,
                 zeros, zero, zero, y_at, gap * outputs,
             )  # fmt: skip
             call(affine, (
@@ -226,7 +226,7 @@ def _backward(part: int, at: int) -> None:
             ))  # fmt: skip
             product(
                 rows, outputs, hidden, width_p, size, lane, tile, origin, heights,
-                dhs + shown, gap * outputs, weight_p, outputs, zeros, zero, zero,
+                dhs + shown, gap * outputs, weight_p, zero, outputs, zeros, zero, zero,
                 ds_mine, apart * hidden,
             )  # fmt: skip
             into, into_row, reaching, reaching_row = ds_mine, apart * hidden, zeros, 0
@@ -238,7 +238,7 @@ def _backward(part: int, at: int) -> None:
         ))  # fmt: skip
         product(
             rows, columns, outputs, width, size, lane, tile, origin, heights,
-            da + wide, gap * columns, weight_h, columns, zeros, zero, zero,
+            da + wide, gap * columns, weight_h, zero, columns, zeros, zero, zero,
             dh_mine, apart * outputs,
         )  # fmt: skip
         if masked:

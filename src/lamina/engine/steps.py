@@ -207,12 +207,12 @@ def pack(
 @jit.kernel
 def product(
     rows: int, k: int, columns: int, width: int, size: int, lane: int, tile: Any, origin: Any,
-    heights: Any, a: Any, a_row: int, b: Any, tall: int,
+    heights: Any, a: Any, a_row: int, b: Any, b_row: int, tall: int,
     start: Any, start_row: int, start_col: int, c: Any, ldc: int,
 ) -> None:  # fmt: skip
     """Compute C = start + A B for a few rows and all columns.
 
-    B is in panels of `tall` rows; in place where that is 0.
+    B is in panels of `tall` rows; in place, by its stride of rows, where that is 0.
     """
     vectors = (columns + lane - 1) // lane
     count = (vectors + width - 1) // width
@@ -221,7 +221,7 @@ def product(
     for p in range(count):
         p1 = vectors * (p + 1) // count
         last = min(lane, columns - (p1 - 1) * lane)
-        panel, ldb = b + p0 * lane * size, columns
+        panel, ldb = b + p0 * lane * size, b_row
         if tall:
             ldb = (p1 - p0) * lane
             panel = b + p0 * lane * tall * size
