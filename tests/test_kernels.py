@@ -87,7 +87,9 @@ SITUATIONS = {
     "few channels, 1d": convolution((2, 700, 2), (5,), 20, padding=2),
     "few channels, 3d": convolution((2, 4, 5, 40, 1), (3, 3, 3), 20, padding=1, stride=(2, 1, 1)),
     "few channels, many blocks": convolution((3, 30, 70, 2), (3, 3), 20, padding=1),
-    "few channels, small images": convolution((40, 5, 6, 2), (3, 2), 12, padding=1, dilation=(2, 1)),
+    "few channels, small images": convolution(
+        (40, 5, 6, 2), (3, 2), 12, padding=1, dilation=(2, 1)
+    ),
     "first layer": convolution((1, 23, 23, 3), (7, 7), 64, padding=3, stride=2),
     "stride beyond the kernel": convolution((2, 11, 13, 3), (2, 1), 5, stride=(4, 5)),
     "stride shares a divisor": convolution((1, 21, 5), (4,), 7, stride=6, dilation=4, padding=5),
