@@ -5,8 +5,9 @@
 A is read in place, by any two strides. B is read in place or copied to *panels*, as wide as a tile,
 where that pays: when it is transposed, or when many rows use it again. A B that many products share
 is packed once, beforehand. Where B lies by columns and A is small, A is copied instead, and what
-is computed is Cᵀ = Bᵀ Aᵀ, of which each thread then turns its part. Threads share C in a grid of rows and columns; none splits k. A sum goes
-on from block to block of k through C itself. So neither the blocking nor the grid changes a bit.
+is computed is Cᵀ = Bᵀ Aᵀ, of which each thread then turns its part. Threads share C in a grid of
+rows and columns; none splits k. A sum goes on from block to block of k through C itself. So neither
+the blocking nor the grid changes a bit.
 """
 
 from collections.abc import Callable
