@@ -131,6 +131,24 @@ def test_no_block_is_given_out_twice():
     assert not wrong
 
 
+def test_a_thread_keeps_one_workspace_of_a_dtype_and_no_large_one():
+    small = memory.workspace(100, F4)
+    assert small.dtype == F4
+    assert small.size >= 100
+    assert address(small) % memory.ALIGNMENT == 0
+    assert memory.workspace(50, F4) is small
+    assert memory.workspace(100, np.dtype(np.float64)) is not small
+    larger = memory.workspace(200, F4)
+    assert larger.size >= 200
+    memory.workspace(memory.WORKSPACE, F4)
+    assert memory.workspace(150, F4) is larger
+    others = []
+    thread = threading.Thread(target=lambda: others.append(memory.workspace(10, F4)))
+    thread.start()
+    thread.join()
+    assert not np.shares_memory(others[0], larger)
+
+
 SHAPES = """
     import os
     import numpy as np

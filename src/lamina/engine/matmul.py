@@ -22,7 +22,7 @@ import numpy.typing as npt
 from . import jit, threads
 from .few import LINE, MOST, few_rows, few_turned
 from .jit import address, call, held
-from .memory import ALIGNMENT, empty
+from .memory import ALIGNMENT, workspace
 from .packing import copy, spread, transpose
 from .tile import lanes, tallest, tile
 
@@ -42,8 +42,8 @@ COLUMNS: Final = 2048
 """The most columns of B that a thread packs at once, which bounds the workspace."""
 SERIAL: Final = 400_000
 """Below so many multiply-adds a call stays on one core: a second one would cost more."""
-SERIAL_B: Final = 100_000
-"""Nor one whose B has fewer elements: a few rows wait for B alone."""
+SERIAL_B: Final = 120_000
+"""Nor one whose B has fewer elements, as a level-2 cache holds: a few rows wait for B alone."""
 REUSED: Final = 3
 """A B that so many tiles or fewer use is not worth a copy."""
 COPIED: Final = 5
@@ -322,13 +322,13 @@ def _shape(
     span = max(1, min(COLUMNS // (lane * wide), -(-panels // n_parts)))
     terms = TERMS if m > MOST else FEW_TERMS
     height = int(plan.heights[wide])
-    block = BLOCK if k > SHORT else SMALL
+    block = min(-(-m // m_parts), BLOCK if k > SHORT else SMALL)
     if k <= SHORT and a_col != 1:
         height = SMALL  # of strips: the lines of so few terms stay in level 1
     gap = -(-min(k, terms) * wide * lane // LINE) * LINE + LINE
     tall, a_room, room = block, 0, 0
     if way in (WITHIN, BEFORE) and panels >= COPIED * n_parts:
-        a_room = (block // height + 1) * strip(min(k, terms), height, lane)
+        a_room = -(-block // height) * strip(min(k, terms), height, lane)
         tall = block if a_col == 1 else height
     if way == WITHIN:
         room = span * gap
@@ -347,18 +347,19 @@ def _shape(
 class Packed:
     """A matrix B (k, n) as panels, for any number of products, of any number of rows.
 
-    It is never written to, so that many threads may use it at once. `b` is B itself, where a few
-    rows read it sooner.
+    It is never written to, so that many threads may use it at once. `b` is B itself, where so few
+    rows or fewer read it sooner.
     """
 
     panels: NDArray
     b: NDArray | None
+    few: int
     n: int
     k: int
 
     def read_by(self, m: int) -> tuple[NDArray, bool]:
         """Return what a product of m rows reads, and whether that is the panels."""
-        return (self.panels, True) if self.b is None or m > MOST else (self.b, False)
+        return (self.panels, True) if self.b is None or m > self.few else (self.b, False)
 
 
 def pack(b: NDArray, b_row: int, b_col: int, n: int, k: int) -> Packed:
@@ -379,7 +380,8 @@ def pack(b: NDArray, b_row: int, b_col: int, n: int, k: int) -> Packed:
         )  # fmt: skip
     panels.flags.writeable = False
     by_rows = (b_row, b_col) == (n, 1) and vectors >= FEW
-    return Packed(panels, b if by_rows else None, n, k)
+    few = REUSED * int(plan.heights[plan.wide])
+    return Packed(panels, b if by_rows else None, few, n, k)
 
 
 def matmul(
@@ -416,7 +418,7 @@ def matmul(
     )
     if shape.turned:
         a, b = b, a
-    panels = empty(shape.panels, c.dtype) if shape.panels else None
+    panels = workspace(shape.panels, c.dtype) if shape.panels else None
     jit.launch(
         _part, _parts, shape.parts, shape.constants.at, held(a), held(b),
         shape.zeros if bias is None else held(bias), held(c),

@@ -2,6 +2,7 @@
 
 import ctypes
 import math
+import threading
 from typing import Any, Final
 
 import numpy as np
@@ -13,6 +14,8 @@ LEAST: Final = 2**18
 """Bytes; smaller arrays are left to NumPy, whose allocator keeps them itself."""
 MOST: Final = 2**30
 """Bytes that wait for use at the most: what a step of training leaves, the next one finds."""
+WORKSPACE: Final = 2**23
+"""Bytes of a workspace that a thread keeps at the most."""
 ALIGNMENT: Final = 64
 """That of a cache line, and of the widest vectors."""
 
@@ -75,6 +78,20 @@ def aligned(shape: tuple[int, ...] | int, dtype: np.dtype[Any]) -> NDArray:
     memory = empty(count + ALIGNMENT // dtype.itemsize, dtype)
     first = -pointer(memory) % ALIGNMENT // dtype.itemsize
     return memory[first : first + count].reshape(shape)
+
+
+_own = threading.local()
+
+
+def workspace(count: int, dtype: np.dtype[Any]) -> NDArray:
+    """Return an array of at least so many elements, for this thread to use until it asks again."""
+    kept: dict[Any, NDArray] = _own.__dict__
+    found = kept.get(dtype)
+    if found is None or found.size < count:
+        found = aligned(count, dtype)
+        if found.nbytes <= WORKSPACE:
+            kept[dtype] = found
+    return found
 
 
 def placed(a: NDArray, dtype: npt.DTypeLike | None) -> NDArray:

@@ -187,8 +187,10 @@ class Emitter:
         first = [
             [self.load(b, p, masks[v]) for v, p in enumerate(line)] for line in grid(start, lds)
         ]
-        # After most tiles comes the one below, whose sums would else wait for memory.
-        for line in grid(self.at(b, c, b.mul(ldc, _i64(rows))), ldc):
+        # The sums of the tile below would else wait for memory. What is below the last one may be
+        # another thread's, which would wait for it: there it is the tile's own.
+        below = b.select(b.icmp_signed(">", left, _i64(1)), b.mul(ldc, _i64(rows)), _i64(0))
+        for line in grid(self.at(b, c, below), ldc):
             end = self.at(b, line[-1], self.lanes - 1)
             for pointer in (*line[:: max(1, 64 // jit.vector_bytes())], end):
                 self.prefetch(b, pointer, write=True)
