@@ -44,6 +44,10 @@ WIDE: Final = 512
 """So many channels are made one by several threads; fewer are not worth it."""
 BLOCK: Final = 4096
 """Values of a block of rows that is mapped with a strip's numbers in registers."""
+NUMBERS: Final = 6
+"""Those of a channel that forward works with: mean, slope, intercept, rest, var, scale."""
+LAYOUTS: Final = 256
+"""For how many sizes layouts are kept."""
 STREAM: Final = 2**24
 """Bytes of a result from which on it is not kept in the caches, which it would sweep clear."""
 
@@ -80,6 +84,22 @@ def _block(i: int, rows: int, full: int, tail: int, width: int) -> tuple[int, in
     if first == full:
         return full, 1, tail
     return first, min(rows, full - first), width
+
+
+@jit.kernel
+def _units(group: int, blocks: int, tail: int, width: int) -> tuple[int, int]:
+    """Return how many spans of columns there are, and how many units: spans of groups of blocks."""
+    spans = (width + COLUMNS - 1) // COLUMNS
+    return spans, _blocks(group, blocks, tail) * spans
+
+
+@jit.kernel
+def _unit(u: int, spans: int, group: int, blocks: int) -> tuple[int, int, int]:
+    """Return the first column of unit u, and its blocks, from and to."""
+    first = u // spans * group
+    if first >= blocks:  # the tail
+        return u % spans * COLUMNS, blocks, blocks + 1
+    return u % spans * COLUMNS, first, min(first + group, blocks)
 
 
 @jit.kernel
@@ -128,24 +148,21 @@ def _forward(phase: int, g: int, task: Task) -> None:
     """Do part g: 0 moments of blocks, 1 make them one, 2 the line of each channel, 3 y."""
     (
         parts, size, lane, full, tail, fold, c, n, group,
-        moments, merge, settle, line, apply, copy, x, y, pivots, numbers, wide, table,
+        moments, merge, settle, line, apply, copy,
+        x, y, gamma, beta, pivots, numbers, wide, table,
     ) = task  # fmt: skip
     width, blocks = fold * c, _blocks(ROWS, full, 0)
     delta, q = table + 8, table + 8 + _blocks(ROWS, full, tail) * width * 8
     wide_mean, wide_slope, wide_intercept = wide, wide + width * size, wide + 2 * width * size
     step = c * size
     mean, slope, intercept, rest = numbers, numbers + step, numbers + 2 * step, numbers + 3 * step
-    var, scale, gamma, beta = rest + step, rest + 2 * step, rest + 3 * step, rest + 4 * step
+    var, scale = rest + step, rest + 2 * step
     c0, c1 = _channels(g, parts, c)
     at = c0 * size
     if phase == 0:
-        spans = (width + COLUMNS - 1) // COLUMNS
-        units = _blocks(group, blocks, tail) * spans
+        spans, units = _units(group, blocks, tail, width)
         for u in range(units * g // parts, units * (g + 1) // parts):
-            j, b0 = u % spans * COLUMNS, u // spans * group
-            b1 = min(b0 + group, blocks)
-            if b0 >= blocks:  # the tail
-                b0, b1 = blocks, blocks + 1
+            j, b0, b1 = _unit(u, spans, group, blocks)
             for block in range(b0, b1):
                 i, rows, across = _block(block, ROWS, full, tail, width)
                 if j < across:
@@ -222,13 +239,9 @@ def _backward(phase: int, g: int, task: Task) -> None:
     scale, gamma, dgamma, dbeta = rest + step, rest + 2 * step, rest + 3 * step, rest + 4 * step
     c0, c1 = _channels(g, parts, c)
     if phase == 0:
-        spans = (width + COLUMNS - 1) // COLUMNS
-        units = _blocks(group, blocks, tail) * spans
+        spans, units = _units(group, blocks, tail, width)
         for u in range(units * g // parts, units * (g + 1) // parts):
-            j, b0 = u % spans * COLUMNS, u // spans * group
-            b1 = min(b0 + group, blocks)
-            if b0 >= blocks:  # the tail
-                b0, b1 = blocks, blocks + 1
+            j, b0, b1 = _unit(u, spans, group, blocks)
             for block in range(b0, b1):
                 i, rows, across = _block(block, ROWS, full, tail, width)
                 if j < across:
@@ -331,19 +344,26 @@ class Layout(NamedTuple):
     group: int
     table: int
 
-    @classmethod
-    def of(cls, M: int, C: int) -> "Layout":
-        """Return the layout, and the numbers that a column's sums over blocks need."""
-        fold = min(M, WIDTH // math.gcd(C, WIDTH)) if C < WIDTH else 1
-        parts = 1 if M * C <= SERIAL else count_threads()
-        full = M // fold
-        blocks = -(-full // ROWS)
-        # A part makes groups of blocks one, each a subtree of the tree over all.
-        group = 1
-        while 8 * group * parts <= blocks:
-            group *= 2
-        table = (blocks + (M % fold > 0)) * fold * C
-        return cls(parts, full, M % fold * C, fold, group, table)
+
+@functools.lru_cache(LAYOUTS)
+def layout(M: int, C: int, threads: int) -> Layout:
+    """Return the layout, and the numbers that a column's sums over blocks need."""
+    fold = min(M, WIDTH // math.gcd(C, WIDTH)) if C < WIDTH else 1
+    parts = 1 if M * C <= SERIAL else threads
+    full = M // fold
+    blocks = -(-full // ROWS)
+    # A part makes groups of blocks one, each a subtree of the tree over all.
+    group = 1
+    while 8 * group * parts <= blocks:
+        group *= 2
+    table = (blocks + (M % fold > 0)) * fold * C
+    return Layout(parts, full, M % fold * C, fold, group, table)
+
+
+@functools.lru_cache(LAYOUTS)
+def _ones_and_zeros(C: int, dtype: np.dtype[Any]) -> tuple[NDArray, NDArray]:
+    """Return what stands for gamma and beta; nobody writes to it."""
+    return np.ones(C, dtype), np.zeros(C, dtype)
 
 
 def _past(result: NDArray, cut: Layout) -> bool:
@@ -355,10 +375,10 @@ def _past(result: NDArray, cut: Layout) -> bool:
 def stats(x: NDArray, lengths: NDArray | None = None) -> Statistics:
     """Return the statistics of a batch, or of a part of one."""
     rows = contiguous(x) if lengths is None else _pack(x, lengths)
-    M, numbers = rows.size // rows.shape[-1], np.zeros((8, rows.shape[-1]), x.dtype)
+    M, numbers = rows.size // rows.shape[-1], np.zeros((NUMBERS, rows.shape[-1]), x.dtype)
     if M:
-        _run_forward(ONLY_STATISTICS, rows, numbers, 1.0)
-    mean, _, _, rest, var, *_ = numbers
+        _run_forward(ONLY_STATISTICS, rows, numbers)
+    mean, _, _, rest, var, _ = numbers
     return Statistics(mean, rest, var * var.dtype.type(M), M)
 
 
@@ -380,22 +400,18 @@ def forward(
     rows = contiguous(x) if lengths is None else _pack(x, lengths)
     C = x.shape[-1]
     M: int | None = rows.size // C
-    steps, left = GIVEN, np.zeros(C, x.dtype)
+    steps = OF_BATCH
+    numbers = np.zeros((NUMBERS, C), x.dtype)
     if stats is not None:
-        mean, left, var, M = stats.mean, stats.rest, stats.var, stats.count
-    elif mean is None or var is None:
-        mean = var = np.zeros(C, x.dtype)
-        steps = OF_BATCH
-    else:
-        M = None
-    numbers = np.empty((8, C), x.dtype)  # mean, slope, intercept, rest, var, scale, gamma, beta
-    numbers[0], numbers[3], numbers[4] = mean, left, var
-    numbers[6] = 1 if gamma is None else gamma
-    numbers[7] = 0 if beta is None else beta
+        steps, M = GIVEN, stats.count
+        numbers[0], numbers[3], numbers[4] = stats.mean, stats.rest, stats.var
+    elif mean is not None and var is not None:
+        steps, M = GIVEN, None
+        numbers[0], numbers[4] = mean, var
     y = empty(rows.shape, x.dtype)
-    mean, _, _, rest, var, scale, _, _ = numbers
+    mean, _, _, rest, var, scale = numbers
     if rows.size:
-        _run_forward(steps, rows, numbers, eps, y, relu)
+        _run_forward(steps, rows, numbers, gamma, beta, eps, y, relu)
     else:
         np.divide(1, np.sqrt(var + eps), out=scale)
     line = numbers[1:3] if relu else None
@@ -403,16 +419,38 @@ def forward(
     return _unpack(y, lengths, x.shape), cache
 
 
+@jit.kernel
+def _follow(running: NDArray, found: NDArray, shares: NDArray, into: NDArray) -> None:
+    for j in range(running.size):
+        into[j] = shares[0] * running[j] + shares[1] * (shares[2] * found[j])
+
+
+def update(
+    running_mean: NDArray, running_var: NDArray, batches: int, mean: NDArray, var: NDArray,
+    count: Any, momentum: float | None = 0.9, unbiased: bool = True,
+) -> tuple[NDArray, NDArray]:  # fmt: skip
+    """Return the running mean and variance after one batch more."""
+    kept = 1 - 1 / (batches + 1) if momentum is None else momentum  # (7)
+    dtype, after = running_mean.dtype, np.empty((2, *running_mean.shape), running_mean.dtype)
+    factor = count / (count - 1) if unbiased else 1
+    _follow(running_mean, mean, np.array([kept, 1 - kept, 1], dtype), after[0])  # (5)
+    _follow(running_var, var, np.array([kept, 1 - kept, factor], dtype), after[1])  # (6)
+    return after[0], after[1]
+
+
 def _run_forward(
-    steps: NDArray, rows: NDArray, numbers: NDArray, eps: float, y: NDArray | None = None,
-    relu: bool = False,
+    steps: NDArray, rows: NDArray, numbers: NDArray, gamma: NDArray | None = None,
+    beta: NDArray | None = None, eps: float = 1.0, y: NDArray | None = None, relu: bool = False,
 ) -> None:  # fmt: skip
     """Go through phases; without the last ones there is no y."""
     dtype, C = rows.dtype, rows.shape[-1]
     M = rows.size // C
-    cut = Layout.of(M, C)
+    cut = layout(M, C, count_threads())
     table = empty(2 * cut.table + 1, DOUBLE)
     table[0] = eps
+    ones, zeros = _ones_and_zeros(C, dtype)
+    gamma = ones if gamma is None else contiguous(gamma)
+    beta = zeros if beta is None else contiguous(beta)
     x_at, numbers_at = address(rows), address(numbers)
     pivots_at, wide_at = x_at, numbers_at
     if cut.fold > 1:
@@ -425,7 +463,7 @@ def _run_forward(
     task = (
         cut.parts, dtype.itemsize, lanes(dtype), cut.full, cut.tail, cut.fold, C, M, cut.group,
         *_codes(dtype, relu, past),
-        x_at, y_at, pivots_at, numbers_at, wide_at, address(table),
+        x_at, y_at, address(gamma), address(beta), pivots_at, numbers_at, wide_at, address(table),
     )  # fmt: skip
     jit.launch(_forward_serial, _forward_parallel, cut.parts, steps, task)
 
@@ -476,7 +514,7 @@ def _run_backward(
     relu = cache.line is not None
     if relu:
         numbers[4:6] = cache.line
-    cut = Layout.of(M, C)
+    cut = layout(M, C, count_threads())
     table = empty(2 * cut.table, DOUBLE)
     if total is not None:
         table[:C] = total.beta

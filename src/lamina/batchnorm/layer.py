@@ -287,7 +287,12 @@ class BatchNorm(Layer):
     def _check_count(
         self, x: NDArray, lengths: NDArray | None, stats: formula.Statistics | None
     ) -> None:
-        found = int(formula.count(x, lengths)) if stats is None else stats.count
+        if stats is not None:
+            found = stats.count
+        elif lengths is None:
+            found = math.prod(x.shape[:-1])
+        else:
+            found = int(formula.count(x, lengths))
         if found < 2:
             real = "" if lengths is None else " without its padding"
             raise ValueError(
@@ -310,7 +315,7 @@ class BatchNorm(Layer):
 
     def _follow(self, mean: NDArray, var: NDArray, count: Any) -> None:
         """Let the running values follow the statistics of a batch."""
-        mean, var = formula.update(
+        mean, var = functions(__name__).update(
             self.running_mean,
             self.running_var,
             int(self.batches),
