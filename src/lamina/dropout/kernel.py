@@ -6,6 +6,7 @@ threads nor the batch change a bit of it.
 """
 
 import math
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import numba
@@ -33,6 +34,10 @@ CHUNK: Final = 8192
 """The most units of a sample that a thread takes at once; a multiple of 4."""
 SERIAL: Final = 16_384
 """Up to so many units a call stays on one core: a second one would cost more."""
+
+
+KEPT: Final = 64
+"""For how many sizes, and rates, it is kept what follows from them."""
 
 
 class Cache(NamedTuple):
@@ -280,11 +285,12 @@ def _drawn(x: NDArray, keep: Draw, affine: Affine, lengths: NDArray | None) -> N
     if threshold == 2**32 or x.size == 0:
         y[...] = 0
         return y
-    real = np.full(n, units) if lengths is None else lengths * (units // x.shape[1])
-    ids = np.arange(n, dtype=np.uint64)
+    ids, real = _whole(n, units)
+    if lengths is not None:
+        real = lengths * (units // x.shape[1])
     if keep.sample_ids is not None:
         ids = keep.sample_ids.astype(np.uint64)
-    constants = np.array(affine, x.dtype)
+    constants = _numbers(affine, x.dtype)
     parts = 1 if x.size <= SERIAL else count_threads()
     k0, k1 = keep.key.tolist()
     task = (
@@ -295,6 +301,20 @@ def _drawn(x: NDArray, keep: Draw, affine: Affine, lengths: NDArray | None) -> N
     return y
 
 
+# What follows from shapes and options alone, which nobody writes to
+
+
+@lru_cache(KEPT)
+def _whole(n: int, units: int) -> tuple[NDArray, NDArray]:
+    """Return the ids of samples by their place, and how many units of each are real: all."""
+    return np.arange(n, dtype=np.uint64), np.full(n, units)
+
+
+@lru_cache(KEPT)
+def _numbers(affine: Affine, dtype: np.dtype[Any]) -> NDArray:
+    return np.array(affine, dtype)
+
+
 def _selected(x: NDArray, keep: NDArray, affine: Affine) -> NDArray:
     """Return s v + t, v = x where a mask that broadcasts to x is true, a elsewhere."""
     y = empty(x.shape, x.dtype)
@@ -303,7 +323,7 @@ def _selected(x: NDArray, keep: NDArray, affine: Affine) -> NDArray:
     n, rows, units = _shared(x.shape, keep.shape)
     if n * units != keep.size:
         keep, (n, rows, units) = np.broadcast_to(keep, x.shape), (1, 1, x.size)
-    keep, constants = contiguous(keep), np.array(affine, x.dtype)
+    keep, constants = contiguous(keep), _numbers(affine, x.dtype)
     parts = 1 if x.size <= SERIAL else count_threads()
     task = (
         parts, x.dtype.itemsize, select(x.dtype), n, rows, units, address(x), address(y),
