@@ -565,6 +565,68 @@ def test_batchnorm_does_the_relu_after_it_with_the_same_bits(shape, lengths, dty
     assert_same(np.signbit(y), np.zeros_like(y, bool), "the sign of 0")
 
 
+def one_by_one(layers, x, dy, **options):
+    """y, dx and the gradients of layers, each called by itself."""
+    caches, grads = [], {}
+    for layer in layers:
+        x, cache = layer.forward(x, **layer._accepted(options.get("lengths"), None), training=True)
+        if options.get("lengths") is not None:
+            options["lengths"] = layer.output_lengths(options["lengths"])
+        caches.append(cache)
+    for i, (layer, cache) in reversed(list(enumerate(zip(layers, caches, strict=True)))):
+        dy, own = layer.backward(dy, cache)
+        grads |= {f"{i}.{name}": g for name, g in own.items()}
+    return {"y": x, "dx": dy, **grads}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("pool", "shape", "lengths"),
+    [
+        (lm.MaxPool1d(3, stride=2, padding=1), (3, 9, 5), [9, 0, 4]),
+        (lm.MaxPool2d(2), (3, 9, 8, 70), None),
+        (lm.MaxPool2d(3, stride=2, padding=1), (2, 8, 7, 1), None),
+        (lm.MaxPool3d(2), (2, 4, 5, 4, 3), None),
+    ],
+)
+def test_a_maximum_does_the_relu_before_it_with_the_same_bits(pool, shape, lengths, dtype):
+    rng = np.random.default_rng(0)
+    values = [-0.0, 0.0, -1.0, 1.0, np.nan, *rng.standard_normal(9)]
+    x = rng.choice(values, shape).astype(dtype)
+    layers = [lm.ReLU(), pool]
+    options = {} if lengths is None else {"lengths": np.array(lengths)}
+    model = lm.Sequential(*layers, lm.Identity())
+    y, cache = model.forward(x, **options, training=True)
+    if lm.kernels.used():
+        assert cache[0] is lm.containers.Joined
+    dy = rng.choice([-0.0, 0.0, *rng.standard_normal(9)], y.shape).astype(dtype)
+    expected = one_by_one([*layers, lm.Identity()], x, dy, **options)
+    dx, _ = model.backward(dy, cache)
+    assert_same(y, expected["y"], "y")
+    assert_same(dx, expected["dx"], "dx")
+
+
+@pytest.mark.parametrize("lengths", [None, [4, 0, 2]])
+def test_a_residual_does_the_relu_after_it_with_the_same_bits(lengths):
+    rng = np.random.default_rng(0)
+    layers = [lm.Residual(lm.Linear(5, 5, rng=0)), lm.ReLU(), lm.Linear(5, 5, rng=1)]
+    layers += [lm.Residual(lm.Linear(5, 40, rng=2), lm.Linear(5, 40, rng=3)), lm.ReLU()]
+    model = lm.Sequential(*layers)
+    x, dy = (rng.standard_normal((3, 4, n)).astype(np.float32) for n in (5, 40))
+    options = {} if lengths is None else {"lengths": np.array(lengths)}
+    y, cache = model.forward(x, **options, training=True)
+    if lm.kernels.used():
+        assert cache[1] is cache[4] is lm.containers.Joined
+    dx, grads = model.backward(dy, cache)
+    expected = one_by_one(layers, x, dy, **options)
+    for name, found in {"y": y, "dx": dx, **grads}.items():
+        assert_same(found, expected[name], name)
+    for name, g in model.gradients(dy, cache).items():
+        assert_same(g, expected[name], name)
+    with pytest.raises(ValueError, match=r"dy has shape \(3, 4, 5\), expected \(3, 4, 40\)"):
+        model.backward(dy[..., :5], cache)
+
+
 def test_nan_goes_through_a_joined_relu():
     x = np.ones((4, 3), np.float32)
     x[1, 1] = np.nan
@@ -584,6 +646,8 @@ def test_what_is_not_joined():
         (lm.BatchNorm(3), Own()),
         (lm.BatchNorm(3), lm.Tanh()),
         (lm.ReLU(), lm.BatchNorm(3)),
+        (lm.ReLU(), lm.Dropout(0.5)),
+        (lm.Residual(lm.Identity()), Own()),
     ):
         _, cache = lm.Sequential(*layers).forward(x, training=True)
         assert lm.containers.Joined not in cache

@@ -8,11 +8,12 @@ from typing import Any, overload
 
 import numpy as np
 
-from .arguments import array, say
-from .engine.memory import empty
+from . import kernels
+from .arguments import array, gradient, say
 from .initializers import RNG
-from .layer import Arrays, ByName, Layer, NDArray, Shape
-from .parts.activations import Identity
+from .layer import Arrays, ByName, Joined, Layer, NDArray, Shape
+from .parts import activations, sums
+from .parts.activations import Identity, ReLU
 
 
 class Container(Layer):
@@ -140,10 +141,6 @@ def place(owner: Layer, name: str) -> str:
     return f"in layer {name} of {type(owner).__name__}"
 
 
-class Joined:
-    """Stands for the cache of a layer that the one before it did at the same time."""
-
-
 class Sequential(Container):
     """Layers one after the other: y = f_k(... f_1(f_0(x))).
 
@@ -197,14 +194,15 @@ class Sequential(Container):
         caches: list[Any] = []
         layers = list(self._children.items())
         for i, (name, layer) in enumerate(layers):
-            if i < len(caches):  # the layer before did it
-                continue
             after = layers[i + 1][1] if i + 1 < len(layers) else None
             with within(self, name):
+                if i < len(caches):  # the layer before did it
+                    lengths = lengths_after(layer, lengths)
+                    continue
                 options = layer._accepted(lengths, sample_ids)
                 if training and after is not None and layer._joins(after):
-                    x, cache = layer._forward_joined(x, **options)
-                    caches += [cache, Joined]
+                    x, *both = layer._forward_joined(x, after, **options)
+                    caches += both
                 else:
                     x, cache = layer.forward(x, **options, training=training)
                     caches.append(cache)
@@ -324,6 +322,13 @@ class _Parallel(Container):
         self, x: NDArray, *, lengths: Any = None, training: bool = False, sample_ids: Any = None
     ) -> tuple[NDArray, Any]:
         """Return y and the cache of `backward`."""
+        ys, cache = self._branches(x, lengths, sample_ids, training)
+        return self._join(ys), cache
+
+    def _branches(
+        self, x: NDArray, lengths: Any, sample_ids: Any, training: bool
+    ) -> tuple[list[NDArray], Any]:
+        """Return what the branches give, checked to fit together, and the cache of `backward`."""
         ys, caches = [], []
         for name, layer in self._children.items():
             with within(self, name):
@@ -331,7 +336,8 @@ class _Parallel(Container):
                 y, cache = layer.forward(x, **options, training=training)
             ys.append(y)
             caches.append(cache)
-        return self._checked_join(ys, lengths), ([y.shape for y in ys], caches)
+        self._check(ys, lengths)
+        return ys, ([y.shape for y in ys], caches)
 
     def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
         """Return dx, the sum over the branches, and the gradients of all parameters."""
@@ -406,10 +412,13 @@ class _Parallel(Container):
         return self._checked_join(ys, None), tuple(after)
 
     def _checked_join(self, ys: list[NDArray], lengths: Any) -> NDArray:
+        self._check(ys, lengths)
+        return self._join(ys)
+
+    def _check(self, ys: list[NDArray], lengths: Any) -> None:
         self._joined([y.shape for y in ys])
         if lengths is not None:
             self.output_lengths(lengths)
-        return self._join(ys)
 
     def output_shape(self, shape: Shape) -> Shape:
         """Return the shape of y for x of `shape`."""
@@ -480,6 +489,35 @@ class Residual(_Parallel):
     def _split(self, dy: NDArray, shapes: list[Shape]) -> list[NDArray]:
         return [dy, dy]
 
+    # With the ReLU after it, whose y is kept beside the cache
+
+    def _joins(self, after: Layer) -> bool:
+        """Return whether `_forward_joined` does the layer after this one, too: a ReLU."""
+        return type(after) is ReLU and type(self) is Residual and kernels.used()
+
+    def _forward_joined(
+        self, x: NDArray, after: Layer, *, lengths: Any = None, sample_ids: Any = None
+    ) -> tuple[NDArray, Any, Any]:
+        """Return what the ReLU after this layer makes of y, in training, and a cache for both."""
+        ys, cache = self._branches(x, lengths, sample_ids, True)
+        y = kernels.beside(sums.__name__).add_relu(*ys)
+        return y, (kernels.beside(activations.__name__), y, *cache), Joined
+
+    def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
+        """Return dx, the sum over the branches, and the gradients of all parameters."""
+        return super().backward(*self._before_relu(dy, cache))
+
+    def gradients(self, dy: NDArray, cache: Any) -> Arrays:
+        """Return the gradients of all parameters, by dotted name, without dx."""
+        return super().gradients(*self._before_relu(dy, cache))
+
+    def _before_relu(self, dy: NDArray, cache: Any) -> tuple[NDArray, Any]:
+        """Return the gradient of the sum, and the cache without what is a ReLU's."""
+        if len(cache) == 2:
+            return dy, cache
+        how, y, *rest = cache
+        return how.relu_backward(gradient(self, dy, y.shape, y.dtype), (y, ())), rest
+
 
 class Concat(_Parallel):
     """The outputs of several branches, side by side in the last axis.
@@ -527,8 +565,8 @@ def _sum(dxs: list[Any]) -> Any:
 
 
 def _add(a: NDArray, b: NDArray) -> NDArray:
-    """Return a + b, in memory that is used again."""
-    total: NDArray = np.add(a, b, out=empty(a.shape, a.dtype))
+    """Return a + b."""
+    total: NDArray = kernels.beside(sums.__name__).add(a, b)
     return total
 
 

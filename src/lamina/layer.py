@@ -58,6 +58,10 @@ class Parameter:
         layer.assign({self.name: value})
 
 
+class Joined:
+    """Stands for the cache of a layer whose gradient the other one gives with its own."""
+
+
 class Prepared(NamedTuple):
     """How a layer computes in an inference model: as it is called, and as it steps.
 
@@ -190,8 +194,10 @@ class Layer(ABC):
         """Return whether `_forward_joined` does the layer that comes after this one, too."""
         return False
 
-    def _forward_joined(self, x: NDArray, *, lengths: Any = None) -> tuple[NDArray, Any]:
-        """Return y of the layer after this one, and a cache with which `backward` does both."""
+    def _forward_joined(
+        self, x: NDArray, after: "Layer", *, lengths: Any = None
+    ) -> tuple[NDArray, Any, Any]:
+        """Return y of the layer after this one, and the caches of both; one of them is `Joined`."""
         raise NotImplementedError
 
     def _prepared(self) -> Prepared:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from .. import arguments, initializers
 from ..arguments import say
 from ..kernels import functions, used
-from ..layer import Arrays, Layer, NDArray, Parameter, Shape
+from ..layer import Arrays, Joined, Layer, NDArray, Parameter, Shape
 from ..parts.activations import ReLU
 from . import formula
 
@@ -223,9 +223,11 @@ class BatchNorm(Layer):
         """Return whether `_forward_joined` does the layer after this one, too: a ReLU."""
         return type(after) is ReLU and type(self) is BatchNorm and not self.frozen and used()
 
-    def _forward_joined(self, x: NDArray, *, lengths: Any = None) -> tuple[NDArray, Any]:
-        """Return what the ReLU after this layer makes of y, in training, and one cache for both."""
-        return self._forward(x, lengths, True, None, relu=True)
+    def _forward_joined(
+        self, x: NDArray, after: Layer, *, lengths: Any = None
+    ) -> tuple[NDArray, Any, Any]:
+        """Return what the ReLU after this layer makes of y, in training, and a cache for both."""
+        return (*self._forward(x, lengths, True, None, relu=True), Joined)
 
     def _forward(
         self,

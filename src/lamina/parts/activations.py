@@ -26,8 +26,9 @@ from typing import Any
 
 from .. import arguments, kernels
 from ..arrays import Array, mask_steps, namespace
-from ..layer import Arrays, Layer, NDArray, Prepared, Shape
+from ..layer import Arrays, Joined, Layer, NDArray, Prepared, Shape
 from .erfc import erfc
+from .pooling import MAX_POOLS
 
 ROOT_8_OVER_PI = math.sqrt(8 / math.pi)
 LAMBDA, ALPHA = 1.0507009873554805, 1.6732632423543772  # of (10), to the last digit
@@ -220,6 +221,17 @@ class ReLU(_Activation):
     >>> ReLU()(np.array([-1.0, 0.0, 2.0]))
     array([0., 0., 2.])
     """
+
+    def _joins(self, after: Layer) -> bool:
+        """Return whether `_forward_joined` does the layer after this one, too: a maximum."""
+        return type(after) in MAX_POOLS and type(self) is ReLU and kernels.used()
+
+    def _forward_joined(
+        self, x: NDArray, after: Any, *, lengths: Any = None
+    ) -> tuple[NDArray, Any, Any]:
+        """Return max(0, the maximum) of each window, and its cache for both."""
+        y, cache = after._forward(x, lengths, relu=True)
+        return y, Joined, cache
 
     def _function(self, how: Any, x: Any) -> Any:
         return how.relu(x)

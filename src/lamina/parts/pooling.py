@@ -22,7 +22,7 @@ import math
 import operator
 from abc import abstractmethod
 from functools import reduce
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -191,10 +191,13 @@ class _Pool(Windowed):
         self, x: NDArray, *, lengths: Any = None, training: bool = False
     ) -> tuple[NDArray, Any]:
         r"""Return y, shape (N, \*Q, C), and the cache of `backward`."""
+        return self._forward(x, lengths)
+
+    def _forward(self, x: NDArray, lengths: Any, **options: Any) -> tuple[NDArray, Any]:
         x = arguments.array(self, "x", x)
         lengths = self._checked(x, lengths)
         how = kernels.beside(__name__)
-        y, cache = self._function(how, x, lengths, **self._sizes(x.shape))
+        y, cache = self._function(how, x, lengths, **self._sizes(x.shape), **options)
         return y, (y.shape, y.dtype, how, cache)
 
     def _sizes(self, shape: Shape) -> dict[str, Any]:
@@ -349,6 +352,10 @@ class MaxPool3d(_MaxPool):
     """
 
     rank = 3
+
+
+MAX_POOLS: Final = (MaxPool1d, MaxPool2d, MaxPool3d)
+"""The layers that do a ReLU before them, too, where kernels do it."""
 
 
 class AvgPool1d(_AvgPool):

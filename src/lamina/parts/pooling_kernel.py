@@ -38,6 +38,12 @@ SHAPES: Final = 256
 """For how many shapes tables are kept."""
 
 
+NOWHERE: Final = -1
+"""The place that no element of a window has."""
+_START: Final = {"max_pool": -np.inf, "greatest_pool": -np.inf, "relu_max_pool": 0.0}
+"""What maxima are at least."""
+
+
 # Vector code. It does the elements along the last axis, whose table it has. Its arguments are two
 # arrays to read, two to write, the counts of the terms on the other axes, the place of the first
 # one, the elements, and the sizes: the channels, and by axis the steps from term to term, in
@@ -97,8 +103,11 @@ class _Terms:
         return s.spread(s.builder, narrow, self.integers)
 
 
-def _emit_max(dtype: Any) -> str:
-    """Write the maxima of a in c, and their places in d."""
+def _emit_max(name: str, dtype: Any) -> str:
+    """Write the maxima of a in c, and their places in d.
+
+    After a ReLU they are 0 at least, and have no place where they are 0.
+    """
 
     def strip(t: _Terms, j: ir.Value, masks: Masks) -> None:
         s, b = t.sweep, t.sweep.builder
@@ -112,13 +121,14 @@ def _emit_max(dtype: Any) -> str:
                 *(b.select(m, here, w) for m, w in zip(better, where, strict=True)),
             ]
 
-        lowest = [s.vector(-np.inf)] * len(masks)
-        found = t.over([s.at(b, t.a, j)], lowest + [t.spread(t.place)] * len(masks), term)
+        start, place = _START[name], _i64(NOWHERE) if name == "relu_max_pool" else t.place
+        first = [s.vector(start)] * len(masks) + [t.spread(place)] * len(masks)
+        found = t.over([s.at(b, t.a, j)], first, term)
         s.stores(found[: len(masks)], s.at(b, t.c, j), masks)
         places = [b.bitcast(v, s.vector) for v in found[len(masks) :]]
         s.stores(places, s.at(b, t.d, j), masks)
 
-    return _Terms("max_pool", dtype, (4, 1), strip).sweep.end()
+    return _Terms(name, dtype, (4, 1), strip).sweep.end()
 
 
 def _beyond(b: ir.IRBuilder, value: ir.Value, best: ir.Value) -> ir.Value:
@@ -213,7 +223,8 @@ def _element_twin(
     name: str, a: Address, other: Address, c: Address, d: Address,
     counts: Ints, place: int, width: int, steps: list[int],
 ) -> None:  # fmt: skip
-    best, where = np.full(width, -np.inf, a.dtype), np.full(width, place)
+    best = np.full(width, _START.get(name, 0), a.dtype)
+    where = np.full(width, NOWHERE if name == "relu_max_pool" else place)
     total = np.zeros(width, a.dtype)
     for i in np.ndindex(counts):
         first, here = np.dot(i, steps[:RANK]), place + np.dot(i, steps[RANK:])
@@ -222,11 +233,11 @@ def _element_twin(
         best, where = np.where(better, values, best), np.where(better, here, where)
         if name == "chosen_pool":
             values = np.where(other.row(first, width).view(_places(a.dtype)) == here, values, 0)
-        if name not in ("max_pool", "greatest_pool"):
+        if name not in _START:
             total = total + values
-    if name in ("max_pool", "greatest_pool"):
+    if name in _START:
         total = best
-    if name == "max_pool":
+    if name in ("max_pool", "relu_max_pool"):
         d.row(0, width).view(_places(a.dtype))[...] = where
     elif name == "mean_pool":
         total = total / max(math.prod(counts), 1)
@@ -237,10 +248,14 @@ def _places(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(np.int32 if dtype.itemsize == 4 else np.int64)
 
 
-maximum: Final = Code("max_pool", _emit_max, partial(_twin, "max_pool"))
+maximum: Final = Code("max_pool", partial(_emit_max, "max_pool"), partial(_twin, "max_pool"))
 """The maxima of windows and their places."""
 greatest: Final = Code("greatest_pool", _emit_greatest, partial(_twin, "greatest_pool"))
 """The maxima alone."""
+rectified: Final = Code(
+    "relu_max_pool", partial(_emit_max, "relu_max_pool"), partial(_twin, "relu_max_pool")
+)
+"""The same after a ReLU, whose gradient goes nowhere where the maximum is 0."""
 mean: Final = Code("mean_pool", _emit_mean, partial(_twin, "mean_pool"))
 """Their means."""
 sums: Final = Code("sum_pool", _emit_sum, partial(_twin, "sum_pool"))
@@ -392,7 +407,7 @@ def _forward(
     plan = _plan(x.shape[1:-1], windows, lengths, fits)
     shape, run = _bind_forward(code, x.shape, x.dtype, windows, plan)
     y = empty(shape, x.dtype)
-    places = empty(shape, _places(x.dtype)) if code is maximum else None
+    places = empty(shape, _places(x.dtype)) if code in (maximum, rectified) else None
     run(x, x, y, y if places is None else places)
     if places is not None:
         y = mask_steps(y, fits)
@@ -426,9 +441,14 @@ def _windowed(
     return _forward(code, x, windows, lengths, windows.output_lengths(lengths))
 
 
-def max_pool(x: NDArray, lengths: NDArray | None = None, **sizes: Any) -> tuple[NDArray, Cache]:
-    """Return y and the cache of `max_pool_backward`; sizes are those of `_windowed`."""
-    return _windowed(maximum, x, lengths, **sizes)
+def max_pool(
+    x: NDArray, lengths: NDArray | None = None, *, relu: bool = False, **sizes: Any
+) -> tuple[NDArray, Cache]:
+    """Return y and the cache of `max_pool_backward`; sizes are those of `_windowed`.
+
+    With `relu`, y is that of a ReLU before it, and dx that before the ReLU.
+    """
+    return _windowed(rectified if relu else maximum, x, lengths, **sizes)
 
 
 def max_pool_backward(dy: NDArray, cache: Cache) -> NDArray:
