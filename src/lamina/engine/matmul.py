@@ -28,7 +28,7 @@ from .tile import lanes, tallest, tile
 
 NDArray = npt.NDArray[Any]
 
-TERMS: Final = 384
+TERMS: Final = 512
 """The most terms of a block over k: a panel of four vectors stays in half of a level-2 cache."""
 FEW_TERMS: Final = 128
 """The same for a few rows, which use a panel once: it stays in a level-1 cache."""
