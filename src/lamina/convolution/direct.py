@@ -45,8 +45,8 @@ SCRATCH: Final = 128 * 1024
 """Bytes of a thread's scratch block, as long as one row of taps needs no more."""
 RESIDENT: Final = 256 * 1024
 """Bytes of B that a thread keeps in level 2 while rows of X pass."""
-PACKED: Final = 2**23
-"""Bytes of B that are packed at a time."""
+PACKED: Final = 2**21
+"""Bytes of B that are packed at a time: they are used before they leave the caches."""
 BLOCK: Final = 16
 """The most rows of Y that are computed together."""
 NEAR: Final = 8 * 1024

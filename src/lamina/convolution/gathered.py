@@ -31,7 +31,7 @@ NDArray = npt.NDArray[Any]
 
 WIDEST: Final = 2
 """The vectors of a panel: the tallest tiles that are fast use what is gathered most often."""
-POSITIONS: Final = 512
+POSITIONS: Final = 256
 """The most positions of a block."""
 GATHERED: Final = 128 * 1024
 """About how many bytes of X̃ are gathered at a time."""
