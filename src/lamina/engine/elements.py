@@ -9,13 +9,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
-import numba
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
 
-from . import jit
-from .jit import Code, Task, address, call
+from . import jit, pool
+from .jit import Code, address, call
 from .pointwise import Functions
 from .threads import count as count_threads
 
@@ -79,17 +78,11 @@ def _twin(function: Twin, arrays: int, *given: Any) -> None:
 
 
 @jit.kernel
-def _some(g: int, task: Task) -> None:
-    parts, size, code, n, a, b, c, d, numbers = task
+def _some(g: int, at: int) -> None:
+    parts, size, code, n, a, b, c, d, numbers = jit.constants(at, 9)
     i0, i1 = n * g // parts // 64 * 64, n if g == parts - 1 else n * (g + 1) // parts // 64 * 64
-    at = i0 * size
-    call(code, (a + at, b + at, c + at, d + at, i1 - i0, numbers))
-
-
-@jit.parallel
-def _all(count: int, task: Task) -> None:
-    for g in numba.prange(count):
-        _some(numba.int64(g), task)
+    done = i0 * size
+    call(code, (a + done, b + done, c + done, d + done, i1 - i0, numbers))
 
 
 def run(code: Code, arrays: Sequence[NDArray], numbers: Sequence[float] = ()) -> None:
@@ -118,6 +111,6 @@ def bind(
             return
         places = [address(a) for a in arrays]
         places += places[:1] * (MOST - len(places))
-        jit.launch(_some, _all, parts, (*head, *places, address(held)))
+        pool.share(_some, parts, *head, *places, address(held))
 
     return run

@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
-from . import jit, threads
+from . import jit, pool, threads
 from .few import LINE, MOST, few_rows, few_turned
 from .jit import address, call, held
 from .memory import ALIGNMENT, workspace
@@ -144,8 +143,9 @@ def _few(
 
 
 @jit.kernel
-def _part(g: int, fixed: int, a: int, b: int, start: int, c: int, panels: int) -> None:
+def _part(g: int, at: int) -> None:
     """Compute part g of C, in a grid of rows x cols, from what `jit.held` gave for the arrays."""
+    fixed, a, b, start, c, panels = jit.constants(at, 6)
     a, b, start, c = jit.data(a), jit.data(b), jit.data(start), jit.data(c)
     (
         rows, cols, m, n, k, size, lane, wide, height, tall, tile, copy, spread, transpose,
@@ -218,14 +218,6 @@ def _part(g: int, fixed: int, a: int, b: int, start: int, c: int, panels: int) -
         call(transpose, (
             sums + (m0 * n + j0) * size, n, j1 - j0, m1 - m0, c + (j0 * m + m0) * size, m
         ))  # fmt: skip
-
-
-@jit.parallel
-def _parts(
-    parts: int, fixed: int, a: int, b: int, start: int, c: int, panels: int
-) -> None:  # fmt: skip
-    for g in numba.prange(parts):
-        _part(numba.int64(g), fixed, a, b, start, c, panels)
 
 
 def grid(m: int, vectors: int, threads: int, copied: int = 0) -> tuple[int, int]:
@@ -419,8 +411,8 @@ def matmul(
     if shape.turned:
         a, b = b, a
     panels = workspace(shape.panels, c.dtype) if shape.panels else None
-    jit.launch(
-        _part, _parts, shape.parts, shape.constants.at, held(a), held(b),
+    pool.share(
+        _part, shape.parts, shape.constants.at, held(a), held(b),
         shape.zeros if bias is None else held(bias), held(c),
         shape.zeros if panels is None else held(panels),
     )  # fmt: skip
@@ -442,7 +434,8 @@ def product(
             given, before = b.read_by(m)
             shape = _shape(dtype, m, n, k, k, 1, n, 1, before, with_bias, relu, 1)
             if shape.panels == 0:
-                _part(0, shape.constants.at, held(a), held(given), start, held(c), zeros)
+                at = shape.constants.at
+                pool.share(_part, 1, at, held(a), held(given), start, held(c), zeros)
                 return
         matmul(a, k, 1, b, n, 1, m, n, k, c, bias, relu)
 

@@ -246,11 +246,13 @@ def share(kernel: Any, count: int, *arguments: Any, phases: int = 1) -> None:
     Calls from several threads of Python's own may come at once: those that find the pool in use
     compute their parts alone.
     """
-    entry = _entry(kernel)
     packed: Any = arguments if DISABLED else _packer(len(arguments))(*arguments)
     at = packed if DISABLED else id(packed) + _BYTES
-    if count == 1 or DISABLED or not _pool.run(phases, count, entry, at):
-        _in_turn(phases * count, entry, at)
+    if count == 1:
+        for phase in range(phases):
+            kernel(phase, at)
+    elif DISABLED or not _pool.run(phases, count, _entry(kernel), at):
+        _in_turn(phases * count, _entry(kernel), at)
 
 
 @cache

@@ -13,13 +13,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
-import numba
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
 
-from ..engine import jit
-from ..engine.jit import Address, Code, Task, address, call
+from ..engine import jit, pool
+from ..engine.jit import Address, Code, address, call
 from ..engine.matmul import contiguous
 from ..engine.memory import empty
 from ..engine.pointwise import Functions
@@ -152,21 +151,16 @@ _BINARY_CROSS_ENTROPY: Final = _code("binary_cross_entropy", _binary_cross_entro
 
 
 @jit.kernel
-def _some(g: int, task: Task) -> None:
+def _some(g: int, at: int) -> None:
     """Do part g of the blocks."""
-    parts, size, width, code, n, y, target, dy, numbers, sums = task
+    parts, size, width, code, n, y, target, dy, numbers, sums = jit.constants(at, 10)
     blocks = (n + BLOCK - 1) // BLOCK
     for i in range(blocks * g // parts, blocks * (g + 1) // parts):
-        at = i * BLOCK * size
+        done = i * BLOCK * size
         call(code, (
-            y + at, target + at, dy + at, min(BLOCK, n - i * BLOCK), numbers, sums + i * width
+            y + done, target + done, dy + done, min(BLOCK, n - i * BLOCK), numbers,
+            sums + i * width,
         ))  # fmt: skip
-
-
-@jit.parallel
-def _all(count: int, task: Task) -> None:
-    for g in numba.prange(count):
-        _some(numba.int64(g), task)
 
 
 def _run(
@@ -178,11 +172,10 @@ def _run(
     found = np.empty((-(-n // BLOCK), sums, COLUMNS), DOUBLE)
     numbers = np.array((total, *own), dtype)
     parts = 1 if n <= SERIAL else count_threads()
-    task = (
-        parts, dtype.itemsize, sums * COLUMNS * DOUBLE.itemsize, code(dtype), n, address(y),
-        address(target), address(dy), address(numbers), address(found),
+    pool.share(
+        _some, parts, parts, dtype.itemsize, sums * COLUMNS * DOUBLE.itemsize, code(dtype), n,
+        address(y), address(target), address(dy), address(numbers), address(found),
     )  # fmt: skip
-    jit.launch(_some, _all, parts, task)
     of_all: NDArray = found.sum(axis=(0, 2))
     return of_all, dy
 

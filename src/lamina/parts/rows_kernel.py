@@ -8,14 +8,13 @@ same bits in any batch, on any number of threads and for any width of vectors.
 from collections.abc import Callable
 from typing import Any, Final
 
-import numba
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
 from numba.core import cgutils
 
-from ..engine import jit
-from ..engine.jit import Address, Code, Task, address, call
+from ..engine import jit, pool
+from ..engine.jit import Address, Code, address, call
 from ..engine.matmul import contiguous
 from ..engine.memory import empty
 from ..engine.pointwise import Functions
@@ -212,21 +211,15 @@ _cross_entropy: Final = Code("class_cross_entropy", _emit_cross_entropy, _cross_
 
 
 @jit.kernel
-def _some(g: int, task: Task) -> None:
-    parts, size, code, rows, width, a, b, c, classes, terms, sums, total = task
+def _some(g: int, at: int) -> None:
+    parts, size, code, rows, width, a, b, c, classes, terms, sums, total = jit.constants(at, 12)
     i0, i1 = rows * g // parts, rows * (g + 1) // parts
-    at = i0 * width * size
+    done = i0 * width * size
     own = i0 * size
     call(code, (
-        a + at, b + at, c + at, classes + i0 * 8, terms + own, sums + own,
+        a + done, b + done, c + done, classes + i0 * 8, terms + own, sums + own,
         total, i1 - i0, width,
     ))  # fmt: skip
-
-
-@jit.parallel
-def _all(count: int, task: Task) -> None:
-    for g in numba.prange(count):
-        _some(numba.int64(g), task)
 
 
 def _run(code: Code, arrays: list[NDArray], own: list[NDArray]) -> None:
@@ -240,7 +233,7 @@ def _run(code: Code, arrays: list[NDArray], own: list[NDArray]) -> None:
     places = [address(x) for x in arrays]
     places += places[:1] * (3 - len(places))
     places += [address(x) for x in own] if own else places[:1] * 4
-    jit.launch(_some, _all, parts, (parts, a.itemsize, code(a.dtype), rows, width, *places))
+    pool.share(_some, parts, parts, a.itemsize, code(a.dtype), rows, width, *places)
 
 
 # The functions
