@@ -23,7 +23,7 @@ import numpy as np
 
 import elements
 import problems
-from lamina.engine import jit, tile
+from lamina.engine import jit, pool, tile
 from lamina.linear import kernel
 
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -79,7 +79,7 @@ def guard() -> None:
             module.ALIGNMENT = 1  # no room for it at the end of an array
         if hasattr(module, "contiguous"):
             module.contiguous = copy  # even what is contiguous: so arguments are guarded
-    launch = jit.launch
+    launch = pool.launch
 
     def guarded_launch(serial: Any, parallel: Any, count: int, *arguments: Any) -> None:
         # What is guarded must stay where it is, for the kernels may know its address, too.
@@ -89,7 +89,7 @@ def guard() -> None:
         ]
         launch(serial, parallel, count, *held)
 
-    jit.launch = guarded_launch
+    pool.launch = guarded_launch
 
 
 def run(seed: int, linears: int, convolutions: int) -> None:

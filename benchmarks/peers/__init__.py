@@ -114,7 +114,6 @@ _THREADS: Final = (
     "LAMINA_THREADS",
     "MKL_NUM_THREADS",
     "NPROC",  # XLA's
-    "NUMBA_NUM_THREADS",
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
 )

@@ -15,11 +15,10 @@ import functools
 import math
 from typing import Any, Final, NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
-from ..engine import jit
+from ..engine import jit, pool
 from ..engine.jit import Task, address, call
 from ..engine.matmul import contiguous
 from ..engine.memory import ALIGNMENT, empty
@@ -212,12 +211,16 @@ def _forward_serial(g: int, steps: NDArray, task: Task) -> None:
         _forward(phase, 0, task)
 
 
-@jit.parallel
-def _forward_parallel(count: int, steps: NDArray, task: Task) -> None:
+@jit.kernel
+def _forward_step(g: int, phases: NDArray, task: Task) -> None:
+    for phase in phases:
+        _forward(phase, g, task)
+
+
+@jit.kernel
+def _forward_parallel(shared: int, count: int, steps: NDArray, task: Task) -> None:
     for step in range(len(steps)):
-        for g in numba.prange(count):
-            for phase in steps[step]:
-                _forward(phase, numba.int64(g), task)
+        pool.offer(shared, count, *pool.job(_forward_step, (steps[step], task)))
 
 
 @jit.kernel
@@ -294,12 +297,16 @@ def _backward_serial(g: int, steps: NDArray, task: Task) -> None:
         _backward(phase, 0, task)
 
 
-@jit.parallel
-def _backward_parallel(count: int, steps: NDArray, task: Task) -> None:
+@jit.kernel
+def _backward_step(g: int, phases: NDArray, task: Task) -> None:
+    for phase in phases:
+        _backward(phase, g, task)
+
+
+@jit.kernel
+def _backward_parallel(shared: int, count: int, steps: NDArray, task: Task) -> None:
     for step in range(len(steps)):
-        for g in numba.prange(count):
-            for phase in steps[step]:
-                _backward(phase, numba.int64(g), task)
+        pool.offer(shared, count, *pool.job(_backward_step, (steps[step], task)))
 
 
 NOTHING: Final = -1
@@ -465,7 +472,7 @@ def _run_forward(
         *_codes(dtype, relu, past),
         x_at, y_at, address(gamma), address(beta), pivots_at, numbers_at, wide_at, address(table),
     )  # fmt: skip
-    jit.launch(_forward_serial, _forward_parallel, cut.parts, steps, task)
+    pool.launch(_forward_serial, _forward_parallel, cut.parts, steps, task)
 
 
 def sums(dy: NDArray, cache: Cache) -> Sums:
@@ -540,7 +547,7 @@ def _run_backward(
         *_codes_back(dtype, relu, past),
         address(cache.x), address(rows), dx_at, numbers_at, wide_at, zeros_at, address(table),
     )  # fmt: skip
-    jit.launch(_backward_serial, _backward_parallel, cut.parts, steps, task)
+    pool.launch(_backward_serial, _backward_parallel, cut.parts, steps, task)
     return numbers[9:]
 
 

@@ -23,11 +23,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
-from ..engine import jit
+from ..engine import jit, pool
 from ..engine.jit import Task, address, call
 from ..engine.matmul import SERIAL, plan_of
 from ..engine.memory import aligned
@@ -266,19 +265,38 @@ def _rows(
                 ))  # fmt: skip
 
 
-@jit.parallel
+@jit.kernel
 def _rows_of_all(
-    count: int, shape: Task, task: Task, codes: NDArray,
+    shared: int, count: int, shape: Task, task: Task, codes: NDArray,
     runs_d: NDArray, pairs_d: NDArray, places_d: NDArray,
     runs_h: NDArray, pairs_h: NDArray, places_h: NDArray,
     strips: NDArray, copies: NDArray, runs_w: NDArray, pairs_w: NDArray,
     held: NDArray, segments: NDArray,
 ) -> None:  # fmt: skip
-    for g in numba.prange(count):
-        _rows(
-            numba.int64(g), shape, task, codes, runs_d, pairs_d, places_d, runs_h, pairs_h,
-            places_h, strips, copies, runs_w, pairs_w, held, segments,
-        )  # fmt: skip
+    pool.offer(
+        shared,
+        count,
+        *pool.job(
+            _rows,
+            (
+                shape,
+                task,
+                codes,
+                runs_d,
+                pairs_d,
+                places_d,
+                runs_h,
+                pairs_h,
+                places_h,
+                strips,
+                copies,
+                runs_w,
+                pairs_w,
+                held,
+                segments,
+            ),
+        ),
+    )
 
 
 def _strips(
@@ -439,7 +457,7 @@ def _correlate(
         y.shape[-1], -(-y.shape[-1] // lane), plan.move, address(segments), plan.longest,
         address(scratch), plan.slot_size, plan.pitch, int(relu),
     )  # fmt: skip
-    jit.launch(_rows, _rows_of_all, parts, shape, task, *plan.arrays, held, segments)
+    pool.launch(_rows, _rows_of_all, parts, shape, task, *plan.arrays, held, segments)
 
 
 def forward(
@@ -524,19 +542,37 @@ def _weights(
                             ))  # fmt: skip
 
 
-@jit.parallel
+@jit.kernel
 def _weights_of_all(
-    count: int, shape: Task, task: Task,
+    shared: int, count: int, shape: Task, task: Task,
     runs_d: NDArray, pairs_d: NDArray, places_d: NDArray,
     runs_h: NDArray, pairs_h: NDArray, places_h: NDArray,
     strips: NDArray, copies: NDArray, runs_w: NDArray, pairs_w: NDArray,
     held: NDArray, segments: NDArray,
 ) -> None:  # fmt: skip
-    for g in numba.prange(count):
-        _weights(
-            numba.int64(g), shape, task, runs_d, pairs_d, places_d, runs_h, pairs_h, places_h,
-            strips, copies, runs_w, pairs_w, held, segments,
-        )  # fmt: skip
+    pool.offer(
+        shared,
+        count,
+        *pool.job(
+            _weights,
+            (
+                shape,
+                task,
+                runs_d,
+                pairs_d,
+                places_d,
+                runs_h,
+                pairs_h,
+                places_h,
+                strips,
+                copies,
+                runs_w,
+                pairs_w,
+                held,
+                segments,
+            ),
+        ),
+    )
 
 
 def weight_gradient(
@@ -562,7 +598,7 @@ def weight_gradient(
         *plan.places, weight[-1], -(-weight[-1] // lane), plan.move, address(segments),
         segments.shape[2], address(scratch), plan.slot_size, plan.pitch,
     )  # fmt: skip
-    jit.launch(_weights, _weights_of_all, parts, shape, task, *plan.arrays[1:], held, segments)
+    pool.launch(_weights, _weights_of_all, parts, shape, task, *plan.arrays[1:], held, segments)
     total: NDArray = dweights[0] if chunks == 1 else dweights.sum(axis=0)
     return total
 

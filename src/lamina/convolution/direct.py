@@ -27,11 +27,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
-from ..engine import jit
+from ..engine import jit, pool
 from ..engine.jit import Task, address, call
 from ..engine.matmul import SERIAL, grid, plan_of
 from ..engine.memory import ALIGNMENT, aligned
@@ -90,10 +89,9 @@ def _pack(g: int, shape: Task, at: Task, taps: NDArray, edges: NDArray) -> None:
             call(copy, (source + p0 * lane * size, w_line, rows, p1 - p0, last, into, ldb))
 
 
-@jit.parallel
-def _packs(count: int, shape: Task, at: Task, taps: NDArray, edges: NDArray) -> None:
-    for g in numba.prange(count):
-        _pack(numba.int64(g), shape, at, taps, edges)
+@jit.kernel
+def _packs(shared: int, count: int, shape: Task, at: Task, taps: NDArray, edges: NDArray) -> None:
+    pool.offer(shared, count, *pool.job(_pack, (shape, at, taps, edges)))
 
 
 @jit.kernel
@@ -227,13 +225,17 @@ def _rows(
                         p0 = p1
 
 
-@jit.parallel
+@jit.kernel
 def _rows_of_all(
-    count: int, shape: Task, at: Task, heights: NDArray, map_d: NDArray, map_h: NDArray,
+    shared: int, count: int, shape: Task, at: Task,
+    heights: NDArray, map_d: NDArray, map_h: NDArray,
     strips: NDArray, runs: NDArray, edges: NDArray, segments: NDArray,
 ) -> None:  # fmt: skip
-    for g in numba.prange(count):
-        _rows(numba.int64(g), shape, at, heights, map_d, map_h, strips, runs, edges, segments)
+    pool.offer(
+        shared,
+        count,
+        *pool.job(_rows, (shape, at, heights, map_d, map_h, strips, runs, edges, segments)),
+    )
 
 
 @dataclass(frozen=True)
@@ -557,7 +559,7 @@ def _bound(
 
     def run(x: NDArray, y: NDArray) -> None:
         at = address(x), *before, address(y) + y_first, *after
-        jit.launch(_rows, _rows_of_all, parts, plan.shape, at, *plan.arrays, segments)
+        pool.launch(_rows, _rows_of_all, parts, plan.shape, at, *plan.arrays, segments)
 
     return run
 
@@ -566,7 +568,7 @@ def _panels(plan: Correlation, weight: NDArray, first: int, end: int) -> NDArray
     """Return the panels of B from `first` to `end`."""
     panels = aligned((end - first) * plan.panel, plan.dtype)
     at = address(weight), address(panels), first, end
-    jit.launch(_pack, _packs, plan.packing[0], plan.packing, at, plan.taps, plan.edges)
+    pool.launch(_pack, _packs, plan.packing[0], plan.packing, at, plan.taps, plan.edges)
     return panels
 
 

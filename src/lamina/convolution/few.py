@@ -19,11 +19,10 @@ import math
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
-from ..engine import jit
+from ..engine import jit, pool
 from ..engine.jit import Task, address, call
 from ..engine.matmul import SERIAL, plan_of
 from ..engine.memory import aligned
@@ -147,13 +146,12 @@ def _rows(
                 ))  # fmt: skip
 
 
-@jit.parallel
+@jit.kernel
 def _rows_of_all(
-    count: int, shape: Task, windows: Task, at: Task,
+    shared: int, count: int, shape: Task, windows: Task, at: Task,
     heights: NDArray, edges: NDArray, lists: NDArray,
 ) -> None:  # fmt: skip
-    for g in numba.prange(count):
-        _rows(numba.int64(g), shape, windows, at, heights, edges, lists)
+    pool.offer(shared, count, *pool.job(_rows, (shape, windows, at, heights, edges, lists)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,7 +252,7 @@ def write(plan: Few, dy: NDArray, weight: NDArray, dx: NDArray) -> None:
         address(dy), address(wide), address(dx), address(plan.zeros), address(scratch),
         address(lists),
     )  # fmt: skip
-    jit.launch(
+    pool.launch(
         _rows, _rows_of_all, plan.parts, plan.shape, plan.windows, at, plan_of(dy.dtype).heights,
         plan.edges, lists,
     )  # fmt: skip

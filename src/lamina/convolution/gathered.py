@@ -16,11 +16,10 @@ import math
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
-from ..engine import jit
+from ..engine import jit, pool
 from ..engine.jit import Task, address, call
 from ..engine.matmul import SERIAL, grid, plan_of
 from ..engine.memory import aligned
@@ -164,10 +163,11 @@ def _tiles(g: int, shape: Task, windows: Task, at: Task, edges: NDArray) -> None
                             ))  # fmt: skip
 
 
-@jit.parallel
-def _tiles_of_all(count: int, shape: Task, windows: Task, at: Task, edges: NDArray) -> None:
-    for g in numba.prange(count):
-        _tiles(numba.int64(g), shape, windows, at, edges)
+@jit.kernel
+def _tiles_of_all(
+    shared: int, count: int, shape: Task, windows: Task, at: Task, edges: NDArray
+) -> None:
+    pool.offer(shared, count, *pool.job(_tiles, (shape, windows, at, edges)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,4 +241,4 @@ def multiply(plan: Product, x: NDArray, dy: NDArray, dw: NDArray, add: bool) -> 
         address(x), address(dy), address(dw), address(plan.zeros), engine.origin_at,
         address(scratch), int(not add),
     )  # fmt: skip
-    jit.launch(_tiles, _tiles_of_all, plan.parts, plan.shape, plan.windows, at, plan.edges)
+    pool.launch(_tiles, _tiles_of_all, plan.parts, plan.shape, plan.windows, at, plan.edges)

@@ -16,11 +16,10 @@ import math
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
-from ..engine import jit
+from ..engine import jit, pool
 from ..engine.jit import Task, address, call
 from ..engine.matmul import SERIAL, plan_of
 from ..engine.memory import aligned, empty
@@ -138,12 +137,11 @@ def _blocks(g: int, shape: Task, windows: Task, at: Task, edges: NDArray, lists:
                     ))  # fmt: skip
 
 
-@jit.parallel
+@jit.kernel
 def _blocks_of_all(
-    count: int, shape: Task, windows: Task, at: Task, edges: NDArray, lists: NDArray
+    shared: int, count: int, shape: Task, windows: Task, at: Task, edges: NDArray, lists: NDArray
 ) -> None:
-    for g in numba.prange(count):
-        _blocks(numba.int64(g), shape, windows, at, edges, lists)
+    pool.offer(shared, count, *pool.job(_blocks, (shape, windows, at, edges, lists)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,7 +237,9 @@ def weight_gradient(
         address(x), address(dy), address(sums), address(plan.zeros), address(scratch),
         address(lists),
     )  # fmt: skip
-    jit.launch(_blocks, _blocks_of_all, plan.parts, plan.shape, plan.windows, at, plan.edges, lists)
+    pool.launch(
+        _blocks, _blocks_of_all, plan.parts, plan.shape, plan.windows, at, plan.edges, lists
+    )
     if several:
         total = sums.sum(axis=0)
         dw[...] = dw + total if add else total

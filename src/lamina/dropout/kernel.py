@@ -9,14 +9,13 @@ import math
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
 from numba.core import cgutils
 
 from ..arrays import mask_steps
-from ..engine import jit, philox
+from ..engine import jit, philox, pool
 from ..engine.jit import Address, Code, Task, address, call
 from ..engine.matmul import contiguous
 from ..engine.memory import empty
@@ -203,10 +202,9 @@ def _drop(g: int, task: Task, real: NDArray) -> None:
             ))  # fmt: skip
 
 
-@jit.parallel
-def _drops(count: int, task: Task, real: NDArray) -> None:
-    for g in numba.prange(count):
-        _drop(numba.int64(g), task, real)
+@jit.kernel
+def _drops(shared: int, count: int, task: Task, real: NDArray) -> None:
+    pool.offer(shared, count, *pool.job(_drop, (task, real)))
 
 
 @jit.kernel
@@ -224,10 +222,9 @@ def _select(g: int, task: Task) -> None:
         ))  # fmt: skip
 
 
-@jit.parallel
-def _selects(count: int, task: Task) -> None:
-    for g in numba.prange(count):
-        _select(numba.int64(g), task)
+@jit.kernel
+def _selects(shared: int, count: int, task: Task) -> None:
+    pool.offer(shared, count, *pool.job(_select, (task,)))
 
 
 def forward(
@@ -297,7 +294,7 @@ def _drawn(x: NDArray, keep: Draw, affine: Affine, lengths: NDArray | None) -> N
         parts, x.dtype.itemsize, drop(x.dtype), n, units, address(x), address(y), address(ids),
         keep.call & formula.LOW, k0, k1, threshold, address(constants),
     )  # fmt: skip
-    jit.launch(_drop, _drops, parts, task, real)
+    pool.launch(_drop, _drops, parts, task, real)
     return y
 
 
@@ -329,7 +326,7 @@ def _selected(x: NDArray, keep: NDArray, affine: Affine) -> NDArray:
         parts, x.dtype.itemsize, select(x.dtype), n, rows, units, address(x), address(y),
         address(keep), address(constants),
     )  # fmt: skip
-    jit.launch(_select, _selects, parts, task)
+    pool.launch(_select, _selects, parts, task)
     return y
 
 

@@ -182,15 +182,6 @@ def native(name: str, emit: Callable[[], str], function: str) -> int:
 
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile a kernel when it is first called: strict floating point, NumPy's division, no GIL."""
-    return _njit(function, parallel=False)
-
-
-def parallel(function: Callable[..., None]) -> Any:
-    """Compile a kernel whose `prange` goes over threads."""
-    return _njit(function, parallel=True)
-
-
-def _njit(function: Callable[..., Any], parallel: bool) -> Any:
     # Numba's cache knows changes of a function's own file only. Ours is keyed by all sources, and
     # Numba takes the folder from its configuration at the moment of decoration.
     before = numba_config.CACHE_DIR
@@ -199,7 +190,6 @@ def _njit(function: Callable[..., Any], parallel: bool) -> Any:
             numba_config.CACHE_DIR = str(folder())
         return numba.njit(
             function,
-            parallel=parallel,
             error_model="numpy",
             fastmath=False,
             nogil=True,
@@ -385,31 +375,9 @@ call: Final[Any] = _call_twin if DISABLED else _call
 """`call(code, (integers...))`, in a kernel: run the machine code."""
 
 
-# Running kernels
-
-_lock = threading.Lock()
-_concurrent = DISABLED  # whether parallel kernels may be entered from several threads at once
-
-
-def launch(
-    serial: Callable[..., None], parallel: Callable[..., None], count: int, *arguments: Any
-) -> None:
-    """Run a kernel's parts 0 ... count - 1: `parallel(count, ...)`, or `serial(0, ...)` if one."""
-    global _concurrent
-    if count == 1:
-        serial(0, *arguments)
-    elif _concurrent:
-        parallel(count, *arguments)
-    else:
-        with _lock:
-            parallel(count, *arguments)
-            layer: Any = numba.threading_layer  # type: ignore[attr-defined]
-            _concurrent = layer() in ("omp", "tbb")
-
-
 def _after_fork() -> None:
-    global _lock, _compiling
-    _lock, _compiling = threading.Lock(), threading.Lock()  # the parent's may be held
+    global _compiling
+    _compiling = threading.Lock()  # the parent's may be held
 
 
 if hasattr(os, "register_at_fork"):

@@ -41,6 +41,9 @@ INDEX: Final = 16
 the number of the job in the rest: what a thread takes is one of this job, or it takes nothing."""
 BELOW: Final = (1 << INDEX) - 1
 
+ALONE: Final = 0
+"""In the place of what threads share: there are no others."""
+
 _PART: Final = types.int64, types.int64
 """The arguments of a kernel that `share` runs: the number of a part, and where its own are."""
 _BYTES: Final = bytes.__basicsize__ - 1
@@ -128,6 +131,46 @@ def _enter_twin(entry: Callable[[int, Any], None], part: int, at: tuple[Any, ...
 enter: Final[Any] = _enter_twin if DISABLED else _enter
 
 
+@intrinsic
+def _job(typing_context: Any, kernel: Any, arguments: Any) -> Any:
+    """Lay the arguments down, and emit the function that hands them to the kernel."""
+    given = (types.int64, *arguments.types)
+    inner = kernel.get_call_type(typing_context, given, {})
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        convention, packed = context.call_conv, values[1]
+        memory: Any = cgutils.alloca_once_value
+        place = builder.ptrtoint(memory(builder, packed), _i64)
+        run = context.get_function(kernel, inner)
+        context.add_linking_libs(getattr(run, "libs", ()))
+        name = f"{context.fndesc.mangled_name}.job" if hasattr(context, "fndesc") else "job"
+        entry = ir.Function(
+            builder.module,
+            convention.get_function_type(types.none, _PART),
+            builder.module.get_unique_name(name),
+        )
+        entry.linkage = "internal"
+        b = ir.IRBuilder(entry.append_basic_block("entry"))
+        part, at = convention.get_arguments(entry)
+        unpack: Any = cgutils.unpack_tuple
+        run(b, [part, *unpack(b, b.load(b.inttoptr(at, ir.PointerType()), typ=packed.type))])
+        convention.return_value(b, context.get_dummy_value())
+        return context.make_tuple(
+            builder, signature.return_type, [builder.ptrtoint(entry, _i64), place]
+        )
+
+    pair: Any = types.UniTuple(types.int64, 2)  # type: ignore[no-untyped-call]
+    return pair(kernel, arguments), codegen
+
+
+def _job_twin(kernel: Callable[..., None], arguments: tuple[Any, ...]) -> tuple[Any, Any]:
+    return (lambda part, at: kernel(part, *at)), arguments
+
+
+job: Final[Any] = _job_twin if DISABLED else _job
+"""`job(kernel, arguments)`, in a driver: what `offer` takes to run ``kernel(part, *arguments)``."""
+
+
 # What they do
 
 
@@ -166,6 +209,29 @@ def _share(shared: int, phases: int, count: int, entry: int, at: int) -> None:
 
 
 @jit.kernel
+def _phases(shared: int, count: int, phases: int, entry: int, at: int) -> None:
+    """Share the parts of all phases, or compute them where nothing is shared."""
+    if shared == ALONE:
+        _in_turn(phases * count, entry, at)
+    else:
+        _share(shared, phases, count, entry, at)
+
+
+@jit.kernel
+def _offer(shared: int, count: int, entry: int, at: int) -> None:
+    """Share the parts, or compute all where nothing is shared."""
+    _phases(shared, count, 1, entry, at)
+
+
+def _offer_twin(shared: int, count: int, entry: Callable[[int, Any], None], at: Any) -> None:
+    _in_turn(count, entry, at)
+
+
+offer: Final[Any] = _offer_twin if DISABLED else _offer
+"""`offer(shared, count, *job)`, in a driver: run so many parts of a job, and wait for them."""
+
+
+@jit.kernel
 def _serve(shared: int, looks: int) -> None:
     """Take parts of the job that is there and of those that come, until so many looks find none."""
     job = -1
@@ -191,18 +257,19 @@ class Pool:
         self.words = np.zeros(WORDS + LINES // 8, np.int64)
         self.shared = -(-pointer(self.words) // LINES) * LINES
 
-    def run(self, phases: int, count: int, entry: int, at: int) -> bool:
-        """Compute all parts, unless somebody else uses the pool; return whether that was done."""
-        if not self.free.acquire(blocking=False):
-            return False
-        try:
-            if len(self.workers) < count - 1:
-                self._hire(count - 1)
-            self._wake()
-            _share(self.shared, phases, count, entry, at)
-        finally:
+    def acquire(self, count: int) -> int:
+        """Return what so many threads share, until `release`; ALONE if somebody else uses it."""
+        if DISABLED or not self.free.acquire(blocking=False):
+            return ALONE
+        if len(self.workers) < count - 1:
+            self._hire(count - 1)
+        self._wake()
+        return self.shared
+
+    def release(self, shared: int) -> None:
+        """Let others use the pool."""
+        if shared != ALONE:
             self.free.release()
-        return True
 
     def close(self) -> None:
         """Let all workers end: none may run code that the process takes down."""
@@ -251,8 +318,30 @@ def share(kernel: Any, count: int, *arguments: Any, phases: int = 1) -> None:
     if count == 1:
         for phase in range(phases):
             kernel(phase, at)
-    elif DISABLED or not _pool.run(phases, count, _entry(kernel), at):
-        _in_turn(phases * count, _entry(kernel), at)
+    else:
+        _run(_phases, count, phases, _entry(kernel), at)
+
+
+def launch(
+    serial: Callable[..., None], parallel: Callable[..., None], count: int, *arguments: Any
+) -> None:
+    """Run ``serial(0, ...)`` for one part, the driver ``parallel(shared, count, ...)`` for more.
+
+    The driver offers jobs, whose arguments are of any types, arrays and tuples among them.
+    """
+    if count == 1:
+        serial(0, *arguments)
+    else:
+        _run(parallel, count, *arguments)
+
+
+def _run(driver: Callable[..., None], count: int, *arguments: Any) -> None:
+    pool = _pool
+    shared = pool.acquire(count)
+    try:
+        driver(shared, count, *arguments)
+    finally:
+        pool.release(shared)
 
 
 @cache

@@ -10,25 +10,13 @@ from typing import Any
 import numpy as np
 
 _chosen: ContextVar[int | None] = ContextVar("lamina_threads", default=None)
-_forked = False
-
-
-def _after_fork() -> None:
-    global _forked
-    _forked = True
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 @cache
 def available() -> int:
-    """Return LAMINA_THREADS, or how many threads Numba may use."""
-    import numba
-
-    config: Any = numba.config
-    most = int(config.NUMBA_NUM_THREADS)
+    """Return LAMINA_THREADS, or how many cores this process may use."""
+    affinity: Any = getattr(os, "sched_getaffinity", None)
+    most = len(affinity(0)) if affinity else os.cpu_count() or 1
     given = os.environ.get("LAMINA_THREADS")
     if given is None:
         return most
@@ -38,13 +26,7 @@ def available() -> int:
 
 
 def count() -> int:
-    """Return how many threads a kernel may use here and now.
-
-    A child of a fork stays on one: OpenMP's threads did not come along, and GNU's OpenMP ends the
-    process that asks for them.
-    """
-    if _forked:
-        return 1
+    """Return how many threads a kernel may use here and now."""
     chosen, most = _chosen.get(), available()
     return most if chosen is None else min(chosen, most)
 

@@ -12,14 +12,13 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any, Final, NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
 from numba.core import cgutils
 
 from ..arrays import mask_steps
-from ..engine import jit, program
+from ..engine import jit, pool, program
 from ..engine.jit import Address, Code, Task, address, call
 from ..engine.matmul import contiguous
 from ..engine.memory import empty
@@ -282,10 +281,9 @@ def _pool(g: int, task: Task, t0: NDArray, t1: NDArray) -> None:
             ))  # fmt: skip
 
 
-@jit.parallel
-def _pools(count: int, task: Task, t0: NDArray, t1: NDArray) -> None:
-    for g in numba.prange(count):
-        _pool(numba.int64(g), task, t0, t1)
+@jit.kernel
+def _pools(shared: int, count: int, task: Task, t0: NDArray, t1: NDArray) -> None:
+    pool.offer(shared, count, *pool.job(_pool, (task, t0, t1)))
 
 
 # Tables
@@ -384,7 +382,7 @@ def _bind(
         if c.size:
             at = address(a), address(b), address(c), address(d)
             task = (*head, *at, *tail, address(last), address(sizes))
-            jit.launch(_pool, _pools, parts, task, first, middle)
+            pool.launch(_pool, _pools, parts, task, first, middle)
 
     return run
 

@@ -19,12 +19,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
-import numba
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
 
-from ..engine import jit
+from ..engine import jit, pool
 from ..engine.jit import Address, Code, Task, address, call, data, held
 from ..engine.matmul import contiguous
 from ..engine.sweep import DOUBLE, Masks, Sweep, Values
@@ -226,10 +225,9 @@ def _update(g: int, task: Task, table: NDArray, gradients: NDArray) -> None:
             ))  # fmt: skip
 
 
-@jit.parallel
-def _updates(count: int, task: Task, table: NDArray, gradients: NDArray) -> None:
-    for g in numba.prange(count):
-        _update(numba.int64(g), task, table, gradients)
+@jit.kernel
+def _updates(shared: int, count: int, task: Task, table: NDArray, gradients: NDArray) -> None:
+    pool.offer(shared, count, *pool.job(_update, (task, table, gradients)))
 
 
 @jit.kernel
@@ -242,10 +240,9 @@ def _square(g: int, task: Task, table: NDArray, gradients: NDArray) -> None:
             call(code, (data(gradients[k]) + at, count, sums + i * COLUMNS * 8))
 
 
-@jit.parallel
-def _square_all(count: int, task: Task, table: NDArray, gradients: NDArray) -> None:
-    for g in numba.prange(count):
-        _square(numba.int64(g), task, table, gradients)
+@jit.kernel
+def _square_all(shared: int, count: int, task: Task, table: NDArray, gradients: NDArray) -> None:
+    pool.offer(shared, count, *pool.job(_square, (task, table, gradients)))
 
 
 RULES: Final = {code.name: code for code in (sgd, momentum, adam, rmsprop)}
@@ -313,4 +310,4 @@ class Updates:
     ) -> None:
         parts = 1 if self.total <= SERIAL else count_threads()
         places = jit.table([held(g) for g in gradients])
-        jit.launch(serial, parallel, parts, (parts, self.total, code, sums), self.table, places)
+        pool.launch(serial, parallel, parts, (parts, self.total, code, sums), self.table, places)
