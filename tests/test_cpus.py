@@ -491,11 +491,11 @@ TOGETHER = """
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 def test_a_fork_works_on():
-    assert not run("-c", textwrap.dedent(BUSY) + textwrap.dedent(FORK))
+    assert not run("-c", textwrap.dedent(BUSY) + textwrap.dedent(FORK), LAMINA_THREADS="2")
 
 
 def test_many_python_threads_at_once():
-    assert not run("-c", textwrap.dedent(BUSY) + textwrap.dedent(TOGETHER))
+    assert not run("-c", textwrap.dedent(BUSY) + textwrap.dedent(TOGETHER), LAMINA_THREADS="2")
 
 
 def test_a_first_call_from_many_threads(tmp_path):
