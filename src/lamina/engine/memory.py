@@ -46,12 +46,13 @@ class _Lease:
             "data": (first, False),
         }
 
-    def __del__(self, waiting: dict[int, list[NDArray]] = _waiting, most: int = MOST) -> None:
-        # It may run at any moment and in any thread, even when the interpreter ends and the names
-        # of this module are gone; what it does to dict and lists is atomic.
-        waiting.setdefault(self.block.nbytes, []).append(self.block)
-        excess = sum(size * len(blocks) for size, blocks in list(waiting.items())) - most
-        for size, blocks in list(waiting.items()):
+    def __del__(self) -> None:
+        # It may run at any moment and in any thread; what it does to dict and lists is atomic.
+        if not MOST:
+            return  # the interpreter ends, and this module's names are gone
+        _waiting.setdefault(self.block.nbytes, []).append(self.block)
+        excess = sum(size * len(blocks) for size, blocks in list(_waiting.items())) - MOST
+        for size, blocks in list(_waiting.items()):
             while excess > 0 and blocks:
                 del blocks[:1]
                 excess -= size
