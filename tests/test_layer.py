@@ -1,4 +1,5 @@
 import copy
+import inspect
 import pickle
 
 import numpy as np
@@ -208,3 +209,9 @@ def test_a_call_is_inference():
     for layer in (lm.Dropout(0.5, rng=0), lm.Sequential(lm.Dropout(0.5, rng=0))):
         with pytest.raises(TypeError, match="training"):
             layer(np.ones((2, 3)), training=True)
+
+
+def test_help_shows_what_a_class_and_a_call_take():
+    assert list(inspect.signature(lm.Linear).parameters)[:2] == ["in_features", "out_features"]
+    assert not inspect.signature(lm.ReLU).parameters
+    assert next(iter(inspect.signature(lm.Linear(2, 3)).parameters)) == "x"

@@ -74,6 +74,16 @@ class Prepared(NamedTuple):
     plan: Callable[["Plan", int], int] | None = None
 
 
+class _Constructor:
+    """The signature of a layer's class: that of its `__init__`, which `__new__` would hide."""
+
+    def __get__(self, layer: "Layer | None", owner: type) -> inspect.Signature:
+        if layer is not None:
+            raise AttributeError("a layer is called by its __call__")
+        found = inspect.signature(owner.__init__)  # type: ignore[misc]
+        return found.replace(parameters=list(found.parameters.values())[1:])
+
+
 class Layer(ABC):
     """A function of an array, with parameters, and its gradient.
 
@@ -114,6 +124,7 @@ class Layer(ABC):
     stepwise: ClassVar[bool] = False
     """Whether y at a step depends on x at that step alone, so that the layer may `step`."""
 
+    __signature__ = _Constructor()
     _params: Arrays
     _buffers: Arrays
     _config: dict[str, Any]
@@ -124,12 +135,12 @@ class Layer(ABC):
         object.__setattr__(self, "_params", {})
         object.__setattr__(self, "_buffers", {})
         try:
-            bound = inspect.signature(cls.__init__).bind(self, *args, **kwargs)
+            bound = cls.__signature__.bind(*args, **kwargs)
         except TypeError:  # __init__ will say it better; and pickle calls without arguments
             config = {}
         else:
             bound.apply_defaults()
-            config = dict(list(bound.arguments.items())[1:])
+            config = dict(bound.arguments)
             config.pop("rng", None)
         object.__setattr__(self, "_config", config)
         return self
