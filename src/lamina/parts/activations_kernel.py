@@ -16,6 +16,7 @@ from ..engine.matmul import contiguous
 from ..engine.memory import empty
 from ..engine.program import Plan
 from . import activations as formula
+from . import sums_kernel
 from .activations import ALPHA, LAMBDA, ROOT_8_OVER_PI
 from .rows_kernel import softmax, softmax_backward
 
@@ -34,14 +35,6 @@ NDArray = npt.NDArray[Any]
 def _relu(e: Any, b: Any, x: Any, number: Any) -> Any:
     zero = e.number(0)
     return (b.select(b.fcmp_ordered("<=", x, zero), zero, x),)  # NaN goes through
-
-
-def _sum(e: Any, b: Any, x: Any, other: Any, number: Any) -> Any:
-    return (b.fadd(x, other),)
-
-
-def _sum_relu(e: Any, b: Any, x: Any, other: Any, number: Any) -> Any:
-    return _relu(e, b, b.fadd(x, other), number)
 
 
 def _relu_backward(e: Any, b: Any, dy: Any, y: Any, number: Any) -> Any:
@@ -174,13 +167,6 @@ gelu, gelu_backward = _functions("gelu", _gelu, _gelu_backward, False)
 gelu_tanh, gelu_tanh_backward = _functions("gelu_tanh", _gelu_tanh, _gelu_tanh_backward, False)
 
 
-sums: Final = (
-    elements.code("sum", _sum, lambda x, other: (x + other,), 2),
-    elements.code("sum_relu", _sum_relu, lambda x, other: (formula.relu(x + other)[0],), 2),
-)
-"""Code of the sum of two arrays, and of that with a ReLU on top."""
-
-
 class Steps:
     """The functions of this module as steps of a plan: of the number of an array, not of an array.
 
@@ -193,7 +179,7 @@ class Steps:
     def sum(self, x: int, other: int, relu: bool) -> int:
         """Plan x + other, with a ReLU on top if asked for; return the number of y."""
         shape = self.plan.shapes[x]
-        run = elements.bind(sums[relu], math.prod(shape), self.plan.dtype)
+        run = elements.bind(sums_kernel.CODES[relu], math.prod(shape), self.plan.dtype)
         return self.plan.add(shape, run, x, other, in_place=True)
 
     def __getattr__(self, name: str) -> Callable[..., tuple[int, None]]:

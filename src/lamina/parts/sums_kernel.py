@@ -1,7 +1,7 @@
 """The functions of sums.py, in one pass over memory."""
 
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import numpy.typing as npt
 
@@ -38,5 +38,6 @@ def _sum(code: Code, name: str, a: NDArray, b: NDArray) -> NDArray:
     return y
 
 
-add = partial(_sum, _code("add", _add), "add")
-add_relu = partial(_sum, _code("add_relu", _add_relu), "add_relu")
+CODES: Final = _code("add", _add), _code("add_relu", _add_relu)
+"""Code of the sum, and of that with a ReLU on top."""
+add, add_relu = partial(_sum, CODES[False], "add"), partial(_sum, CODES[True], "add_relu")
