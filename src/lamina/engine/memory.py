@@ -46,13 +46,13 @@ class _Lease:
             "data": (first, False),
         }
 
-    def __del__(self) -> None:
+    def __del__(self, waiting: dict[int, list[NDArray]] = _waiting) -> None:
         # It may run at any moment and in any thread; what it does to dict and lists is atomic.
         if not MOST:
             return  # the interpreter ends, and this module's names are gone
-        _waiting.setdefault(self.block.nbytes, []).append(self.block)
-        excess = sum(size * len(blocks) for size, blocks in list(_waiting.items())) - MOST
-        for size, blocks in list(_waiting.items()):
+        waiting.setdefault(self.block.nbytes, []).append(self.block)
+        excess = sum(size * len(blocks) for size, blocks in list(waiting.items())) - MOST
+        for size, blocks in list(waiting.items()):
             while excess > 0 and blocks:
                 del blocks[:1]
                 excess -= size
