@@ -97,6 +97,20 @@ def test_a_closed_pool_has_no_threads(own):
     assert reversed_often(4, 2)
     own.close()
     assert not any(worker.is_alive() for worker in own.workers)
+    assert reversed_often(4, 2)  # alone
+    assert own.free.acquire(blocking=False)
+
+
+def test_threads_that_cannot_start_leave_the_pool_to_others(own, monkeypatch):
+    def refuse(self, count):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as m:
+        m.setattr(Pool, "_hire", refuse)
+        with pytest.raises(RuntimeError, match="can't start"):
+            reversed_often(3, 2)
+    assert not own.free.locked()
+    assert reversed_often(3, 2)
 
 
 def run(script):

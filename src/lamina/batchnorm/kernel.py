@@ -206,21 +206,15 @@ def _forward(phase: int, g: int, task: Task) -> None:
 
 
 @jit.kernel
-def _forward_serial(g: int, steps: NDArray, task: Task) -> None:
-    for phase in steps.ravel():
-        _forward(phase, 0, task)
-
-
-@jit.kernel
-def _forward_step(g: int, phases: NDArray, task: Task) -> None:
-    for phase in phases:
+def _forward_steps(g: int, steps: NDArray, task: Task) -> None:
+    for phase in steps.flat:
         _forward(phase, g, task)
 
 
 @jit.kernel
-def _forward_parallel(shared: int, count: int, steps: NDArray, task: Task) -> None:
-    for step in range(len(steps)):
-        pool.offer(shared, count, *pool.job(_forward_step, (steps[step], task)))
+def _forward_of_all(shared: int, count: int, steps: NDArray, task: Task) -> None:
+    for i in range(len(steps)):
+        pool.offer(shared, count, *pool.job(_forward_steps, (steps[i : i + 1], task)))
 
 
 @jit.kernel
@@ -292,21 +286,15 @@ def _backward(phase: int, g: int, task: Task) -> None:
 
 
 @jit.kernel
-def _backward_serial(g: int, steps: NDArray, task: Task) -> None:
-    for phase in steps.ravel():
-        _backward(phase, 0, task)
-
-
-@jit.kernel
-def _backward_step(g: int, phases: NDArray, task: Task) -> None:
-    for phase in phases:
+def _backward_steps(g: int, steps: NDArray, task: Task) -> None:
+    for phase in steps.flat:
         _backward(phase, g, task)
 
 
 @jit.kernel
-def _backward_parallel(shared: int, count: int, steps: NDArray, task: Task) -> None:
-    for step in range(len(steps)):
-        pool.offer(shared, count, *pool.job(_backward_step, (steps[step], task)))
+def _backward_of_all(shared: int, count: int, steps: NDArray, task: Task) -> None:
+    for i in range(len(steps)):
+        pool.offer(shared, count, *pool.job(_backward_steps, (steps[i : i + 1], task)))
 
 
 NOTHING: Final = -1
@@ -472,7 +460,7 @@ def _run_forward(
         *_codes(dtype, relu, past),
         x_at, y_at, address(gamma), address(beta), pivots_at, numbers_at, wide_at, address(table),
     )  # fmt: skip
-    pool.launch(_forward_serial, _forward_parallel, cut.parts, steps, task)
+    pool.launch(_forward_steps, _forward_of_all, cut.parts, steps, task)
 
 
 def sums(dy: NDArray, cache: Cache) -> Sums:
@@ -547,7 +535,7 @@ def _run_backward(
         *_codes_back(dtype, relu, past),
         address(cache.x), address(rows), dx_at, numbers_at, wide_at, zeros_at, address(table),
     )  # fmt: skip
-    pool.launch(_backward_serial, _backward_parallel, cut.parts, steps, task)
+    pool.launch(_backward_steps, _backward_of_all, cut.parts, steps, task)
     return numbers[9:]
 
 

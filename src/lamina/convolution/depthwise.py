@@ -266,37 +266,8 @@ def _rows(
 
 
 @jit.kernel
-def _rows_of_all(
-    shared: int, count: int, shape: Task, task: Task, codes: NDArray,
-    runs_d: NDArray, pairs_d: NDArray, places_d: NDArray,
-    runs_h: NDArray, pairs_h: NDArray, places_h: NDArray,
-    strips: NDArray, copies: NDArray, runs_w: NDArray, pairs_w: NDArray,
-    held: NDArray, segments: NDArray,
-) -> None:  # fmt: skip
-    pool.offer(
-        shared,
-        count,
-        *pool.job(
-            _rows,
-            (
-                shape,
-                task,
-                codes,
-                runs_d,
-                pairs_d,
-                places_d,
-                runs_h,
-                pairs_h,
-                places_h,
-                strips,
-                copies,
-                runs_w,
-                pairs_w,
-                held,
-                segments,
-            ),
-        ),
-    )
+def _rows_of_all(shared: int, count: int, *arguments: Any) -> None:
+    pool.offer(shared, count, *pool.job(_rows, arguments))
 
 
 def _strips(
@@ -543,36 +514,8 @@ def _weights(
 
 
 @jit.kernel
-def _weights_of_all(
-    shared: int, count: int, shape: Task, task: Task,
-    runs_d: NDArray, pairs_d: NDArray, places_d: NDArray,
-    runs_h: NDArray, pairs_h: NDArray, places_h: NDArray,
-    strips: NDArray, copies: NDArray, runs_w: NDArray, pairs_w: NDArray,
-    held: NDArray, segments: NDArray,
-) -> None:  # fmt: skip
-    pool.offer(
-        shared,
-        count,
-        *pool.job(
-            _weights,
-            (
-                shape,
-                task,
-                runs_d,
-                pairs_d,
-                places_d,
-                runs_h,
-                pairs_h,
-                places_h,
-                strips,
-                copies,
-                runs_w,
-                pairs_w,
-                held,
-                segments,
-            ),
-        ),
-    )
+def _weights_of_all(shared: int, count: int, *arguments: Any) -> None:
+    pool.offer(shared, count, *pool.job(_weights, arguments))
 
 
 def weight_gradient(

@@ -90,8 +90,8 @@ def _pack(g: int, shape: Task, at: Task, taps: NDArray, edges: NDArray) -> None:
 
 
 @jit.kernel
-def _packs(shared: int, count: int, shape: Task, at: Task, taps: NDArray, edges: NDArray) -> None:
-    pool.offer(shared, count, *pool.job(_pack, (shape, at, taps, edges)))
+def _packs(shared: int, count: int, *arguments: Any) -> None:
+    pool.offer(shared, count, *pool.job(_pack, arguments))
 
 
 @jit.kernel
@@ -226,16 +226,8 @@ def _rows(
 
 
 @jit.kernel
-def _rows_of_all(
-    shared: int, count: int, shape: Task, at: Task,
-    heights: NDArray, map_d: NDArray, map_h: NDArray,
-    strips: NDArray, runs: NDArray, edges: NDArray, segments: NDArray,
-) -> None:  # fmt: skip
-    pool.offer(
-        shared,
-        count,
-        *pool.job(_rows, (shape, at, heights, map_d, map_h, strips, runs, edges, segments)),
-    )
+def _rows_of_all(shared: int, count: int, *arguments: Any) -> None:
+    pool.offer(shared, count, *pool.job(_rows, arguments))
 
 
 @dataclass(frozen=True)

@@ -147,11 +147,8 @@ def _rows(
 
 
 @jit.kernel
-def _rows_of_all(
-    shared: int, count: int, shape: Task, windows: Task, at: Task,
-    heights: NDArray, edges: NDArray, lists: NDArray,
-) -> None:  # fmt: skip
-    pool.offer(shared, count, *pool.job(_rows, (shape, windows, at, heights, edges, lists)))
+def _rows_of_all(shared: int, count: int, *arguments: Any) -> None:
+    pool.offer(shared, count, *pool.job(_rows, arguments))
 
 
 @dataclass(frozen=True, eq=False)

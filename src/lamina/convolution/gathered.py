@@ -164,10 +164,8 @@ def _tiles(g: int, shape: Task, windows: Task, at: Task, edges: NDArray) -> None
 
 
 @jit.kernel
-def _tiles_of_all(
-    shared: int, count: int, shape: Task, windows: Task, at: Task, edges: NDArray
-) -> None:
-    pool.offer(shared, count, *pool.job(_tiles, (shape, windows, at, edges)))
+def _tiles_of_all(shared: int, count: int, *arguments: Any) -> None:
+    pool.offer(shared, count, *pool.job(_tiles, arguments))
 
 
 @dataclass(frozen=True, eq=False)

@@ -138,10 +138,8 @@ def _blocks(g: int, shape: Task, windows: Task, at: Task, edges: NDArray, lists:
 
 
 @jit.kernel
-def _blocks_of_all(
-    shared: int, count: int, shape: Task, windows: Task, at: Task, edges: NDArray, lists: NDArray
-) -> None:
-    pool.offer(shared, count, *pool.job(_blocks, (shape, windows, at, edges, lists)))
+def _blocks_of_all(shared: int, count: int, *arguments: Any) -> None:
+    pool.offer(shared, count, *pool.job(_blocks, arguments))
 
 
 @dataclass(frozen=True, eq=False)

@@ -203,8 +203,8 @@ def _drop(g: int, task: Task, real: NDArray) -> None:
 
 
 @jit.kernel
-def _drops(shared: int, count: int, task: Task, real: NDArray) -> None:
-    pool.offer(shared, count, *pool.job(_drop, (task, real)))
+def _drops(shared: int, count: int, *arguments: Any) -> None:
+    pool.offer(shared, count, *pool.job(_drop, arguments))
 
 
 @jit.kernel
@@ -223,8 +223,8 @@ def _select(g: int, task: Task) -> None:
 
 
 @jit.kernel
-def _selects(shared: int, count: int, task: Task) -> None:
-    pool.offer(shared, count, *pool.job(_select, (task,)))
+def _selects(shared: int, count: int, *arguments: Any) -> None:
+    pool.offer(shared, count, *pool.job(_select, arguments))
 
 
 def forward(

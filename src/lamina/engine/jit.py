@@ -1,4 +1,4 @@
-"""The only place for compiler flags, CPU features, threads and the cache of compiled code."""
+"""The only place for compiler flags, CPU features and the cache of compiled code."""
 
 import contextlib
 import hashlib

@@ -143,12 +143,8 @@ def _job(typing_context: Any, kernel: Any, arguments: Any) -> Any:
         place = builder.ptrtoint(memory(builder, packed), _i64)
         run = context.get_function(kernel, inner)
         context.add_linking_libs(getattr(run, "libs", ()))
-        name = f"{context.fndesc.mangled_name}.job" if hasattr(context, "fndesc") else "job"
-        entry = ir.Function(
-            builder.module,
-            convention.get_function_type(types.none, _PART),
-            builder.module.get_unique_name(name),
-        )
+        kind = convention.get_function_type(types.none, _PART)
+        entry = ir.Function(builder.module, kind, builder.module.get_unique_name("job"))
         entry.linkage = "internal"
         b = ir.IRBuilder(entry.append_basic_block("entry"))
         part, at = convention.get_arguments(entry)
@@ -194,8 +190,14 @@ def _take(shared: int) -> None:
 
 
 @jit.kernel
-def _share(shared: int, phases: int, count: int, entry: int, at: int) -> None:
-    """Offer the parts of each phase as a job, take some, and wait until all are done."""
+def offer(shared: int, count: int, entry: int, at: int, phases: int = 1) -> None:
+    """Offer the parts of each phase as a job, take some, and wait until all are done.
+
+    Where nothing is shared, compute all. A driver calls it as ``offer(shared, count, *job)``.
+    """
+    if shared == ALONE:
+        _in_turn(phases * count, entry, at)
+        return
     _write(shared, TASK, entry)
     _write(shared, TASK + 1, at)
     for phase in range(phases):
@@ -206,29 +208,6 @@ def _share(shared: int, phases: int, count: int, entry: int, at: int) -> None:
         _take(shared)
         while _read(shared, DONE) < count:
             _rest()
-
-
-@jit.kernel
-def _phases(shared: int, count: int, phases: int, entry: int, at: int) -> None:
-    """Share the parts of all phases, or compute them where nothing is shared."""
-    if shared == ALONE:
-        _in_turn(phases * count, entry, at)
-    else:
-        _share(shared, phases, count, entry, at)
-
-
-@jit.kernel
-def _offer(shared: int, count: int, entry: int, at: int) -> None:
-    """Share the parts, or compute all where nothing is shared."""
-    _phases(shared, count, 1, entry, at)
-
-
-def _offer_twin(shared: int, count: int, entry: Callable[[int, Any], None], at: Any) -> None:
-    _in_turn(count, entry, at)
-
-
-offer: Final[Any] = _offer_twin if DISABLED else _offer
-"""`offer(shared, count, *job)`, in a driver: run so many parts of a job, and wait for them."""
 
 
 @jit.kernel
@@ -258,12 +237,16 @@ class Pool:
         self.shared = -(-pointer(self.words) // LINES) * LINES
 
     def acquire(self, count: int) -> int:
-        """Return what so many threads share, until `release`; ALONE if somebody else uses it."""
-        if DISABLED or not self.free.acquire(blocking=False):
+        """Return what so many threads share, until `release`; ALONE if it is in use, or closed."""
+        if DISABLED or self.closed or not self.free.acquire(blocking=False):
             return ALONE
-        if len(self.workers) < count - 1:
-            self._hire(count - 1)
-        self._wake()
+        try:
+            if len(self.workers) < count - 1:
+                self._hire(count - 1)
+            self._wake()
+        except BaseException:
+            self.free.release()
+            raise
         return self.shared
 
     def release(self, shared: int) -> None:
@@ -319,7 +302,7 @@ def share(kernel: Any, count: int, *arguments: Any, phases: int = 1) -> None:
         for phase in range(phases):
             kernel(phase, at)
     else:
-        _run(_phases, count, phases, _entry(kernel), at)
+        _run(offer, count, _entry(kernel), at, phases)
 
 
 def launch(

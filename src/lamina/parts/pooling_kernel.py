@@ -282,8 +282,8 @@ def _pool(g: int, task: Task, t0: NDArray, t1: NDArray) -> None:
 
 
 @jit.kernel
-def _pools(shared: int, count: int, task: Task, t0: NDArray, t1: NDArray) -> None:
-    pool.offer(shared, count, *pool.job(_pool, (task, t0, t1)))
+def _pools(shared: int, count: int, *arguments: Any) -> None:
+    pool.offer(shared, count, *pool.job(_pool, arguments))
 
 
 # Tables

@@ -226,8 +226,8 @@ def _update(g: int, task: Task, table: NDArray, gradients: NDArray) -> None:
 
 
 @jit.kernel
-def _updates(shared: int, count: int, task: Task, table: NDArray, gradients: NDArray) -> None:
-    pool.offer(shared, count, *pool.job(_update, (task, table, gradients)))
+def _updates(shared: int, count: int, *arguments: Any) -> None:
+    pool.offer(shared, count, *pool.job(_update, arguments))
 
 
 @jit.kernel
@@ -241,8 +241,8 @@ def _square(g: int, task: Task, table: NDArray, gradients: NDArray) -> None:
 
 
 @jit.kernel
-def _square_all(shared: int, count: int, task: Task, table: NDArray, gradients: NDArray) -> None:
-    pool.offer(shared, count, *pool.job(_square, (task, table, gradients)))
+def _square_all(shared: int, count: int, *arguments: Any) -> None:
+    pool.offer(shared, count, *pool.job(_square, arguments))
 
 
 RULES: Final = {code.name: code for code in (sgd, momentum, adam, rmsprop)}
