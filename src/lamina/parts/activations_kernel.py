@@ -182,16 +182,20 @@ class Steps:
         run = elements.bind(sums_kernel.CODES[relu], math.prod(shape), self.plan.dtype)
         return self.plan.add(shape, run, x, other, in_place=True)
 
+    def softmax(self, x: int) -> tuple[int, None]:
+        """Plan softmax(x); return the number of y."""
+
+        def run(x: NDArray, y: NDArray) -> None:
+            y[...] = softmax(x)[0]
+
+        return self.plan.add(self.plan.shapes[x], run, x, in_place=True), None
+
     def __getattr__(self, name: str) -> Callable[..., tuple[int, None]]:
+        code = codes[name]
+
         def add(x: int, *numbers: float) -> tuple[int, None]:
             shape = self.plan.shapes[x]
-            if name in codes:
-                run = elements.bind(codes[name], math.prod(shape), self.plan.dtype, numbers)
-            else:
-
-                def run(x: NDArray, y: NDArray) -> None:
-                    y[...] = globals()[name](x, *numbers)[0]
-
+            run = elements.bind(code, math.prod(shape), self.plan.dtype, numbers)
             return self.plan.add(shape, run, x, in_place=True), None
 
         return add
