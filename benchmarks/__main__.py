@@ -5,7 +5,9 @@ import contextlib
 import datetime
 import json
 import signal
+import sys
 import tempfile
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import numpy as np
 
 from . import chart, denormals, limits, machine, reference, report, starts
 from .bars import LAMINA
-from .case import PASSES, Case
+from .case import Case
 from .cases import CASES, LAYERS
 from .networks import Network
 from .peers import Peer, PeerError, peers
@@ -49,46 +51,46 @@ def main() -> None:
     rounds = given.rounds or (2 if given.quick else 3)
     run = measure(chosen, rounds, seconds=0.05 if given.quick else 0.15)
     if whole and "stopped" not in run:
-        print("Starts ...", flush=True)
-        run["starts"] = starts.measure()
-        run["denormals"] = denormals.measure()
+        with kept(run, len(chosen)):
+            print("Starts ...", flush=True)
+            run["starts"] = starts.measure()
+            run["denormals"] = denormals.measure()
     out.mkdir(parents=True, exist_ok=True)
     (out / "benchmarks.md").write_text(report.page(run), encoding="utf-8")
     (out / "benchmarks.svg").write_text(chart.draw(run), encoding="utf-8")
     data = (Path(__file__).parent if whole and given.out is None else out) / "results.json"
     data.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
     print(f"Wrote {out / 'benchmarks.md'}, {out / 'benchmarks.svg'} and {data}")
+    if "stopped" in run:
+        sys.exit(f"Stopped {run['stopped']}")
 
 
 def measure(cases: Sequence[Case], rounds: int, seconds: float) -> dict[str, Any]:
     """Return what results.json holds: limits, then times of the cases.
 
-    Ctrl-C ends it with the cases that were measured until then.
+    Whatever ends it early, Ctrl-C or an accident, leaves the cases that were measured until then.
     """
     threads = machine.threads()
     print("Limits of this machine ...", flush=True)
     found = limits.measure(threads)
-    with started(threads) as (present, versions, left_out):
-        run: dict[str, Any] = {
-            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-            "machine": machine.describe(),
-            "threads": threads,
-            "versions": versions,
-            "left_out": left_out,
-            "titles": {peer.name: peer.title for peer in present},
-            "rounds": rounds,
-            "seconds": seconds,
-            "limits": found,
-            "cases": {},
-        }
+    run: dict[str, Any] = {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "machine": machine.describe(),
+        "threads": threads,
+        "versions": {},
+        "left_out": {},
+        "titles": {},
+        "rounds": rounds,
+        "seconds": seconds,
+        "limits": found,
+        "cases": {},
+    }
+    with kept(run, len(cases)), started(threads) as (present, versions, left_out):
+        run["versions"], run["left_out"] = versions, left_out
+        run["titles"] = {peer.name: peer.title for peer in present}
         for i, case in enumerate(cases, start=1):
             print(f"[{i}/{len(cases)}] {case.layer} {case.name}", flush=True)
-            try:
-                times, failures = turns(case, present, rounds, seconds, threads)
-            except KeyboardInterrupt:
-                run["stopped"] = f"after {i - 1} of {len(cases)} cases"
-                print(f"Stopped {run['stopped']}", flush=True)
-                break
+            times, failures = turns(case, present, rounds, seconds, threads)
             run["cases"][case.name] = {
                 "layer": case.layer,
                 "times": times,
@@ -99,6 +101,18 @@ def measure(cases: Sequence[Case], rounds: int, seconds: float) -> dict[str, Any
             for name, reason in failures.items():
                 print(f"    {name}: {reason}", flush=True)
     return run
+
+
+@contextlib.contextmanager
+def kept(run: dict[str, Any], cases: int) -> Iterator[None]:
+    """Note in a run of so many cases what ends the block, whatever that is, and go on behind it."""
+    try:
+        yield
+    except BaseException as error:
+        run["stopped"] = f"after {len(run['cases'])} of {cases} cases"
+        if not isinstance(error, KeyboardInterrupt):
+            traceback.print_exc()
+            run["stopped"] += f", by {type(error).__name__}: {error}"
 
 
 @contextlib.contextmanager
@@ -156,7 +170,7 @@ def workspace(case: Case, present: Sequence[Peer], failures: dict[str, str]) -> 
         which: peer.ask("workspace", form="layer", which=which)["bytes"]
         for peer in present
         if peer.name == LAMINA and peer.name not in failures
-        for which in PASSES
+        for which in case.passes
     }
 
 

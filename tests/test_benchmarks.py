@@ -1,11 +1,14 @@
 """The benchmarks, but for the measuring: cases, reference, bars, page and picture."""
 
+import contextlib
+import signal
 import sys
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from benchmarks import __main__ as main
 from benchmarks import bars, chart, denormals, limits, reference, report
 from benchmarks.batchnorm import BatchNorm
 from benchmarks.case import PASSES
@@ -15,7 +18,7 @@ from benchmarks.dropout import Dropout
 from benchmarks.linear import Linear
 from benchmarks.lstm import LSTM
 from benchmarks.networks import Network
-from benchmarks.peers import lamina_layers
+from benchmarks.peers import Peer, PeerError, lamina_layers
 from benchmarks.peers.runner import Form, Runner
 from benchmarks.rnn import RNN
 
@@ -299,6 +302,67 @@ class TestBars:
         assert list(bars.misses(result)) == []
         result = next(bars.results(run_with(0.9, 0.98), "forward"))
         assert list(bars.misses(result)) == ["ratio 0.98, bar 1"]
+
+
+class TestRun:
+    """A run that ends before its time."""
+
+    titles = {"lamina_layers": "Lamina"}
+
+    @pytest.fixture
+    def run(self, monkeypatch, tmp_path):
+        """A run of two cases, in the second of which `place` raises `error`."""
+
+        def run(place, error):
+            present = [Peer(name, title, ()) for name, title in self.titles.items()]
+
+            @contextlib.contextmanager
+            def started(threads):
+                yield present, {"lamina": "1"}, {}
+
+            def turns(case, present, rounds, seconds, threads):
+                done.append(case.name)
+                times = run_with(0.5, 2.0)["cases"][case.name]["times"]
+                return {name: times[name] for name in self.titles}, {}
+
+            def count(case, *_):
+                return dict.fromkeys(case.passes, 0)
+
+            def ends(case, *rest):
+                if len(done) == 2:
+                    raise error
+                return parts[place](case, *rest)
+
+            done, parts = [], {"turns": turns, "workspace": count, "peaks": lambda *_: {}}
+            monkeypatch.setattr(main, "started", started)
+            monkeypatch.setattr(limits, "measure", lambda threads: LIMITS)
+            for name, part in parts.items():
+                monkeypatch.setattr(main, name, ends if name == place else part)
+            monkeypatch.setattr(sys, "argv", ["benchmarks", "--layer", "linear", "--quick"])
+            monkeypatch.chdir(tmp_path)
+            handler = signal.getsignal(signal.SIGTERM)
+            try:
+                with pytest.raises(SystemExit) as ended:
+                    main.main()
+            finally:
+                signal.signal(signal.SIGTERM, handler)
+            out = tmp_path / "build/benchmarks"
+            ElementTree.parse(out / "benchmarks.svg")
+            return str(ended.value), done, (out / "benchmarks.md").read_text(encoding="utf-8")
+
+        return run
+
+    @pytest.mark.parametrize("place", ["workspace", "peaks"])
+    def test_is_written(self, run, place):
+        said, (first, _), page = run(place, KeyboardInterrupt())
+        assert f"| {first} |" in page
+        assert "| Stopped | after 1 of " in page
+        assert said.endswith("cases")
+
+    def test_names_an_accident(self, run):
+        said, (first, _), page = run("peaks", PeerError("its process ended (-9)"))
+        assert f"| {first} |" in page
+        assert said.endswith("cases, by PeerError: its process ended (-9)")
 
 
 class TestPage:
