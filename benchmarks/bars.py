@@ -23,8 +23,6 @@ Run: TypeAlias = Mapping[str, Any]
 LAMINA: Final = "lamina_layers"
 PACKED: Final = "onnx_runtime"
 """The library that packs weights before it is called, as Lamina's `for_inference` does."""
-RATIO_AT_LIMIT: Final = 0.97
-"""Fastest library / Lamina, at least, forward, where that library is within 5% of the limit."""
 WORKSPACE: Final = (32 * 2**20, 0.1)
 """Bytes that a convolution may take beside its arrays, or the share of x, if that is more."""
 SMALLEST: Final = ("1x16 -> 16", 5e-6)
@@ -144,10 +142,9 @@ def geometric_mean(found: list[Result]) -> float:
 
 def misses(result: Result) -> Iterator[str]:
     """Say which bars a result is below."""
-    at_least = result.case.ratio_wanted(result.which)
     rival = result.hardest
-    if at_least == 1.0 and rival and result.share(result.times[rival]) >= 0.95:
-        at_least = RATIO_AT_LIMIT
+    share = result.share(result.times[rival]) if rival else 0.0
+    at_least = result.case.ratio_beside(result.which, share)
     if result.ratio < at_least:
         yield f"ratio {result.ratio:.2f}, bar {at_least:g}"
     share, wanted = result.share(result.lamina), share_wanted(result)
@@ -157,8 +154,9 @@ def misses(result: Result) -> Iterator[str]:
     if result.case.name == name and result.which == "forward" and result.lamina > seconds:
         yield f"a call of {result.lamina * 1e6:.1f} µs, bar {seconds * 1e6:g} µs"
     most, part = WORKSPACE
-    x = math.prod(result.case.shapes["x"]) * np.dtype(result.case.dtype).itemsize
-    if isinstance(result.case, Convolution) and result.workspace > max(most, part * x):
+    if isinstance(result.case, Convolution) and result.workspace > max(
+        most, part * math.prod(result.case.shapes["x"]) * np.dtype(result.case.dtype).itemsize
+    ):
         yield f"{result.workspace / 2**20:.0f} MiB beside its arrays, bar {most / 2**20:.0f} MiB"
 
     if result.peaks:

@@ -24,6 +24,8 @@ Shape: TypeAlias = tuple[int, ...]
 Pass: TypeAlias = Literal["forward", "both"]
 NDArray: TypeAlias = npt.NDArray[Any]
 
+RATIO_AT_LIMIT: Final = 0.97
+"""Fastest library / Lamina, at least, forward, where that library is within 5% of the limit."""
 PASSES: Final[tuple[Pass, ...]] = ("forward", "both")
 
 
@@ -73,6 +75,11 @@ class Case:
     def ratio_wanted(self, which: Pass) -> float:
         """Return the bar of a pass: time of the fastest library / Lamina's, at least."""
         return 1.0 if which == "forward" else 1.15
+
+    def ratio_beside(self, which: Pass, share: float) -> float:
+        """Return the bar where the fastest library reaches a share of the limit."""
+        bar = self.ratio_wanted(which)
+        return RATIO_AT_LIMIT if bar == 1.0 and share >= 0.95 else bar
 
     def share_wanted(self, which: Pass) -> float | None:
         """Return the share of the limit that is the bar of a pass; None for the usual one."""

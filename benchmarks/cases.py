@@ -3,7 +3,19 @@
 from collections.abc import Mapping
 from typing import Final
 
-from . import batchnorm, convolution, dropout, linear, lstm, networks, rnn
+from . import (
+    activations,
+    batchnorm,
+    convolution,
+    dropout,
+    linear,
+    losses,
+    lstm,
+    networks,
+    optimizers,
+    pooling,
+    rnn,
+)
 from .case import Case, Pass
 
 LAYERS: Final = {
@@ -13,6 +25,10 @@ LAYERS: Final = {
     "dropout": dropout,
     "rnn": rnn,
     "lstm": lstm,
+    "activations": activations,
+    "pooling": pooling,
+    "losses": losses,
+    "optimizers": optimizers,
     "networks": networks,
 }
 PASS_TITLES: Final[Mapping[Pass, str]] = {"forward": "forward", "both": "forward + backward"}

@@ -7,14 +7,13 @@ from typing import Final
 
 from . import denormals, starts
 from .bars import (
-    RATIO_AT_LIMIT,
     Result,
     Run,
     geometric_mean,
     misses,
     results,
 )
-from .case import PASSES, Pass
+from .case import PASSES, RATIO_AT_LIMIT, Pass
 from .cases import LAYERS, MEANS, pass_title
 
 METHOD: Final = """\
@@ -181,10 +180,11 @@ def _below(run: Run, found: Sequence[Result]) -> Iterator[str]:
     yield (
         f"The bars: a ratio of 1 forward ({RATIO_AT_LIMIT:g} against a library within 5% of the "
         "limit) and 1.15 forward + backward, of 1.3 for RNN and LSTM; 1.3 and 2 for BatchNorm; 10 "
-        "for Dropout, 3 below 2^17 values; for a network 1 at inference, 1.3 in training, "
-        "and no more memory than the smallest library; where arithmetic takes twice the time of "
-        "the bytes or more, 92% of the peak forward and 88% forward + backward (85% for Linear "
-        "from 512 features, 80% for convolutions of 1 or 3 channels); for a Linear "
+        "for Dropout, 3 below 2^17 values; 1.2 for activations, pooling, losses and optimizers (1 "
+        "against a library within 10% of the limit); for a network 1 at inference, 1.3 in "
+        "training, and no more memory than the smallest library; where arithmetic takes twice the "
+        "time of the bytes or more, 92% of the peak forward and 88% forward + backward (85% for "
+        "Linear from 512 features, 80% for convolutions of 1 or 3 channels); for a Linear "
         "of one sample with 256 outputs or more, 77% of the bandwidth; beside the arrays of a "
         "convolution, 32 MiB or a tenth of x; the means and the starts above."
     )

@@ -13,8 +13,9 @@ from ..case import Case, Pass
 from ..convolution import Convolution
 from ..dropout import Dropout
 from ..networks import Network
+from ..parts import Part
 from ..recurrent import Recurrence
-from . import network_jax, normal_jax, recurrent_jax, runner
+from . import network_jax, normal_jax, parts_jax, recurrent_jax, runner
 from .runner import Form, NDArray
 
 jax.config.update("jax_enable_x64", True)  # allows float64; float32 stays what it is
@@ -37,6 +38,8 @@ def forms(case: Case, given: Mapping[str, NDArray]) -> dict[str, Form]:
     """Return the function, and its value with its gradients."""
     if isinstance(case, Network):
         return network_jax.forms(case, given)
+    if isinstance(case, Part):
+        return parts_jax.forms(case, given)
     if isinstance(case, (BatchNorm, Dropout)):
         return normal_jax.forms(case, given)
     if isinstance(case, Recurrence):

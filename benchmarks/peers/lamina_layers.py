@@ -5,17 +5,23 @@ import tracemalloc
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 import lamina as lm
 from lamina.engine import memory
 
+from ..activations import Activation
 from ..batchnorm import BatchNorm
 from ..case import Case, Pass
 from ..convolution import Convolution
 from ..dropout import Dropout
 from ..linear import Linear
+from ..losses import Loss
 from ..networks import Network
+from ..optimizers import Update
+from ..pooling import Pool
 from ..recurrent import Recurrence
-from . import network_lamina, runner
+from . import network_lamina, parts_lamina, runner
 from .runner import Form, NDArray
 
 
@@ -44,7 +50,7 @@ def layer_of(case: Case) -> Any:
             dtype=case.dtype,
             rng=0,
         )
-    if isinstance(case, (BatchNorm, Dropout, Recurrence)):
+    if isinstance(case, (BatchNorm, Dropout, Recurrence, Activation, Pool)):
         return case.layer_of()
     raise TypeError(f"no layer for {case}")
 
@@ -53,6 +59,8 @@ def forms(case: Case, given: Mapping[str, NDArray]) -> dict[str, Form]:
     """Return the layer, and the inference model of it."""
     if isinstance(case, Network):
         return network_lamina.forms(case, given)
+    if isinstance(case, (Loss, Update)):
+        return parts_lamina.forms(case, given)
     layer = layer_of(case)
     x, dy = given["x"], given["dy"]
     layer.assign({name: given[name] for name in case.parameters})
@@ -88,8 +96,9 @@ def workspace(form: Form, which: Pass) -> int:
     tracemalloc.start()
     try:
         found = form.passes[which]()
-        results = [found] if which == "forward" else found
-        return tracemalloc.get_traced_memory()[1] - sum(array.nbytes for array in results)
+        results = found if isinstance(found, tuple) else (found,)
+        kept = sum(array.nbytes for array in results if isinstance(array, np.ndarray))
+        return tracemalloc.get_traced_memory()[1] - kept
     finally:
         tracemalloc.stop()
 

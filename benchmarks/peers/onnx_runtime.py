@@ -12,9 +12,13 @@ from ..batchnorm import BatchNorm
 from ..case import Case
 from ..convolution import Convolution
 from ..dropout import Dropout
+from ..losses import Loss
 from ..networks import Network
+from ..optimizers import Update
+from ..parts import Part
+from ..pooling import Pool
 from ..recurrent import Recurrence
-from . import network_onnx, onnx_session, recurrent_onnx, runner
+from . import network_onnx, onnx_session, parts_onnx, recurrent_onnx, runner
 from .runner import Form, NDArray
 
 
@@ -33,6 +37,8 @@ def forms(case: Case, given: Mapping[str, NDArray]) -> dict[str, Form]:
         return network_onnx.forms(case, given)
     if case.dtype != "float32" or isinstance(case, (BatchNorm, Dropout)):  # it is for inference
         return {}
+    if isinstance(case, (Loss, Update)):
+        return {}
     x, weight, axis = given["x"], given.get("weight"), -1  # axis: where our last one is
     shape = list(case.shapes["y"])
     if isinstance(case, Recurrence):
@@ -40,12 +46,19 @@ def forms(case: Case, given: Mapping[str, NDArray]) -> dict[str, Form]:
         shape[:2] = shape[1::-1]
         session = onnx_session.start(recurrent_onnx.model(case, given))
     else:
-        if isinstance(case, Convolution):
+        if isinstance(case, (Convolution, Pool)):
             axis = 1
-            x, weight = np.moveaxis(x, -1, 1), np.moveaxis(weight, (-1, -2), (0, 1))
+            x = np.moveaxis(x, -1, 1)
             shape.insert(1, shape.pop())
+            shape += [1] * (x.ndim - len(shape))  # those of the one window of a global pool
         x = np.ascontiguousarray(x)
-        session = _session(case, {**given, "x": x, "weight": np.ascontiguousarray(weight)}, shape)
+        if isinstance(case, Part):
+            session = onnx_session.start(parts_onnx.model(case, x.shape, shape))
+        else:
+            if isinstance(case, Convolution):
+                weight = np.moveaxis(weight, (-1, -2), (0, 1))
+            given = {**given, "x": x, "weight": np.ascontiguousarray(weight)}
+            session = _session(case, given, shape)
     y = onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, np.float32)
     bound = session.io_binding()
     bound.bind_cpu_input("x", x)
@@ -59,7 +72,7 @@ def forms(case: Case, given: Mapping[str, NDArray]) -> dict[str, Form]:
         array = array if isinstance(array, np.ndarray) else array.numpy()
         if isinstance(case, Recurrence):
             return array.swapaxes(0, 1)
-        return np.moveaxis(array, axis, -1)
+        return np.moveaxis(array, axis, -1).reshape(case.shapes["y"])
 
     return {
         "run": Form({"forward": lambda: session.run(None, {"x": x})[0]}, restore),

@@ -12,8 +12,9 @@ from ..case import Case
 from ..convolution import Convolution
 from ..dropout import Dropout
 from ..networks import Network
+from ..parts import Part
 from ..recurrent import Recurrence
-from . import network_pytorch, normal_pytorch, recurrent_pytorch, runner
+from . import network_pytorch, normal_pytorch, parts_pytorch, recurrent_pytorch, runner
 from .runner import Form, NDArray
 
 torch.set_num_threads(runner.THREADS)
@@ -36,6 +37,8 @@ def forms(case: Case, given: Mapping[str, NDArray]) -> dict[str, Form]:
     if isinstance(case, Network):
         layouts = {"channels first": torch.contiguous_format, "channels last": torch.channels_last}
         return network_pytorch.forms(case, given, layouts)
+    if isinstance(case, Part):
+        return parts_pytorch.forms(case, given)
     if isinstance(case, (BatchNorm, Dropout)):
         return normal_pytorch.forms(case, given)
     if isinstance(case, Recurrence):

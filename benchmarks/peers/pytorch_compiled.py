@@ -11,8 +11,9 @@ from ..case import Case
 from ..convolution import Convolution
 from ..dropout import Dropout
 from ..networks import Network
+from ..parts import Part
 from ..recurrent import Recurrence
-from . import network_pytorch, normal_pytorch, pytorch, recurrent_pytorch, runner
+from . import network_pytorch, normal_pytorch, parts_pytorch, pytorch, recurrent_pytorch, runner
 from .runner import Form, NDArray
 
 
@@ -22,8 +23,8 @@ def versions() -> dict[str, str]:
     return pytorch.versions()
 
 
-def compile(module: torch.nn.Module) -> Any:
-    """Return the module compiled for the shapes that it will first meet."""
+def compile(module: Any) -> Any:
+    """Return a module or a function compiled for the shapes it first meets."""
     torch.compiler.reset()  # else the shapes of earlier cases make it compile for any
     return torch.compile(module, dynamic=False)
 
@@ -37,6 +38,8 @@ def forms(case: Case, given: Mapping[str, NDArray]) -> dict[str, Form]:
     if isinstance(case, Network):
         layouts = {"channels last": torch.channels_last}
         return network_pytorch.forms(case, given, layouts, compile)
+    if isinstance(case, Part):
+        return parts_pytorch.forms(case, given, compile)
     if isinstance(case, (BatchNorm, Dropout)):
         return normal_pytorch.forms(case, given, compile)
     if isinstance(case, Recurrence):
