@@ -24,6 +24,8 @@ from lamina.parts import (
     pooling,
     pooling_kernel,
     rows_kernel,
+    sums,
+    sums_kernel,
 )
 from lamina.train import fused
 from lamina.windows import Windows
@@ -143,6 +145,15 @@ class Dropout:
         assert_same(dx, dropout_formula.backward(dy, exact)[0], f"dx of {self}")
         assert_same(dropout_kernel.mask(keep), exact.keep, f"mask of {self}")
 
+        if not (self.given or self.shared_axes or self.mode == "alpha"):  # a ReLU in the same pass
+            rectified, off = activations.relu(x)
+            y, cache = dropout_kernel.forward(lay_out(x, layouts[0]), *arguments, relu=True)
+            dx, _ = dropout_kernel.backward(lay_out(dy, layouts[-1]), cache)
+            y_exact, exact = dropout_formula.forward(rectified, *arguments)
+            passed = dropout_formula.backward(dy, exact)[0]
+            assert_same(y, y_exact, f"y of {self} after a ReLU")
+            assert_same(dx, activations.relu_backward(passed, off), f"dx of {self} after a ReLU")
+
 
 def dropout(rng: Any, most: int = 140) -> Dropout:
     """Samples of one to three axes; every other mask has shared axes or is given."""
@@ -204,6 +215,25 @@ def update(rng: Any) -> Update:
     )
 
 
+@dataclass(frozen=True)
+class Sum:
+    """One call of a sum's function."""
+
+    name: str
+    x: tuple[int, ...]
+    dtype: str = "float32"
+
+    def check(self, seed: int = 0, layouts: tuple[str, ...] = ("plain",)) -> None:
+        """Hold the kernel to the bits of the formula."""
+        rng = np.random.default_rng(seed)
+        values = np.array([-0.0, np.nan, np.inf, *rng.standard_normal(9)])
+        x, y = (rng.choice(values, self.x).astype(self.dtype) for _ in range(2))
+        with np.errstate(invalid="ignore"):
+            expected = getattr(sums, self.name)(x, y)
+        found = getattr(sums_kernel, self.name)(lay_out(x, layouts[0]), lay_out(y, layouts[-1]))
+        assert_same(found, expected, f"{self}")
+
+
 ACTIVATIONS = {"relu": (), "leaky_relu": (0.1,)} | dict.fromkeys(
     ("sigmoid", "tanh", "selu", "gelu", "gelu_tanh"), ()
 )
@@ -238,14 +268,14 @@ class Activation:
             assert np.max(off, initial=0) <= 100 * EPS[found.dtype], f"{what} of {self}"
 
 
-def activation(rng: Any) -> Activation:
-    """An array of one to three axes, now and then a large one."""
+def activation(rng: Any) -> Activation | Sum:
+    """An array of one to three axes, now and then a large one; or two of them, to add."""
     shape = (*(int(n) for n in rng.integers(1, 7, rng.integers(0, 3))), problems.ragged(rng, 300))
     if rng.random() < 0.1:
         shape = (int(rng.integers(30_000, 100_000)),)
-    return Activation(
-        str(rng.choice(sorted(ACTIVATIONS))), shape, str(rng.choice(["float32", "float64"]))
-    )
+    name = str(rng.choice([*sorted(ACTIVATIONS), "add", "add_relu"]))
+    kind = Activation if name in ACTIVATIONS else Sum
+    return kind(name, shape, str(rng.choice(["float32", "float64"])))
 
 
 @dataclass(frozen=True)
@@ -280,6 +310,16 @@ class Pool:
         dy = rng.standard_normal(y_exact.shape).astype(self.dtype)
         dx = backward(lay_out(dy, layouts[-1]), cache)
         dx_exact = exact_backward(dy, exact)
+
+        if self.name == "max_pool":  # a ReLU in the same pass
+            rectified, off = activations.relu(x)
+            together, cache = forward(lay_out(x, layouts[0]), lengths, **options, relu=True)
+            at_once = backward(lay_out(dy, layouts[-1]), cache)
+            y_after, cache = forward(rectified, lengths, **options)
+            assert_same(together, y_after, f"y of {self} after a ReLU")
+            passed = activations.relu_backward(backward(dy, cache), off)
+            assert_same(at_once, passed, f"dx of {self} after a ReLU")
+
         for what, found, expected in (("y", y, y_exact), ("dx", dx, dx_exact)):
             assert (found.shape, found.dtype) == (expected.shape, self.dtype), what
             np.testing.assert_allclose(

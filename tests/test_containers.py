@@ -569,7 +569,8 @@ def one_by_one(layers, x, dy, **options):
     """y, dx and the gradients of layers, each called by itself."""
     caches, grads = [], {}
     for layer in layers:
-        x, cache = layer.forward(x, **layer._accepted(options.get("lengths"), None), training=True)
+        given = layer._accepted(options.get("lengths"), options.get("sample_ids"))
+        x, cache = layer.forward(x, **given, training=True)
         if options.get("lengths") is not None:
             options["lengths"] = layer.output_lengths(options["lengths"])
         caches.append(cache)
@@ -627,6 +628,128 @@ def test_a_residual_does_the_relu_after_it_with_the_same_bits(lengths):
         model.backward(dy[..., :5], cache)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("layer", "shape", "lengths"),
+    [
+        (lambda **o: lm.Linear(7, 50, **o), (33, 7), None),
+        (lambda **o: lm.Linear(300, 7, bias=False, **o), (3, 300), None),
+        (lambda **o: lm.Linear(7, 5, **o), (3, 9, 7), [9, 0, 4]),
+        (lambda **o: lm.Conv1d(7, 5, 3, padding="causal", **o), (3, 9, 7), [9, 0, 4]),
+        (lambda **o: lm.Conv1d(7, 5, 3, stride=2, **o), (3, 9, 7), [9, 3, 4]),
+        (lambda **o: lm.Conv2d(3, 20, 3, padding=1, **o), (2, 9, 8, 3), None),
+        (lambda **o: lm.Conv2d(8, 20, 1, bias=False, **o), (2, 9, 8, 8), None),
+        (lambda **o: lm.Conv2d(6, 6, 3, groups=6, **o), (2, 9, 8, 6), None),
+        (lambda **o: lm.Conv3d(2, 3, 2, **o), (2, 4, 3, 5, 2), None),
+    ],
+)
+def test_a_product_does_the_relu_after_it_with_the_same_bits(layer, shape, lengths, dtype):
+    rng = np.random.default_rng(0)
+    layers = [layer(dtype=dtype, rng=1), lm.ReLU()]
+    x = rng.standard_normal(shape).astype(dtype)
+    if lengths is None:
+        x.flat[0] = np.nan
+    options = {} if lengths is None else {"lengths": np.array(lengths)}
+    model = lm.Sequential(*layers)
+    y, cache = model.forward(x, **options, training=True)
+    if lm.kernels.used():
+        assert layers[0]._joins(layers[1])
+    dy = rng.standard_normal(y.shape).astype(dtype)
+    if lengths is not None:
+        dy[1, lengths[1] :] = np.nan
+    expected = one_by_one(layers, x, dy, **options)
+    dx, grads = model.backward(dy, cache)
+    for name, found in {"y": y, "dx": dx, **grads}.items():
+        assert_same(found, expected[name], name)
+    for name, g in model.gradients(dy, cache).items():
+        assert_same(g, expected[name], name)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("mode", ["inverted", "classic"])
+@pytest.mark.parametrize(
+    ("before", "shape", "options"),
+    [
+        (lm.Identity, (5, 7), {}),
+        (lm.Identity, (2, 40_000), {"sample_ids": [2**40, 3]}),
+        (lambda: lm.BatchNorm(7), (50, 7), {"sample_ids": range(50, 0, -1)}),
+        (lambda: lm.BatchNorm(7), (3, 9, 7), {"lengths": [9, 0, 4]}),
+        (
+            lambda: lm.Linear(7, 50, rng=1),
+            (3, 9, 7),
+            {"lengths": [9, 0, 4], "sample_ids": [7, 8, 6]},
+        ),
+        (lambda: lm.Residual(lm.Linear(7, 7, rng=1)), (5, 7), {}),
+        (lambda: lm.Sequential(lm.Linear(7, 50, rng=1), lm.BatchNorm(50)), (5, 7), {}),
+    ],
+)
+def test_dropout_does_the_relu_before_it_with_the_same_bits(
+    before, shape, options, mode, rate, dtype
+):
+    rng = np.random.default_rng(0)
+    layers = [before().astype(dtype), lm.ReLU(), lm.Dropout(rate, mode=mode, rng=2)]
+    x = rng.choice([-0.0, 0.0, *rng.standard_normal(9)], shape).astype(dtype)
+    if isinstance(layers[0], lm.Identity):
+        x.flat[::7] = np.nan
+        x.flat[::5] = np.inf
+    options = {name: np.array(values) for name, values in options.items()}
+    model = lm.Sequential(*layers, lm.Identity())
+    y, cache = model.forward(x, **options, training=True)
+    dy = rng.choice([-0.0, 0.0, *rng.standard_normal(9)], y.shape).astype(dtype)
+    dy.flat[::9] = np.nan
+    dx, grads = model.backward(dy, cache)
+    if lm.kernels.used():
+        assert cache[1] is lm.containers.Joined
+    assert layers[2].calls == 1
+    layers[2].calls = 0
+    expected = one_by_one([*layers, lm.Identity()], x, dy, **options)
+    for name, found in {"y": y, "dx": dx, **grads}.items():
+        assert_same(found, expected[name], name)
+        assert_same(np.signbit(found), np.signbit(expected[name]), f"signs of {name}")
+    layers[2].calls = 0
+    mask = layers[2].mask(
+        layers[2].forward(y, sample_ids=options.get("sample_ids"), training=True)[1]
+    )
+    assert_same(layers[2].mask(cache[2]), mask, "the mask")
+
+
+def test_the_last_layer_of_a_sequential_joins_what_comes_after():
+    rng = np.random.default_rng(0)
+    inner = lm.Sequential(lm.Conv1d(3, 5, 3, padding="causal", rng=0), lm.BatchNorm(5))
+    layers = [inner, lm.ReLU(), lm.Sequential(lm.Identity(), lm.ReLU()), lm.MaxPool1d(2)]
+    layers += [lm.Sequential(lm.Sequential(lm.Linear(5, 4, rng=1))), lm.ReLU()]
+    layers += [lm.Sequential(lm.ReLU()), lm.Dropout(0.4, rng=3)]
+    model = lm.Sequential(*layers)
+    x, options = rng.standard_normal((3, 8, 3)).astype(np.float32), {"lengths": np.array([8, 3, 5])}
+    options["sample_ids"] = np.array([4, 9, 2])
+    y, cache = model.forward(x, **options, training=True)
+    if lm.kernels.used():
+        assert cache[1] is cache[2][1] is cache[6][0] is lm.containers.Joined
+    dy = rng.standard_normal(y.shape).astype(np.float32)
+    found = {"y": y, **model.gradients(dy, cache)}
+    found["dx"], grads = model.backward(dy, cache)
+    layers[-1].calls = 0
+    expected = one_by_one(layers, x, dy, **options)
+    assert set(grads) < set(found) == set(expected)
+    for name in expected:
+        assert_same(found[name], expected[name], name)
+    layers[-1].calls = 0
+    with lm.formulas():
+        by_formulas, _ = model.forward(x, **options, training=True)
+    np.testing.assert_allclose(y, by_formulas, rtol=1e-5, atol=1e-5)
+
+
+def test_a_relu_goes_with_what_comes_after_where_both_sides_would_do_it():
+    x = np.random.default_rng(0).standard_normal((4, 6, 3)).astype(np.float32)
+    model = lm.Sequential(lm.BatchNorm(3), lm.ReLU(), lm.MaxPool1d(2), lm.BatchNorm(3), lm.ReLU())
+    _, cache = model.forward(x, training=True)
+    if lm.kernels.used():
+        assert [c is lm.containers.Joined for c in cache] == [False, True, False, False, True]
+        assert cache[0][2].line is None
+        assert cache[3][2].line is not None
+
+
 def test_nan_goes_through_a_joined_relu():
     x = np.ones((4, 3), np.float32)
     x[1, 1] = np.nan
@@ -641,12 +764,19 @@ def test_what_is_not_joined():
     class Own(lm.ReLU):
         pass
 
+    class Several(lm.Sequential):
+        pass
+
     for layers in (
         (lm.BatchNorm(3, frozen=True), lm.ReLU()),
         (lm.BatchNorm(3), Own()),
         (lm.BatchNorm(3), lm.Tanh()),
         (lm.ReLU(), lm.BatchNorm(3)),
-        (lm.ReLU(), lm.Dropout(0.5)),
+        (lm.ReLU(), lm.Dropout(0.5, mode="alpha")),
+        (lm.ReLU(), lm.Dropout(0.5, shared_axes=(0,))),
+        (Own(), lm.Dropout(0.5)),
+        (lm.Sequential(lm.BatchNorm(3)), Own()),
+        (Several(lm.BatchNorm(3)), lm.ReLU()),
         (lm.Residual(lm.Identity()), Own()),
     ):
         _, cache = lm.Sequential(*layers).forward(x, training=True)

@@ -191,21 +191,43 @@ class Sequential(Container):
         self, x: NDArray, *, lengths: Any = None, training: bool = False, sample_ids: Any = None
     ) -> tuple[NDArray, Any]:
         """Return y and the cache of `backward`."""
+        layers = [*self._children.items()]
+        return self._through(layers, x, lengths, sample_ids, training)
+
+    def _joins(self, after: Layer) -> bool:
+        """Return whether `_forward_joined` does the layer after this one, too: if the last does."""
+        return type(self) is Sequential and self[-1]._joins(after)
+
+    def _forward_joined(
+        self, x: NDArray, after: Layer, *, lengths: Any = None, sample_ids: Any = None
+    ) -> tuple[NDArray, Any, Any]:
+        """Return y of the layer after this one, in training, and the caches of both."""
+        layers = [*self._children.items(), ("after", after)]
+        y, (*caches, last) = self._through(layers, x, lengths, sample_ids, True)
+        return y, caches, last
+
+    def _through(
+        self,
+        layers: list[tuple[str, Layer]],
+        x: NDArray,
+        lengths: Any,
+        sample_ids: Any,
+        training: bool,
+    ) -> tuple[NDArray, list[Any]]:
+        """Return what layers make of x one after the other, and their caches."""
         caches: list[Any] = []
-        layers = list(self._children.items())
         for i, (name, layer) in enumerate(layers):
-            after = layers[i + 1][1] if i + 1 < len(layers) else None
             with within(self, name):
-                if i < len(caches):  # the layer before did it
-                    lengths = lengths_after(layer, lengths)
-                    continue
-                options = layer._accepted(lengths, sample_ids)
-                if training and after is not None and layer._joins(after):
-                    x, *both = layer._forward_joined(x, after, **options)
-                    caches += both
-                else:
-                    x, cache = layer.forward(x, **options, training=training)
-                    caches.append(cache)
+                if i == len(caches):  # and not done with the layer before
+                    options = layer._accepted(lengths, sample_ids)
+                    if training and _joined_at(layers, i):
+                        _, after = layers[i + 1]
+                        options |= after._accepted(lengths, sample_ids)
+                        x, *both = layer._forward_joined(x, after, **options)
+                        caches += both
+                    else:
+                        x, cache = layer.forward(x, **options, training=training)
+                        caches.append(cache)
                 lengths = lengths_after(layer, lengths)
         return x, caches
 
@@ -556,6 +578,14 @@ class Concat(_Parallel):
         if dy.shape != joined:
             raise ValueError(f"Concat: dy has shape {dy.shape}, expected {joined}, the shape of y")
         return np.split(dy, np.cumsum([shape[-1] for shape in shapes])[:-1], axis=-1)
+
+
+def _joined_at(layers: list[tuple[str, Layer]], i: int) -> bool:
+    """Return whether a layer is done with the one after it, if that is not with its next one."""
+    (_, layer), *after = layers[i : i + 3]
+    if not after or not layer._joins(after[0][1]):
+        return False
+    return len(after) == 1 or not after[0][1]._joins(after[1][1])
 
 
 def _sum(dxs: list[Any]) -> Any:

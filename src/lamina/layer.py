@@ -199,7 +199,8 @@ class Layer(ABC):
 
         return Inference(self)
 
-    # Two layers that a Sequential does at once in training: the bits are those of one by one
+    # Two layers that a Sequential does at once in training: the bits are those of one by one, where
+    # -0 counts as 0
 
     def _joins(self, after: "Layer") -> bool:
         """Return whether `_forward_joined` does the layer that comes after this one, too."""
@@ -208,7 +209,10 @@ class Layer(ABC):
     def _forward_joined(
         self, x: NDArray, after: "Layer", *, lengths: Any = None
     ) -> tuple[NDArray, Any, Any]:
-        """Return y of the layer after this one, and the caches of both; one of them is `Joined`."""
+        """Return y of the layer after this one, and the caches of both; one may be `Joined`.
+
+        The options are those that either of the two takes.
+        """
         raise NotImplementedError
 
     def _prepared(self) -> Prepared:

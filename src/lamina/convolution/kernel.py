@@ -40,13 +40,14 @@ def forward(
     padding: int | Pads = 0,
     padding_mode: str = "zeros",
     groups: int = 1,
+    relu: bool = False,
 ) -> tuple[NDArray, tuple[Any, ...]]:
-    r"""Return y, shape (N, \*Q, O), and the cache of `backward`."""
+    r"""Return y, shape (N, \*Q, O), with a ReLU on top if asked for, and `backward`'s cache."""
     windows = _windows(weight.shape, stride, dilation, padding)
     x, weight = contiguous(mask_steps(x, lengths)), contiguous(weight)
     bias = None if bias is None else contiguous(bias)
     case = _case(x.shape, weight.shape, windows, padding_mode, groups, x.dtype, count_threads())
-    y = _forward(case, x, weight, bias, False)
+    y = _forward(case, x, weight, bias, relu)
     out_lengths = None if lengths is None else windows.output_lengths(lengths)
     return mask_steps(y, out_lengths), (x, weight, bias is not None, lengths, out_lengths, case)
 

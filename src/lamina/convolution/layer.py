@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import arguments, initializers
-from ..kernels import functions, gradients, kernel
-from ..layer import Arrays, NDArray, Parameter, Prepared, Shape
+from ..kernels import functions, gradients, kernel, used
+from ..layer import Arrays, Layer, NDArray, Parameter, Prepared, Shape
+from ..parts.activations import ReLU
 from ..windowed import Windowed
 from ..windows import MODES, Pads
 from . import streaming
@@ -81,6 +82,20 @@ class _Conv(Windowed):
         self, x: NDArray, *, lengths: Any = None, training: bool = False
     ) -> tuple[NDArray, Any]:
         r"""Return y, shape (N, \*Q, O), and the cache of `backward`."""
+        return self._forward(x, lengths)
+
+    def _joins(self, after: Layer) -> bool:
+        """Return whether `_forward_joined` does the layer after this one, too: a ReLU."""
+        return type(after) is ReLU and type(self) in (Conv1d, Conv2d, Conv3d) and used()
+
+    def _forward_joined(
+        self, x: NDArray, after: Any, *, lengths: Any = None
+    ) -> tuple[NDArray, Any, Any]:
+        """Return what the ReLU after this layer makes of y, in training, and the caches of both."""
+        y, cache = self._forward(x, lengths, relu=True)
+        return y, cache, after._joined_cache(y)
+
+    def _forward(self, x: NDArray, lengths: Any, **options: bool) -> tuple[NDArray, Any]:
         x = arguments.array(self, "x", x, self.dtype)
         lengths = self._checked(x, lengths)
         how = functions(__name__)
@@ -93,6 +108,7 @@ class _Conv(Windowed):
             padding=self._windows(x.shape[1:-1]).pads,
             padding_mode=self.padding_mode,
             groups=self.groups,
+            **options,
         )
         return y, (y.shape, how, cache)
 

@@ -6,7 +6,7 @@ threads nor the batch change a bit of it.
 """
 
 import math
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from llvmlite import ir
 from numba.core import cgutils
 
 from ..arrays import mask_steps
-from ..engine import jit, philox, pool
+from ..engine import elements, jit, philox, pool
 from ..engine.jit import Address, Code, Task, address, call
 from ..engine.matmul import contiguous
 from ..engine.memory import empty
@@ -45,14 +45,19 @@ class Cache(NamedTuple):
     keep: Draw | NDArray | None
     scale: float
     lengths: NDArray | None
+    y: NDArray | None = None
+    """Where a ReLU is done, too: y is positive where a unit passes both, and 0 elsewhere."""
 
 
 # Vector code
 
 
-def _emit_drop(dtype: Any) -> str:
-    """Write y = s v + t, v = x where units are kept, a elsewhere, for `count` units of a sample."""
-    s = Sweep("drop", dtype, "*x *y first count *id call k0 k1 threshold *affine")
+def _emit_drop(name: str, dtype: Any) -> str:
+    """Write y = s v + t, v = x where units are kept, a elsewhere, for `count` units of a sample.
+
+    By the name "relu_drop", v is the ReLU of x where units are kept.
+    """
+    s = Sweep(name, dtype, "*x *y first count *id call k0 k1 threshold *affine")
     b = s.builder
     x, y, first, count, id_at, call_, k0, k1, threshold, affine = s.given
     constants = _constants(s, affine)
@@ -78,6 +83,8 @@ def _emit_drop(dtype: Any) -> str:
                 kept += [keep] if s.size == 4 else _halves(b, keep)
             at = b.add(j, _i64(i * each))
             values = s.loads(s.at(b, x, at), masks)
+            if name == "relu_drop":
+                values = [_relu(b, v) for v in values]
             found = [_chosen(b, m, v, constants) for m, v in zip(kept, values, strict=True)]
             s.stores(found, s.at(b, y, at), masks)
 
@@ -108,6 +115,11 @@ def _chosen(b: ir.IRBuilder, keep: ir.Value, x: ir.Value, constants: Values) -> 
     return b.fadd(b.fmul(b.select(keep, x, dropped), scale), shift)  # no FMA: the formula's bits
 
 
+def _relu(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
+    zero = ir.Constant(x.type, [0.0] * x.type.count)
+    return b.select(b.fcmp_ordered("<", x, zero), zero, x)  # NaN goes through; -0 + shift = 0
+
+
 def _halves(b: ir.IRBuilder, keep: ir.Value) -> Values:
     n = keep.type.count // 2
     numbers = ir.VectorType(ir.IntType(32), n)
@@ -119,7 +131,7 @@ def _halves(b: ir.IRBuilder, keep: ir.Value) -> Values:
 
 
 def _drop_twin(
-    x: Address, y: Address, first: int, count: int,
+    name: str, x: Address, y: Address, first: int, count: int,
     id_at: Address, call_: int, k0: int, k1: int, threshold: int, affine: Address,
 ) -> None:  # fmt: skip
     blocks = first // 4 + np.arange(-(-count // 4), dtype=np.uint64)
@@ -131,7 +143,10 @@ def _drop_twin(
     words = formula.philox((blocks, low, high, number), (k0, k1))
     draws = np.stack(words, axis=-1).reshape(-1)[:count]
     scale, shift, dropped = affine.row(0, 3)
-    y.row(0, count)[...] = np.where(draws >= threshold, x.row(0, count), dropped) * scale + shift
+    values = x.row(0, count)
+    if name == "relu_drop":
+        values = np.where(values <= 0, 0, values)
+    y.row(0, count)[...] = np.where(draws >= threshold, values, dropped) * scale + shift
 
 
 def _emit_select(dtype: Any) -> str:
@@ -177,10 +192,27 @@ def _select_twin(
         y.row(i * ld, width)[...] = values * scale + shift
 
 
-drop: Final = Code("drop", _emit_drop, _drop_twin)
-"""Units of a sample, by a mask that is drawn."""
+drop, relu_drop = (
+    Code(name, partial(_emit_drop, name), partial(_drop_twin, name))
+    for name in ("drop", "relu_drop")
+)
+"""Units of a sample, by a mask that is drawn; and those of the ReLU of x."""
 select: Final = Code("select", _emit_select, _select_twin)
 """Rows of a sample, by a mask that is given."""
+
+
+def _back(e: Any, b: Any, dy: Any, y: Any, number: Any) -> Any:
+    passed, zero = b.fadd(b.fmul(dy, number(0)), e.number(0)), e.number(0)  # as of `_chosen`
+    return (b.select(b.fcmp_ordered("<=", y, zero), zero, passed),)
+
+
+relu_drop_backward: Final = elements.code(
+    "relu_drop_backward",
+    _back,
+    lambda dy, y, scale: (np.where(y <= 0, 0, dy * scale + 0).astype(dy.dtype),),
+    2,
+)
+"""The gradient of `relu_drop`, of dy and y, to the bit that of its two parts one by one."""
 
 
 # Threads
@@ -233,15 +265,26 @@ def forward(
     rate: float = 0.5,
     mode: Mode = "inverted",
     lengths: NDArray | None = None,
+    relu: bool = False,
 ) -> tuple[NDArray, Cache]:
-    """Return y, of the shape of x, and the cache of `backward`; y may be x itself."""
+    """Return y, of the shape of x, and the cache of `backward`; y may be x itself.
+
+    A ReLU of x before is for a mask that is drawn without shared axes, not of the mode "alpha".
+    """
     affine = formula.constants(rate, mode, keep is not None)
+    if relu and isinstance(keep, Draw):
+        y = _drawn(contiguous(x), keep, affine, lengths, relu_drop)
+        return y, Cache(keep, affine.scale, lengths, y)
     return _apply(x, keep, affine, lengths), Cache(keep, affine.scale, lengths)
 
 
 def backward(dy: NDArray, cache: Cache) -> tuple[NDArray, dict[str, NDArray]]:
     """Return dx, of the shape of x, and no gradients: there are no parameters."""
-    keep, scale, lengths = cache
+    keep, scale, lengths, y = cache
+    if y is not None:
+        dx = empty(y.shape, y.dtype)
+        elements.run(relu_drop_backward, (contiguous(dy), y, dx), (scale,))
+        return dx, {}
     return _apply(dy, keep, Affine(scale), lengths), {}
 
 
@@ -273,7 +316,9 @@ def _apply(
     return y
 
 
-def _drawn(x: NDArray, keep: Draw, affine: Affine, lengths: NDArray | None) -> NDArray:
+def _drawn(
+    x: NDArray, keep: Draw, affine: Affine, lengths: NDArray | None, code: Code = drop
+) -> NDArray:
     n, threshold = x.shape[0], round(keep.rate * 2**32)
     y, units = empty(x.shape, x.dtype), x.size // max(n, 1)
     if lengths is not None:
@@ -291,7 +336,7 @@ def _drawn(x: NDArray, keep: Draw, affine: Affine, lengths: NDArray | None) -> N
     parts = 1 if x.size <= SERIAL else count_threads()
     k0, k1 = keep.key.tolist()
     task = (
-        parts, x.dtype.itemsize, drop(x.dtype), n, units, address(x), address(y), address(ids),
+        parts, x.dtype.itemsize, code(x.dtype), n, units, address(x), address(y), address(ids),
         keep.call & formula.LOW, k0, k1, threshold, address(constants),
     )  # fmt: skip
     pool.launch(_drop, _drops, parts, task, real)

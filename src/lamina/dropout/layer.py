@@ -175,6 +175,23 @@ class Dropout(Layer):
         sample_ids : integer array, shape (N,), optional
             The samples' names in the stream, so that a sample is dealt with alike in any batch.
         """
+        return self._forward(x, lengths, training, mask, sample_ids)
+
+    def _forward_with_relu(
+        self, x: NDArray, *, lengths: Any = None, sample_ids: Any = None
+    ) -> tuple[NDArray, Any]:
+        """Return y for the ReLU of x, in training, and the cache of `backward` through both."""
+        return self._forward(x, lengths, True, None, sample_ids, relu=True)
+
+    def _forward(
+        self,
+        x: NDArray,
+        lengths: Any,
+        training: bool,
+        mask: Any,
+        sample_ids: Any,
+        **options: bool,
+    ) -> tuple[NDArray, Any]:
         x = arguments.array(self, "x", x)
         lengths = arguments.lengths(self, lengths, x)
         sample_ids = self._checked_ids(sample_ids, x)
@@ -184,7 +201,7 @@ class Dropout(Layer):
         elif training or self.always:
             keep = self._draw(x, sample_ids)
         how = functions(__name__)
-        y, cache = how.forward(x, keep, self.rate, self.mode, lengths)
+        y, cache = how.forward(x, keep, self.rate, self.mode, lengths, **options)
         return y, (y.shape, y.dtype, how, cache)
 
     def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:

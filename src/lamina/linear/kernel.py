@@ -14,14 +14,18 @@ NDArray = npt.NDArray[Any]
 
 
 def forward(
-    x: NDArray, weight: NDArray, bias: NDArray | None = None, lengths: NDArray | None = None
+    x: NDArray,
+    weight: NDArray,
+    bias: NDArray | None = None,
+    lengths: NDArray | None = None,
+    relu: bool = False,
 ) -> tuple[NDArray, tuple[Any, ...]]:
-    """Return y, shape (..., O), and the cache of `backward`."""
+    """Return y, shape (..., O), with a ReLU on top if asked for, and the cache of `backward`."""
     x, weight = contiguous(mask_steps(x, lengths)), contiguous(weight)
     bias = None if bias is None else contiguous(bias)
     I, O = weight.shape  # noqa: E741
     y = empty(x.shape[:-1] + (O,), x.dtype)  # noqa: RUF005
-    matmul(x, I, 1, weight, O, 1, x.size // I, O, I, y, bias)  # (1)
+    matmul(x, I, 1, weight, O, 1, x.size // I, O, I, y, bias, relu)  # (1)
     return mask_steps(y, lengths), (x, weight, bias, lengths)
 
 

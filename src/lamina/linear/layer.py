@@ -7,8 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import arguments, initializers
-from ..kernels import functions, gradients, kernel
+from ..kernels import functions, gradients, kernel, used
 from ..layer import Arrays, Layer, NDArray, Parameter, Prepared, Shape
+from ..parts.activations import ReLU
 
 if TYPE_CHECKING:
     from ..engine.program import Plan
@@ -103,10 +104,24 @@ class Linear(Layer):
         self, x: NDArray, *, lengths: Any = None, training: bool = False
     ) -> tuple[NDArray, Any]:
         """Return y, shape (..., O), and the cache of `backward`."""
+        return self._forward(x, lengths)
+
+    def _joins(self, after: Layer) -> bool:
+        """Return whether `_forward_joined` does the layer after this one, too: a ReLU."""
+        return type(after) is ReLU and type(self) is Linear and used()
+
+    def _forward_joined(
+        self, x: NDArray, after: Any, *, lengths: Any = None
+    ) -> tuple[NDArray, Any, Any]:
+        """Return what the ReLU after this layer makes of y, in training, and the caches of both."""
+        y, cache = self._forward(x, lengths, relu=True)
+        return y, cache, after._joined_cache(y)
+
+    def _forward(self, x: NDArray, lengths: Any, **options: bool) -> tuple[NDArray, Any]:
         weight, bias = self._arrays()
         x, lengths = self._checked(x, lengths, weight.dtype)
         how = functions(__name__)
-        y, cache = how.forward(x, weight, bias, lengths)
+        y, cache = how.forward(x, weight, bias, lengths, **options)
         return y, (y.shape, how, cache)
 
     def _arrays(self) -> tuple[NDArray, NDArray | None]:

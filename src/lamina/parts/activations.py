@@ -26,6 +26,7 @@ from typing import Any
 
 from .. import arguments, kernels
 from ..arrays import Array, mask_steps, namespace
+from ..dropout import Dropout
 from ..layer import Arrays, Joined, Layer, NDArray, Prepared, Shape
 from .erfc import erfc
 from .pooling import MAX_POOLS
@@ -223,15 +224,22 @@ class ReLU(_Activation):
     """
 
     def _joins(self, after: Layer) -> bool:
-        """Return whether `_forward_joined` does the layer after this one, too: a maximum."""
-        return type(after) in MAX_POOLS and type(self) is ReLU and kernels.used()
+        """Return whether `_forward_joined` does the layer after this one, too.
 
-    def _forward_joined(
-        self, x: NDArray, after: Any, *, lengths: Any = None
-    ) -> tuple[NDArray, Any, Any]:
-        """Return max(0, the maximum) of each window, and its cache for both."""
-        y, cache = after._forward(x, lengths, relu=True)
+        It does a maximum, and a Dropout that draws for each unit and drops to 0.
+        """
+        dropout = type(after) is Dropout and after.mode != "alpha" and not after.shared_axes
+        known = dropout or type(after) in MAX_POOLS
+        return known and type(self) is ReLU and kernels.used()
+
+    def _forward_joined(self, x: NDArray, after: Any, **options: Any) -> tuple[NDArray, Any, Any]:
+        """Return what the layer after this one makes of y, in training, and its cache for both."""
+        y, cache = after._forward_with_relu(x, **options)
         return y, Joined, cache
+
+    def _joined_cache(self, y: NDArray) -> Any:
+        """Return the cache of `backward` where a kernel before gave y, which is 0 at padding."""
+        return y.shape, y.dtype, None, kernels.beside(__name__), (y, ())
 
     def _function(self, how: Any, x: Any) -> Any:
         return how.relu(x)

@@ -230,6 +230,10 @@ class _Pool(Windowed):
 class _MaxPool(_Pool):
     """The maximum over `rank` axes."""
 
+    def _forward_with_relu(self, x: NDArray, *, lengths: Any = None) -> tuple[NDArray, Any]:
+        """Return y for the ReLU of x, and the cache of `backward` through both."""
+        return self._forward(x, lengths, relu=True)
+
     def _function(self, how: Any, x: NDArray, lengths: NDArray | None, **options: Any) -> Any:
         return how.max_pool(x, lengths, **options)
 
