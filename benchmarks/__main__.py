@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from . import chart, denormals, limits, machine, reference, report, starts
+from . import accuracy, chart, denormals, limits, machine, reference, report, starts
 from .bars import LAMINA
 from .case import Case
 from .cases import CASES, LAYERS
@@ -31,6 +31,7 @@ def main() -> None:
     """Measure the limits, then the cases, and write page, picture and JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=main.__doc__)
     parser.add_argument("--layer", choices=LAYERS, help="the cases of one layer alone")
+    parser.add_argument("--accuracy", action="store_true", help="time to an accuracy alone")
     parser.add_argument("--quick", action="store_true", help="a few cases, for a short time")
     parser.add_argument("--rounds", type=int, help="how often each case is measured")
     parser.add_argument(
@@ -41,12 +42,14 @@ def main() -> None:
     )
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # to be asked to end is no accident
-    whole = given.layer is None and not given.quick
+    whole = given.layer is None and not given.quick and not given.accuracy
     out = given.out or Path("docs" if whole else "build/benchmarks")
     chosen = [
         case
         for case in CASES
-        if (case.quick or not given.quick) and given.layer in (None, case.layer)
+        if (case.quick or not given.quick)
+        and given.layer in (None, case.layer)
+        and not given.accuracy
     ]
     rounds = given.rounds or (2 if given.quick else 3)
     run = measure(chosen, rounds, seconds=0.05 if given.quick else 0.15)
@@ -55,6 +58,10 @@ def main() -> None:
             print("Starts ...", flush=True)
             run["starts"] = starts.measure()
             run["denormals"] = denormals.measure()
+    if (whole or given.accuracy) and "stopped" not in run:
+        with kept(run, len(chosen)):
+            print("Time to an accuracy ...", flush=True)
+            run["accuracy"] = accuracy.measure(run["threads"])
     out.mkdir(parents=True, exist_ok=True)
     (out / "benchmarks.md").write_text(report.page(run), encoding="utf-8")
     (out / "benchmarks.svg").write_text(chart.draw(run), encoding="utf-8")

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Final
 
-from . import denormals, starts
+from . import accuracy, denormals, starts
 from .bars import (
     Result,
     Run,
@@ -70,6 +70,8 @@ def page(run: Run) -> str:
     parts += ["## Geometric means", "\n".join(_means(found["forward"] + found["both"]))]
     if "starts" in run:
         parts += ["## Starts", "\n".join(_starts(run["starts"]))]
+    if "accuracy" in run:
+        parts += ["## Time to an accuracy", "\n".join(_accuracy(run))]
     if "denormals" in run:
         parts += ["## Denormal numbers", "\n".join(_denormals(run["denormals"]))]
     parts += ["## Below the bars", "\n".join(_below(run, found["forward"] + found["both"]))]
@@ -170,6 +172,31 @@ def _starts(found: Mapping[str, float]) -> Iterator[str]:
         yield f"| {starts.TITLES[name]} | {seconds:.2f} | {starts.BARS[name]:g} |"
 
 
+def _accuracy(run: Run) -> Iterator[str]:
+    found, limits = run["accuracy"], run["limits"]
+    least = accuracy.least(limits["peak"]["float32"][str(limits["threads"])])
+    yield accuracy.METHOD
+    yield ""
+    yield from _rows(
+        ["", "A step, ms", "An epoch, s", f"{accuracy.EPOCHS} epochs, min"], ["---"] + ["--:"] * 3
+    )
+    rows = [(accuracy.TITLES[name], times) for name, times in found["times"].items()]
+    for title, times in [*rows, ("The arithmetic alone, at the peak", least)]:
+        epoch = accuracy.epoch(times)
+        yield (
+            f"| {title} | {times['step'] * 1e3:.1f} | {epoch:.1f} "
+            f"| {epoch * accuracy.EPOCHS / 60:.1f} |"
+        )
+    for name, reason in found["failures"].items():
+        yield f"| {accuracy.TITLES[name]}: {reason} | | | |"
+    if (ratio := accuracy.ratio(found)) is not None:
+        yield ""
+        yield (
+            f"The fastest of the others takes {ratio:.2f} times as long as Lamina; the bar is "
+            + (f"{accuracy.BAR:g}.")
+        )
+
+
 def _denormals(found: Mapping[str, float]) -> Iterator[str]:
     yield from _rows(["An RNN with ReLU, forward + backward", "ms"], ["---", "--:"])
     for name, seconds in found.items():
@@ -201,6 +228,7 @@ def _below(run: Run, found: Sequence[Result]) -> Iterator[str]:
                 f"- {LAYERS[layer].TITLE}, {pass_title(layer, which)}, geometric mean: "
                 f"ratio {mean:.2f}, bar {MEANS[layer, which]:g}"
             )
+    lines += [f"- {missed}" for missed in accuracy.misses(run.get("accuracy"))]
     lines += [f"- {missed}" for missed in starts.misses(run.get("starts", {}))]
     yield from lines or ["None."]
 

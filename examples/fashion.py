@@ -47,6 +47,23 @@ def network():
     )
 
 
+def data():
+    """Return images and classes to train on, and to test on, scaled by those to train on."""
+    split = lm.data.idx(FOLDER)
+    mean, deviation = split.train[0].mean(), split.train[0].std()
+    return (((x - mean) / deviation, y) for x, y in (split.train, split.test))
+
+
+LOSS = lm.CrossEntropy(label_smoothing=0.1)
+
+
+def optimizer(samples):
+    updates = EPOCHS * -(-samples // BATCH)
+    rise = updates // 6
+    schedule = lm.WarmUp(lm.Cosine(0.2, updates - rise), rise)
+    return lm.SGD(schedule, momentum=0.9, nesterov=True, weight_decay=5e-4)
+
+
 class Augmented:
     """Batches of shifted and mirrored images, drawn anew each time."""
 
@@ -75,23 +92,18 @@ def said(history, model):
 
 
 if __name__ == "__main__":
-    split = lm.data.idx(FOLDER)
-    mean, deviation = split.train[0].mean(), split.train[0].std()
-    (x, y), (x_test, y_test) = (((a - mean) / deviation, b) for a, b in (split.train, split.test))
+    (x, y), test = data()
     model = network().initialize(0)
-    updates = EPOCHS * -(-len(y) // BATCH)
-    rise = updates // 6
-    schedule = lm.WarmUp(lm.Cosine(0.2, updates - rise), rise)
     lm.fit(
         model,
         Augmented(x, y, np.random.default_rng(0)),
-        loss=lm.CrossEntropy(label_smoothing=0.1),
-        optimizer=lm.SGD(schedule, momentum=0.9, nesterov=True, weight_decay=5e-4),
+        loss=LOSS,
+        optimizer=optimizer(len(y)),
         epochs=EPOCHS,
         metric="accuracy",
-        validation=(x_test, y_test),
+        validation=test,
         callbacks=[said],
     )
     parameters = sum(p.size for p in model.params.values())
-    accuracy = 100 * lm.evaluate(model, (x_test, y_test), metric="accuracy").metric
+    accuracy = 100 * lm.evaluate(model, test, metric="accuracy").metric
     print(f"{parameters:,} parameters: accuracy {accuracy:.2f}")

@@ -1,6 +1,7 @@
 """The benchmarks, but for the measuring: cases, reference, bars, page and picture."""
 
 import contextlib
+import importlib
 import signal
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from benchmarks import __main__ as main
 from benchmarks import (
+    accuracy,
     activations,
     bars,
     chart,
@@ -441,6 +443,27 @@ class TestPage:
         assert "yet: " not in page
         page = report.page(run_with(0.95, 10, starts={"import": 0.1}))
         assert page.endswith("\n\nNone.\n")
+
+    def test_time_to_an_accuracy(self):
+        times = {
+            "lamina": {"step": 0.1, "image": 1e-4},
+            "channels last": {"step": 0.14, "image": 1e-4},
+            "channels first": {"step": 0.3, "image": 1e-4},
+        }
+        found = {"times": times, "failures": {"compiled": "no compiler"}}
+        assert accuracy.epoch(times["lamina"]) == pytest.approx(47.9)
+        page = report.page(run_with(0.95, 10, accuracy=found))
+        assert "| Lamina | 100.0 | 47.9 | 12.8 |" in page
+        assert "| The arithmetic alone, at the peak | 16.1 | 8.0 | 2.1 |" in page
+        assert "| torch.compile, channels last: no compiler |" in page
+        assert "takes 1.39 times as long as Lamina; the bar is 1.5." in page
+        assert "- Time to an accuracy: ratio 1.39, bar 1.5" in page
+        fashion = importlib.import_module("examples.fashion")
+        assert fashion.network().flops((1, 28, 28, 1)) == pytest.approx(accuracy.FLOPS, rel=0.01)
+        assert (fashion.EPOCHS, fashion.BATCH) == (accuracy.EPOCHS, accuracy.BATCH)
+        times["lamina"]["step"] = 0.05
+        assert list(accuracy.misses(found)) == list(accuracy.misses(None)) == []
+        assert accuracy.ratio({"times": {"lamina": times["lamina"]}}) is None
 
     def test_denormals(self):
         y, dx = denormals.passes_of(denormals.SMALL)()

@@ -174,25 +174,33 @@ def clock(call: Callable[[], Any], seconds: float) -> dict[str, float]:
 
 def serve(library: Any) -> None:
     """Answer requests until the input ends."""
+    runner = Runner(library)
+
+    def answer(request: dict[str, Any]) -> dict[Any, Any]:
+        match request["do"]:
+            case "versions":
+                return dict(runner.versions())
+            case "prepare":
+                return dict(runner.prepare(request["case"], request["reference"]))
+            case "workspace":
+                return {"bytes": runner.workspace(request["form"], request["which"])}
+            case "peak":
+                return {"bytes": runner.peak(request["form"], request["which"])}
+            case "time":
+                return dict(runner.time(request["form"], request["which"], request["seconds"]))
+            case unknown:
+                return {"error": f"unknown request {unknown!r}"}
+
+    answer_all(answer)
+
+
+def answer_all(how: Callable[[dict[str, Any]], dict[Any, Any]]) -> None:
+    """Answer requests by a function, until the input ends."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints is no answer
-    runner = Runner(library)
     for line in sys.stdin:
-        request = json.loads(line)
         try:
-            match request["do"]:
-                case "versions":
-                    answer: dict[Any, Any] = runner.versions()
-                case "prepare":
-                    answer = runner.prepare(request["case"], request["reference"])
-                case "workspace":
-                    answer = {"bytes": runner.workspace(request["form"], request["which"])}
-                case "peak":
-                    answer = {"bytes": runner.peak(request["form"], request["which"])}
-                case "time":
-                    answer = runner.time(request["form"], request["which"], request["seconds"])
-                case unknown:
-                    answer = {"error": f"unknown request {unknown!r}"}
+            answer = how(json.loads(line))
         except Exception as error:
             first, *_ = [*str(error).strip().splitlines(), ""]
             answer = {"error": f"{type(error).__name__}: {first}"}
