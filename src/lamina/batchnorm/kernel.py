@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..engine import jit, pool
-from ..engine.jit import Task, address, call
+from ..engine.jit import Task, call, data, held
 from ..engine.matmul import contiguous
-from ..engine.memory import ALIGNMENT, empty
+from ..engine.memory import ALIGNMENT, empty, pointer
 from ..engine.packing import copy
 from ..engine.sweep import DOUBLE
 from ..engine.threads import count as count_threads
@@ -55,16 +55,37 @@ class Cache(NamedTuple):
     """What `backward` needs, and the statistics that y was computed with."""
 
     x: NDArray
-    mean: NDArray
-    rest: NDArray
-    var: NDArray
-    scale: NDArray
+    numbers: NDArray
+    """Rows of mean, slope, intercept, rest, var, scale."""
     gamma: NDArray | None
     beta: NDArray | None
     M: int | None
     lengths: NDArray | None
-    line: NDArray | None
-    """Slope and intercept, where a ReLU is done with them."""
+    relu: bool
+
+    @property
+    def mean(self) -> NDArray:
+        """The mean of each channel; `rest` is the part of it that its dtype does not hold."""
+        found: NDArray = self.numbers[0]
+        return found
+
+    @property
+    def rest(self) -> NDArray:
+        """See `mean`."""
+        found: NDArray = self.numbers[3]
+        return found
+
+    @property
+    def var(self) -> NDArray:
+        """The variance of each channel."""
+        found: NDArray = self.numbers[4]
+        return found
+
+    @property
+    def scale(self) -> NDArray:
+        """1 / √(var + eps)."""
+        found: NDArray = self.numbers[5]
+        return found
 
 
 # What falls to a part. `full` rows of `width` = `fold` C columns, and a last row of `tail`, are cut
@@ -150,6 +171,8 @@ def _forward(phase: int, g: int, task: Task) -> None:
         moments, merge, settle, line, apply, copy,
         x, y, gamma, beta, pivots, numbers, wide, table,
     ) = task  # fmt: skip
+    x, y, gamma, beta = data(x), data(y), data(gamma), data(beta)
+    pivots, numbers, wide, table = data(pivots), data(numbers), data(wide), data(table)
     width, blocks = fold * c, _blocks(ROWS, full, 0)
     delta, q = table + 8, table + 8 + _blocks(ROWS, full, tail) * width * 8
     wide_mean, wide_slope, wide_intercept = wide, wide + width * size, wide + 2 * width * size
@@ -222,18 +245,23 @@ def _backward(phase: int, g: int, task: Task) -> None:
     """Do part g: 0 sums of blocks, 1 make them one, 2 the plane of each channel, 3 and 4 dx."""
     (
         parts, size, lane, full, tail, fold, c, n, group,
-        products, add, plane, gradient, apply, copy, x, dy, dx, numbers, wide, zeros, table,
+        products, add, plane, gradient, apply, copy,
+        x, dy, dx, gamma, known, numbers, wide, zeros, table,
     ) = task  # fmt: skip
+    x, dy, dx, gamma, known = data(x), data(dy), data(dx), data(gamma), data(known)
+    numbers, wide, zeros, table = data(numbers), data(wide), data(zeros), data(table)
     width, blocks = fold * c, _blocks(ROWS, full, 0)
     dys, by_x = table, table + _blocks(ROWS, full, tail) * width * 8
-    step = width * size
-    wide_mean, wide_of_dy, wide_of_x = wide, wide + step, wide + 2 * step
-    wide_constant, wide_slope, wide_intercept = wide + 3 * step, wide + 4 * step, wide + 5 * step
     step = c * size
-    of_dy, of_x, constant, rest = (
-        numbers + step, numbers + 2 * step, numbers + 3 * step, numbers + 6 * step
-    )  # fmt: skip
-    scale, gamma, dgamma, dbeta = rest + step, rest + 2 * step, rest + 3 * step, rest + 4 * step
+    rest, scale = known + 3 * step, known + 5 * step
+    of_dy, of_x, constant = numbers, numbers + step, numbers + 2 * step
+    dgamma, dbeta = numbers + 3 * step, numbers + 4 * step
+    wide_mean, wide_slope, wide_intercept = known, known + step, known + 2 * step
+    wide_of_dy, wide_of_x, wide_constant = of_dy, of_x, constant
+    if fold > 1:
+        step *= fold
+        wide_mean, wide_slope, wide_intercept = wide, wide + step, wide + 2 * step
+        wide_of_dy, wide_of_x, wide_constant = wide + 3 * step, wide + 4 * step, wide + 5 * step
     c0, c1 = _channels(g, parts, c)
     if phase == 0:
         spans, units = _units(group, blocks, tail, width)
@@ -312,21 +340,27 @@ ONLY_SUMS: Final = np.array([[0, NOTHING], [1, 2]])
 """Those that the sums of a backward pass alone take."""
 
 
-@functools.cache
-def _codes(dtype: np.dtype[Any], relu: bool, past: bool) -> tuple[Any, ...]:
-    """Return the code of a forward pass: with a ReLU, with a y that is written past the caches."""
+@functools.lru_cache(LAYOUTS)
+def _begin(
+    cut: "Layout", C: int, M: int, dtype: np.dtype[Any], relu: bool, past: bool
+) -> tuple[Any, ...]:
+    """Return how a task of a forward pass begins: with a ReLU, with a y written past the caches."""
     c = columns
     first = c.moments(dtype), c.merge(DOUBLE), c.settle(dtype), c.line(dtype)
-    return (*first, (c.apply_past if past else c.apply)[relu](dtype), copy(dtype))
+    last = (c.apply_past if past else c.apply)[relu](dtype), copy(dtype)
+    return (*cut.sizes(C, M, dtype), *first, *last)
 
 
-@functools.cache
-def _codes_back(dtype: np.dtype[Any], relu: bool, past: bool) -> tuple[Any, ...]:
-    """Return the code of a backward pass: through a ReLU, with a dx written past the caches."""
+@functools.lru_cache(LAYOUTS)
+def _begin_back(
+    cut: "Layout", C: int, M: int, dtype: np.dtype[Any], relu: bool, past: bool
+) -> tuple[Any, ...]:
+    """Return how a task of a backward pass begins: through a ReLU, dx written past the caches."""
     c = columns
     gradient, apply = (c.gradient_past, c.apply_past) if past else (c.gradient, c.apply)
     sums = c.products[relu](dtype), c.add(DOUBLE), c.plane(dtype)
-    return (*sums, gradient[relu](dtype), apply[False](dtype), copy(dtype))
+    last = gradient[relu](dtype), apply[False](dtype), copy(dtype)
+    return (*cut.sizes(C, M, dtype), *sums, *last)
 
 
 class Layout(NamedTuple):
@@ -338,6 +372,11 @@ class Layout(NamedTuple):
     fold: int
     group: int
     table: int
+
+    def sizes(self, C: int, M: int, dtype: np.dtype[Any]) -> tuple[int, ...]:
+        """Return the sizes at the beginning of a task; M counts the values of the statistics."""
+        cut = self.parts, dtype.itemsize, lanes(dtype), self.full, self.tail, self.fold
+        return (*cut, C, M, self.group)
 
 
 @functools.lru_cache(LAYOUTS)
@@ -363,8 +402,10 @@ def _ones_and_zeros(C: int, dtype: np.dtype[Any]) -> tuple[NDArray, NDArray]:
 
 def _past(result: NDArray, cut: Layout) -> bool:
     """Tell whether a result is to be written past the caches, and can be."""
+    if result.nbytes < STREAM:
+        return False
     row = cut.fold * result.shape[-1] * result.itemsize
-    return result.nbytes >= STREAM and row % ALIGNMENT == 0 and result.ctypes.data % ALIGNMENT == 0
+    return row % ALIGNMENT == 0 and pointer(result) % ALIGNMENT == 0
 
 
 def stats(x: NDArray, lengths: NDArray | None = None) -> Statistics:
@@ -404,20 +445,23 @@ def forward(
         steps, M = GIVEN, None
         numbers[0], numbers[4] = mean, var
     y = empty(rows.shape, x.dtype)
-    mean, _, _, rest, var, scale = numbers
     if rows.size:
         _run_forward(steps, rows, numbers, gamma, beta, eps, y, relu)
     else:
-        np.divide(1, np.sqrt(var + eps), out=scale)
-    line = numbers[1:3] if relu else None
-    cache = Cache(rows, mean, rest, var, scale, gamma, beta, M, lengths, line)
+        np.divide(1, np.sqrt(numbers[4] + eps), out=numbers[5])
+    cache = Cache(rows, numbers, gamma, beta, M, lengths, relu)
     return _unpack(y, lengths, x.shape), cache
 
 
 @jit.kernel
-def _follow(running: NDArray, found: NDArray, shares: NDArray, into: NDArray) -> None:
-    for j in range(running.size):
-        into[j] = shares[0] * running[j] + shares[1] * (shares[2] * found[j])
+def _follow(
+    running_mean: NDArray, running_var: NDArray, mean: NDArray, var: NDArray, shares: NDArray,
+    after: NDArray,
+) -> None:  # fmt: skip
+    kept, new, factor = shares[0], shares[1], shares[2]
+    for j in range(len(mean)):
+        after[0, j] = kept * running_mean[j] + new * mean[j]  # (5)
+        after[1, j] = kept * running_var[j] + new * (factor * var[j])  # (6)
 
 
 def update(
@@ -426,10 +470,9 @@ def update(
 ) -> tuple[NDArray, NDArray]:  # fmt: skip
     """Return the running mean and variance after one batch more."""
     kept = 1 - 1 / (batches + 1) if momentum is None else momentum  # (7)
-    dtype, after = running_mean.dtype, np.empty((2, *running_mean.shape), running_mean.dtype)
-    factor = count / (count - 1) if unbiased else 1
-    _follow(running_mean, mean, np.array([kept, 1 - kept, 1], dtype), after[0])  # (5)
-    _follow(running_var, var, np.array([kept, 1 - kept, factor], dtype), after[1])  # (6)
+    dtype, factor = running_mean.dtype, count / (count - 1) if unbiased else 1
+    shares, after = np.array([kept, 1 - kept, factor], dtype), np.empty((2, len(mean)), dtype)
+    _follow(running_mean, running_var, mean, var, shares, after)
     return after[0], after[1]
 
 
@@ -446,20 +489,13 @@ def _run_forward(
     ones, zeros = _ones_and_zeros(C, dtype)
     gamma = ones if gamma is None else contiguous(gamma)
     beta = zeros if beta is None else contiguous(beta)
-    x_at, numbers_at = address(rows), address(numbers)
-    pivots_at, wide_at = x_at, numbers_at
+    pivots, wide = rows, numbers
     if cut.fold > 1:
         pivots, wide = np.empty((cut.fold, C), dtype), np.empty((3, cut.fold, C), dtype)
         pivots[...] = rows.reshape(-1)[:C]
-        pivots_at, wide_at = address(pivots), address(wide)
-    past, y_at = False, x_at
-    if y is not None:
-        past, y_at = _past(y, cut), address(y)
-    task = (
-        cut.parts, dtype.itemsize, lanes(dtype), cut.full, cut.tail, cut.fold, C, M, cut.group,
-        *_codes(dtype, relu, past),
-        x_at, y_at, address(gamma), address(beta), pivots_at, numbers_at, wide_at, address(table),
-    )  # fmt: skip
+    past = y is not None and _past(y, cut)
+    arrays = rows, rows if y is None else y, gamma, beta, pivots, numbers, wide, table
+    task = *_begin(cut, C, M, dtype, relu, past), *map(held, arrays)
     pool.launch(_forward_steps, _forward_of_all, cut.parts, steps, task)
 
 
@@ -479,14 +515,14 @@ def backward(
     lengths = cache.lengths
     rows = contiguous(dy) if lengths is None else _pack(dy, lengths)
     dx = empty(rows.shape, dy.dtype)
-    dgamma, dbeta = np.zeros((2, dy.shape[-1]), dy.dtype)
-    if rows.size:
-        if total is None:
-            steps = FIXED if cache.M is None else MOVED
-            dgamma, dbeta = _run_backward(steps, rows, cache, dx)
-        else:
-            dgamma, dbeta = _run_backward(ONLY_SUMS, rows, cache)
-            _run_backward(GIVEN, rows, cache, dx, total)
+    if not rows.size:
+        dgamma, dbeta = np.zeros((2, dy.shape[-1]), dy.dtype)
+    elif total is None:
+        steps = FIXED if cache.M is None else MOVED
+        dgamma, dbeta = _run_backward(steps, rows, cache, dx)
+    else:
+        dgamma, dbeta = _run_backward(ONLY_SUMS, rows, cache)
+        _run_backward(GIVEN, rows, cache, dx, total)
     grads = {}
     if cache.gamma is not None:
         grads["gamma"] = dgamma
@@ -502,13 +538,9 @@ def _run_backward(
     """Go through phases; without the last ones there is no dx. Return dgamma and dbeta."""
     dtype, C = rows.dtype, rows.shape[-1]
     M = rows.size // C
-    # mean, of_dy, of_x, constant, slope, intercept, rest, scale, gamma, dgamma, dbeta
-    numbers = np.empty((11, C), dtype)
-    numbers[0], numbers[6], numbers[7] = cache.mean, cache.rest, cache.scale
-    numbers[8] = 1 if cache.gamma is None else cache.gamma
-    relu = cache.line is not None
-    if relu:
-        numbers[4:6] = cache.line
+    numbers = np.empty((5, C), dtype)  # of_dy, of_x, constant, dgamma, dbeta
+    ones, _ = _ones_and_zeros(C, dtype)
+    gamma = ones if cache.gamma is None else contiguous(cache.gamma)
     cut = layout(M, C, count_threads())
     table = empty(2 * cut.table, DOUBLE)
     if total is not None:
@@ -516,27 +548,20 @@ def _run_backward(
         table[cut.table : cut.table + C] = (
             total.gamma / cache.scale.astype(DOUBLE) + cache.rest * table[:C]
         )
-    numbers_at = wide_at = zeros_at = address(numbers)
+    wide = zeros = numbers
     if cut.fold > 1:
         wide = np.empty((6, cut.fold, C), dtype)
-        wide[0] = cache.mean
-        wide[4:] = numbers[4:6, None]
-        wide_at = address(wide)
+        wide[:3] = cache.numbers[:3, None]
     if cache.M is None:
         zeros = np.zeros(cut.fold * C, dtype)
-        zeros_at = address(zeros)
-    past, dx_at = False, address(rows)
-    if dx is not None:
-        past, dx_at = _past(dx, cut), address(dx)
-    # Of constants, no share of the sums goes back to x: any count but 0 serves.
-    count = cache.M or 1
-    task = (
-        cut.parts, dtype.itemsize, lanes(dtype), cut.full, cut.tail, cut.fold, C, count, cut.group,
-        *_codes_back(dtype, relu, past),
-        address(cache.x), address(rows), dx_at, numbers_at, wide_at, zeros_at, address(table),
+    past = dx is not None and _past(dx, cut)
+    arrays = (
+        cache.x, rows, rows if dx is None else dx, gamma, cache.numbers, numbers, wide, zeros, table
     )  # fmt: skip
+    # Of constants, no share of the sums goes back to x: any count but 0 serves.
+    task = *_begin_back(cut, C, cache.M or 1, dtype, cache.relu, past), *map(held, arrays)
     pool.launch(_backward_steps, _backward_of_all, cut.parts, steps, task)
-    return numbers[9:]
+    return numbers[3:]
 
 
 def _pack(x: NDArray, lengths: NDArray) -> NDArray:

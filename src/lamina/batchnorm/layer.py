@@ -240,17 +240,16 @@ class BatchNorm(Layer):
         x = arguments.array(self, "x", x, self.dtype)
         arguments.features(self, x, self.features)
         lengths = arguments.lengths(self, lengths, x)
-        mean, var = self.running_mean, self.running_var
         of_batch = training and not self.frozen
         if stats is not None:
             self._check_stats(stats, of_batch)
+        mean = var = None
         if of_batch:
-            mean = var = None
             self._check_count(x, lengths, stats)
-        how = functions(__name__)
-        y, cache = how.forward(
-            x, self.gamma, self.beta, mean, var, self.eps, lengths, stats, **options
-        )
+        else:
+            mean, var = self.running_mean, self.running_var
+        gamma, beta, how = self.params.get("gamma"), self.params.get("beta"), functions(__name__)
+        y, cache = how.forward(x, gamma, beta, mean, var, self.eps, lengths, stats, **options)
         if of_batch and stats is None and self.running and self.update:
             self._follow(cache.mean, cache.var, cache.M)
         return y, (y.shape, how, cache)
@@ -317,19 +316,14 @@ class BatchNorm(Layer):
 
     def _follow(self, mean: NDArray, var: NDArray, count: Any) -> None:
         """Let the running values follow the statistics of a batch."""
-        mean, var = functions(__name__).update(
-            self.running_mean,
-            self.running_var,
-            int(self.batches),
-            mean,
-            var,
-            count,
-            self.momentum,
-            self.unbiased,
+        running_mean, running_var, batches = (
+            self.buffers[name] for name in ("running_mean", "running_var", "batches")
         )
-        self.buffers["running_mean"][...] = mean
-        self.buffers["running_var"][...] = var
-        self.buffers["batches"] += 1
+        before, options = int(batches), (count, self.momentum, self.unbiased)
+        running_mean[...], running_var[...] = functions(__name__).update(
+            running_mean, running_var, before, mean, var, *options
+        )
+        batches[...] = before + 1
 
     def output_shape(self, shape: Shape) -> Shape:
         """Return `shape`."""
