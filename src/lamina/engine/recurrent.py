@@ -497,6 +497,9 @@ def _step(
     for p in range(count):
         j = p * wide * lane
         w, tall = (wide, height) if p + 1 < count else (last_wide, last_height)
+        following = panels
+        if p + 1 < count:
+            following = panels + (j + w * lane) * both * size
         m = 0
         while m < n:
             rows = min(tall, n - m)
@@ -504,8 +507,7 @@ def _step(
                 rows, w, work + m * both * size, origin, both, 1, panels + j * both * size, origin,
                 w * lane, 1, both, bias + j * bias_col * size, 0,
                 sums + (m * columns + j) * size, columns,
-                min(lane, columns - j - (w - 1) * lane), 0, panels + (j + w * lane) * both * size,
-                w * lane,
+                min(lane, columns - j - (w - 1) * lane), 0, following, w * lane,
             ))  # fmt: skip
             m += rows
     call(cell, (

@@ -237,7 +237,10 @@ def product(
             if block == 0:
                 begin, lds = start + p0 * lane * start_col * size, start_row
             part, piece = a + i0 * size, panel + i0 * ldb * size
-            following = piece + (i1 - i0) * ldb * size  # what is read of B next, line by line
+            # What is read of B next, line by line. To ask for memory that is not there is slow.
+            following = piece + (i1 - i0) * ldb * size
+            if i1 == k:
+                following = b + p1 * lane * (tall if tall else 1) * size if p + 1 < count else b
             for i in range(tiles):
                 h = tall_rows + (1 if i < taller else 0)
                 call(tile, (
