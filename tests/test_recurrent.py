@@ -122,6 +122,9 @@ def test_same_bits_however_the_work_is_cut(problem, monkeypatch):
         monkeypatch.setattr(columns, "MANY", many)
         same(f"columns in {parts} parts, one sequence in place under {many} steps")
     monkeypatch.setattr(columns, "LEAST", 10**9)
+    for together in (1, 7, 10**9):
+        monkeypatch.setattr(recurrent, "TOGETHER", together)
+        same(f"dx of {together} rows together")
     for few in (1, 100):
         monkeypatch.setattr(recurrent, "FEW", few)
         same(f"x ahead for fewer than {few} rows")

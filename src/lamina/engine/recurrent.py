@@ -9,7 +9,11 @@ Backward the cell comes first: it makes da_t of what reaches the state, and one 
 
     dh_{t-1} = da_t W_hᵀ.                                                                       (2)
 
-Everything else that backward needs are products over all steps at once, which are matmul's.
+All that backward needs besides are products over all steps at once: of da and W_xᵀ, which is here,
+
+    dx_t = da_t W_xᵀ,                                                                           (3)
+
+and those that give the gradients of the weights (outer.py).
 
 Threads share the ranks of the sequences (steps.py), and each goes through all steps on its own,
 without waiting; or, where there are few sequences and the weights are large, the columns of a step
@@ -29,11 +33,11 @@ from numba.core import cgutils
 from . import columns as by_columns
 from . import denormals, jit, pool, threads
 from .jit import Address, Code, address, call, held, item
-from .matmul import BEFORE, IN_PLACE, WITHIN, plan_of
+from .matmul import BEFORE, IN_PLACE, WITHIN, matmul, plan_of
 from .memory import aligned, empty
 from .mode import flush as flush_code
 from .pointwise import Functions
-from .steps import AHEAD, Kept, Steps, Weights, pack, places, product, widest, zeros_and_ones
+from .steps import AHEAD, LINE, Kept, Steps, Weights, pack, places, product, widest, zeros_and_ones
 from .tile import lanes
 
 NDArray = npt.NDArray[Any]
@@ -44,6 +48,8 @@ FEW: Final = 4
 """With fewer rows a step, x W_x is computed for some steps at once."""
 REUSED: Final = 3
 """Weights that so many rows of tiles or fewer meet are not worth a copy."""
+TOGETHER: Final = 96
+"""Rows of da that stay in level 2 while the panels of W_xᵀ pass."""
 
 
 @jit.kernel
@@ -468,6 +474,57 @@ def _plan_back(
         panels_h, panels_p, ds, modes, address(plan.heights),
     )  # fmt: skip
     return _PlanBack(work, constants)
+
+
+@jit.kernel
+def _inputs(part: int, at: int) -> None:
+    """Pack part g of the weights, phase 0, or compute part g of the rows of dx.
+
+    Rows of da that lie a power of two apart share few sets of a level-1 cache: their copies do not.
+    """
+    (
+        parts, rows, columns, inputs, size, lane, width, tile, copy, transpose, origin, heights,
+        zeros, weight_x, panels, da, dx, together, pitch, strips,
+    ) = jit.constants(at, 20)  # fmt: skip
+    phase, g = part // parts, part % parts
+    zero, one = numba.int64(0), numba.int64(1)  # not literals: kernels are compiled once
+    if phase == 0:
+        pack(
+            g, parts, zero, columns, columns, inputs, width, size, lane, copy, transpose,
+            weight_x, one, columns, panels,
+        )  # fmt: skip
+        return
+    end, strip = rows * (g + 1) // parts, strips + g * together * pitch * size
+    vectors = (columns + lane - 1) // lane
+    last = columns - (vectors - 1) * lane
+    for row in range(rows * g // parts, end, together):
+        some = min(together, end - row)
+        call(copy, (da + row * columns * size, columns, some, vectors, last, strip, pitch))
+        product(
+            some, columns, inputs, width, size, lane, tile, origin, heights, strip, pitch,
+            panels, zero, columns, zeros, zero, zero, dx + row * inputs * size, inputs,
+        )  # fmt: skip
+
+
+def inputs(da: NDArray, weight_x: NDArray) -> NDArray:
+    """Return dx, shape (rows, I), of da, shape (rows, G H), by equation (3)."""
+    plan, (wide, columns), rows = plan_of(da.dtype), weight_x.shape, len(da)
+    dx = empty((rows, wide), da.dtype)
+    if rows <= TOGETHER:  # to copy W_x would take longer than to turn da
+        matmul(da, columns, 1, weight_x, 1, columns, rows, wide, columns, dx)
+        return dx
+    parts = threads.count() if rows * wide * columns > SERIAL else 1
+    width = widest(min(TOGETHER, -(-rows // parts)), wide, da.dtype)
+    panels = aligned(-(-wide // plan.lane) * plan.lane * columns, da.dtype)
+    line = LINE // plan.size
+    pitch = (-(-columns // line) | 1) * line  # an odd number of lines, for no two to share a set
+    strips = aligned(parts * TOGETHER * pitch, da.dtype)
+    pool.share(
+        _inputs, parts, parts, rows, columns, wide, plan.size, plan.lane, width, *plan.codes,
+        plan.origin_at, address(plan.heights), address(plan.zeros), address(weight_x),
+        address(panels), address(da), address(dx), TOGETHER, pitch, address(strips), phases=2,
+    )  # fmt: skip
+    return dx
 
 
 @jit.kernel

@@ -25,6 +25,8 @@ TERMS: Final = 384
 """The most terms of a block of a sum: a panel of two or four vectors stays in level 1 or 2."""
 LINE: Final = 64
 """Bytes that memory moves at once."""
+ALIAS: Final = 4096
+"""Bytes after which addresses share a set of a level-1 cache."""
 
 
 class Steps:
@@ -237,15 +239,18 @@ def product(
             if block == 0:
                 begin, lds = start + p0 * lane * start_col * size, start_row
             part, piece = a + i0 * size, panel + i0 * ldb * size
-            # What is read of B next, line by line. To ask for memory that is not there is slow.
-            following = piece + (i1 - i0) * ldb * size
-            if i1 == k:
+            # What is read of B next, line by line. To ask for memory that is not there is slow, and
+            # what is one ALIAS away would push out what is read now.
+            following, step = piece + (i1 - i0) * ldb * size, ldb
+            if (i1 - i0) * ldb * size % ALIAS == 0:
+                following, step = piece, 0
+            elif i1 == k:
                 following = b + p1 * lane * (tall if tall else 1) * size if p + 1 < count else b
             for i in range(tiles):
                 h = tall_rows + (1 if i < taller else 0)
                 call(tile, (
                     h, p1 - p0, part, origin, a_row, 1, piece, origin, ldb, 1, i1 - i0,
-                    begin, lds, into, ldc, last, 0, following + i % lines * LINE, ldb,
+                    begin, lds, into, ldc, last, 0, following + i % lines * LINE, step,
                 ))  # fmt: skip
                 part, into, begin = (
                     part + h * a_row * size, into + h * ldc * size, begin + h * lds * size

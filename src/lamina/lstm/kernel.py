@@ -118,7 +118,7 @@ def run_backward(
 ) -> tuple[NDArray, State, dict[str, NDArray]]:
     """Return dx, the gradient of the state before the first step, and those of the weights."""
     steps, x, s, y, mask, kept, weights = cache
-    (I, columns), P, M = weights.x.shape, len(weights.h), steps.rows  # noqa: E741
+    (P, columns), M = weights.h.shape, steps.rows
     dy = steps.pack(contiguous(dy))
     dh, dc = (steps.ranked(a) for a in dstate)
     da = empty((M, columns), x.dtype)
@@ -127,8 +127,7 @@ def run_backward(
     if trace is not None:
         trace["da"] = steps.unpack(da).copy()
 
-    dx = empty(x.shape, x.dtype)
-    matmul(da, columns, 1, weights.x, 1, columns, M, I, columns, dx)  # (23)
+    dx = recurrent.inputs(da, weights.x)  # (23)
     grads = dict(
         zip(("weight_x", "weight_h", "bias"), outer(x, kept.h, da), strict=True)
     )  # (24) to

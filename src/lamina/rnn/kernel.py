@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..engine import recurrent
-from ..engine.matmul import contiguous, matmul
+from ..engine.matmul import contiguous
 from ..engine.memory import empty
 from ..engine.outer import outer
 from ..engine.steps import Kept, Steps, Weights, steps_of
@@ -120,7 +120,7 @@ def run_backward(
 ) -> tuple[NDArray, State, dict[str, NDArray]]:
     """Return dx, the gradient of the state before the first step, and those of the weights."""
     steps, x, y, mask, kept, weights, activation = cache
-    (I, H), M = weights.x.shape, steps.rows  # noqa: E741
+    M, H = steps.rows, len(weights.h)
     y, dy, dh = steps.pack(y), steps.pack(contiguous(dy)), steps.ranked(dstate[0])
     da = empty((M, H), x.dtype)
     code = cell.backward[activation]
@@ -128,8 +128,7 @@ def run_backward(
     if trace is not None:
         trace["da"] = steps.unpack(da).copy()
 
-    dx = empty(x.shape, x.dtype)
-    matmul(da, H, 1, weights.x, 1, H, M, I, H, dx)  # (9)
+    dx = recurrent.inputs(da, weights.x)  # (9)
     grads = dict(
         zip(("weight_x", "weight_h", "bias"), outer(x, kept.h, da), strict=True)
     )  # (10) to
