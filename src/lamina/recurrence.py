@@ -376,38 +376,46 @@ class Recurrent(Layer):
         whole = {suffix: infer for suffix, (infer, _) in prepared.items()}
         run = [step for _, step in prepared.values()]
 
-        def call(x: NDArray, *, lengths: Any = None, sample_ids: Any = None) -> NDArray:
-            return self._through(
-                x, lengths=lengths, sample_ids=sample_ids, keep=False, prepared=whole
-            )[0]
-
         dtype, inputs, sizes = self.dtype, self.in_features, tuple(self.state_sizes.values())
+        depth, count, stepwise = len(run), len(sizes), self.stepwise
+        alike = stepwise and not self.dropouts and not self.recurrent_dropouts
 
         def are_plain(x_t: Any, state: Any) -> bool:
             if not (type(x_t) is np.ndarray and x_t.dtype is dtype and x_t.ndim == 2):
                 return False
             n, features = x_t.shape
-            if not (n and features == inputs and type(state) is tuple and len(state) == len(run)):
+            if not (n and features == inputs and type(state) is tuple and len(state) == depth):
                 return False
             for entry in state:
-                if not (type(entry) is tuple and len(entry) == len(sizes)):
+                if not (type(entry) is tuple and len(entry) == count):
                     return False
-                for a, size in zip(entry, sizes, strict=True):
-                    if not (type(a) is np.ndarray and a.dtype is dtype and a.shape == (n, size)):
+                for k, a in enumerate(entry):
+                    if not (
+                        type(a) is np.ndarray and a.dtype is dtype and a.shape == (n, sizes[k])
+                    ):
                         return False
             return True
 
-        def step(x_t: NDArray, state: State | None) -> tuple[NDArray, State]:
-            if self.bidirectional or not are_plain(x_t, state):  # say what is wrong, or mend it
+        def step(x_t: NDArray, state: Any) -> tuple[NDArray, State]:
+            if not (stepwise and are_plain(x_t, state)):  # say what is wrong, or mend it
                 self._refuse_steps()
                 x_t = arguments.array(self, "x_t", x_t, dtype)
                 arguments.features(self, x_t, inputs, ndim=2)
                 state = self._checked_state("state", state, len(x_t))
             after = []
-            for one, before in zip(run, state or (), strict=True):
-                after.append(one(x_t, before))
-                x_t = after[-1][0]
-            return x_t.copy(), tuple(after)
+            for k, one in enumerate(run):
+                x_t, end = one(x_t, state[k])
+                after.append(end)
+            return x_t, tuple(after)
+
+        def call(x: NDArray, *, lengths: Any = None, sample_ids: Any = None) -> NDArray:
+            if alike and lengths is None and type(x) is np.ndarray and x.shape[1:2] == (1,):
+                x_t, state = x[:, 0], self._zeros(len(x))
+                if are_plain(x_t, state):
+                    return step(x_t, state)[0][:, None]
+            return self._through(
+                x, lengths=lengths, sample_ids=sample_ids, keep=False, prepared=whole
+            )[0]
 
         return Prepared(call, step)
 

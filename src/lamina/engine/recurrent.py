@@ -529,17 +529,17 @@ def inputs(da: NDArray, weight_x: NDArray) -> NDArray:
 
 @jit.kernel
 def _step(
-    n: int, fixed: int, panels: int, bias: int, x: int, h: int, c: int, work: int, y: int
+    n: int, fixed: int, x: int, h: int, c: int, work: int, y: int, c_next: int, shown: int
 ) -> None:
     """Go through one step of a few sequences, from what `jit.held` gave for the arrays."""
-    panels, bias, x, h, c, work, y = (
-        jit.data(panels), jit.data(bias), jit.data(x), jit.data(h), jit.data(c), jit.data(work),
-        jit.data(y),
+    x, h, c, work, y, c_next, shown = (
+        jit.data(x), jit.data(h), jit.data(c), jit.data(work), jit.data(y), jit.data(c_next),
+        jit.data(shown),
     )  # fmt: skip
     (
         size, lane, wide, height, last_wide, last_height, tile, copy, origin, cell,
-        inputs, hidden, columns, bias_col, ones,
-    ) = jit.constants(fixed, 15)  # fmt: skip
+        inputs, hidden, columns, panels, bias, bias_col, ones,
+    ) = jit.constants(fixed, 17)  # fmt: skip
     both = inputs + hidden
     vectors, x_vectors = (hidden + lane - 1) // lane, (inputs + lane - 1) // lane
     last = hidden - (vectors - 1) * lane
@@ -549,6 +549,7 @@ def _step(
         x, inputs, n, x_vectors, inputs - (x_vectors - 1) * lane, work, both
     ))  # fmt: skip
     call(copy, (h, hidden, n, vectors, last, h_at, both))
+    call(copy, (c, hidden, n, vectors, last, c_next, hidden))
     all_vectors = (columns + lane - 1) // lane
     count = (all_vectors + wide - 1) // wide
     for p in range(count):
@@ -568,8 +569,8 @@ def _step(
             ))  # fmt: skip
             m += rows
     call(cell, (
-        n, vectors, last, hidden, sums, columns, c, hidden, y, hidden, h_at, both, ones, 0, 0, 0,
-        y, y,
+        n, vectors, last, hidden, sums, columns, c_next, hidden, y, hidden, shown, hidden, ones, 0,
+        0, 0, y, y,
     ))  # fmt: skip
 
 
@@ -583,36 +584,39 @@ class Stepper:
     """The most sequences: more fill taller tiles than these."""
 
     def __init__(self, cell: Code, weights: Weights) -> None:
-        dtype = weights.x.dtype
+        self.dtype = dtype = weights.x.dtype
         plan = plan_of(dtype)
         inputs, (hidden, columns) = len(weights.x), weights.h.shape
         vectors = -(-columns // plan.lane)
-        self.wide = min(8, vectors)
-        self.panels = _fixed_panels([weights.x, weights.h], self.wide)
-        last = vectors - (-(-vectors // self.wide) - 1) * self.wide
+        wide = min(8, vectors)
+        last = vectors - (-(-vectors // wide) - 1) * wide
         bias, bias_col = (plan.zeros, 0) if weights.bias is None else (weights.bias, 1)
-        self.ones = np.ones(hidden, dtype)
-        self.fixed = jit.Constants(
-            plan.size, plan.lane, self.wide, plan.heights[self.wide], last, plan.heights[last],
-            *plan.codes[:2], plan.origin_at, cell(dtype), inputs, hidden, columns, bias_col,
-            address(self.ones),
+        self.kept = panels, bias, ones = (
+            _fixed_panels([weights.x, weights.h], wide), bias, np.ones(hidden, dtype),
         )  # fmt: skip
-        self.bias = bias
+        self.fixed = jit.Constants(
+            plan.size, plan.lane, wide, plan.heights[wide], last, plan.heights[last],
+            *plan.codes[:2], plan.origin_at, cell(dtype), inputs, hidden, columns, address(panels),
+            address(bias), bias_col, address(ones),
+        )  # fmt: skip
+        self.at, self.hidden = self.fixed.at, hidden
         self.work = inputs + hidden + columns
-        self.held = held(self.panels), held(bias)
 
-    @classmethod
-    def suits(cls, x: NDArray, lengths: NDArray | None, mask: NDArray | None) -> bool:
-        """Return whether a run over x, shape (N, T, I), is one step of a few whole sequences."""
-        return x.shape[1] == 1 and 0 < len(x) <= cls.MOST and lengths is mask is None
+    def __call__(self, x: NDArray, h: NDArray, c: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+        """Return y, and h and c after a step of x, shape (n, I), all C-contiguous.
 
-    def __call__(self, x: NDArray, h: NDArray, c: NDArray) -> NDArray:
-        """Return h after a step of C-contiguous x, shape (n, I); replace c."""
+        y is a copy of h, which is the caller's to write to.
+        """
         n = len(x)
-        y = np.empty_like(h)
-        work = np.empty(n * self.work, y.dtype)
-        _step(n, self.fixed.at, *self.held, held(x), held(h), held(c), held(work), held(y))
-        return y
+        shape = n, self.hidden
+        h_next, c_next, y = (
+            np.empty(shape, self.dtype), np.empty(shape, self.dtype), np.empty(shape, self.dtype)
+        )  # fmt: skip
+        work = np.empty(n * self.work, self.dtype)
+        _step(
+            n, self.at, held(x), held(h), held(c), held(work), held(h_next), held(c_next), held(y)
+        )
+        return y, h_next, c_next
 
 
 def _emit_affine(dtype: Any) -> str:

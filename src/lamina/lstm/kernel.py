@@ -16,6 +16,9 @@ from . import cell
 NDArray = npt.NDArray[Any]
 State: TypeAlias = tuple[NDArray, NDArray]
 
+Infer: TypeAlias = Callable[..., tuple[NDArray, State, None]]
+Step: TypeAlias = Callable[[NDArray, State], tuple[NDArray, State]]
+
 
 class Cache(NamedTuple):
     """What `run_backward` needs: arrays of the real steps, in the order of `steps`."""
@@ -47,26 +50,26 @@ def infer(
     return _run(x, state, _contiguous(*weights), lengths, mask, keep=False)
 
 
-def prepare(
-    *given: NDArray | None,
-) -> tuple[Callable[..., tuple[NDArray, State, None]], Callable[[NDArray, State], State]]:
-    """Return `infer` and `step` with weights that will not change, which are packed once."""
+def prepare(*given: NDArray | None) -> tuple[Infer, Step]:
+    """Return `infer` and `step` with weights that will not change, which are packed once.
+
+    `step` is given x_t and the state, and returns y_t, which is not the state's h, and the next.
+    """
     weights = _contiguous(*given)._replace(panels={})
 
     few = None if weights.p is not None else recurrent.Stepper(cell.forward, weights)
 
-    def step(x_t: NDArray, state: State) -> State:
+    def step(x_t: NDArray, state: State) -> tuple[NDArray, State]:
         if few is None or len(x_t) > few.MOST:
-            return _run(x_t[:, None], state, weights, None, None, keep=False)[1]
-        c = state[1].copy()
-        return few(contiguous(x_t), contiguous(state[0]), c), c
+            after = _run(x_t[:, None], state, weights, None, None, keep=False)[1]
+            return after[0].copy(), after
+        h, c = state
+        y, h, c = few(contiguous(x_t), contiguous(h), contiguous(c))
+        return y, (h, c)
 
     def infer(
         x: NDArray, state: State, *, lengths: NDArray | None = None, mask: NDArray | None = None
     ) -> tuple[NDArray, State, None]:
-        if recurrent.Stepper.suits(x, lengths, mask):
-            after = step(x[:, 0], state)
-            return after[0][:, None].copy(), after, None
         return _run(x, state, weights, lengths, mask, keep=False)
 
     return infer, step
