@@ -3,14 +3,16 @@
 Steps here are sums of arrays and a number, in NumPy.
 """
 
+import gc
 import itertools
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
+import lamina as lm
 from contract import assert_same
-from lamina.engine import program
+from lamina.engine import matmul, program
 from lamina.engine.program import Plan, Program
 
 F32 = np.dtype(np.float32)
@@ -124,3 +126,25 @@ def test_large_memory_is_not_kept(monkeypatch):
     run = Program(plan, result)
     assert_same(run(x), y)
     assert not run.waiting
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("rows", [1, 3, 70])
+def test_steps_that_are_ready_find_x_and_y_of_each_call(rows, count):
+    rng = np.random.default_rng(0)
+    layers = [lm.Linear(90, 300, rng=1), lm.ReLU(), lm.Linear(300, 250, rng=2), lm.Tanh()]
+    model = lm.Sequential(*layers, lm.Linear(250, 7, bias=False, rng=3))
+    xs = [rng.standard_normal((rows, 90)).astype(np.float32) for _ in range(4)]
+    xs.append(rng.standard_normal((90, rows)).astype(np.float32).T)
+    with lm.threads(count):
+        fixed = model.for_inference()
+        first = [fixed(x) for x in xs]
+        matmul._shape.cache_clear()  # what a program needs of it, it keeps
+        gc.collect()
+        again = [fixed(x) for x in xs]
+        for x, y, other in zip(xs, first, again, strict=True):
+            assert_same(other, y)
+            np.testing.assert_allclose(y, model(x), rtol=1e-5, atol=1e-5)
+    with ThreadPoolExecutor(4) as pool:
+        for y, other in zip(8 * first, pool.map(fixed, 8 * xs), strict=True):
+            assert_same(other, y)

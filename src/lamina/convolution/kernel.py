@@ -156,7 +156,7 @@ def prepare_step(
     o = weight.shape[-1]
     k = weight.size // o
     bias = None if bias is None else contiguous(bias)
-    multiply = matmul.product(matmul.pack(contiguous(weight), o, 1, o, k), bias, relu)
+    multiply = matmul.Given(matmul.pack(contiguous(weight), o, 1, o, k), bias, relu)
 
     def run(z: NDArray) -> NDArray:
         y = empty((len(z), o), z.dtype)

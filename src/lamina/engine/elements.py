@@ -14,7 +14,7 @@ import numpy.typing as npt
 from llvmlite import ir
 
 from . import jit, pool
-from .jit import Code, address, call
+from .jit import Code, call, data, held
 from .pointwise import Functions
 from .threads import count as count_threads
 
@@ -82,7 +82,8 @@ def _some(g: int, at: int) -> None:
     parts, size, code, n, a, b, c, d, numbers = jit.constants(at, 9)
     i0, i1 = n * g // parts // 64 * 64, n if g == parts - 1 else n * (g + 1) // parts // 64 * 64
     done = i0 * size
-    call(code, (a + done, b + done, c + done, d + done, i1 - i0, numbers))
+    a, b, c, d = data(a) + done, data(b) + done, data(c) + done, data(d) + done
+    call(code, (a, b, c, d, i1 - i0, data(numbers)))
 
 
 def run(code: Code, arrays: Sequence[NDArray], numbers: Sequence[float] = ()) -> None:
@@ -102,15 +103,15 @@ def bind(
     code: Code, n: int, dtype: np.dtype[Any], numbers: Sequence[float] = ()
 ) -> Callable[..., None]:
     """Return `run` as a function of arrays of that size and dtype."""
-    held = np.array(numbers, dtype)
+    given = np.array(numbers, dtype)
     parts = 1 if n <= SERIAL else count_threads()
     head = parts, dtype.itemsize, code(dtype), n
 
     def run(*arrays: NDArray) -> None:
         if n == 0:
             return
-        places = [address(a) for a in arrays]
+        places = [held(a) for a in arrays]
         places += places[:1] * (MOST - len(places))
-        pool.share(_some, parts, *head, *places, address(held))
+        pool.share(_some, parts, *head, *places, held(given))
 
     return run

@@ -376,6 +376,10 @@ def pack(b: NDArray, b_row: int, b_col: int, n: int, k: int) -> Packed:
     return Packed(panels, b if by_rows else None, few, n, k)
 
 
+def _threads(m: int, n: int, k: int) -> int:
+    return threads.count() if m * n * k > SERIAL or n * k > SERIAL_B else 1
+
+
 def matmul(
     a: NDArray, a_row: int, a_col: int,
     b: NDArray | Packed, b_row: int, b_col: int,
@@ -404,7 +408,7 @@ def matmul(
     before = False
     if isinstance(b, Packed):
         (b, before), b_row, b_col = b.read_by(m), n, 1
-    count = threads.count() if m * n * k > SERIAL or n * k > SERIAL_B else 1
+    count = _threads(m, n, k)
     shape = _shape(
         c.dtype, m, n, k, a_row, a_col, b_row, b_col, before, bias is not None, relu, count
     )
@@ -418,28 +422,44 @@ def matmul(
     )  # fmt: skip
 
 
-def product(
-    b: Packed, bias: NDArray | None = None, relu: bool = False
-) -> Callable[[NDArray, int, NDArray], None]:
-    """Return `matmul` with B, bias and ReLU given: a function of A (m, k), m and C.
+class Given:
+    """`matmul` with B, bias and ReLU given: a function of A (m, k), m and C.
 
     Of a small product, which is done sooner than a call of `matmul`, it does nothing twice.
     """
-    n, k, dtype, with_bias = b.n, b.k, b.panels.dtype, bias is not None
-    zeros = held(plan_of(dtype).zeros)
-    start = zeros if bias is None else held(bias)  # kept by the function below, as is b
 
-    def run(a: NDArray, m: int, c: NDArray) -> None:
+    def __init__(self, b: Packed, bias: NDArray | None = None, relu: bool = False) -> None:
+        self.b, self.bias, self.relu = b, bias, relu
+        self.zeros = held(plan_of(b.panels.dtype).zeros)
+        self.start = self.zeros if bias is None else held(bias)
+
+    def __call__(self, a: NDArray, m: int, c: NDArray) -> None:
+        """Write C."""
+        n, k = self.b.n, self.b.k
         if 0 < m * n * k <= SERIAL and n * k <= SERIAL_B:
-            given, before = b.read_by(m)
-            shape = _shape(dtype, m, n, k, k, 1, n, 1, before, with_bias, relu, 1)
+            shape, b = self._shape(m, 1)
             if shape.panels == 0:
-                at = shape.constants.at
-                pool.share(_part, 1, at, held(a), held(given), start, held(c), zeros)
+                places = held(a), held(b), self.start, held(c), self.zeros
+                pool.share(_part, 1, shape.constants.at, *places)
                 return
-        matmul(a, k, 1, b, n, 1, m, n, k, c, bias, relu)
+        matmul(a, k, 1, self.b, n, 1, m, n, k, c, self.bias, self.relu)
 
-    return run
+    def ready(self, m: int, a: int, c: int) -> Callable[[], None] | None:
+        """Return it for what `held` says of A and C, unless it works in memory beside theirs."""
+        n, k = self.b.n, self.b.k
+        if m * n * k == 0:
+            return None
+        shape, b = self._shape(m, _threads(m, n, k))
+        if shape.panels:
+            return None
+        places = a, held(b), self.start, c, self.zeros
+        return pool.ready(_part, shape.parts, shape.constants.at, *places, keep=(self, shape))
+
+    def _shape(self, m: int, count: int) -> tuple[_Shape, NDArray]:
+        """Return what a product of m rows asks for, and what it reads."""
+        (b, before), n, k = self.b.read_by(m), self.b.n, self.b.k
+        options = before, self.bias is not None, self.relu
+        return _shape(b.dtype, m, n, k, k, 1, n, 1, *options, count), b
 
 
 def column_sums(a: NDArray) -> NDArray:

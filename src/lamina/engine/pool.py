@@ -305,6 +305,23 @@ def share(kernel: Any, count: int, *arguments: Any, phases: int = 1) -> None:
         _run(offer, count, _entry(kernel), at, phases)
 
 
+def ready(kernel: Any, count: int, *arguments: int, keep: Any) -> Callable[[], None]:
+    """Return `share` of these arguments, in one phase, as a function that has all at hand.
+
+    It keeps what the arguments point to.
+    """
+    packed = _packer(len(arguments))(*arguments)
+    at, entry = id(packed) + _BYTES, _entry(kernel)
+
+    def run(kept: Any = (packed, keep)) -> None:
+        if count == 1:
+            kernel(0, at)
+        else:
+            _run(offer, count, entry, at, 1)
+
+    return run
+
+
 def launch(
     serial: Callable[..., None], parallel: Callable[..., None], count: int, *arguments: Any
 ) -> None:

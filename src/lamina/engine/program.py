@@ -13,8 +13,9 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from .jit import DISABLED, held
 from .matmul import contiguous
-from .memory import ALIGNMENT, aligned, empty
+from .memory import ALIGNMENT, aligned, empty, pointer
 
 NDArray = npt.NDArray[Any]
 Shape: TypeAlias = tuple[int, ...]
@@ -22,6 +23,9 @@ Run: TypeAlias = Callable[..., Any]
 """`run(*sources, target)` writes the target, a C-contiguous array as the sources are."""
 Bind: TypeAlias = Callable[[NDArray], Run]
 """`bind(scratch)` returns what runs, and works in those bytes, which begin a cache line."""
+Ready: TypeAlias = Callable[..., Callable[[], None] | None]
+"""`ready(*sources, target)` returns a step as a function that has all at hand, if there is one, for
+what `held` says of the arrays: it takes less time to call than what runs."""
 
 KEPT: Final = 2**24
 """The most bytes that a program keeps from call to call; beyond, to ask for memory takes no time
@@ -39,6 +43,7 @@ class Step(NamedTuple):
     sources: tuple[int, ...]
     target: int
     in_place: bool
+    ready: Ready | None = None
 
 
 class Plan:
@@ -64,18 +69,32 @@ class Plan:
         self.steps: list[Step] = []
         self.scratch = 0
 
-    def add(self, shape: Shape, run: Run, *sources: int, in_place: bool = False) -> int:
+    def add(
+        self,
+        shape: Shape,
+        run: Run,
+        *sources: int,
+        in_place: bool = False,
+        ready: Ready | None = None,
+    ) -> int:
         """Note a step whose target has that shape; return the target's number."""
-        return self.add_bound(shape, lambda scratch: run, 0, *sources, in_place=in_place)
+        bind: Bind = lambda scratch: run  # noqa: E731
+        return self.add_bound(shape, bind, 0, *sources, in_place=in_place, ready=ready)
 
     def add_bound(
-        self, shape: Shape, bind: Bind, scratch: int, *sources: int, in_place: bool = False
+        self,
+        shape: Shape,
+        bind: Bind,
+        scratch: int,
+        *sources: int,
+        in_place: bool = False,
+        ready: Ready | None = None,
     ) -> int:
         """Note a step that works in so many bytes of scratch; return the target's number."""
         target = len(self.shapes)
         self.shapes.append(shape)
         self.owners.append(target)
-        self.steps.append(Step(bind, sources, target, in_place))
+        self.steps.append(Step(bind, sources, target, in_place, ready))
         self.scratch = max(self.scratch, scratch)
         return target
 
@@ -96,6 +115,19 @@ class Plan:
         return -(-size // ALIGNMENT) * ALIGNMENT
 
 
+class _Memory(NamedTuple):
+    """What a call of a program works with.
+
+    `arrays` lacks x and y, and what is a view of them; `cells` say where their data begins, which
+    to a step that is ready is as what `held` says of them. `runs` are the steps, each with the
+    numbers of the arrays that it is called with.
+    """
+
+    arrays: list[Any]
+    runs: list[tuple[Run, tuple[int, ...]]]
+    cells: NDArray
+
+
 class Program:
     """A plan as a function of x that returns the array of number `result`.
 
@@ -106,7 +138,7 @@ class Program:
     def __init__(self, plan: Plan, result: int) -> None:
         self.plan, self.result, self.y = plan, result, plan.owners[result]
         self.places, self.size = _laid_out(plan, self.y)
-        self.waiting: list[tuple[list[Any], list[tuple[Run, tuple[int, ...]]]]] = []
+        self.waiting: list[_Memory] = []
         self.views = [
             i for i, owner in enumerate(plan.owners) if owner != i and owner in (0, self.y)
         ]
@@ -117,10 +149,12 @@ class Program:
             memory = self.waiting.pop()
         except IndexError:
             memory = self._memory()
-        arrays, runs = memory[0].copy(), memory[1]
+        arrays, runs, cells = memory.arrays.copy(), memory.runs, memory.cells
         if self.y:
-            arrays[self.y] = empty(self.plan.shapes[self.y], self.plan.dtype)
-        arrays[0] = contiguous(x)
+            arrays[self.y] = y = empty(self.plan.shapes[self.y], self.plan.dtype)
+            cells[1] = pointer(y)
+        arrays[0] = x = contiguous(x)
+        cells[0] = pointer(x)
         for i in self.views:
             arrays[i] = arrays[self.plan.owners[i]].reshape(self.plan.shapes[i])
         for run, numbers in runs:
@@ -130,8 +164,8 @@ class Program:
         result: NDArray = arrays[self.result]
         return result
 
-    def _memory(self) -> tuple[list[Any], list[tuple[Run, tuple[int, ...]]]]:
-        """Return the arrays that calls one after the other use again, and what runs on them."""
+    def _memory(self) -> _Memory:
+        """Return what calls one after the other use again."""
         plan = self.plan
         memory, scratch = aligned(self.size, _BYTE), aligned(plan.scratch, _BYTE)
         arrays: list[Any] = [None] * len(plan.shapes)
@@ -139,7 +173,14 @@ class Program:
             if owner in self.places:
                 first, count = self.places[owner], math.prod(shape) * plan.dtype.itemsize
                 arrays[i] = memory[first : first + count].view(plan.dtype).reshape(shape)
-        return arrays, [(step.bind(scratch), (*step.sources, step.target)) for step in plan.steps]
+        cells, runs = np.zeros(2, np.int64), []
+        cell = {self.y: pointer(cells) + 8, 0: pointer(cells)}
+        for step in plan.steps:
+            numbers = *step.sources, step.target
+            places = (cell.get(plan.owners[i]) or held(arrays[i]) for i in numbers)
+            ready = None if step.ready is None or DISABLED else step.ready(*places)
+            runs.append((step.bind(scratch), numbers) if ready is None else (ready, ()))
+        return _Memory(arrays, runs, cells)
 
 
 def _laid_out(plan: Plan, y: int) -> tuple[dict[int, int], int]:
@@ -151,7 +192,7 @@ def _laid_out(plan: Plan, y: int) -> tuple[dict[int, int], int]:
     }
     places: dict[int, int] = {}
     taken: list[tuple[int, int, int]] = []  # first byte, end, the step that is the last to read
-    for i, (_, sources, target, in_place) in enumerate(plan.steps):
+    for i, (_, sources, target, in_place, _) in enumerate(plan.steps):
         if target == y:
             continue
         begun, size = 0, plan.bytes(target)

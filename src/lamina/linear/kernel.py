@@ -1,12 +1,13 @@
 """Linear: the functions of formula.py, as matrix products on the engine."""
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy.typing as npt
 
 from ..arrays import mask_steps
-from ..engine.matmul import column_sums, contiguous, matmul, pack, product
+from ..engine.matmul import Given, column_sums, contiguous, matmul, pack
 from ..engine.memory import empty
 from ..engine.program import Plan
 
@@ -35,7 +36,7 @@ class Fixed:
     def __init__(self, weight: NDArray, bias: NDArray | None = None, relu: bool = False) -> None:
         bias = None if bias is None else contiguous(bias)
         self.I, self.O = weight.shape
-        self.product = product(pack(contiguous(weight), self.O, 1, self.O, self.I), bias, relu)
+        self.product = Given(pack(contiguous(weight), self.O, 1, self.O, self.I), bias, relu)
 
     def __call__(self, x: NDArray, lengths: NDArray | None = None) -> NDArray:
         """Return y."""
@@ -49,7 +50,8 @@ class Fixed:
         """Plan y of the array of that number; return the number of y."""
         shape = plan.shapes[x]
         rows = math.prod(shape[:-1])
-        return plan.add((*shape[:-1], self.O), lambda x, y: self.product(x, rows, y), x)
+        run, ready = self.product, partial(self.product.ready, rows)
+        return plan.add((*shape[:-1], self.O), lambda x, y: run(x, rows, y), x, ready=ready)
 
 
 def backward(dy: NDArray, cache: tuple[Any, ...]) -> tuple[NDArray, dict[str, NDArray]]:
