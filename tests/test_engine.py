@@ -641,6 +641,18 @@ def test_what_is_packed_beforehand_gives_the_same_bits(dtype):
             assert_same(c, multiply(a, b, np.empty((m, n), dtype), relu=True))
 
 
+def test_b_is_packed_when_so_many_rows_ask_for_it():
+    n, k = 40 * tile.lanes(np.dtype(np.float32)), 9
+    b = random("b", (k, n), np.dtype(np.float32))
+    packed = matmul.pack(b, n, 1, n, k)
+    for m in (1, packed.few, packed.few + 1):
+        a = random("a", (m, k), b.dtype)
+        c = np.empty((m, n), b.dtype)
+        matmul.matmul(a, k, 1, packed, 0, 0, m, n, k, c)
+        assert_same(c, multiply(a, b, np.empty_like(c)))
+        assert ("panels" in vars(packed)) == (m > packed.few)
+
+
 def test_what_is_packed_cannot_be_written_to():
     b = np.ones((3, 5), np.float32)
     packed = matmul.pack(b, 5, 1, 5, 3)

@@ -12,7 +12,7 @@ the blocking nor the grid changes a bit.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -340,14 +340,20 @@ class Packed:
     """A matrix B (k, n) as panels, for any number of products, of any number of rows.
 
     It is never written to, so that many threads may use it at once. `b` is B itself, where so few
-    rows or fewer read it sooner.
+    rows or fewer read it sooner; panels are made when more are first asked for.
     """
 
-    panels: NDArray
+    dtype: np.dtype[Any]
     b: NDArray | None
     few: int
     n: int
     k: int
+
+    @cached_property
+    def panels(self) -> NDArray:
+        """The panels of B."""
+        assert self.b is not None  # without it they are here from the beginning
+        return _panels(self.b, self.n, 1, self.n, self.k)
 
     def read_by(self, m: int) -> tuple[NDArray, bool]:
         """Return what a product of m rows reads, and whether that is the panels."""
@@ -360,6 +366,17 @@ def pack(b: NDArray, b_row: int, b_col: int, n: int, k: int) -> Packed:
     What holds B must not change from now on.
     """
     plan = plan_of(b.dtype)
+    by_rows = (b_row, b_col) == (n, 1) and -(-n // plan.lane) >= FEW
+    few = REUSED * int(plan.heights[plan.wide])
+    packed = Packed(b.dtype, b if by_rows else None, few, n, k)
+    if not by_rows:
+        vars(packed)["panels"] = _panels(b, b_row, b_col, n, k)
+    return packed
+
+
+def _panels(b: NDArray, b_row: int, b_col: int, n: int, k: int) -> NDArray:
+    """Return the panels of B."""
+    plan = plan_of(b.dtype)
     vectors = -(-n // plan.lane)
     panels = np.zeros(vectors * plan.lane * k + ALIGNMENT // plan.size, b.dtype)
     panels = panels[-panels.ctypes.data % ALIGNMENT // plan.size :]
@@ -371,9 +388,7 @@ def pack(b: NDArray, b_row: int, b_col: int, n: int, k: int) -> Packed:
             address(b), b_row, b_col, address(panels), k * plan.wide * plan.lane,
         )  # fmt: skip
     panels.flags.writeable = False
-    by_rows = (b_row, b_col) == (n, 1) and vectors >= FEW
-    few = REUSED * int(plan.heights[plan.wide])
-    return Packed(panels, b if by_rows else None, few, n, k)
+    return panels
 
 
 def _threads(m: int, n: int, k: int) -> int:
@@ -430,7 +445,7 @@ class Given:
 
     def __init__(self, b: Packed, bias: NDArray | None = None, relu: bool = False) -> None:
         self.b, self.bias, self.relu = b, bias, relu
-        self.zeros = held(plan_of(b.panels.dtype).zeros)
+        self.zeros = held(plan_of(b.dtype).zeros)
         self.start = self.zeros if bias is None else held(bias)
 
     def __call__(self, a: NDArray, m: int, c: NDArray) -> None:
