@@ -93,7 +93,7 @@ def array(owner: object, name: str, x: Any, dtype: np.dtype[Any] | None = None) 
     Values are never rounded: a wrong dtype is an error that names both cures. Arrays in the other
     byte order are copied into the machine's own.
     """
-    if type(x) is np.ndarray and x.dtype is dtype:
+    if type(x) is np.ndarray and (x.dtype is dtype or (dtype is None and x.dtype in FLOATS)):
         return x  # what comes mostly, sooner: a check must not cost as much as a small layer
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError(

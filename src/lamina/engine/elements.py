@@ -6,7 +6,7 @@ so neither threads nor the width of vectors change a bit.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Final
 
 import numpy as np
@@ -21,8 +21,10 @@ from .threads import count as count_threads
 NDArray = npt.NDArray[Any]
 _i64 = ir.IntType(64)
 
-SERIAL: Final = 32_768
+SERIAL: Final = 16_384
 """Up to so many elements a call stays on one core."""
+KEPT: Final = 256
+"""For how many sizes what a call needs is kept."""
 MOST: Final = 4
 """So many arrays there may be."""
 
@@ -80,10 +82,10 @@ def _twin(function: Twin, arrays: int, *given: Any) -> None:
 @jit.kernel
 def _some(g: int, at: int) -> None:
     parts, size, code, n, a, b, c, d, numbers = jit.constants(at, 9)
+    a, b, c, d, numbers = data(a), data(b), data(c), data(d), data(numbers)
     i0, i1 = n * g // parts // 64 * 64, n if g == parts - 1 else n * (g + 1) // parts // 64 * 64
     done = i0 * size
-    a, b, c, d = data(a) + done, data(b) + done, data(c) + done, data(d) + done
-    call(code, (a, b, c, d, i1 - i0, data(numbers)))
+    call(code, (a + done, b + done, c + done, d + done, i1 - i0, numbers))
 
 
 def run(code: Code, arrays: Sequence[NDArray], numbers: Sequence[float] = ()) -> None:
@@ -103,8 +105,14 @@ def bind(
     code: Code, n: int, dtype: np.dtype[Any], numbers: Sequence[float] = ()
 ) -> Callable[..., None]:
     """Return `run` as a function of arrays of that size and dtype."""
-    given = np.array(numbers, dtype)
-    parts = 1 if n <= SERIAL else count_threads()
+    return _bound(code, n, dtype, tuple(numbers), 1 if n <= SERIAL else count_threads())
+
+
+@lru_cache(KEPT)
+def _bound(
+    code: Code, n: int, dtype: np.dtype[Any], numbers: tuple[float, ...], parts: int
+) -> Callable[..., None]:
+    values = np.array(numbers, dtype)
     head = parts, dtype.itemsize, code(dtype), n
 
     def run(*arrays: NDArray) -> None:
@@ -112,6 +120,6 @@ def bind(
             return
         places = [held(a) for a in arrays]
         places += places[:1] * (MOST - len(places))
-        pool.share(_some, parts, *head, *places, held(given))
+        pool.share(_some, parts, *head, *places, held(values))
 
     return run

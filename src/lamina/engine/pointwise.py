@@ -39,6 +39,7 @@ tanh(±0) = ±0.
 """
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -194,6 +195,14 @@ class Functions(Emitter):
         scaled = b.fmul(b.fadd(p, self.number(1)), self.power(b, half, 0))
         return b.fmul(scaled, self.power(b, b.sub(n, half), 0))
 
+    def exp_of_negative(self, b: ir.IRBuilder, a: ir.Value) -> ir.Value:
+        """Return eᵃ for a from `least` of the format to 0."""
+        n, p = self.reduce(b, a)
+        # 2ⁿ may be too small for a normal number, 2^(n + shift) is not.
+        shift = self.format.bias // 2
+        power = self.power(b, n, shift)
+        return b.fmul(self.multiply_add(b, p, power, power), self.number(2.0**-shift))
+
     def expm1_of_negative(self, b: ir.IRBuilder, a: ir.Value) -> ir.Value:
         """Return eᵃ - 1 for a <= 0, the m of equation (3); 0 for others."""
         least = self.number(-60)  # it is -1 from there on in either format
@@ -205,27 +214,25 @@ class Functions(Emitter):
     def normal(self, b: ir.IRBuilder, x: ir.Value) -> tuple[ir.Value, ir.Value]:
         """Return Φ(x) and √(2π) φ(x) by equation (4)."""
         one = self.number(1)
-        size = self.below(b, self.magnitude(b, x), 40)  # both are 0 or 1 there in either format
+        # From there on both are 0 or 1.
+        size = self.below(b, self.magnitude(b, x), math.sqrt(-2 * self.format.least))
         half = b.fmul(size, self.number(0.5))
         square = b.fmul(size, half)
-        g = self.exp(b, b.fneg(square))
+        g = self.exp_of_negative(b, b.fneg(square))
         if jit.has_fma():
             rest = self.multiply_add(b, size, half, b.fneg(square))
             g = self.multiply_add(b, b.fneg(g), rest, g)
-        t = b.fdiv(b.fsub(size, self.number(4)), b.fadd(size, self.number(4)))
+        first, second = b.fadd(size, one), b.fadd(size, self.number(4))
+        inverse = b.fdiv(one, b.fmul(first, second))  # of both, for a division takes its time
+        t = b.fmul(b.fsub(size, self.number(4)), b.fmul(first, inverse))
         s = self.polynomial(b, self.format.s, t)
-        tail = b.fdiv(b.fmul(g, s), b.fadd(one, size))
+        tail = b.fmul(b.fmul(g, s), b.fmul(second, inverse))
         return b.select(b.fcmp_ordered(">", x, self.number(0)), b.fsub(one, tail), tail), g
 
     def sigmoid(self, b: ir.IRBuilder, a: ir.Value) -> ir.Value:
         """Return σ(a) by equation (2)."""
-        form = self.format
-        opposite = b.fneg(self.below(b, self.magnitude(b, a), -form.least))
-        n, p = self.reduce(b, opposite)
-        # 2ⁿ may be too small for a normal number, 2^(n + shift) is not.
-        shift = form.bias // 2
-        power = self.power(b, n, shift)
-        u = b.fmul(self.multiply_add(b, p, power, power), self.number(2.0**-shift))
+        size = self.below(b, self.magnitude(b, a), -self.format.least)
+        u = self.exp_of_negative(b, b.fneg(size))
         one = self.number(1)
         top = b.select(b.fcmp_ordered("<", a, self.number(0)), u, one)
         return b.fdiv(top, b.fadd(one, u))
