@@ -230,6 +230,12 @@ class _Pool(Windowed):
 class _MaxPool(_Pool):
     """The maximum over `rank` axes."""
 
+    def __call__(self, x: NDArray, **options: Any) -> NDArray:
+        """Return y, at inference: the places of maxima are not kept."""
+        if options.keys() - {"lengths"} or not kernels.used():
+            return super().__call__(x, **options)
+        return self._forward(x, options.get("lengths"), keep=False)[0]
+
     def _forward_with_relu(self, x: NDArray, *, lengths: Any = None) -> tuple[NDArray, Any]:
         """Return y for the ReLU of x, and the cache of `backward` through both."""
         return self._forward(x, lengths, relu=True)

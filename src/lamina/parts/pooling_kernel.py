@@ -19,7 +19,7 @@ from numba.core import cgutils
 
 from ..arrays import mask_steps
 from ..engine import jit, pool, program
-from ..engine.jit import Address, Code, Task, address, call
+from ..engine.jit import Address, Code, Constants, address, call, data, held, item
 from ..engine.matmul import contiguous
 from ..engine.memory import empty
 from ..engine.sweep import Masks, Sweep, Values
@@ -45,8 +45,8 @@ _START: Final = {"max_pool": -np.inf, "greatest_pool": -np.inf, "relu_max_pool":
 
 # Vector code. It does the elements along the last axis, whose table it has. Its arguments are two
 # arrays to read, two to write, the counts of the terms on the other axes, the place of the first
-# one, the elements, and the sizes: the channels, and by axis the steps from term to term, in
-# elements of what is read, and from place to place.
+# one, the elements, and the sizes: the channels, a divisor, and by axis the steps from term to
+# term, in elements of what is read, and from place to place.
 
 _ARGUMENTS: Final = "*a *b *c *d n0 n1 place count *table *sizes"
 
@@ -59,7 +59,7 @@ class _Terms:
         self.sweep = s = Sweep(name, dtype, _ARGUMENTS)
         b = s.builder
         *arrays, n0, n1, place, count, table, sizes = s.given
-        width, *steps = self._integers(sizes, 1 + 2 * RANK)
+        width, self.divisor, *steps = self._integers(sizes, 2 + 2 * RANK)
         self.steps, self.places = steps[:RANK], steps[RANK:]
         self.integers = ir.VectorType(ir.IntType(8 * s.size), s.lanes)
         with cgutils.for_range(b, count, intp=_i64) as element:
@@ -152,10 +152,11 @@ def _emit_greatest(dtype: Any) -> str:
 
 
 def _emit_sum(dtype: Any) -> str:
-    """Write the sums of a in c."""
+    """Write the sums of a, over the divisor, in c."""
 
     def strip(t: _Terms, j: ir.Value, masks: Masks) -> None:
-        t.sweep.stores(_sums(t, j, masks), t.sweep.at(t.sweep.builder, t.c, j), masks)
+        s, b, divisor = t.sweep, t.sweep.builder, t.sweep.number(t.divisor)
+        s.stores([b.fdiv(v, divisor) for v in _sums(t, j, masks)], s.at(b, t.c, j), masks)
 
     return _Terms("sum_pool", dtype, (8, 4, 1), strip).sweep.end()
 
@@ -209,18 +210,27 @@ def _twin(
     n0: int, n1: int, place: int, count: int, table: Address, sizes: Address,
 ) -> None:  # fmt: skip
     size: int = a.dtype.itemsize
-    width, *steps = sizes.row(0, 1 + 2 * RANK).tolist()
+    width, divisor, *steps = sizes.row(0, 2 + 2 * RANK).tolist()
     for element in range(count):
         first, n2, tap = table.row(3 * element, 3).tolist()
         at, to = first * width * size, element * width * size
         _element_twin(
-            name, a + at, other + at, c + to, d + to, (n0, n1, n2), place + tap, width, steps
+            name,
+            a + at,
+            other + at,
+            c + to,
+            d + to,
+            (n0, n1, n2),
+            place + tap,
+            width,
+            divisor,
+            steps,
         )
 
 
 def _element_twin(
     name: str, a: Address, other: Address, c: Address, d: Address,
-    counts: Ints, place: int, width: int, steps: list[int],
+    counts: Ints, place: int, width: int, divisor: int, steps: list[int],
 ) -> None:  # fmt: skip
     best = np.full(width, _START.get(name, 0), a.dtype)
     where = np.full(width, NOWHERE if name == "relu_max_pool" else place)
@@ -240,6 +250,8 @@ def _element_twin(
         d.row(0, width).view(_places(a.dtype))[...] = where
     elif name == "mean_pool":
         total = total / max(math.prod(counts), 1)
+    elif name == "sum_pool":
+        total = total / divisor
     c.row(0, width)[...] = total
 
 
@@ -264,26 +276,25 @@ chosen: Final = Code("chosen_pool", _emit_chosen, partial(_twin, "chosen_pool"))
 
 
 @jit.kernel
-def _pool(g: int, task: Task, t0: NDArray, t1: NDArray) -> None:
+def _pool(g: int, at: int) -> None:
     """Do part g of all rows of what is written."""
-    parts, size, code, n, width, a, b, c, d, e, e0, e1, k0, k1, r2, t2, sizes = task
-    rows, r1 = t0.shape[1], t1.shape[0]
+    fixed, a, b, c, d = jit.constants(at, 5)
+    (
+        parts, size, code, n, width, e, e0, e1, k0, k1, samples, rows, t0, r1, t1, r2, t2, sizes
+    ) = jit.constants(fixed, 18)  # fmt: skip
+    a, b, c, d = data(a), data(b), data(c), data(d)
     total = n * rows
     for u in range(total * g // parts, total * (g + 1) // parts):
-        sample, i = u // rows, u % rows
-        m = sample % t0.shape[0]
+        sample = u // rows
+        row = 3 * (sample % samples * rows + u % rows)
         for j in range(r1):
-            at = (sample * e + t0[m, i, 0] * e0 + t1[j, 0] * e1) * size
+            first = (sample * e + item(t0, row) * e0 + item(t1, 3 * j) * e1) * size
             to = (u * r1 + j) * r2 * width * size
-            place = t0[m, i, 2] * k0 + t1[j, 2] * k1
+            place = item(t0, row + 2) * k0 + item(t1, 3 * j + 2) * k1
             call(code, (
-                a + at, b + at, c + to, d + to, t0[m, i, 1], t1[j, 1], place, r2, t2, sizes
+                a + first, b + first, c + to, d + to, item(t0, row + 1), item(t1, 3 * j + 1),
+                place, r2, t2, sizes,
             ))  # fmt: skip
-
-
-@jit.kernel
-def _pools(shared: int, count: int, *arguments: Any) -> None:
-    pool.offer(shared, count, *pool.job(_pool, arguments))
 
 
 # Tables
@@ -360,41 +371,62 @@ def _tables(
 
 def _bind(
     code: Code, tables: tuple[NDArray, NDArray, NDArray], source: Ints, sign: int,
-    window: Ints, steps: Ints, read: Ints, written: Ints, dtype: np.dtype[Any],
+    window: Ints, steps: Ints, read: Ints, written: Ints, dtype: np.dtype[Any], parts: int,
+    divisor: int = 1,
 ) -> Callable[[NDArray, NDArray, NDArray, NDArray], None]:  # fmt: skip
     """Return what runs code over all rows of two arrays to write, from two to read (N, *source, C).
 
     `read` and `written` are the shapes of the arrays of each kind.
     """
-    first, middle, last = tables
     n, width = read[0], read[-1]
     strides = (source[1] * source[2] * width, source[2] * width, width)
     places = (window[1] * window[2], window[2], 1)
     sizes = np.array([
-        width, *(sign * e for e in strides), *(k * s for k, s in zip(places, steps, strict=True))
+        width, divisor, *(sign * e for e in strides),
+        *(k * s for k, s in zip(places, steps, strict=True)),
     ])  # fmt: skip
-    most = max(math.prod(read), math.prod(written))
-    parts = 1 if most <= SERIAL else count_threads()
-    head = parts, dtype.itemsize, code(dtype), n, width
-    tail = source[0] * strides[0], *strides[:2], *places[:2], len(last)
+    first, middle, last = map(contiguous, tables)
+    fixed = Constants(
+        parts, dtype.itemsize, code(dtype), n, width, source[0] * strides[0], *strides[:2],
+        *places[:2], *first.shape[:2], address(first), len(middle), address(middle), len(last),
+        address(last), address(sizes),
+    )  # fmt: skip
 
-    def run(a: NDArray, b: NDArray, c: NDArray, d: NDArray) -> None:
-        if c.size:
-            at = address(a), address(b), address(c), address(d)
-            task = (*head, *at, *tail, address(last), address(sizes))
-            pool.launch(_pool, _pools, parts, task, first, middle)
+    return partial(_run, parts, fixed, (first, middle, last, sizes))
 
-    return run
+
+def _run(
+    parts: int, fixed: Constants, kept: Any, a: NDArray, b: NDArray, c: NDArray, d: NDArray
+) -> None:
+    """Do all rows; `fixed` has the addresses of what is kept."""
+    if c.size:
+        pool.share(_pool, parts, fixed.at, held(a), held(b), held(c), held(d))
+
+
+def _parts(*shapes: Ints) -> int:
+    return 1 if max(map(math.prod, shapes)) <= SERIAL else count_threads()
 
 
 # The functions
 
 
 class Cache(NamedTuple):
-    """What the backward functions need; `places` of maxima alone."""
+    """What the backward functions need.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        That of x.
+    plan : Plan
+    windows : Windows or None
+        Where there are no lengths: what goes before for these is kept.
+    places : array or None
+        Those of maxima.
+    """
 
     shape: Ints
     plan: Plan
+    windows: Windows | None
     places: NDArray | None
 
 
@@ -402,34 +434,77 @@ def _forward(
     code: Code, x: NDArray, windows: Windows, lengths: NDArray | None, fits: NDArray | None
 ) -> tuple[NDArray, Cache]:
     x = contiguous(x)
-    plan = _plan(x.shape[1:-1], windows, lengths, fits)
-    shape, run = _bind_forward(code, x.shape, x.dtype, windows, plan)
+    parts = _parts(x.shape)
+    if lengths is None:
+        plan = _usual(x.shape[1:-1], windows)
+        shape, run = _usual_forward(code, x.shape, x.dtype, windows, parts)
+    else:
+        plan = _plan(x.shape[1:-1], windows, lengths, fits)
+        shape, run = _bind_forward(code, x.shape, x.dtype, windows, plan, parts)
     y = empty(shape, x.dtype)
     places = empty(shape, _places(x.dtype)) if code in (maximum, rectified) else None
     run(x, x, y, y if places is None else places)
-    if places is not None:
+    if code is not mean:  # a maximum of nothing is -inf
         y = mask_steps(y, fits)
-    return y, Cache(x.shape, plan, places)
+    return y, Cache(x.shape, plan, windows if lengths is None else None, places)
 
 
 def _bind_forward(
-    code: Code, x: Ints, dtype: np.dtype[Any], windows: Windows, plan: Plan
+    code: Code, x: Ints, dtype: np.dtype[Any], windows: Windows, plan: Plan, parts: int
 ) -> tuple[Ints, Callable[[NDArray, NDArray, NDArray, NDArray], None]]:
     """Return the shape of y, and what writes y and the places of maxima, of x of that shape."""
     sizes = x[1:-1]
     y = (x[0], *windows.outputs(sizes), x[-1])
     sides = plan.forward, _three(sizes), 1, plan.window, (1,) * RANK
-    return y, _bind(code, *sides, x, y, dtype)
+    return y, _bind(code, *sides, x, y, dtype, parts)
 
 
-def _backward(dy: NDArray, cache: Cache) -> NDArray:
-    shape, plan, places = cache
-    dx = empty(shape, dy.dtype)
+@lru_cache(SHAPES)
+def _usual_forward(
+    code: Code, x: Ints, dtype: np.dtype[Any], windows: Windows, parts: int
+) -> tuple[Ints, Callable[[NDArray, NDArray, NDArray, NDArray], None]]:
+    """Return the same where there are no lengths."""
+    return _bind_forward(code, x, dtype, windows, _usual(x[1:-1], windows), parts)
+
+
+def _backward(dy: NDArray, cache: Cache, divisor: int = 1) -> NDArray:
+    shape, plan, windows, places = cache
+    dx, parts = empty(shape, dy.dtype), _parts(shape, dy.shape)
     code = sums if places is None else chosen
-    sides = plan.back, plan.outputs, -1, plan.window, plan.stride
-    run = _bind(code, *sides, dy.shape, shape, dy.dtype)
+    if windows is None:
+        run = _bind_backward(code, plan, dy.shape, shape, dy.dtype, parts, divisor)
+    else:
+        run = _usual_backward(code, windows, dy.shape, shape, dy.dtype, parts, divisor)
     run(dy, dy if places is None else places, dx, dx)
     return dx
+
+
+def _bind_backward(
+    code: Code, plan: Plan, dy: Ints, dx: Ints, dtype: np.dtype[Any], parts: int, divisor: int
+) -> Callable[[NDArray, NDArray, NDArray, NDArray], None]:
+    sides = plan.back, plan.outputs, -1, plan.window, plan.stride
+    return _bind(code, *sides, dy, dx, dtype, parts, divisor)
+
+
+@lru_cache(SHAPES)
+def _usual_backward(
+    code: Code, windows: Windows, dy: Ints, dx: Ints, dtype: np.dtype[Any], parts: int, divisor: int
+) -> Callable[[NDArray, NDArray, NDArray, NDArray], None]:
+    return _bind_backward(code, _usual(dx[1:-1], windows), dy, dx, dtype, parts, divisor)
+
+
+@lru_cache(SHAPES)
+def _divisor(sizes: Ints, windows: Windows) -> int | None:
+    """Return the elements of every window, if all have as many and no element is in several.
+
+    Then a sum over them has one term at most, which may as well be divided afterwards.
+    """
+    plan = _usual(sizes, windows)
+    counts = [np.unique(table[..., 1]) for table in plan.forward]
+    apart = all(table[..., 1].max() <= 1 for table in plan.back)
+    if not apart or any(len(found) != 1 for found in counts):
+        return None
+    return max(1, math.prod(int(found[0]) for found in counts))
 
 
 def _windowed(
@@ -440,13 +515,15 @@ def _windowed(
 
 
 def max_pool(
-    x: NDArray, lengths: NDArray | None = None, *, relu: bool = False, **sizes: Any
-) -> tuple[NDArray, Cache]:
+    x: NDArray, lengths: NDArray | None = None, *, relu: bool = False, keep: bool = True,
+    **sizes: Any,
+) -> tuple[NDArray, Cache]:  # fmt: skip
     """Return y and the cache of `max_pool_backward`; sizes are those of `_windowed`.
 
-    With `relu`, y is that of a ReLU before it, and dx that before the ReLU.
+    With `relu`, y is that of a ReLU before it, and dx that before the ReLU. Unless the cache is to
+    be kept, y alone is right.
     """
-    return _windowed(rectified if relu else maximum, x, lengths, **sizes)
+    return _windowed(rectified if relu else maximum if keep else greatest, x, lengths, **sizes)
 
 
 def max_pool_backward(dy: NDArray, cache: Cache) -> NDArray:
@@ -461,6 +538,10 @@ def avg_pool(x: NDArray, lengths: NDArray | None = None, **sizes: Any) -> tuple[
 
 def avg_pool_backward(dy: NDArray, cache: Cache) -> NDArray:
     """Return dx."""
+    if cache.windows is not None and 0 not in cache.shape:
+        divisor = _divisor(cache.shape[1:-1], cache.windows)
+        if divisor is not None:
+            return _backward(contiguous(dy), cache, divisor)
     t0, t1, t2 = cache.plan.forward
     counts = t0[:, :, None, None, 1] * t1[:, None, 1] * t2[:, 1]
     counts = np.maximum(counts, 1).reshape(len(t0), *dy.shape[1:-1], 1).astype(dy.dtype)
@@ -544,5 +625,6 @@ class Steps:
     def _add(self, code: Code, x: int, windows: Windows) -> int:
         shape = self.plan.shapes[x]
         plan = _plan(shape[1:-1], windows, None, None)
-        y, run = _bind_forward(code, shape, self.plan.dtype, windows, plan)
+        dtype, parts = self.plan.dtype, _parts(shape)
+        y, run = _bind_forward(code, shape, dtype, windows, plan, parts)
         return self.plan.add(y, lambda x, y: run(x, x, y, y), x)
