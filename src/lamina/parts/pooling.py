@@ -223,7 +223,8 @@ class _Pool(Windowed):
 
     def _channels(self, shape: Shape) -> int:
         channels = shape[-1] if shape else 0
-        arguments.features(self, np.broadcast_to(0, shape), channels, self.rank + 2)
+        if len(shape) != self.rank + 2:  # and refuse
+            arguments.features(self, np.broadcast_to(0, shape), channels, self.rank + 2)
         return channels
 
 
