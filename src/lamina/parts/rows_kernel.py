@@ -110,11 +110,17 @@ class _Rows(Sweep):
         of_all = self.spread(b, m, self.vector)
 
         def term(at: Values, masks: Masks, carried: Values) -> Values:
-            values = [self.functions.exp(b, b.fsub(v, of_all)) for v in self.loads(at[0], masks)]
+            values = [self.exp(b.fsub(v, of_all)) for v in self.loads(at[0], masks)]
             self.stores(values, at[1], masks)
             return list(map(b.fadd, carried, self.kept(values, masks, 0)))
 
         return m, self.joined(self.along([x, e], 0, term), b.fadd)
+
+    def exp(self, a: ir.Value) -> ir.Value:
+        """Return eᵃ of a <= 0 or NaN."""
+        b, least = self.builder, self.vector(self.functions.format.least)
+        within = b.select(b.fcmp_ordered("<", a, least), least, a)
+        return self.functions.exp_of_negative(b, within)
 
     def change(self, places: Values, function: Callable[[Values], ir.Value]) -> None:
         """Write a function of the first arrays of a row to the last one."""
