@@ -191,28 +191,42 @@ def _part(g: int, at: int) -> None:
                         w = vectors - p * wide
                     last = min(lane, n - j - (w - 1) * lane)
                     panel, ldb = b + (k0 * b_row + j) * size, b_row
+                    following = panel + w * lane * size
                     if way == WITHIN:
                         panel, ldb = mine + (p - q0) * gap * size, w * lane
+                        following = panel + gap * size
                     elif way == BEFORE:
                         panel, ldb = b + (j * k + k0 * w * lane) * size, w * lane
-                    for i in range(i0, i1, tall):
+                        following = panel + k * ldb * size
+                    if p + 1 == q1 or p + 2 == count:  # the very last panel may be narrower
+                        following = panel
+                    i = i0
+                    while i < i1:
+                        some = min(tall, i1 - i)
+                        if i + some == i1 and some > height:
+                            some -= height  # the last ones go on their own
                         part, row, col = a + (i * a_row + k0 * a_col) * size, a_row, a_col
+                        beneath = height * row
                         if a_room > 0:
-                            part = strips + (i - i0) // height * strip(kc, height, lane) * size
+                            beneath = strip(kc, height, lane)
+                            part = strips + (i - i0) * (kc + lane) * size
                             row, col = (kc + lane, 1) if a_col == 1 else (1, height)
                         into = sums + (i * n + j) * size
                         begin, lds = into, n
                         if kb == 0:
                             begin, lds = start + j * start_col * size, 0
-                        ahead, step = part + height * row * size, height  # the next rows of A
-                        if a_col != 1:
-                            ahead, step = part + kc * col * size, col  # the next terms
-                        if way == IN_PLACE:
-                            ahead, step = panel + w * lane * size, ldb  # the next part of B
+                        # What is used next: rows of A or, from the last ones on, the next part of
+                        # B. To ask for memory that is not there takes longer than all else.
+                        ahead, step = part + beneath * size, col
+                        if col == 1:  # as many rows as the lowest of these tiles has
+                            step = some // ((some + height - 1) // height)
+                        if i + some == i1:
+                            ahead, step = following, ldb
                         call(tile, (
-                            min(tall, i1 - i), w, part, origin, row, col, panel, origin, ldb, 1, kc,
+                            some, w, part, origin, row, col, panel, origin, ldb, 1, kc,
                             begin, lds, into, n, last, relu and k1 == k, ahead, step,
                         ))  # fmt: skip
+                        i += some
     if c_room > 0 and first < end:
         j0, j1 = first * wide * lane, min(n, end * wide * lane)
         call(transpose, (
