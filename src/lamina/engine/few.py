@@ -130,6 +130,9 @@ def _rows(e: Emitter, rows: int) -> ir.Function:
         with b.if_then(b.icmp_signed(">", some, _i64(0))):
             end(j, some)
 
+    distance = _i64(AHEAD // e.align)
+    distance = b.select(b.icmp_signed("<", distance, columns), distance, columns)
+
     def terms(first: ir.Value, many: int) -> None:
         """Add so many terms to all whole vectors; the very first begin from `start`."""
         is_first = b.icmp_signed("==", first, _i64(0))
@@ -140,7 +143,9 @@ def _rows(e: Emitter, rows: int) -> ir.Function:
         floor = p.floor(b.icmp_signed("==", b.add(first, _i64(many)), p.k))
         factors = [[p.element(m, b.add(first, _i64(u))) for u in range(many)] for m in range(rows)]
         lines = [e.at(b, p.b_, b.mul(p.ldb, b.add(first, _i64(u)))) for u in range(many)]
-        onward = b.sub(b.mul(p.ldb, _i64(many)), columns)
+        more = b.icmp_signed("<=", b.add(first, _i64(2 * many)), p.k)
+        onward = b.select(more, b.mul(p.ldb, _i64(many)), _i64(0))
+        onward = b.sub(onward, columns)
 
         def vector(j: ir.Value) -> None:
             values = [e.load(b, e.at(b, place, j), None) for place in lines]
@@ -152,8 +157,8 @@ def _rows(e: Emitter, rows: int) -> ir.Function:
 
         def whole_line(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
             j = b.add(head, b.mul(i, _i64(line * e.lanes)))
-            ahead = b.add(j, _i64(AHEAD // e.align))
-            beyond = b.icmp_signed(">=", ahead, columns)  # these rows: then in the next ones
+            ahead = b.add(j, distance)
+            beyond = b.icmp_signed(">=", ahead, columns)  # these rows: then in the next, if any
             ahead = b.add(ahead, b.select(beyond, onward, _i64(0)))
             for place in lines:
                 e.prefetch(b, e.at(b, place, ahead))
