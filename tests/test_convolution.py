@@ -19,7 +19,8 @@ from contract import (
     random,
 )
 from lamina.arrays import namespace
-from lamina.convolution import formula, streaming
+from lamina.convolution import direct, formula, streaming
+from lamina.convolution import kernel as kernels
 from test_windows import NUMPY_MODES
 
 
@@ -686,3 +687,19 @@ def test_refuses_states(dilation):
             layer.step(x[:, 0], state)
     with pytest.raises(ValueError, match=r"x has 3 axes .* expected 2"):
         layer.step(x, good)
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+def test_weights_larger_than_the_caches_are_used_by_parts(monkeypatch, padding):
+    x = np.random.default_rng(0).standard_normal((5, 9, 9, 24), np.float32)
+    layer = lm.Conv2d(24, 72, 3, stride=2, padding=padding, rng=1)
+    expected = layer(x)
+    kernels._plan.cache_clear()
+    monkeypatch.setattr(direct, "PACKED", 1)  # a panel at a time
+    monkeypatch.setattr(direct, "KEPT", 1)
+    monkeypatch.setattr(direct, "BLOCK", 1)
+    assert_same(layer(x), expected)
+    assert_same(layer.for_inference()(x), expected)
+    fixed = kernels.Fixed(layer.weight, layer.bias, stride=2)
+    assert_same(fixed(x, None, ((padding, padding),) * 2), expected)
+    kernels._plan.cache_clear()

@@ -46,6 +46,8 @@ RESIDENT: Final = 256 * 1024
 """Bytes of B that a thread keeps in level 2 while rows of X pass."""
 PACKED: Final = 2**21
 """Bytes of B that are packed at a time: they are used before they leave the caches."""
+KEPT: Final = 2**22
+"""Bytes of a B packed beforehand that level 3 keeps; a larger one is used by parts, too."""
 BLOCK: Final = 16
 """The most rows of Y that are computed together."""
 NEAR: Final = 8 * 1024
@@ -372,6 +374,7 @@ class Correlation:
     taps: NDArray
     edges: NDArray
     panel: int  # elements of a panel, of all groups
+    spans: tuple[tuple[int, int], ...]  # panels that are used together: the first, and the end
     grid: tuple[int, int]
     shape: Task
     arrays: tuple[NDArray, ...]
@@ -444,7 +447,7 @@ def correlation(
     in_order = not transposed and groups == 1 and chosen == list(range(math.prod(kernel)))
     many = vectors > 1 and pixels > FEW and depth * outputs * size > IN_PLACE
     packed = not in_order or many or edges is not None
-    edges = edges or edges_of(columns.count, outputs, depth, size, lane, heights)
+    given, edges = edges, edges or edges_of(columns.count, outputs, depth, size, lane, heights)
     count, widest = len(edges) - 1, edges[1]
     ldb = widest * lane if packed else last_w
     b_panel, b_vector = (depth * ldb, 0) if packed else (0, lane)
@@ -460,13 +463,16 @@ def correlation(
     lines = planes * taps_h
     least = -(-4 * threads // (n * deep.count * rows.count))
     strips, runs = _strips(columns, c, SCRATCH // (lines * c * size), least)
-    block, every, copied, scratch, zeros = BLOCK, 1, lines, 0, plan.zeros
+    block, every, copied, scratch, zeros = min(BLOCK, rows.count), 1, lines, 0, plan.zeros
     if (strips[:, 2] < 0).any():
         zeros = zeros_of(max(ZEROS, c), dtype)
         most = (strips[:, 1] - strips[:, 0]).max()
         pitch = int((most - 1) * columns.stride + columns.reach) * c
         fit = SCRATCH // (planes * pitch * size)
-        block = max(1, min(BLOCK, (fit - rows.reach) // rows.stride + 1))
+        least = -(-NARROW // columns.count)  # short rows, or each panel would be read for so few
+        if planes * ((least - 1) * rows.stride + rows.reach) * pitch * size > LARGEST:
+            least = 1
+        block = min(block, max(least, (fit - rows.reach) // rows.stride + 1))
         slots = planes * ((block - 1) * rows.stride + rows.reach)
         if block == 1:  # no row is copied that none of its taps meets
             every, copied = rows.dilation, max(1, min(lines, LARGEST // (pitch * size)))
@@ -475,11 +481,15 @@ def correlation(
     pitch = scratch and pitch
     piece = max(1, RESIDENT // (taps_w * length * widest * lane * size))
     span = max(1, RESIDENT // (min(piece, lines) * taps_w * length * widest * lane * size))
-    at_once = max(1, PACKED // (groups * depth * ldb * size))
     units = n * deep.count * len(strips) * rows.count
-    parts, cols = grid(units, min(count, at_once), threads)
+    at_once, panel = count, groups * depth * ldb
+    read_again = units > block * threads and count * panel * size > KEPT
+    if packed and (given is None or read_again):
+        at_once = min(count, max(1, PACKED // (panel * size)))
+    parts, cols = grid(units, at_once, threads)
     if depth * outputs < math.prod(x[1:]):  # of equal cuts that by rows, which copies none twice
-        cols, parts = grid(min(count, at_once), units, threads)
+        cols, parts = grid(at_once, units, threads)
+    spans = tuple((first, min(first + at_once, count)) for first in range(0, count, at_once))
     longest = min(piece, copied) * taps_w + 1
     lists = parts * cols, 2 * block + -(-APART // longest), longest
     shape = (
@@ -491,8 +501,8 @@ def correlation(
     )  # fmt: skip
     arrays = heights, deep.map, rows.map, strips, runs, np.array(edges)
     return Correlation(
-        dtype, packed, packing, np.array(chosen), arrays[-1], groups * depth * ldb, (parts, cols),
-        shape, arrays, parts * cols * scratch, lists, zeros, y_first,
+        dtype, packed, packing, np.array(chosen), arrays[-1], panel, spans,
+        (parts, cols), shape, arrays, parts * cols * scratch, lists, zeros, y_first,
     )  # fmt: skip
 
 
@@ -512,18 +522,16 @@ def correlate(
         Whether to write max(0, Y).
     """
     scratch, segments = aligned(plan.scratch, plan.dtype), np.empty(plan.lists, np.int64)
-    count = len(plan.edges) - 1
-    at_once = count
-    if isinstance(weight, Packed):
-        b = weight.panels
-    elif not plan.packed:
-        b = weight
-    else:
-        at_once = max(1, PACKED // (plan.panel * plan.dtype.itemsize))
-    for first in range(0, count, at_once):
-        end = min(count, first + at_once)
-        if plan.packed and isinstance(weight, np.ndarray):
-            b = _panels(plan, weight, first, end)
+    if plan.packed and isinstance(weight, np.ndarray):  # to one memory, which stays in the caches
+        first, end = plan.spans[0]
+        panels = aligned((end - first) * plan.panel, plan.dtype)
+    for first, end in plan.spans:
+        if isinstance(weight, Packed):
+            b = weight.panels[first * plan.panel :]
+        elif plan.packed:
+            _pack_panels(plan, weight, first, end, b := panels)
+        else:
+            b = weight
         _bound(plan, b, first, end, bias, relu, scratch, segments)(x, y)
 
 
@@ -533,7 +541,16 @@ def bind(
     """Return `correlate` as a function of x and y that works in `plan.bytes` of scratch."""
     blocks = scratch[: plan.scratch * plan.dtype.itemsize].view(plan.dtype)
     lists = scratch[plan.lists_at : plan.bytes].view(np.int64).reshape(plan.lists)
-    return _bound(plan, weight.panels, 0, len(plan.edges) - 1, bias, relu, blocks, lists)
+    runs = [
+        _bound(plan, weight.panels[first * plan.panel :], first, end, bias, relu, blocks, lists)
+        for first, end in plan.spans
+    ]
+
+    def run(x: NDArray, y: NDArray) -> None:
+        for part in runs:
+            part(x, y)
+
+    return run if len(runs) > 1 else runs[0]
 
 
 def _bound(
@@ -556,12 +573,10 @@ def _bound(
     return run
 
 
-def _panels(plan: Correlation, weight: NDArray, first: int, end: int) -> NDArray:
-    """Return the panels of B from `first` to `end`."""
-    panels = aligned((end - first) * plan.panel, plan.dtype)
-    at = address(weight), address(panels), first, end
+def _pack_panels(plan: Correlation, weight: NDArray, first: int, end: int, into: NDArray) -> None:
+    """Pack the panels of B from `first` to `end`."""
+    at = address(weight), address(into), first, end
     pool.launch(_pack, _packs, plan.packing[0], plan.packing, at, plan.taps, plan.edges)
-    return panels
 
 
 def pack(weight: NDArray) -> Packed:
@@ -578,6 +593,8 @@ def pack(weight: NDArray) -> Packed:
     packing = correlation(
         x, weight.shape, 1, False, axes, y, 0, (n * o, n * o, o), weight.dtype, 1, edges
     )
-    panels = _panels(packing, weight, 0, len(edges) - 1)
+    count = len(edges) - 1
+    panels = aligned(count * packing.panel, weight.dtype)
+    _pack_panels(packing, weight, 0, count, panels)
     panels.flags.writeable = False
     return Packed(edges, panels)
