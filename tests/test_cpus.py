@@ -195,7 +195,7 @@ def test_tiles_are_vector_code(target, dtype):
             emitter.tile(rows, vectors, masked).linkage = "external"
     assembly = target(str(emitter.module))
     sums = re.findall(FMA[target.cpu], assembly)
-    assert len(sums) == 2 * (1 + 4 + 4 * tile.tallest(4))
+    assert len(sums) == 3 * (1 + 4 + 4 * tile.tallest(4))  # masked tiles have a loop without masks
     assert not re.search(r"\t(callq?|bl)\t", assembly), "calls a library"
 
 

@@ -343,10 +343,6 @@ def edges_of(
             height = int(heights[width])
             tiles = -(-columns // height)
             once = cycles(columns / tiles, width, size, lane)
-            # Without registers for masks, that of the last vector may not find one.
-            taken = height * width + width + 2
-            if end == vectors and outputs % lane and taken > jit.vector_registers() == 16:
-                once *= 2
             found += tiles * (once * terms + 40 + 2 * columns / tiles)
         return found
 

@@ -14,7 +14,9 @@ and h) for a recurrent step.
   any batch, and on any number of threads.
 - `start` is C itself to go on with a sum, a bias (row stride 0), or zeros (row stride 0).
 - More rows than a tile has are tiles one below the other, their heights equalised.
-- The last vector has `last` lanes, 1 to L; the others are not read or written, in C, B or start.
+- The last vector has `last` lanes, 1 to L; the others are not read or written, in C or start. In B
+  they are read where a later row of the segment follows, whatever stands there: a mask at each term
+  would cost as much as ten multiply-adds on some CPUs.
 - NaN passes the ReLU, as it passes everything else.
 
 The code of all heights and widths is one LLVM module, compiled once a dtype and machine and kept in
@@ -196,9 +198,10 @@ class Emitter:
                 self.prefetch(b, pointer, write=True)
         offsets = [b.mul(row, _i64(m)) for m in range(TOGETHER)]
         entry = b.block
-        segment, step, joined, done = (
-            f.append_basic_block(name) for name in ("segment", "step", "joined", "done")
+        segment, joined, done = (
+            f.append_basic_block(name) for name in ("segment", "joined", "done")
         )
+        at_the_end = self.terms_at_the_end(b, ldb, last, k) if masked else k
         b.branch(segment)
 
         b.position_at_end(segment)
@@ -209,44 +212,76 @@ class Emitter:
         segment_ahead.add_incoming(ahead, entry)
         _each(segment_sums, first, lambda phi, value: phi.add_incoming(value, entry))
         a_first = self.at(b, a, b.load(b.gep(a_at, [s], source_etype=_i64), typ=_i64))
-        tops_a = [self.at(b, a_first, b.mul(row, _i64(m))) for m in range(0, rows, TOGETHER)]
         b_first = self.at(b, b_, b.load(b.gep(b_at, [s], source_etype=_i64), typ=_i64))
-        b.branch(step)
+        moving = [b_first, segment_ahead]
+        moving += [self.at(b, a_first, b.mul(row, _i64(m))) for m in range(0, rows, TOGETHER)]
 
-        b.position_at_end(step)
-        i, b_k, ahead_k = b.phi(_i64), b.phi(_pointer), b.phi(_pointer)
-        a_k = [b.phi(_pointer) for _ in range(0, rows, TOGETHER)]
-        sums = [[b.phi(self.vector) for _ in range(vectors)] for _ in range(rows)]
-        _each(sums, segment_sums, lambda phi, value: phi.add_incoming(value, segment))
-        self.prefetch(b, ahead_k)
-        shared = self.hidden(b, a_k[0])
-        line = [self.load(b, self.at(b, b_k, v * self.lanes), masks[v]) for v in range(vectors)]
-        added = []
-        for m in range(rows):
-            if m and m % TOGETHER == 0:
-                shared = self.hidden(b, a_k[m // TOGETHER])
-            place = self.at(b, shared, offsets[m % TOGETHER])
-            element = b.load(place, typ=self.scalar, align=self.align)
-            value = self.spread(b, element, self.vector)
-            terms = zip(line, sums[m], strict=True)
-            added.append([self.multiply_add(b, value, *term) for term in terms])
-        moved = [
-            (i, _i64(0), b.add(i, _i64(1))),
-            (b_k, b_first, self.at(b, b_k, ldb)),
-            (ahead_k, segment_ahead, self.at(b, ahead_k, ahead_step)),
-        ]
-        for pointer, first_row in zip(a_k, tops_a, strict=True):
-            moved.append((pointer, first_row, self.at(b, pointer, col)))
-        for phi, before, after in moved:
-            phi.add_incoming(before, segment)
-            phi.add_incoming(after, step)
-        _each(sums, added, lambda phi, value: phi.add_incoming(value, step))
-        b.cbranch(b.icmp_signed("<", moved[0][2], k), step, joined)
+        def term(masks: list[Any], places: list[ir.Value], sums: _Values) -> _Values:
+            """Emit the multiply-adds of one term."""
+            b_k, ahead_k, *a_k = places
+            self.prefetch(b, ahead_k)
+            shared = self.hidden(b, a_k[0])
+            line = [self.load(b, self.at(b, b_k, v * self.lanes), masks[v]) for v in range(vectors)]
+            added = []
+            for m in range(rows):
+                if m and m % TOGETHER == 0:
+                    shared = self.hidden(b, a_k[m // TOGETHER])
+                place = self.at(b, shared, offsets[m % TOGETHER])
+                element = b.load(place, typ=self.scalar, align=self.align)
+                value = self.spread(b, element, self.vector)
+                terms = zip(line, sums[m], strict=True)
+                added.append([self.multiply_add(b, value, *term) for term in terms])
+            return added
+
+        def loop(
+            masks: list[Any], count: ir.Value, places: list[ir.Value], sums: _Values
+        ) -> tuple[list[ir.Value], _Values]:
+            """Emit so many terms, at least one; return the places behind them and the sums."""
+            before, step, behind = b.block, b.append_basic_block("step"), b.append_basic_block()
+            b.branch(step)
+            b.position_at_end(step)
+            i, now = b.phi(_i64), [b.phi(_pointer) for _ in places]
+            now_sums = [[b.phi(self.vector) for _ in range(vectors)] for _ in range(rows)]
+            added = term(masks, now, now_sums)
+            next_i = b.add(i, _i64(1))
+            after = [self.at(b, place, by) for place, by in zip(now, strides, strict=True)]
+            moved = zip((i, *now), (_i64(0), *places), (next_i, *after), strict=True)
+            for phi, first_value, next_value in moved:
+                phi.add_incoming(first_value, before)
+                phi.add_incoming(next_value, step)
+            _each(now_sums, sums, lambda phi, value: phi.add_incoming(value, before))
+            _each(now_sums, added, lambda phi, value: phi.add_incoming(value, step))
+            b.cbranch(b.icmp_signed("<", next_i, count), step, behind)
+            b.position_at_end(behind)
+            return after, added
+
+        strides = [ldb, ahead_step, *[col] * (len(moving) - 2)]
+        added = segment_sums
+        if masked:
+            whole, here = b.sub(k, at_the_end), b.block
+            some, rest = b.append_basic_block("some"), b.append_basic_block("rest")
+            b.cbranch(b.icmp_signed(">", whole, _i64(0)), some, rest)
+            b.position_at_end(some)
+            moved, sums = loop([None] * vectors, whole, moving, segment_sums)
+            there = b.block
+            b.branch(rest)
+            b.position_at_end(rest)
+            places_at_rest = [b.phi(_pointer) for _ in moving]
+            added = [[b.phi(self.vector) for _ in range(vectors)] for _ in range(rows)]
+            for block, at_block, sums_there in ((here, moving, segment_sums), (there, moved, sums)):
+                for phi, value in zip(places_at_rest, at_block, strict=True):
+                    phi.add_incoming(value, block)
+                for line, values in zip(added, sums_there, strict=True):
+                    for phi, value in zip(line, values, strict=True):
+                        phi.add_incoming(value, block)
+            moving = places_at_rest
+        (_, segment_ahead_next, *_), added = loop(masks, at_the_end, moving, added)
+        b.branch(joined)
 
         b.position_at_end(joined)
         s_next = b.add(s, _i64(1))
         s.add_incoming(s_next, joined)
-        segment_ahead.add_incoming(moved[2][2], joined)
+        segment_ahead.add_incoming(segment_ahead_next, joined)
         _each(segment_sums, added, lambda phi, value: phi.add_incoming(value, joined))
         b.cbranch(b.icmp_signed("<", s_next, segments), segment, done)
 
@@ -271,6 +306,15 @@ class Emitter:
         b.position_at_end(end)
         b.ret_void()
         return f
+
+    def terms_at_the_end(
+        self, b: ir.IRBuilder, ldb: ir.Value, last: ir.Value, k: ir.Value
+    ) -> ir.Value:
+        """Return how many of k terms have less than a whole vector of B before its end."""
+        behind = b.icmp_signed(">=", ldb, b.sub(_i64(self.lanes), last))  # one row more has it
+        several = b.select(b.icmp_signed(">", ldb, _i64(0)), _i64(self.lanes), k)
+        count = b.select(behind, _i64(1), several)
+        return b.select(b.icmp_signed("<", count, k), count, k)
 
     def entry(self) -> None:
         """Emit `tile(rows, vectors, ...)`, which calls the tiles of that width."""
