@@ -27,7 +27,7 @@ LEAST: Final = 200_000
 SOME: Final = 4
 """The least steps for which weights are packed."""
 MANY: Final = 32
-"""The same for one sequence, whose steps read each weight once."""
+"""The same for one sequence, whose steps read each weight once; half of it with several gates."""
 MOST: Final = 2
 """The most sequences for each thread: with more, each is busy on its own."""
 
@@ -149,28 +149,39 @@ def _backward(part: int, at: int) -> None:
     call(set_mode, (flush, 1, modes + g * 8))
 
 
+@jit.kernel
+def _pack(g: int, at: int) -> None:
+    """Copy the columns of each gate that belong to part g to their panels."""
+    (
+        parts, gates, gate, k, vectors, hidden, unit, row, col, width, size, lane, copy, transpose,
+        source, panels,
+    ) = jit.constants(at, 16)  # fmt: skip
+    zero, one = numba.int64(0), numba.int64(1)  # not literals: `pack` is compiled once
+    u0, u1 = vectors * g // parts * lane, min(hidden, vectors * (g + 1) // parts * lane)
+    for q in range(gates):
+        pack(
+            zero, one, zero, k, k, u1 - u0, width, size, lane, copy, transpose,
+            source + (q * gate + u0 * unit) * size, row, col,
+            panels + (q * vectors * lane + u0) * k * size,
+        )  # fmt: skip
+
+
 def _panels(matrix: NDArray, gates: int, parts: int, width: int, transposed: bool) -> NDArray:
     """Return the columns of each gate and part, or rows of each part where transposed, in panels.
 
     Gates take whole vectors; the first column u of a part is at element u · k of its gate.
     """
     plan = plan_of(matrix.dtype)
-    hidden = len(matrix) if transposed else matrix.shape[1] // gates
-    k = matrix.shape[1] if transposed else len(matrix)
-    lane, size = plan.lane, plan.size
-    vectors = -(-hidden // lane)
-    padded = vectors * lane
-    panels = empty(k * gates * padded, matrix.dtype)
-    at, source = address(panels), address(matrix)
-    for q in range(1 if transposed else gates):
-        for g in range(parts):
-            u0, u1 = vectors * g // parts * lane, min(hidden, vectors * (g + 1) // parts * lane)
-            row, col = (1, k) if transposed else (matrix.shape[1], 1)
-            first = u0 * k if transposed else q * hidden + u0
-            pack(
-                0, 1, 0, k, k, u1 - u0, width, size, lane, *plan.codes[1:], source + first * size,
-                row, col, at + (q * padded + u0) * k * size,
-            )  # fmt: skip
+    k, columns = matrix.shape[::-1] if transposed else matrix.shape
+    gates = 1 if transposed else gates
+    hidden = columns // gates
+    vectors = -(-hidden // plan.lane)
+    panels = empty(k * gates * vectors * plan.lane, matrix.dtype)
+    unit, row, col = (k, 1, k) if transposed else (1, columns, 1)
+    pool.share(
+        _pack, parts, parts, gates, hidden, k, vectors, hidden, unit, row, col, width, plan.size,
+        plan.lane, *plan.codes[1:], address(matrix), address(panels),
+    )  # fmt: skip
     return panels
 
 
@@ -183,7 +194,8 @@ def forward(
     (hidden, columns), inputs, n = weights.h.shape, x.shape[1], steps.n
     gates, chunk = columns // hidden, max(1, AHEAD // n)
     width, width_x = (widest(rows, hidden // parts, y.dtype) for rows in (n, chunk * n))
-    in_place = n == 1 and steps.steps < MANY and weights.panels is None
+    # A thread's columns of several gates lie apart in each row: panels bring them together.
+    in_place = n == 1 and steps.steps < MANY // min(gates, 2) and weights.panels is None
     if in_place:
         w_x, w_h = weights.x, weights.h
     else:
