@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from . import accuracy, chart, denormals, limits, machine, reference, report, starts
+from . import accuracy, chart, denormals, limits, machine, ragged, reference, report, starts
 from .bars import LAMINA
 from .case import Case
 from .cases import CASES, LAYERS
@@ -58,6 +58,8 @@ def main() -> None:
             print("Starts ...", flush=True)
             run["starts"] = starts.measure()
             run["denormals"] = denormals.measure()
+            print("Ragged batches ...", flush=True)
+            run["ragged"] = ragged.measure(run["threads"])
     if (whole or given.accuracy) and "stopped" not in run:
         with kept(run, len(chosen)):
             print("Time to an accuracy ...", flush=True)

@@ -3,9 +3,9 @@
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Final
+from typing import Any, Final
 
-from . import accuracy, denormals, starts
+from . import accuracy, denormals, ragged, starts
 from .bars import (
     Result,
     Run,
@@ -72,6 +72,8 @@ def page(run: Run) -> str:
         parts += ["## Starts", "\n".join(_starts(run["starts"]))]
     if "accuracy" in run:
         parts += ["## Time to an accuracy", "\n".join(_accuracy(run))]
+    if "ragged" in run:
+        parts += ["## Ragged batches", "\n".join(_ragged(run["ragged"]))]
     if "denormals" in run:
         parts += ["## Denormal numbers", "\n".join(_denormals(run["denormals"]))]
     parts += ["## Below the bars", "\n".join(_below(run, found["forward"] + found["both"]))]
@@ -167,9 +169,9 @@ def _groups(found: Sequence[Result]) -> Iterator[tuple[tuple[str, Pass], list[Re
 
 
 def _starts(found: Mapping[str, float]) -> Iterator[str]:
-    yield from _rows(["What", "Seconds", "Bar"], ["---", "--:", "--:"])
+    yield from _rows(["What", "Time", "Bar"], ["---", "--:", "--:"])
     for name, seconds in found.items():
-        yield f"| {starts.TITLES[name]} | {seconds:.2f} | {starts.BARS[name]:g} |"
+        yield f"| {starts.TITLES[name]} | {starts.said(seconds)} | {starts.bar(name)} |"
 
 
 def _accuracy(run: Run) -> Iterator[str]:
@@ -197,6 +199,20 @@ def _accuracy(run: Run) -> Iterator[str]:
         )
 
 
+def _ragged(run: Mapping[str, Any]) -> Iterator[str]:
+    yield ragged.METHOD
+    yield ""
+    heads = ["", "Full, ms", "Ragged, ms", "Over the share of real steps", "PyTorch, ms", "Ratio"]
+    yield from _rows(heads, ["---"] + ["--:"] * 5)
+    for case, found in run.items():
+        times, ratio = found["times"], ragged.ratio(found)
+        theirs = "|" if ratio is None else f"{times['PyTorch, ragged'] * 1e3:.1f} | {ratio:.2f}"
+        yield (
+            f"| {case} | {times['Lamina, full'] * 1e3:.1f} | {times['Lamina, ragged'] * 1e3:.1f} "
+            f"| {ragged.over_share(found):.2f} | {theirs} |"
+        )
+
+
 def _denormals(found: Mapping[str, float]) -> Iterator[str]:
     yield from _rows(["An RNN with ReLU, forward + backward", "ms"], ["---", "--:"])
     for name, seconds in found.items():
@@ -213,7 +229,8 @@ def _below(run: Run, found: Sequence[Result]) -> Iterator[str]:
         "time of the bytes or more, 92% of the peak forward and 88% forward + backward (85% for "
         "Linear from 512 features, 80% for convolutions of 1 or 3 channels); for a Linear "
         "of one sample with 256 outputs or more, 77% of the bandwidth; beside the arrays of a "
-        "convolution, 32 MiB or a tenth of x; the means and the starts above."
+        "convolution, 32 MiB or a tenth of x; the means, the starts and "
+        "the ragged batches (1.1 times the share of their steps, a ratio of 5) above."
     )
     yield ""
     lines = [
@@ -228,6 +245,7 @@ def _below(run: Run, found: Sequence[Result]) -> Iterator[str]:
                 f"- {LAYERS[layer].TITLE}, {pass_title(layer, which)}, geometric mean: "
                 f"ratio {mean:.2f}, bar {MEANS[layer, which]:g}"
             )
+    lines += [f"- {missed}" for missed in ragged.misses(run.get("ragged", {}))]
     lines += [f"- {missed}" for missed in accuracy.misses(run.get("accuracy"))]
     lines += [f"- {missed}" for missed in starts.misses(run.get("starts", {}))]
     yield from lines or ["None."]

@@ -443,6 +443,20 @@ class TestPage:
         assert "yet: " not in page
         page = report.page(run_with(0.95, 10, starts={"import": 0.1}))
         assert page.endswith("\n\nNone.\n")
+        page = report.page(run_with(0.95, 10, starts={"step": 12.34e-6, "RNN again": 0.4}))
+        assert "an LSTM of 128 features and units: 12.3 µs, bar 8 µs" in page
+        assert "| the same, all compiled before | 0.40 s | 0.5 s |" in page
+
+    def test_ragged_batches(self):
+        times = {"Lamina, full": 0.1, "Lamina, ragged": 0.06, "PyTorch, ragged": 0.24}
+        found = {"RNN": {"share": 0.5, "times": times}, "LSTM": {"share": 0.6, "times": times}}
+        page = report.page(run_with(0.95, 10, ragged=found))
+        assert "| RNN | 100.0 | 60.0 | 1.20 | 240.0 | 4.00 |" in page
+        assert "- Ragged RNN: 1.20 times the share of the real steps, bar 1.1" in page
+        assert "- Ragged LSTM: ratio 4.00, bar 5" in page
+        assert "LSTM: 1.00 times" not in page
+        del times["PyTorch, ragged"]
+        assert "| LSTM | 100.0 | 60.0 | 1.00 | | |" in report.page(run_with(0.95, 10, ragged=found))
 
     def test_time_to_an_accuracy(self):
         times = {
