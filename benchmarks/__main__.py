@@ -8,9 +8,9 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -25,6 +25,13 @@ Forms = dict[str, dict[str, dict[str, list[float]]]]
 """By form, pass, and what was measured: a value for each round."""
 Times = dict[str, Forms]
 """The same by library."""
+BESIDE: Final[Mapping[str, Callable[[int], Any]]] = {
+    "starts": lambda threads: starts.measure(),
+    "denormals": lambda threads: denormals.measure(),
+    "ragged": ragged.measure,
+    "accuracy": accuracy.measure,
+}
+"""What a whole run measures before the cases, on so many threads."""
 
 
 def main() -> None:
@@ -34,6 +41,7 @@ def main() -> None:
     parser.add_argument("--accuracy", action="store_true", help="time to an accuracy alone")
     parser.add_argument("--quick", action="store_true", help="a few cases, for a short time")
     parser.add_argument("--rounds", type=int, help="how often each case is measured")
+    parser.add_argument("--seconds", type=float, help="for how long in each round")
     parser.add_argument(
         "--out",
         type=Path,
@@ -52,18 +60,9 @@ def main() -> None:
         and not given.accuracy
     ]
     rounds = given.rounds or (2 if given.quick else 3)
-    run = measure(chosen, rounds, seconds=0.05 if given.quick else 0.15)
-    if whole and "stopped" not in run:
-        with kept(run, len(chosen)):
-            print("Starts ...", flush=True)
-            run["starts"] = starts.measure()
-            run["denormals"] = denormals.measure()
-            print("Ragged batches ...", flush=True)
-            run["ragged"] = ragged.measure(run["threads"])
-    if (whole or given.accuracy) and "stopped" not in run:
-        with kept(run, len(chosen)):
-            print("Time to an accuracy ...", flush=True)
-            run["accuracy"] = accuracy.measure(run["threads"])
+    seconds = given.seconds or (0.05 if given.quick else 0.15)
+    beside = BESIDE if whole else ("accuracy",) if given.accuracy else ()
+    run = measure(chosen, rounds, seconds, beside)
     out.mkdir(parents=True, exist_ok=True)
     (out / "benchmarks.md").write_text(report.page(run), encoding="utf-8")
     (out / "benchmarks.svg").write_text(chart.draw(run), encoding="utf-8")
@@ -74,8 +73,10 @@ def main() -> None:
         sys.exit(f"Stopped {run['stopped']}")
 
 
-def measure(cases: Sequence[Case], rounds: int, seconds: float) -> dict[str, Any]:
-    """Return what results.json holds: limits, then times of the cases.
+def measure(
+    cases: Sequence[Case], rounds: int, seconds: float, beside: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Return what results.json holds: limits, what is `BESIDE` the cases, and their times.
 
     Whatever ends it early, Ctrl-C or an accident, leaves the cases that were measured until then.
     """
@@ -94,6 +95,12 @@ def measure(cases: Sequence[Case], rounds: int, seconds: float) -> dict[str, Any
         "limits": found,
         "cases": {},
     }
+    with kept(run, len(cases)):
+        for name in beside:
+            print(f"{name.capitalize()} ...", flush=True)
+            run[name] = BESIDE[name](threads)
+    if "stopped" in run:
+        return run
     with kept(run, len(cases)), started(threads) as (present, versions, left_out):
         run["versions"], run["left_out"] = versions, left_out
         run["titles"] = {peer.name: peer.title for peer in present}

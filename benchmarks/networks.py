@@ -254,11 +254,11 @@ KINDS: Final = {
     "mlp": Kind("Vectors", "MLP 784-512-512-10", mlp, (784,), "adam", (32, 128, 512)),
     "convnet": Kind("Images", "Keras's MNIST convnet", mnist_convnet, (28, 28, 1), "adam", (128,)),
     "resnet_20": Kind("Images", "ResNet-20", resnet_20, (32, 32, 3), "momentum", (128,)),
-    "resnet_50": Kind(
-        "Images", "ResNet-50 to stage 2", resnet_50_head, (224, 224, 3), "momentum", (8,)
-    ),
     "lstm": Kind("Sequences", "LSTM classifier", lstm_classifier, (100, 256), "adam", (64,)),
     "tagger": Kind("Sequences", "LSTM tagger", tagger, (60, 100), "adam", (32,), ragged=True),
+    "resnet_50": Kind(
+        "Large images", "ResNet-50 to stage 2", resnet_50_head, (224, 224, 3), "momentum", (8,)
+    ),
 }
 
 
