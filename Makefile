@@ -3,6 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+FASHION := /usr/share/datasets/fashion-mnist
 
 # Tests run side by side, and the demo's matrices are small: threads would only get in the way.
 export OPENBLAS_NUM_THREADS ?= 1
@@ -15,7 +16,7 @@ help:
 	@echo "make examples    reproduce known results, and write docs/examples.md"
 	@echo "make test        run the tests"
 	@echo "make test-peers  run them beside PyTorch, JAX and the other optional packages"
-	@echo "make bench       measure all layers beside other libraries; LAYER=linear QUICK=1 a part"
+	@echo "make bench       measure layers and networks beside other libraries; LAYER=linear QUICK=1 a part"
 	@echo "make lint        check format, rules and types"
 	@echo "make site        build the documentation into site/; it needs Node.js"
 	@echo "make site-test   test the built site in Chromium"
@@ -25,8 +26,7 @@ help:
 demo: .venv/.plain
 	$(BIN)/python -m lamina demo
 
-examples: .venv/.examples
-	@test -d /usr/share/datasets/fashion-mnist || (apt-get update -qq && apt-get install -qq --no-install-recommends dataset-fashion-mnist)
+examples: .venv/.examples $(FASHION)
 	$(BIN)/python examples
 
 test: .venv/.test
@@ -35,7 +35,7 @@ test: .venv/.test
 test-peers: .venv/.peers
 	$(BIN)/python -m pytest -q -n auto
 
-bench: .venv/.bench
+bench: .venv/.bench $(if $(LAYER)$(QUICK),,$(FASHION))
 	$(BIN)/python -m benchmarks $(if $(LAYER),--layer $(LAYER)) $(if $(QUICK),--quick)
 
 lint: .venv/.lint
@@ -72,6 +72,9 @@ clean:
 .venv/.docs: .venv/.plain
 	$(PIP) install --editable '.[docs]'
 	@touch $@
+
+$(FASHION):
+	apt-get update -qq && apt-get install -qq --no-install-recommends dataset-fashion-mnist
 
 docs/node_modules: docs/package-lock.json
 	@command -v npm > /dev/null || { echo "the site needs Node.js: install node and npm"; exit 1; }
