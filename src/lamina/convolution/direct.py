@@ -221,8 +221,7 @@ def _rows(
                                     call(tile, (
                                         h, vectors, part, list_a, across, 1,
                                         panel, list_b, ldb, many, length, begin, lds,
-                                        into, y_w, last, floor, part + height * across * size,
-                                        height,
+                                        into, y_w, last, floor, part, 0,  # X may end here
                                     ))  # fmt: skip
                         p0 = p1
 
