@@ -529,12 +529,12 @@ def inputs(da: NDArray, weight_x: NDArray) -> NDArray:
 
 @jit.kernel
 def _step(
-    n: int, fixed: int, x: int, h: int, c: int, work: int, y: int, c_next: int, shown: int
+    n: int, fixed: int, x: int, h: int, c: int, work: int, h_next: int, c_next: int, y: int
 ) -> None:
     """Go through one step of a few sequences, from what `jit.held` gave for the arrays."""
-    x, h, c, work, y, c_next, shown = (
-        jit.data(x), jit.data(h), jit.data(c), jit.data(work), jit.data(y), jit.data(c_next),
-        jit.data(shown),
+    x, h, c, work, h_next, c_next, y = (
+        jit.data(x), jit.data(h), jit.data(c), jit.data(work), jit.data(h_next), jit.data(c_next),
+        jit.data(y),
     )  # fmt: skip
     (
         size, lane, wide, height, last_wide, last_height, tile, copy, origin, cell,
@@ -569,8 +569,8 @@ def _step(
             ))  # fmt: skip
             m += rows
     call(cell, (
-        n, vectors, last, hidden, sums, columns, c_next, hidden, y, hidden, shown, hidden, ones, 0,
-        0, 0, y, y,
+        n, vectors, last, hidden, sums, columns, c_next, hidden, h_next, hidden, y, hidden, ones, 0,
+        0, 0, h_next, h_next,
     ))  # fmt: skip
 
 
