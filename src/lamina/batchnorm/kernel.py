@@ -56,7 +56,8 @@ class Cache(NamedTuple):
 
     x: NDArray
     numbers: NDArray
-    """Rows of mean, slope, intercept, rest, var, scale."""
+    """Rows of mean, slope, intercept, rest (of the mean, which its dtype does not hold), var and
+    scale, 1 / √(var + eps)."""
     gamma: NDArray | None
     beta: NDArray | None
     M: int | None
@@ -65,26 +66,14 @@ class Cache(NamedTuple):
 
     @property
     def mean(self) -> NDArray:
-        """The mean of each channel; `rest` is the part of it that its dtype does not hold."""
+        """The mean of each channel."""
         found: NDArray = self.numbers[0]
-        return found
-
-    @property
-    def rest(self) -> NDArray:
-        """See `mean`."""
-        found: NDArray = self.numbers[3]
         return found
 
     @property
     def var(self) -> NDArray:
         """The variance of each channel."""
         found: NDArray = self.numbers[4]
-        return found
-
-    @property
-    def scale(self) -> NDArray:
-        """1 / √(var + eps)."""
-        found: NDArray = self.numbers[5]
         return found
 
 
@@ -544,10 +533,9 @@ def _run_backward(
     cut = layout(M, C, count_threads())
     table = empty(2 * cut.table, DOUBLE)
     if total is not None:
+        *_, rest, _, scale = cache.numbers
         table[:C] = total.beta
-        table[cut.table : cut.table + C] = (
-            total.gamma / cache.scale.astype(DOUBLE) + cache.rest * table[:C]
-        )
+        table[cut.table : cut.table + C] = total.gamma / scale.astype(DOUBLE) + rest * table[:C]
     wide = zeros = numbers
     if cut.fold > 1:
         wide = np.empty((6, cut.fold, C), dtype)
