@@ -9,6 +9,7 @@ import torch
 from ..batchnorm import BatchNorm
 from ..dropout import RATE, Dropout
 from .runner import Form, NDArray
+from .torch_passes import passes
 
 
 def forms(
@@ -44,19 +45,10 @@ def _form(
     watched = tensor("x").requires_grad_()
     differentiated = [watched, *module.parameters()]
 
-    def forward() -> torch.Tensor:
-        with torch.no_grad():
-            y: torch.Tensor = run(x)
-            return y
-
-    def both() -> list[torch.Tensor]:
-        y = run(watched)
-        return [y, *torch.autograd.grad(y, differentiated, dy)]
-
     def restore(name: str, result: torch.Tensor) -> NDArray:
         array: NDArray = result.detach().numpy()
         if isinstance(case, Dropout):
             return case.undropped(array, given[{"y": "x", "dx": "dy"}[name]])
         return np.moveaxis(array, 1, -1) if moved and name in ("y", "dx") else array
 
-    return Form({"forward": forward, "both": both}, restore)
+    return Form(passes(run, x, differentiated, dy, torch.no_grad), restore)

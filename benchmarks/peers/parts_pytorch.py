@@ -13,6 +13,7 @@ from ..optimizers import ALPHA, BETAS, CHECKED, CLIP, DECAY, EPS, MOMENTUM, RATE
 from ..parts import Part
 from ..pooling import Pool
 from .runner import Form, NDArray
+from .torch_passes import passes
 
 Wrap = Callable[[Any], Any]
 
@@ -68,20 +69,11 @@ def _module(
     run = module if wrap is None else wrap(module)
     x, dy, watched = tensor("x"), tensor("dy"), tensor("x").requires_grad_()
 
-    def forward() -> torch.Tensor:
-        with torch.inference_mode():
-            y: torch.Tensor = run(x)
-            return y
-
-    def both() -> list[torch.Tensor]:
-        y = run(watched)
-        return [y, *torch.autograd.grad(y, watched, dy)]
-
     def restore(name: str, result: torch.Tensor) -> NDArray:
         array: NDArray = result.detach().numpy()
         return np.moveaxis(array, 1, -1) if moved and array.ndim > 2 else array
 
-    return Form({"forward": forward, "both": both}, restore)
+    return Form(passes(run, x, [watched], dy), restore)
 
 
 def _pool(case: Pool) -> nn.Module:

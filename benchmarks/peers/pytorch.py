@@ -16,6 +16,7 @@ from ..parts import Part
 from ..recurrent import Recurrence
 from . import network_pytorch, normal_pytorch, parts_pytorch, recurrent_pytorch, runner
 from .runner import Form, NDArray
+from .torch_passes import passes
 
 torch.set_num_threads(runner.THREADS)
 torch.set_num_interop_threads(1)
@@ -78,22 +79,13 @@ def form(
     run = wrap(module)
     differentiated = [watched, *layer.parameters()]
 
-    def forward() -> torch.Tensor:
-        with torch.inference_mode():
-            y: torch.Tensor = run(x)
-            return y
-
-    def both() -> list[torch.Tensor]:
-        y = run(watched)
-        return [y, *torch.autograd.grad(y, differentiated, dy)]
-
     def restore(name: str, result: torch.Tensor) -> NDArray:
         array: NDArray = result.detach().numpy()
         if convolution and name != "bias":
             return _channels_last(array) if name in ("y", "dx") else _outputs_last(array)
         return array.T if name == "weight" else array
 
-    return Form({"forward": forward, "both": both}, restore)
+    return Form(passes(run, x, differentiated, dy), restore)
 
 
 def _modules(case: Case) -> tuple[torch.nn.Module, torch.nn.Module]:

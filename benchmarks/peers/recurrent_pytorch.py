@@ -8,6 +8,7 @@ import torch
 
 from ..recurrent import Recurrence
 from .runner import Form, NDArray
+from .torch_passes import passes
 
 _NAMES = {"weight_x": "weight_ih", "weight_h": "weight_hh", "bias": "bias_ih"}
 
@@ -50,16 +51,7 @@ def _form(
         return torch.from_numpy(np.array(array, order="C"))
 
     x, dy, watched = laid_out("x"), laid_out("dy"), laid_out("x").requires_grad_()
-    run = wrap(module)
-
-    def forward() -> torch.Tensor:
-        with torch.inference_mode():
-            y: torch.Tensor = run(x)[0]
-            return y
-
-    def both() -> list[torch.Tensor]:
-        y = run(watched)[0]
-        return [y, *torch.autograd.grad(y, [watched, *watched_parameters], dy)]
+    run, differentiated = wrap(module), [watched, *watched_parameters]
 
     def restore(name: str, result: torch.Tensor) -> NDArray:
         array: NDArray = result.detach().numpy()
@@ -67,4 +59,4 @@ def _form(
             return array if batch_first else array.swapaxes(0, 1)
         return array.T
 
-    return Form({"forward": forward, "both": both}, restore)
+    return Form(passes(lambda x: run(x)[0], x, differentiated, dy), restore)
