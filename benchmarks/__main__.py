@@ -99,23 +99,21 @@ def measure(
         for name in beside:
             print(f"{name.capitalize()} ...", flush=True)
             run[name] = BESIDE[name](threads)
-    if "stopped" in run:
-        return run
-    with kept(run, len(cases)), started(threads) as (present, versions, left_out):
-        run["versions"], run["left_out"] = versions, left_out
-        run["titles"] = {peer.name: peer.title for peer in present}
-        for i, case in enumerate(cases, start=1):
-            print(f"[{i}/{len(cases)}] {case.layer} {case.name}", flush=True)
-            times, failures = turns(case, present, rounds, seconds, threads)
-            run["cases"][case.name] = {
-                "layer": case.layer,
-                "times": times,
-                "failures": failures,
-                "workspace": workspace(case, present, failures),
-                "peaks": peaks(case, present, times),
-            }
-            for name, reason in failures.items():
-                print(f"    {name}: {reason}", flush=True)
+        with started(threads) as (present, versions, left_out):
+            run["versions"], run["left_out"] = versions, left_out
+            run["titles"] = {peer.name: peer.title for peer in present}
+            for i, case in enumerate(cases, start=1):
+                print(f"[{i}/{len(cases)}] {case.layer} {case.name}", flush=True)
+                times, failures = turns(case, present, rounds, seconds, threads)
+                run["cases"][case.name] = {
+                    "layer": case.layer,
+                    "times": times,
+                    "failures": failures,
+                    "workspace": workspace(case, present, failures),
+                    "peaks": peaks(case, present, times),
+                }
+                for name, reason in failures.items():
+                    print(f"    {name}: {reason}", flush=True)
     return run
 
 

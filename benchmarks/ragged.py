@@ -20,11 +20,11 @@ MOST: Final = 1.1
 """Time of a ragged batch over the share of its real steps in the full batch's, at the most."""
 LEAST: Final = 5.0
 """Time of PyTorch's packed sequences / Lamina's, at least."""
-METHOD: Final = """\
-Forward + backward of 64 sequences whose lengths are uniform in 1 ... 100, padded to 100 steps, and
-of as many that all have 100. PyTorch's module is given a packed sequence (`pack_padded_sequence`
-with `enforce_sorted=False`, then `pad_packed_sequence`); packing is inside the clock. In turns,
-each library in a process of its own."""
+METHOD: Final = f"""\
+Forward + backward of {BATCH} sequences whose lengths are uniform in 1 ... {STEPS}, padded to
+{STEPS} steps, and of as many that all have {STEPS}. PyTorch's module is given a packed sequence
+(`pack_padded_sequence` with `enforce_sorted=False`, then `pad_packed_sequence`); packing is inside
+the clock. In turns, each library in a process of its own."""
 
 
 def arrays(hidden: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
