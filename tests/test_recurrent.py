@@ -105,8 +105,8 @@ def test_same_bits_however_the_work_is_cut(problem, monkeypatch):
     expected = problem.passes(kernel, arrays)
 
     def same(what):
-        recurrent._plan.cache_clear()
-        recurrent._plan_back.cache_clear()
+        for plan in (recurrent._plan, recurrent._plan_back, columns._plan, columns._plan_back):
+            plan.cache_clear()
         for name, a in problem.passes(kernel, arrays).items():
             assert_same(a, expected[name], f"{name}, {what}")
 
@@ -115,13 +115,14 @@ def test_same_bits_however_the_work_is_cut(problem, monkeypatch):
     for parts in (1, 2, 3):
         monkeypatch.setattr(threads, "count", lambda parts=parts: parts)
         same(f"{parts} parts")
-    for name, value in (("LEAST", 0), ("SOME", 0), ("MOST", 1000)):
+    for name, value in (("LEAST", 0), ("ALONE", 0), ("WORTH", 0), ("SOME", 0), ("MOST", 1000)):
         monkeypatch.setattr(columns, name, value)
     for parts, many in itertools.product((2, 3), (0, 100)):
         monkeypatch.setattr(threads, "count", lambda parts=parts: parts)
         monkeypatch.setattr(columns, "MANY", many)
         same(f"columns in {parts} parts, one sequence in place under {many} steps")
-    monkeypatch.setattr(columns, "LEAST", 10**9)
+    for name in ("LEAST", "ALONE"):
+        monkeypatch.setattr(columns, name, 10**9)
     for together in (1, 7, 10**9):
         monkeypatch.setattr(recurrent, "TOGETHER", together)
         same(f"dx of {together} rows together")

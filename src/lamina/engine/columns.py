@@ -6,7 +6,8 @@ once a step. h stands twice, for some read the one before while others write the
 a thread first takes what the step after hands on to its units, then goes through its cells.
 """
 
-from typing import Any, Final
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
 
 import numba
 import numpy as np
@@ -14,16 +15,20 @@ import numpy.typing as npt
 
 from . import denormals, jit, pool
 from .few import few_rows
-from .jit import Code, address, call, item
+from .jit import Code, address, call, held, item
 from .matmul import plan_of
-from .memory import empty
+from .memory import empty, workspace
 from .mode import flush as flush_code
-from .steps import AHEAD, Kept, Steps, Weights, pack, product, widest, zeros_and_ones
+from .steps import AHEAD, Kept, Steps, Weights, pack, places, product, widest, zeros_and_ones
 
 NDArray = npt.NDArray[Any]
 
 LEAST: Final = 200_000
 """The least elements of W_h: with fewer, threads would wait for one another longer than work."""
+ALONE: Final = 16_384
+"""The same for one sequence, which keeps one thread busy otherwise."""
+WORTH: Final = 250_000
+"""Its least multiply-adds by W_h in all: fewer are done before another thread wakes."""
 SOME: Final = 4
 """The least steps for which weights are packed."""
 MANY: Final = 32
@@ -36,18 +41,30 @@ def is_better(weights: Weights, n: int, steps: int, threads: int) -> bool:
     """Tell whether threads should share the columns rather than the sequences."""
     if weights.p is not None or (n > 1 and steps < SOME and weights.panels is None):
         return False
-    return threads > 1 and n <= MOST * threads and weights.h.size >= LEAST
+    size = weights.h.size
+    enough = size >= LEAST if n > 1 else size >= ALONE and steps * size >= WORTH
+    return threads > 1 and n <= MOST * threads and enough
 
 
 @jit.kernel
 def _forward(part: int, at: int) -> None:
-    """Go through step t with the units of part g."""
+    """Go through step t with the units of part g. Arrays come as `jit.held` gave them."""
+    (
+        fixed, x, bias, weight_x, weight_h, h, c, y, mask, h_before, c_before, kept, work,
+        first, active, before,
+    ) = jit.constants(at, 16)  # fmt: skip
     (
         parts, steps, chunk, stride, size, lane, tile, copy, origin, cell, width, width_x,
-        inputs, hidden, gates, n, x, bias, bias_col, weight_x, weight_h, x_ahead,
-        h, c, sums, y, mask, mask_row, keep, h_before, c_before, kept, set_mode, flush, modes,
-        heights, first, active, before, few,
-    ) = jit.constants(at, 40)  # fmt: skip
+        inputs, hidden, gates, n, bias_col, mask_row, keep, set_mode, flush, heights, few,
+        sums, x_ahead, modes,
+    ) = jit.constants(fixed, 26)  # fmt: skip
+    work, x, bias, weight_x, weight_h, h, c, y, mask, h_before, c_before, kept = (
+        jit.data(work), jit.data(x), jit.data(bias), jit.data(weight_x), jit.data(weight_h),
+        jit.data(h), jit.data(c), jit.data(y), jit.data(mask), jit.data(h_before),
+        jit.data(c_before), jit.data(kept),
+    )  # fmt: skip
+    first, active, before = jit.data(first), jit.data(active), jit.data(before)
+    sums, x_ahead, modes = work + sums, work + x_ahead, work + modes
     t, g = part // parts, part % parts
     rows, first_row = item(active, t), item(first, t)
     if rows == 0:
@@ -112,10 +129,17 @@ def _forward(part: int, at: int) -> None:
 def _backward(part: int, at: int) -> None:
     """Go back through step t with the units of part g; t = -1 hands on what step 0 gives."""
     (
+        fixed, weight_h, mask, y, dy, dh, dc, c_before, kept, da, modes, first, active,
+    ) = jit.constants(at, 13)  # fmt: skip
+    (
         parts, steps, stride, size, lane, tile, scale, origin, cell, width, hidden, gates,
-        weight_h, masked, mask, zeros, y, dy, dh, dc, c_before, kept, da,
-        set_mode, flush, modes, heights, first, active,
-    ) = jit.constants(at, 29)  # fmt: skip
+        masked, zeros, set_mode, flush, heights,
+    ) = jit.constants(fixed, 17)  # fmt: skip
+    weight_h, mask, y, dy, dh, dc, c_before, kept, da, modes, first, active = (
+        jit.data(weight_h), jit.data(mask), jit.data(y), jit.data(dy), jit.data(dh), jit.data(dc),
+        jit.data(c_before), jit.data(kept), jit.data(da), jit.data(modes), jit.data(first),
+        jit.data(active),
+    )  # fmt: skip
     t, g = steps - 1 - part // parts, part % parts
     call(set_mode, (flush, 0, modes + g * 8))
     zero = numba.int64(0)  # not a literal: `product` is compiled once
@@ -190,39 +214,65 @@ def forward(
     c: NDArray | None, mask: NDArray | None, y: NDArray, kept: Kept | None,
 ) -> None:  # fmt: skip
     """Do what `recurrent.forward` does, on so many threads."""
-    plan = plan_of(y.dtype)
-    (hidden, columns), inputs, n = weights.h.shape, x.shape[1], steps.n
-    gates, chunk = columns // hidden, max(1, AHEAD // n)
-    width, width_x = (widest(rows, hidden // parts, y.dtype) for rows in (n, chunk * n))
-    # A thread's columns of several gates lie apart in each row: panels bring them together.
-    in_place = n == 1 and steps.steps < MANY // min(gates, 2) and weights.panels is None
-    if in_place:
-        w_x, w_h = weights.x, weights.h
-    else:
+    (hidden, columns), n = weights.h.shape, steps.n
+    plan = _plan(
+        y.dtype, cell, n, steps.steps, parts, steps.stride, x.shape[1], hidden, columns,
+        weights.bias is not None, weights.panels is not None, mask is not None, kept is not None,
+        denormals.flushing(),
+    )  # fmt: skip
+    w_x, w_h = weights.x, weights.h
+    if not plan.in_place:
         w_x, w_h = (
-            _known(weights, name, gates, parts, wide)
-            for name, wide in (("x", width_x), ("h", width))
+            _known(weights, name, columns // hidden, parts, wide)
+            for name, wide in (("x", plan.width_x), ("h", plan.width))
         )
-    modes = np.zeros(parts, np.int64)
     both = empty((2, n, hidden), y.dtype)
     both[0] = h if mask is None else h * mask
-    sums = empty((chunk * n, columns), y.dtype)
-    x_ahead = empty((parts, chunk * n, inputs), y.dtype)
-    _, ones = zeros_and_ones(hidden, y.dtype)
-    mask, mask_row = (ones, 0) if mask is None else (mask, hidden)
-    bias, bias_col = (plan.zeros, 0) if weights.bias is None else (weights.bias, 1)
-    before = [y if kept is None or a is None else a for a in kept or [None] * 3]
-    so_far = np.cumsum(steps.active) - steps.active
+    before = [y if kept is None or a is None else a for a in kept or (None,) * 3]
+    scratch = workspace(plan.work, y.dtype)
     pool.share(
-        _forward, parts, parts, steps.steps, chunk, steps.stride, plan.size, plan.lane,
-        *plan.codes[:2], plan.origin_at, cell(y.dtype), width, width_x, inputs, hidden, gates, n,
-        address(x), address(bias), bias_col, address(w_x), address(w_h), address(x_ahead),
-        address(both), address(both if c is None else c), address(sums), address(y),
-        address(mask), mask_row, int(kept is not None), *map(address, before),
-        flush_code(y.dtype), denormals.flushing(), address(modes), address(plan.heights),
-        address(steps.first), address(steps.active), address(so_far),
-        few_rows(y.dtype) if in_place else 0, phases=steps.steps,
+        _forward, parts, plan.constants.at, held(x),
+        held(plan.zeros if weights.bias is None else weights.bias), held(w_x), held(w_h),
+        held(both), held(both if c is None else c), held(y),
+        held(plan.ones if mask is None else mask), *map(held, before), held(scratch),
+        held(steps.first), held(steps.active), held(steps.before), phases=steps.steps,
     )  # fmt: skip
+
+
+class _Plan(NamedTuple):
+    """How a batch goes forward, whatever its arrays."""
+
+    in_place: bool
+    width: int
+    width_x: int
+    work: int
+    zeros: NDArray
+    ones: NDArray
+    constants: jit.Constants
+
+
+@lru_cache(maxsize=1024)
+def _plan(
+    dtype: np.dtype[Any], cell: Code, n: int, steps: int, parts: int, stride: int, inputs: int,
+    hidden: int, columns: int, bias: bool, panels: bool, masked: bool, keep: bool, flushing: int,
+) -> _Plan:  # fmt: skip
+    """Choose how to go forward."""
+    plan = plan_of(dtype)
+    gates, chunk = columns // hidden, max(1, AHEAD // n)
+    width, width_x = (widest(rows, hidden // parts, dtype) for rows in (n, chunk * n))
+    # A thread's columns of several gates lie apart in each row: panels bring them together.
+    in_place = n == 1 and steps < MANY // min(gates, 2) and not panels
+    (sums, x_ahead, modes), work = places(
+        plan.size, chunk * n * columns, parts * chunk * n * inputs, parts * 8 // plan.size
+    )
+    _, ones = zeros_and_ones(hidden, dtype)
+    constants = jit.Constants(
+        parts, steps, chunk, stride, plan.size, plan.lane, *plan.codes[:2], plan.origin_at,
+        cell(dtype), width, width_x, inputs, hidden, gates, n, int(bias), hidden * masked,
+        int(keep), flush_code(dtype), flushing, address(plan.heights),
+        few_rows(dtype) if in_place else 0, sums, x_ahead, modes,
+    )  # fmt: skip
+    return _Plan(in_place, width, width_x, work, plan.zeros, ones, constants)
 
 
 def backward(
@@ -230,21 +280,34 @@ def backward(
     mask: NDArray | None, y: NDArray, dy: NDArray, kept: Kept, da: NDArray, scale: Code,
 ) -> None:  # fmt: skip
     """Do what `recurrent.backward` does, on so many threads; `scale` is its `affine`."""
-    plan = plan_of(da.dtype)
     hidden, columns = weights.h.shape
     width = widest(steps.n, hidden // parts, da.dtype)
     panels = _panels(weights.h, columns // hidden, parts, width, True)
-    modes = np.zeros(parts, np.int64)
-    zeros, _ = zeros_and_ones(hidden, da.dtype)
-    c_before, gates = (y if a is None else a for a in kept[1:])
+    constants = _plan_back(
+        da.dtype, cell, scale, width, steps.steps, parts, steps.stride, hidden, columns,
+        mask is not None, denormals.flushing(),
+    )  # fmt: skip
+    modes = np.empty(parts, np.int64)
     pool.share(
-        _backward, parts, parts, steps.steps, steps.stride, plan.size, plan.lane, plan.codes[0],
-        scale(da.dtype), plan.origin_at, cell(da.dtype), width, hidden, columns // hidden,
-        address(panels), int(mask is not None), address(dh if mask is None else mask),
-        address(zeros), address(y), address(dy), address(dh), address(dh if dc is None else dc),
-        address(c_before), address(gates), address(da), flush_code(da.dtype),
-        denormals.flushing(), address(modes), address(plan.heights), address(steps.first),
-        address(steps.active), phases=steps.steps + 1,
+        _backward, parts, constants.at, held(panels), held(dh if mask is None else mask), held(y),
+        held(dy), held(dh), held(dh if dc is None else dc),
+        *(held(y if a is None else a) for a in kept[1:]), held(da), held(modes),
+        held(steps.first), held(steps.active), phases=steps.steps + 1,
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=1024)
+def _plan_back(
+    dtype: np.dtype[Any], cell: Code, scale: Code, width: int, steps: int, parts: int, stride: int,
+    hidden: int, columns: int, masked: bool, flushing: int,
+) -> jit.Constants:  # fmt: skip
+    """Return what a batch that goes backward asks for, whatever its arrays."""
+    plan = plan_of(dtype)
+    zeros, _ = zeros_and_ones(hidden, dtype)
+    return jit.Constants(
+        parts, steps, stride, plan.size, plan.lane, plan.codes[0], scale(dtype), plan.origin_at,
+        cell(dtype), width, hidden, columns // hidden, int(masked), address(zeros),
+        flush_code(dtype), flushing, address(plan.heights),
     )  # fmt: skip
 
 

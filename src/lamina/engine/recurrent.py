@@ -34,7 +34,7 @@ from . import columns as by_columns
 from . import denormals, jit, pool, threads
 from .jit import Address, Code, address, call, held, item
 from .matmul import BEFORE, IN_PLACE, WITHIN, matmul, plan_of
-from .memory import aligned, empty
+from .memory import aligned, empty, workspace
 from .mode import flush as flush_code
 from .pointwise import Functions
 from .steps import AHEAD, LINE, Kept, Steps, Weights, pack, places, product, widest, zeros_and_ones
@@ -337,7 +337,7 @@ def forward(
             w_p = _packed([w_p], plan.width_p, weights.panels)
     before = [y if kept is None or a is None else a for a in kept or (None,) * 3]
     start = h if mask is None else h * mask
-    scratch = aligned(plan.work, y.dtype)
+    scratch = workspace(plan.work, y.dtype)
     pool.share(
         _forward, len(begin), plan.constants.at, held(x), held(w_x), held(w_h), held(w_p),
         held(plan.zeros if weights.bias is None else weights.bias),
@@ -435,7 +435,7 @@ def backward(
         steps.stride, hidden, outputs, columns, weights.p is not None, mask is not None,
         denormals.flushing(),
     )  # fmt: skip
-    scratch = aligned(plan.work, da.dtype)
+    scratch = workspace(plan.work, da.dtype)
     pool.share(
         _backward, len(begin), plan.constants.at,
         held(weights.h), held(y if weights.p is None else weights.p),

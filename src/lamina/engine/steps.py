@@ -6,7 +6,7 @@ and the row of rank r at step t is first[t] + r · stride in either: where all s
 steps, x itself, row by row (stride T); else step by step (stride 1). Cost follows the real steps.
 """
 
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -53,6 +53,12 @@ class Steps:
         self.first, self.active = np.empty(steps, np.int64), np.empty(steps, np.int64)
         _rank(lengths, self.order, self.first, self.active, np.empty(steps + 1, np.int64))
         self.rows, self.most = int(lengths.sum()), int(np.count_nonzero(lengths))
+
+    @cached_property
+    def before(self) -> NDArray:
+        """How many rows there are before each step."""
+        found: NDArray = np.cumsum(self.active) - self.active
+        return found
 
     def pack(self, x: NDArray) -> NDArray:
         """Return the rows of x, shape (N, T, F), as an array (rows, F)."""
