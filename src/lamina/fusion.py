@@ -12,7 +12,7 @@ inference are left out.
 import copy
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, Self, TypeAlias, TypeGuard
 
 import numpy as np
@@ -95,14 +95,17 @@ class Inference(Layer):
 
     _model: Layer
     _run: Prepared
+    _plain: Callable[[NDArray], NDArray]
 
     def __init__(self, model: Layer) -> None:
         model = _frozen(model)
-        run = _alone(model) if kernels.present() else Prepared(model, model.step)
-        vars(self).update(_config={}, _model=model, _run=run)
+        run = _prepared(model, {}) if kernels.present() else Prepared(model, model.step)
+        vars(self).update(_config={}, _model=model, _run=run, _plain=_plain(model, run))
 
     def __call__(self, x: NDArray, **options: Any) -> NDArray:
         """Return y; the options are those of a call of the model, as ``lengths=``."""
+        if not options and not kernels.by_formulas():
+            return self._plain(x)
         if options.get("training"):
             self._refuse("a pass to differentiate")
         if kernels.by_formulas():
@@ -289,17 +292,14 @@ def _folded(product: Product, norm: BatchNorm) -> Product:
 # Models as they are run
 
 
-def _alone(model: Layer) -> Prepared:
-    """Return how a model computes."""
-    run = _prepared(model, {})
-    if _is_sequential(model):
-        return run
-    segment = _Segment([_Part(run, (model,), 0, (), True)])
-
-    def call(x: NDArray, **options: Any) -> NDArray:
-        return run.call(x, **options) if options else segment(x)
-
-    return run._replace(call=call)
+def _plain(model: Layer, run: Prepared) -> Callable[[NDArray], NDArray]:
+    """Return how a model computes without options."""
+    if not kernels.present():
+        return run.call
+    segments = [_Segment([_Part(run, (model,), 0, (), True)])]
+    if isinstance(run.call, _Chain):
+        segments = run.call.segments
+    return segments[0] if len(segments) == 1 else run.call
 
 
 def _prepared(layer: Layer, memo: Memo, relu: bool = False) -> Prepared:
@@ -382,7 +382,7 @@ class _Segment:
     def __call__(self, x: NDArray) -> NDArray:
         """Return y."""
         if type(x) is np.ndarray:
-            program = self.program(x.shape, x.dtype, threads.count())
+            program = self.program(x.shape, x.dtype, threads.chosen())
             if program is not None:
                 return program(x)
         try:
@@ -403,7 +403,7 @@ def _planned(parts: list[_Part], plan: "Plan", x: int) -> int:
 
 
 def _program(
-    parts: list[_Part], shape: Shape, dtype: np.dtype[Any], count: int
+    parts: list[_Part], shape: Shape, dtype: np.dtype[Any], threads: int | None
 ) -> "Program | None":
     """Return a program for x of that shape and dtype; None where calls must do, or refuse it."""
     from .engine.program import Plan, Program  # not before it is known that there are kernels

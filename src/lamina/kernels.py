@@ -6,7 +6,7 @@ from contextvars import ContextVar
 from functools import cache
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import Any, Final
 
 _formulas: ContextVar[bool] = ContextVar("lamina_formulas", default=False)
 
@@ -34,9 +34,8 @@ def formulas() -> Iterator[None]:
         _formulas.reset(token)
 
 
-def by_formulas() -> bool:
-    """Return whether this is a block of `formulas`."""
-    return _formulas.get()
+by_formulas: Final = _formulas.get
+"""`by_formulas()`: whether this is a block of `formulas`."""
 
 
 def used() -> bool:

@@ -11,8 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from .arguments import float_dtype, say
+from .calls import Calls, Live
 from .engine.memory import placed
+from .engine.threads import chosen
 from .initializers import RNG, Blank, generator
+from .kernels import by_formulas
 from .summary import page, table
 
 if TYPE_CHECKING:
@@ -128,6 +131,7 @@ class Layer(ABC):
     _params: Arrays
     _buffers: Arrays
     _config: dict[str, Any]
+    _calls: Calls | None
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Remember the arguments, which are the layer's `config`; a subclass need not call up."""
@@ -143,6 +147,8 @@ class Layer(ABC):
             config = dict(bound.arguments)
             config.pop("rng", None)
         object.__setattr__(self, "_config", config)
+        planned = cls._live is not Layer._live
+        object.__setattr__(self, "_calls", Calls() if planned else None)
         return self
 
     def __init__(self) -> None:  # noqa: B027
@@ -172,6 +178,14 @@ class Layer(ABC):
 
     def __call__(self, x: NDArray, **options: Any) -> NDArray:
         """Return y, at inference: nothing is kept, and any number of threads may call."""
+        if self._calls is not None and not options and type(x) is np.ndarray:
+            kind = x.shape, x.dtype, chosen(), by_formulas()
+            known = self._calls.known.get(kind)
+            if known is not None and known.serves(self):
+                return known.run(x)
+            y = self.forward(x)[0]
+            self._calls.note(kind, self)
+            return y
         if "training" in options:
             raise TypeError(
                 f"{say(self)}: a call is inference; a pass to differentiate is "
@@ -214,6 +228,13 @@ class Layer(ABC):
         The options are those that either of the two takes.
         """
         raise NotImplementedError
+
+    def _live(self) -> Live | None:
+        """Return how to plan a call with the arrays that the layer has, whose values may change.
+
+        None says that it cannot be planned, or is not worth it: the default.
+        """
+        return None
 
     def _prepared(self) -> Prepared:
         """Return how the layer computes in an inference model: by default, as ever."""

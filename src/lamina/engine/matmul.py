@@ -10,7 +10,6 @@ rows and columns; none splits k. A sum goes on from block to block of k through 
 the blocking nor the grid changes a bit.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Final, NamedTuple
@@ -452,43 +451,34 @@ def matmul(
 
 
 class Given:
-    """`matmul` with B, bias and ReLU given: a function of A (m, k), m and C.
+    """`matmul` with B, by rows or packed, bias and ReLU given: a function of A (m, k), m and C.
 
     Of a small product, which is done sooner than a call of `matmul`, it does nothing twice.
     """
 
-    def __init__(self, b: Packed, bias: NDArray | None = None, relu: bool = False) -> None:
+    def __init__(
+        self, b: Packed | NDArray, bias: NDArray | None = None, relu: bool = False
+    ) -> None:
         self.b, self.bias, self.relu = b, bias, relu
-        self.zeros = held(plan_of(b.dtype).zeros)
-        self.start = self.zeros if bias is None else held(bias)
+        self.k, self.n = (b.k, b.n) if isinstance(b, Packed) else b.shape
+        self.start = held(plan_of(b.dtype).zeros if bias is None else bias)
 
     def __call__(self, a: NDArray, m: int, c: NDArray) -> None:
         """Write C."""
-        n, k = self.b.n, self.b.k
-        if 0 < m * n * k <= SERIAL and n * k <= SERIAL_B:
-            shape, b = self._shape(m, 1)
-            if shape.panels == 0:
-                places = held(a), held(b), self.start, held(c), self.zeros
-                pool.share(_part, 1, shape.constants.at, *places)
-                return
-        matmul(a, k, 1, self.b, n, 1, m, n, k, c, self.bias, self.relu)
+        matmul(a, self.k, 1, self.b, self.n, 1, m, self.n, self.k, c, self.bias, self.relu)
 
-    def ready(self, m: int, a: int, c: int) -> Callable[[], None] | None:
+    def ready(self, m: int, a: int, c: int) -> pool.Ready | None:
         """Return it for what `held` says of A and C, unless it works in memory beside theirs."""
-        n, k = self.b.n, self.b.k
+        n, k = self.n, self.k
         if m * n * k == 0:
             return None
-        shape, b = self._shape(m, _threads(m, n, k))
+        b, before = self.b.read_by(m) if isinstance(self.b, Packed) else (self.b, False)
+        options = before, self.bias is not None, self.relu, _threads(m, n, k)
+        shape = _shape(b.dtype, m, n, k, k, 1, n, 1, *options)
         if shape.panels:
             return None
-        places = a, held(b), self.start, c, self.zeros
-        return pool.ready(_part, shape.parts, shape.constants.at, *places, keep=(self, shape))
-
-    def _shape(self, m: int, count: int) -> tuple[_Shape, NDArray]:
-        """Return what a product of m rows asks for, and what it reads."""
-        (b, before), n, k = self.b.read_by(m), self.b.n, self.b.k
-        options = before, self.bias is not None, self.relu
-        return _shape(b.dtype, m, n, k, k, 1, n, 1, *options, count), b
+        places = shape.constants.at, a, held(b), self.start, c, shape.zeros
+        return pool.Ready(_part, shape.parts, places, (self, b, shape))
 
 
 def column_sums(a: NDArray) -> NDArray:

@@ -11,8 +11,8 @@ import os
 import struct
 import threading
 from collections.abc import Callable
-from functools import cache
-from typing import Any, Final
+from functools import cache, partial
+from typing import Any, Final, NamedTuple
 
 import llvmlite.binding as llvm
 import numpy as np
@@ -23,7 +23,7 @@ from numba.extending import intrinsic
 
 from . import jit
 from .jit import DISABLED, item
-from .memory import pointer
+from .memory import HEADER, pointer
 
 LOOKS: Final = 10_000
 """How often a worker looks for work before it sleeps."""
@@ -43,6 +43,12 @@ BELOW: Final = (1 << INDEX) - 1
 
 ALONE: Final = 0
 """In the place of what threads share: there are no others."""
+
+X, Y = -1, -2
+"""In the place of an argument that comes later."""
+ROW: Final = 16
+"""The words of a call that is ready: how many there are from it on that run as one, the kernel, how
+many parts, the arguments."""
 
 _PART: Final = types.int64, types.int64
 """The arguments of a kernel that `share` runs: the number of a part, and where its own are."""
@@ -225,6 +231,45 @@ def _serve(shared: int, looks: int) -> None:
             _take(shared)
 
 
+def _filling(typing_context: Any, row: Any, x: Any, y: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        row, x, y = values
+        once: Any = cgutils.alloca_once
+        memory = once(builder, _i64, size=ROW - 3)
+        for i in range(ROW - 3):
+            word = builder.load(_word(builder, row, _i64(3 + i)), typ=_i64)
+            for stands, value in ((X, x), (Y, y)):
+                word = builder.select(builder.icmp_signed("==", word, _i64(stands)), value, word)
+            builder.store(word, builder.gep(memory, [_i64(i)], source_etype=_i64))
+        return builder.ptrtoint(memory, _i64)
+
+    return types.int64(types.int64, types.int64, types.int64), codegen
+
+
+_filled: Final[Any] = intrinsic(_filling)
+"""`_filled(row, x, y)`: where the arguments of a call are, x and y in the place of X and Y."""
+
+
+@jit.kernel
+def _shared(shared: int, most: int, table: int, x: int, y: int) -> None:
+    """Run calls that are ready, for the ids of X and Y; none has more parts than `most`."""
+    for i in range(item(table, 0)):
+        row = table + i * ROW * 8
+        at = _filled(row, x + HEADER, y + HEADER)
+        if item(row, 2) == 1:
+            enter(item(row, 1), 0, at)
+        else:
+            offer(shared, item(row, 2), item(row, 1), at)
+
+
+@jit.kernel
+def _alone(table: int, x: int, y: int) -> None:
+    """Run calls that are ready and have one part each."""
+    for i in range(item(table, 0)):
+        row = table + i * ROW * 8
+        enter(item(row, 1), 0, _filled(row, x + HEADER, y + HEADER))
+
+
 class Pool:
     """Threads that wait for work. One caller uses them at a time."""
 
@@ -298,28 +343,44 @@ def share(kernel: Any, count: int, *arguments: Any, phases: int = 1) -> None:
     """
     packed: Any = arguments if DISABLED else _packer(len(arguments))(*arguments)
     at = packed if DISABLED else id(packed) + _BYTES
-    if count == 1:
+    if count == phases == 1:
+        kernel(0, at)
+    elif count == 1:
         for phase in range(phases):
             kernel(phase, at)
     else:
         _run(offer, count, _entry(kernel), at, phases)
 
 
-def ready(kernel: Any, count: int, *arguments: int, keep: Any) -> Callable[[], None]:
-    """Return `share` of these arguments, in one phase, as a function that has all at hand.
+class Ready(NamedTuple):
+    """A call of `share`, in one phase, with all at hand.
 
-    It keeps what the arguments point to.
+    Of its arguments, X and Y stand for what `held` will say of two arrays that come later; the
+    others are not negative. `keep` is what they point to.
     """
-    packed = _packer(len(arguments))(*arguments)
-    at, entry = id(packed) + _BYTES, _entry(kernel)
 
-    def run(kept: Any = (packed, keep)) -> None:
-        if count == 1:
-            kernel(0, at)
-        else:
-            _run(offer, count, entry, at, 1)
+    kernel: Any
+    parts: int
+    arguments: tuple[int, ...]
+    keep: Any
 
-    return run
+
+def in_order(calls: list[Ready]) -> tuple[list[Callable[[int, int], Any]], Any]:
+    """Return calls that are ready as functions to call one after the other, and what to keep.
+
+    Each takes the ids of the arrays X and Y. Any number of threads may call one at once.
+    """
+    table = np.zeros((len(calls), ROW), np.int64)
+    # Workers may fall asleep in what is not shared: what is shared wakes them and comes first.
+    firsts = [i for i, ready in enumerate(calls) if i == 0 or ready.parts > 1]
+    runs: list[Callable[[int, int], Any]] = []
+    for first, end in zip(firsts, [*firsts[1:], len(calls)], strict=True):
+        for i in range(first, end):
+            kernel, parts, arguments, _ = calls[i]
+            table[i, : 3 + len(arguments)] = end - first, _entry(kernel), parts, *arguments
+        at, parts = pointer(table[first:]), calls[first].parts
+        runs.append(partial(_alone, at) if parts == 1 else partial(_run, _shared, parts, at))
+    return runs, (table, calls)
 
 
 def launch(

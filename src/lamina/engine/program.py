@@ -6,6 +6,7 @@ array takes the place of those that no later step reads, and runs the steps. Onl
 call.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -13,9 +14,10 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from . import pool
 from .jit import DISABLED, held
 from .matmul import contiguous
-from .memory import ALIGNMENT, aligned, empty, pointer
+from .memory import ALIGNMENT, LEAST, aligned, empty
 
 NDArray = npt.NDArray[Any]
 Shape: TypeAlias = tuple[int, ...]
@@ -23,9 +25,9 @@ Run: TypeAlias = Callable[..., Any]
 """`run(*sources, target)` writes the target, a C-contiguous array as the sources are."""
 Bind: TypeAlias = Callable[[NDArray], Run]
 """`bind(scratch)` returns what runs, and works in those bytes, which begin a cache line."""
-Ready: TypeAlias = Callable[..., Callable[[], None] | None]
-"""`ready(*sources, target)` returns a step as a function that has all at hand, if there is one, for
-what `held` says of the arrays: it takes less time to call than what runs."""
+Prepare: TypeAlias = Callable[..., pool.Ready | None]
+"""`prepare(*sources, target)` returns a step as a call that is ready, if it can be one, for what
+`held` says of the arrays: it takes less time than what runs."""
 
 KEPT: Final = 2**24
 """The most bytes that a program keeps from call to call; beyond, to ask for memory takes no time
@@ -43,7 +45,7 @@ class Step(NamedTuple):
     sources: tuple[int, ...]
     target: int
     in_place: bool
-    ready: Ready | None = None
+    ready: Prepare | None = None
 
 
 class Plan:
@@ -75,7 +77,7 @@ class Plan:
         run: Run,
         *sources: int,
         in_place: bool = False,
-        ready: Ready | None = None,
+        ready: Prepare | None = None,
     ) -> int:
         """Note a step whose target has that shape; return the target's number."""
         bind: Bind = lambda scratch: run  # noqa: E731
@@ -88,7 +90,7 @@ class Plan:
         scratch: int,
         *sources: int,
         in_place: bool = False,
-        ready: Ready | None = None,
+        ready: Prepare | None = None,
     ) -> int:
         """Note a step that works in so many bytes of scratch; return the target's number."""
         target = len(self.shapes)
@@ -118,14 +120,14 @@ class Plan:
 class _Memory(NamedTuple):
     """What a call of a program works with.
 
-    `arrays` lacks x and y, and what is a view of them; `cells` say where their data begins, which
-    to a step that is ready is as what `held` says of them. `runs` are the steps, each with the
-    numbers of the arrays that it is called with.
+    `arrays` lacks x and y, and what is a view of them. `runs` are the steps, each with the numbers
+    of the arrays that it is called with; those that are ready, and run as one, are called with the
+    ids of x and y alone. `keep` is what these point to.
     """
 
     arrays: list[Any]
-    runs: list[tuple[Run, tuple[int, ...]]]
-    cells: NDArray
+    runs: list[tuple[Run, tuple[int, ...] | None]]
+    keep: list[Any]
 
 
 class Program:
@@ -142,27 +144,52 @@ class Program:
         self.views = [
             i for i, owner in enumerate(plan.owners) if owner != i and owner in (0, self.y)
         ]
+        self.shape, self.dtype = plan.shapes[self.y], plan.dtype
+        small = math.prod(self.shape) * self.dtype.itemsize < LEAST
+        self.new = np.empty if small else empty
+        self.only = self._only()
 
     def __call__(self, x: NDArray) -> NDArray:
         """Return y for x, of the shape and dtype that were planned."""
+        if not x.flags.carray:  # what comes mostly, sooner: it may be read-only
+            x = contiguous(x)
+        if self.only is not None:
+            y = self.new(self.shape, self.dtype)
+            self.only(id(x), id(y))
+            return y
         try:
             memory = self.waiting.pop()
         except IndexError:
             memory = self._memory()
-        arrays, runs, cells = memory.arrays.copy(), memory.runs, memory.cells
-        if self.y:
-            arrays[self.y] = y = empty(self.plan.shapes[self.y], self.plan.dtype)
-            cells[1] = pointer(y)
-        arrays[0] = x = contiguous(x)
-        cells[0] = pointer(x)
-        for i in self.views:
-            arrays[i] = arrays[self.plan.owners[i]].reshape(self.plan.shapes[i])
-        for run, numbers in runs:
+        y = self.new(self.shape, self.dtype) if self.y else x
+        arrays: list[Any] = []
+        for run, numbers in memory.runs:
+            if numbers is None:
+                run(id(x), id(y))
+                continue
+            if not arrays:
+                arrays = self._arrays(memory, x, y)
             run(*[arrays[i] for i in numbers])
         if self.size <= KEPT:
             self.waiting.append(memory)
-        result: NDArray = arrays[self.result]
-        return result
+        return y if self.result == self.y else y.reshape(self.plan.shapes[self.result])
+
+    def _only(self) -> Callable[[int, int], Any] | None:
+        """Return all steps as one run, if they are, with no other arrays than x and y: or None."""
+        if self.places or self.result != self.y:
+            return None
+        memory = self._memory()
+        self.keep = memory.keep
+        found = [run for run, numbers in memory.runs if numbers is None]
+        return found[0] if len(found) == len(memory.runs) == 1 else None
+
+    def _arrays(self, memory: _Memory, x: NDArray, y: NDArray) -> list[Any]:
+        """Return all arrays of a call."""
+        arrays = memory.arrays.copy()
+        arrays[0], arrays[self.y] = x, y
+        for i in self.views:
+            arrays[i] = arrays[self.plan.owners[i]].reshape(self.plan.shapes[i])
+        return arrays
 
     def _memory(self) -> _Memory:
         """Return what calls one after the other use again."""
@@ -173,14 +200,27 @@ class Program:
             if owner in self.places:
                 first, count = self.places[owner], math.prod(shape) * plan.dtype.itemsize
                 arrays[i] = memory[first : first + count].view(plan.dtype).reshape(shape)
-        cells, runs = np.zeros(2, np.int64), []
-        cell = {self.y: pointer(cells) + 8, 0: pointer(cells)}
-        for step in plan.steps:
-            numbers = *step.sources, step.target
-            places = (cell.get(plan.owners[i]) or held(arrays[i]) for i in numbers)
-            ready = None if step.ready is None or DISABLED else step.ready(*places)
-            runs.append((step.bind(scratch), numbers) if ready is None else (ready, ()))
-        return _Memory(arrays, runs, cells)
+        runs: list[tuple[Run, tuple[int, ...] | None]] = []
+        keep: list[Any] = []
+        steps = [(step, self._ready(step, arrays)) for step in plan.steps]
+        for is_ready, group in itertools.groupby(steps, lambda pair: pair[1] is not None):
+            some = list(group)
+            calls = [ready for _, ready in some if ready is not None]
+            if is_ready:
+                found, kept = pool.in_order(calls)
+                runs += [(run, None) for run in found]
+                keep.append(kept)
+            else:
+                runs += [(step.bind(scratch), (*step.sources, step.target)) for step, _ in some]
+        return _Memory(arrays, runs, keep)
+
+    def _ready(self, step: Step, arrays: list[Any]) -> pool.Ready | None:
+        """Return a step as a call that is ready, if it can be one."""
+        if step.ready is None or DISABLED:
+            return None
+        later = {self.y: pool.Y, 0: pool.X}
+        numbers = *step.sources, step.target
+        return step.ready(*(later.get(self.plan.owners[i]) or held(arrays[i]) for i in numbers))
 
 
 def _laid_out(plan: Plan, y: int) -> tuple[dict[int, int], int]:

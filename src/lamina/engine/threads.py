@@ -5,11 +5,13 @@ import os
 from collections.abc import Iterator
 from contextvars import ContextVar
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 _chosen: ContextVar[int | None] = ContextVar("lamina_threads", default=None)
+chosen: Final = _chosen.get
+"""`chosen()`: the n of the innermost block of `threads`, or None."""
 
 
 @cache

@@ -1,6 +1,7 @@
 """Linear: the functions of formula.py, as matrix products on the engine."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -48,10 +49,19 @@ class Fixed:
 
     def plan(self, plan: Plan, x: int) -> int:
         """Plan y of the array of that number; return the number of y."""
-        shape = plan.shapes[x]
-        rows = math.prod(shape[:-1])
-        run, ready = self.product, partial(self.product.ready, rows)
-        return plan.add((*shape[:-1], self.O), lambda x, y: run(x, rows, y), x, ready=ready)
+        return _planned(self.product, plan, x)
+
+
+def live(weight: NDArray, bias: NDArray | None = None) -> Callable[[Plan, int], int]:
+    """Return how to plan y with parameters, C-contiguous, whose values may change."""
+    return partial(_planned, Given(weight, bias))
+
+
+def _planned(product: Given, plan: Plan, x: int) -> int:
+    shape = plan.shapes[x]
+    rows = math.prod(shape[:-1])
+    ready = partial(product.ready, rows)
+    return plan.add((*shape[:-1], product.n), lambda x, y: product(x, rows, y), x, ready=ready)
 
 
 def backward(dy: NDArray, cache: tuple[Any, ...]) -> tuple[NDArray, dict[str, NDArray]]:

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import arguments, initializers
+from ..calls import Live
 from ..kernels import functions, gradients, kernel, used
 from ..layer import Arrays, Layer, NDArray, Parameter, Prepared, Shape
 from ..parts.activations import ReLU
@@ -133,6 +134,21 @@ class Linear(Layer):
         x = arguments.array(self, "x", x, dtype)
         arguments.features(self, x, self.in_features)
         return x, arguments.lengths(self, lengths, x)
+
+    def _live(self) -> Live | None:
+        """Return how to plan a call with the parameters that are there now."""
+        if type(self) is not Linear:
+            return None
+        weight, bias = self._arrays()
+        sizes = weight.size, 0 if bias is None else bias.size
+
+        def serves(layer: Linear) -> bool:
+            arrays = layer._params
+            if arrays.get("weight") is not weight or arrays.get("bias") is not bias:
+                return False  # and NumPy can be made to resize an array where it is
+            return (weight.size, 0 if bias is None else bias.size) == sizes
+
+        return Live(kernel(__name__).live(weight, bias), serves)
 
     def _prepared(self, relu: bool = False) -> Prepared:
         """Return how the layer computes in an inference model, with a ReLU on top if asked for."""

@@ -1,0 +1,76 @@
+"""Calls of a layer on arrays of a shape that came before: planned once.
+
+Where there is little to compute, it takes longer to check the arguments and to choose how. A plan
+has that behind it: for an x of one shape and dtype, and as long as the layer has the arrays that it
+had then, whose values may change.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from .arguments import FLOATS
+from .kernels import used
+
+if TYPE_CHECKING:
+    from .engine.program import Plan, Program
+    from .layer import Layer
+
+NDArray = npt.NDArray[Any]
+Kind: TypeAlias = tuple[tuple[int, ...], np.dtype[Any], int | None, bool]
+"""What a plan is for: the shape and dtype of x, the threads asked for, whether by formulas."""
+
+KINDS: Final = 16
+"""For how many kinds a layer keeps plans."""
+
+
+class Live(NamedTuple):
+    """How to plan a call of a layer with the arrays that it has.
+
+    `plan(plan, number)` notes the steps from the array of that number, x, and returns y's number.
+    `serves(layer)` tells whether the layer still has these arrays; their values may have changed.
+    """
+
+    plan: Callable[["Plan", int], int]
+    serves: Callable[[Any], bool]
+
+
+class Known(NamedTuple):
+    """A call that was planned."""
+
+    serves: Callable[[Any], bool]
+    run: "Program"
+
+
+class Calls:
+    """The calls of a layer that were planned; a copy of the layer plans its own."""
+
+    def __init__(self) -> None:
+        self.known: dict[Kind, Known | None] = {}
+
+    def note(self, kind: Kind, layer: "Layer") -> None:
+        """Plan the calls of a kind that has come for the second time, or whose plan is over."""
+        if kind in self.known:
+            self.known[kind] = _planned(kind, layer)
+        else:
+            if len(self.known) >= KINDS:
+                self.known.clear()
+            self.known[kind] = None
+
+    def __reduce__(self) -> tuple[type[Self], tuple[()]]:
+        return type(self), ()
+
+
+def _planned(kind: Kind, layer: "Layer") -> Known | None:
+    shape, dtype, _, _ = kind
+    if 0 in shape or dtype not in FLOATS or not used():
+        return None
+    from .engine.program import Plan, Program  # not before it is known that there are kernels
+
+    live = layer._live()
+    if live is None:
+        return None
+    plan = Plan(shape, dtype)
+    return Known(live.serves, Program(plan, live.plan(plan, 0)))

@@ -1,0 +1,130 @@
+"""Calls that are planned once: what they give is what `forward` gives, whatever changes."""
+
+import copy
+import pickle
+import threading
+
+import numpy as np
+import pytest
+
+import lamina as lm
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def planned(layer, x, times=3):
+    """Return y of the last of some calls; the third is planned."""
+    for _ in range(times):
+        y = layer(x)
+    return y
+
+
+def same(a, b):
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(1, 16), (16,), (2, 3, 16), (40, 16), (0, 16)])
+def test_same_bits(shape, bias, dtype, rng):
+    layer = lm.Linear(16, 70, bias=bias, dtype=dtype, rng=rng)
+    x = rng.standard_normal(shape).astype(dtype)
+    wanted = layer.forward(x)[0]
+    assert same(planned(layer, x), wanted)
+    with lm.threads(1):
+        assert same(planned(layer, x), wanted)
+    flipped = np.ascontiguousarray(x[..., ::-1])[..., ::-1]
+    flipped.flags.writeable = False
+    assert same(planned(layer, flipped), wanted)
+
+
+def test_parameters_may_change(rng):
+    layer, x = lm.Linear(5, 4, rng=rng), rng.standard_normal((2, 5)).astype(np.float32)
+    planned(layer, x)
+    layer.weight = np.ones((5, 4))
+    layer.params["bias"][...] = 1
+    assert same(layer(x), layer.forward(x)[0])
+    layer.params["weight"] = np.full((5, 4), 2, np.float32)
+    assert same(planned(layer, x), layer.forward(x)[0])
+    layer.params = {"weight": np.zeros((5, 4), np.float32), "bias": np.ones(4, np.float32)}
+    assert same(planned(layer, x), np.ones((2, 4), np.float32))
+
+
+def test_arrays_that_do_not_fit(rng):
+    layer, x = lm.Linear(5, 4, rng=rng), rng.standard_normal((2, 5)).astype(np.float32)
+    planned(layer, x)
+    with pytest.raises(ValueError, match="expected 5"):
+        layer(np.ones((2, 4), np.float32))
+    with pytest.raises(TypeError, match="float64"):
+        layer(x.astype(np.float64))
+    layer.params["weight"] = np.ones((4, 5), np.float32)
+    with pytest.raises(ValueError, match="weight has become"):
+        layer(x)
+
+
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_arrays_resized_in_place(name, rng):
+    layer, x = lm.Linear(5, 4, rng=rng), rng.standard_normal((2, 5)).astype(np.float32)
+    layer.params[name] = layer.params[name].copy()  # with memory of its own
+    planned(layer, x)
+    layer.params[name].resize((1,), refcheck=False)
+    with pytest.raises(ValueError, match=f"{name} has become"):
+        layer(x)
+
+
+def test_formulas(rng):
+    layer, x = lm.Linear(50, 40, rng=rng), rng.standard_normal((20, 50)).astype(np.float32)
+    planned(layer, x)
+    with lm.formulas():
+        assert same(planned(layer, x), x @ layer.weight + layer.bias)
+
+
+def test_copies(rng):
+    layer, x = lm.Linear(5, 4, rng=rng), rng.standard_normal((2, 5)).astype(np.float32)
+    wanted = planned(layer, x)
+    for other in (copy.copy(layer), copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert same(planned(other, x), wanted)
+        other.params = {**layer.params, "weight": np.zeros((5, 4), np.float32)}
+        assert same(planned(other, x), np.broadcast_to(layer.bias, (2, 4)))
+        assert same(planned(layer, x), wanted)
+
+
+def test_subclass(rng):
+    class Twice(lm.Linear):
+        def forward(self, x, *, lengths=None, training=False):
+            y, cache = super().forward(x, lengths=lengths, training=training)
+            return 2 * y, cache
+
+    layer, x = Twice(5, 4, rng=rng), rng.standard_normal((2, 5)).astype(np.float32)
+    assert same(planned(layer, x), layer.forward(x)[0])
+
+
+def test_many_shapes(rng):
+    layer = lm.Linear(3, 2, rng=rng)
+    for _ in range(3):
+        for n in range(1, 60):
+            x = rng.standard_normal((n, 3)).astype(np.float32)
+            assert same(planned(layer, x), layer.forward(x)[0])
+
+
+@pytest.mark.parametrize("sizes", [(16, 16), (600, 500)])
+def test_threads_of_its_own(sizes, rng):
+    layer = lm.Linear(*sizes, rng=rng)
+    xs = rng.standard_normal((4, 3, sizes[0])).astype(np.float32)
+    wanted = [layer.forward(x)[0] for x in xs]
+    found = [[] for _ in xs]
+
+    def work(i):
+        found[i] += [layer(xs[i]) for _ in range(200)]
+
+    workers = [threading.Thread(target=work, args=(i,)) for i in range(len(xs))]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    for wanted_y, ys in zip(wanted, found, strict=True):
+        assert len(ys) == 200
+        assert all(same(y, wanted_y) for y in ys)
