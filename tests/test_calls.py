@@ -65,6 +65,14 @@ def test_arrays_that_do_not_fit(rng):
         layer(x)
 
 
+def test_parameters_that_do_not_lie_row_by_row(rng):
+    layer, x = lm.Linear(5, 4, rng=rng), rng.standard_normal((2, 5)).astype(np.float32)
+    wanted = planned(layer, x)
+    layer.params["weight"] = np.asfortranarray(layer.weight)
+    layer.params["bias"] = np.repeat(layer.bias, 2)[::2]
+    assert same(planned(layer, x), wanted)
+
+
 @pytest.mark.parametrize("name", ["weight", "bias"])
 def test_arrays_resized_in_place(name, rng):
     layer, x = lm.Linear(5, 4, rng=rng), rng.standard_normal((2, 5)).astype(np.float32)

@@ -52,8 +52,10 @@ class Fixed:
         return _planned(self.product, plan, x)
 
 
-def live(weight: NDArray, bias: NDArray | None = None) -> Callable[[Plan, int], int]:
-    """Return how to plan y with parameters, C-contiguous, whose values may change."""
+def live(weight: NDArray, bias: NDArray | None = None) -> Callable[[Plan, int], int] | None:
+    """Return how to plan y with parameters whose values may change; None where they lie apart."""
+    if any(a is not None and contiguous(a) is not a for a in (weight, bias)):
+        return None
     return partial(_planned, Given(weight, bias))
 
 

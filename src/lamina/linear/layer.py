@@ -148,7 +148,8 @@ class Linear(Layer):
                 return False  # and NumPy can be made to resize an array where it is
             return (weight.size, 0 if bias is None else bias.size) == sizes
 
-        return Live(kernel(__name__).live(weight, bias), serves)
+        plan = kernel(__name__).live(weight, bias)
+        return None if plan is None else Live(plan, serves)
 
     def _prepared(self, relu: bool = False) -> Prepared:
         """Return how the layer computes in an inference model, with a ReLU on top if asked for."""
