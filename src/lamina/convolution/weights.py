@@ -123,7 +123,9 @@ def _blocks(g: int, shape: Task, windows: Task, at: Task, edges: NDArray, lists:
                     h, plane = s % (h1 - h0), s // (h1 - h0)
                     lists[g, 0, s] = (plane * kd * slots + h * step_h) * pitch
                     lists[g, 1, s] = s * terms * ldb
-                ahead = block + segments * terms * outputs * size  # dY of the next block
+                ahead, step = zeros, 0
+                if u + 2 < units:  # dY of the next block, unless dY may end within reach
+                    ahead, step = block + (segments * terms * outputs + o) * size, outputs
                 for t in range(kd * kh):
                     into = sums + (t * rows * outputs + o) * size
                     begin, lds = into, outputs
@@ -133,8 +135,9 @@ def _blocks(g: int, shape: Task, windows: Task, at: Task, edges: NDArray, lists:
                     call(tile, (
                         rows, vectors, mine + row * pitch * size, list_x, 1, across,
                         panel, list_y, ldb, segments, terms, begin, lds, into, outputs, last, 0,
-                        ahead if t == 0 else zeros, outputs if t == 0 else 0,
+                        ahead, step,
                     ))  # fmt: skip
+                    ahead, step = zeros, 0
 
 
 @jit.kernel

@@ -223,11 +223,16 @@ def _turned(e: Emitter, rows: int) -> ir.Function:
                 found.append(e.at(b, found[-1], step))
             return found
 
+        distance = _i64(SOON // e.align)
+
         def blocks(count: int) -> Callable[[ir.Value, list[ir.Value]], list[ir.Value]]:
             """Return what adds so many blocks of L terms to all sums."""
 
             def body(i: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
                 i = b.mul(i, _i64(count * n)) if count > 1 else b.add(whole, b.mul(i, _i64(n)))
+                soon = b.select(
+                    b.icmp_signed("<", b.add(i, distance), p.k), distance, _i64(0)
+                )  # behind a column is one that passes by beside it, or nothing
                 found = []
                 for v in range(many):
                     mine = sums[v * rows : (v + 1) * rows]
@@ -236,7 +241,7 @@ def _turned(e: Emitter, rows: int) -> ir.Function:
                         lines = [e.load(b, e.at(b, place, u * n), None) for place in at]
                         mine = add(b.add(i, _i64(u * n)), transposed(e, b, lines), mine)
                     for place in at:
-                        e.prefetch(b, e.at(b, place, SOON // e.align))
+                        e.prefetch(b, e.at(b, place, soon))
                     found += mine
                 return found
 

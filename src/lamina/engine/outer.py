@@ -90,8 +90,9 @@ def _part(g: int, at: int) -> None:
                     into, ldc = c + (m0 * n + p0 * lane) * size, n
                 for t in range(tiles):
                     tall = low + (1 if t < higher else 0)
-                    # What is read next of D.
-                    ahead, step = (source + ldb * size, n) if t == 0 else (a_mine, 0)
+                    ahead, step = a_mine, 0
+                    if t == 0 and p1 < vectors:  # what is read next of D
+                        ahead, step = source + ldb * size, n
                     call(tile, (
                         tall, p1 - p0, part, origin, 1, pitch, b_mine, origin, ldb, 1,
                         k1 - k0, begin, lds, into, ldc, last, 0, ahead, step,

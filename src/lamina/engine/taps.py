@@ -153,9 +153,10 @@ def _tile(e: _Words, height: int, together: int, rest: int) -> ir.Function:
     floor = b.select(b.icmp_signed("!=", relu, _i64(0)), e.scalar(0.0), e.scalar(float("-inf")))
     low = e.spread(b, floor, e.vector)
     mask, wide_mask = e.first_lanes(b, last), e.group_lanes(b, last)
-    below = b.mul(ldy, _i64(height))  # where the next tile writes, which would else wait for memory
 
-    def vector(x: ir.Value, w: ir.Value, start: ir.Value, y: ir.Value, masked: bool) -> None:
+    def vector(
+        x: ir.Value, w: ir.Value, start: ir.Value, y: ir.Value, below: ir.Value, masked: bool
+    ) -> None:
         masks = (mask, wide_mask) if masked else (None, None)
 
         def taps(count: int, state: _State) -> _State:
@@ -209,9 +210,9 @@ def _tile(e: _Words, height: int, together: int, rest: int) -> ir.Function:
             e.prefetch(b, e.at(b, y, below), write=True)
             y = e.step(b, y, ldy, value)
 
-    def all_vectors(state: _State) -> _State:
+    def all_vectors(below: ir.Value, state: _State) -> _State:
         v, x, w, start, y = state
-        vector(x, w, start, y, masked=False)
+        vector(x, w, start, y, below, masked=False)
         return [
             b.add(v, _i64(1)), e.at(b, x, e.wide.lanes), e.at(b, w, e.lanes),
             e.at(b, start, start_step), e.at(b, y, e.lanes),
@@ -219,14 +220,18 @@ def _tile(e: _Words, height: int, together: int, rest: int) -> ir.Function:
 
     def one_tile(state: _State) -> _State:
         t, x, y = state
+        # Where the next tile writes, which would else wait for memory. What is behind the last one
+        # may be another thread's, which would wait for it: there it is the tile's own.
+        last_one = b.icmp_signed("==", b.add(t, _i64(1)), tiles)
+        below = b.select(last_one, _i64(0), b.mul(ldy, _i64(height)))
         v, *ends = _loop(
             b,
             [_i64(0), x, w, start, y],
             lambda state: b.icmp_signed("<", state[0], whole),
-            all_vectors,
+            partial(all_vectors, below),
         )
         with b.if_then(b.icmp_signed("<", v, vectors)):
-            vector(ends[0], ends[1], ends[2], ends[3], masked=True)
+            vector(ends[0], ends[1], ends[2], ends[3], below, masked=True)
         ahead = e.at(b, x, b.mul(move, _i64(height))), e.at(b, y, b.mul(ldy, _i64(height)))
         return [b.add(t, _i64(1)), *ahead]
 
