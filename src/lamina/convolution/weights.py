@@ -29,17 +29,19 @@ from .gathered import Product, multiply, product
 
 NDArray = npt.NDArray[Any]
 
-FEW: Final = 32
-"""So many channels are gathered sooner than they are met in place."""
-NEAR: Final = 12 * 1024
-"""Bytes of dY for a block: what tiles of all rows of taps read of it stays in level 1."""
-HELD: Final = 64 * 1024
-"""The most bytes of X̃ for a block."""
+NEAR: Final = 24 * 1024
+"""Bytes of dY for a block: what a tile reads of it stays in level 1."""
+HELD: Final = 128 * 1024
+"""The most bytes of X̃ for a block: it stays in level 2."""
 CHUNKS: Final = 16
 """Into how many sums dW is cut at the most, with so many blocks in each at the least:"""
-BLOCKS: Final = 4
-SUMS: Final = 2**19
-"""Bytes of all these sums at the most."""
+BLOCKS: Final = 2
+SUM: Final = 2**18
+"""Bytes of a sum at the most: it stays in level 2."""
+FEW: Final = 32
+"""Of so many channels tiles of dW are work enough for all threads. They come to so many chunks only
+where these are, too:"""
+SEVERAL: Final = 8
 
 
 @jit.kernel
@@ -180,7 +182,7 @@ def weights(
     moves = groups, stride, dilation, before, dtype, threads
     kd, kh, kw, c, o = dw
     planes, (_, _, high, wide, _) = dy[0] * dy[1], dy
-    if groups > 1 or dilation[2] > 1 or c >= FEW:
+    if groups > 1 or dilation[2] > 1:
         return product(x, dy, dw, *moves)
     plan = plan_of(dtype)
     size, lane, heights = plan.size, plan.lane, plan.heights
@@ -199,9 +201,10 @@ def weights(
     units = -(-planes // together) * -(-high // lines) * -(-wide // columns)
     weights = kd * kh * rows * o
     chunks = CHUNKS
-    while chunks > 1 and (chunks > units // BLOCKS or chunks * weights * size > SUMS):
+    while chunks > 1 and chunks > units // BLOCKS:
         chunks //= 2
-    if kd * slots * pitch * size > HELD or weights * size > SUMS // 4:
+    large = kd * slots * pitch * size > HELD or weights * size > SUM
+    if large or (c >= FEW and chunks < SEVERAL):
         return product(x, dy, dw, *moves)
     parts = min(threads, chunks) if math.prod(dy) * kd * kh * rows > SERIAL else 1
     packs = len(edges) > 2
