@@ -3,7 +3,8 @@
 An element of y goes over the elements of its window, an element of dx over the windows that it is
 in, with channels side by side in vectors. Of each axis a *table* says with which element or window
 that begins, how many there are, and which place in the window the first one has. MaxPool keeps
-for each element of y the place of its maximum. Every element of y and dx is one chain over the
+for each element of y the place of its maximum. Elements side by side whose terms lie side by side,
+too, are one *run*, as wide as all their channels. Every element of y and dx is one chain over the
 places in rising order, as in the formula, so threads change no bit.
 """
 
@@ -37,16 +38,19 @@ SHAPES: Final = 256
 """For how many shapes tables are kept."""
 
 
+RUN: Final = 5
+"""What a run is: its first term or window, the count, the first place; its first element, its
+elements."""
 NOWHERE: Final = -1
 """The place that no element of a window has."""
 _START: Final = {"max_pool": -np.inf, "greatest_pool": -np.inf, "relu_max_pool": 0.0}
 """What maxima are at least."""
 
 
-# Vector code. It does the elements along the last axis, whose table it has. Its arguments are two
+# Vector code. It does the elements along the last axis, whose runs it has. Its arguments are two
 # arrays to read, two to write, the counts of the terms on the other axes, the place of the first
-# one, the elements, and the sizes: the channels, a divisor, and by axis the steps from term to
-# term, in elements of what is read, and from place to place.
+# one, the runs and their table, and the sizes: the channels, a divisor, and by axis the steps from
+# term to term, in elements of what is read, and from place to place.
 
 _ARGUMENTS: Final = "*a *b *c *d n0 n1 place count *table *sizes"
 
@@ -62,13 +66,13 @@ class _Terms:
         width, self.divisor, *steps = self._integers(sizes, 2 + 2 * RANK)
         self.steps, self.places = steps[:RANK], steps[RANK:]
         self.integers = ir.VectorType(ir.IntType(8 * s.size), s.lanes)
-        with cgutils.for_range(b, count, intp=_i64) as element:
-            row = b.gep(table, [b.mul(element.index, _i64(3))], source_etype=_i64)
-            first, n2, tap = self._integers(row, 3)
+        with cgutils.for_range(b, count, intp=_i64) as run:
+            row = b.gep(table, [b.mul(run.index, _i64(RUN))], source_etype=_i64)
+            first, n2, tap, to, length = self._integers(row, RUN)
             self.counts, self.place = [n0, n1, n2], b.add(place, tap)
-            moved = [b.mul(index, width) for index in (first, first, element.index, element.index)]
+            moved = [b.mul(index, width) for index in (first, first, to, to)]
             self.a, self.b, self.c, self.d = map(partial(s.at, b), arrays, moved)
-            s.across(width, vectors, partial(strip, self))
+            s.across(b.mul(length, width), vectors, partial(strip, self))
 
     def _integers(self, at: ir.Value, count: int) -> Values:
         b = self.sweep.builder
@@ -211,10 +215,10 @@ def _twin(
 ) -> None:  # fmt: skip
     size: int = a.dtype.itemsize
     width, divisor, *steps = sizes.row(0, 2 + 2 * RANK).tolist()
-    for element in range(count):
-        first, n2, tap = table.row(3 * element, 3).tolist()
-        at, to = first * width * size, element * width * size
-        _element_twin(
+    for run in range(count):
+        first, n2, tap, to, length = table.row(RUN * run, RUN).tolist()
+        at, to = first * width * size, to * width * size
+        _run_twin(
             name,
             a + at,
             other + at,
@@ -222,13 +226,13 @@ def _twin(
             d + to,
             (n0, n1, n2),
             place + tap,
-            width,
+            length * width,
             divisor,
             steps,
         )
 
 
-def _element_twin(
+def _run_twin(
     name: str, a: Address, other: Address, c: Address, d: Address,
     counts: Ints, place: int, width: int, divisor: int, steps: list[int],
 ) -> None:  # fmt: skip
@@ -280,8 +284,9 @@ def _pool(g: int, at: int) -> None:
     """Do part g of all rows of what is written."""
     fixed, a, b, c, d = jit.constants(at, 5)
     (
-        parts, size, code, n, width, e, e0, e1, k0, k1, samples, rows, t0, r1, t1, r2, t2, sizes
-    ) = jit.constants(fixed, 18)  # fmt: skip
+        parts, size, code, n, width, e, e0, e1, k0, k1, samples, rows, t0, r1, t1, r2, runs, t2,
+        sizes,
+    ) = jit.constants(fixed, 19)  # fmt: skip
     a, b, c, d = data(a), data(b), data(c), data(d)
     total = n * rows
     for u in range(total * g // parts, total * (g + 1) // parts):
@@ -293,7 +298,7 @@ def _pool(g: int, at: int) -> None:
             place = item(t0, row + 2) * k0 + item(t1, 3 * j + 2) * k1
             call(code, (
                 a + first, b + first, c + to, d + to, item(t0, row + 1), item(t1, 3 * j + 1),
-                place, r2, t2, sizes,
+                place, runs, t2, sizes,
             ))  # fmt: skip
 
 
@@ -386,13 +391,22 @@ def _bind(
         *(k * s for k, s in zip(places, steps, strict=True)),
     ])  # fmt: skip
     first, middle, last = map(contiguous, tables)
+    runs = _runs(last)
     fixed = Constants(
         parts, dtype.itemsize, code(dtype), n, width, source[0] * strides[0], *strides[:2],
         *places[:2], *first.shape[:2], address(first), len(middle), address(middle), len(last),
-        address(last), address(sizes),
+        len(runs), address(runs), address(sizes),
     )  # fmt: skip
 
-    return partial(_run, parts, fixed, (first, middle, last, sizes))
+    return partial(_run, parts, fixed, (first, middle, runs, sizes))
+
+
+def _runs(table: NDArray) -> NDArray:
+    """Return the runs of a table, shape (runs, RUN)."""
+    goes_on = (np.diff(table, axis=0) == (1, 0, 0)).all(axis=1)
+    begin = np.flatnonzero(np.concatenate(([True], ~goes_on)))[: len(table)]
+    lengths = np.diff(begin, append=len(table))
+    return np.column_stack((table[begin], begin, lengths)).astype(np.int64)
 
 
 def _run(
@@ -431,16 +445,18 @@ class Cache(NamedTuple):
 
 
 def _forward(
-    code: Code, x: NDArray, windows: Windows, lengths: NDArray | None, fits: NDArray | None
-) -> tuple[NDArray, Cache]:
+    code: Code, x: NDArray, lengths: NDArray | None, fits: NDArray | None = None, *,
+    pool_size: Ints, stride: Ints, padding: Pads,
+) -> tuple[NDArray, Cache]:  # fmt: skip
+    """Return y and the cache; `fits` windows are on each sequence, by default all that can be."""
     x = contiguous(x)
-    parts = _parts(x.shape)
-    if lengths is None:
-        plan = _usual(x.shape[1:-1], windows)
-        shape, run = _usual_forward(code, x.shape, x.dtype, windows, parts)
-    else:
+    windows, plan, shape, run = _usual_forward(
+        code, x.shape, x.dtype, pool_size, stride, padding, _parts(x.shape)
+    )
+    if lengths is not None:
+        fits = windows.output_lengths(lengths) if fits is None else fits
         plan = _plan(x.shape[1:-1], windows, lengths, fits)
-        shape, run = _bind_forward(code, x.shape, x.dtype, windows, plan, parts)
+        shape, run = _bind_forward(code, x.shape, x.dtype, windows, plan, _parts(x.shape))
     y = empty(shape, x.dtype)
     places = empty(shape, _places(x.dtype)) if code in (maximum, rectified) else None
     run(x, x, y, y if places is None else places)
@@ -461,10 +477,13 @@ def _bind_forward(
 
 @lru_cache(SHAPES)
 def _usual_forward(
-    code: Code, x: Ints, dtype: np.dtype[Any], windows: Windows, parts: int
-) -> tuple[Ints, Callable[[NDArray, NDArray, NDArray, NDArray], None]]:
-    """Return the same where there are no lengths."""
-    return _bind_forward(code, x, dtype, windows, _usual(x[1:-1], windows), parts)
+    code: Code, x: Ints, dtype: np.dtype[Any], pool_size: Ints, stride: Ints, padding: Pads,
+    parts: int,
+) -> tuple[Windows, Plan, Ints, Callable[[NDArray, NDArray, NDArray, NDArray], None]]:  # fmt: skip
+    """Return the windows, how they lie, and the same where there are no lengths."""
+    windows = Windows(pool_size, stride, (1,) * len(pool_size), padding)
+    plan = _usual(x[1:-1], windows)
+    return windows, plan, *_bind_forward(code, x, dtype, windows, plan, parts)
 
 
 def _backward(dy: NDArray, cache: Cache, divisor: int = 1) -> NDArray:
@@ -507,23 +526,16 @@ def _divisor(sizes: Ints, windows: Windows) -> int | None:
     return max(1, math.prod(int(found[0]) for found in counts))
 
 
-def _windowed(
-    code: Code, x: NDArray, lengths: NDArray | None, *, pool_size: Ints, stride: Ints, padding: Pads
-) -> tuple[NDArray, Cache]:
-    windows = Windows(pool_size, stride, (1,) * len(pool_size), padding)
-    return _forward(code, x, windows, lengths, windows.output_lengths(lengths))
-
-
 def max_pool(
     x: NDArray, lengths: NDArray | None = None, *, relu: bool = False, keep: bool = True,
     **sizes: Any,
 ) -> tuple[NDArray, Cache]:  # fmt: skip
-    """Return y and the cache of `max_pool_backward`; sizes are those of `_windowed`.
+    """Return y and the cache of `max_pool_backward`; sizes are those of `_forward`.
 
     With `relu`, y is that of a ReLU before it, and dx that before the ReLU. Unless the cache is to
     be kept, y alone is right.
     """
-    return _windowed(rectified if relu else maximum if keep else greatest, x, lengths, **sizes)
+    return _forward(rectified if relu else maximum if keep else greatest, x, lengths, **sizes)
 
 
 def max_pool_backward(dy: NDArray, cache: Cache) -> NDArray:
@@ -532,8 +544,8 @@ def max_pool_backward(dy: NDArray, cache: Cache) -> NDArray:
 
 
 def avg_pool(x: NDArray, lengths: NDArray | None = None, **sizes: Any) -> tuple[NDArray, Cache]:
-    """Return y and the cache of `avg_pool_backward`; sizes are those of `_windowed`."""
-    return _windowed(mean, x, lengths, **sizes)
+    """Return y and the cache of `avg_pool_backward`; sizes are those of `_forward`."""
+    return _forward(mean, x, lengths, **sizes)
 
 
 def avg_pool_backward(dy: NDArray, cache: Cache) -> NDArray:
@@ -574,8 +586,8 @@ def _global(code: Code, x: NDArray, lengths: NDArray | None) -> tuple[NDArray, A
         return np.zeros((x.shape[0], x.shape[-1]), x.dtype), (x.shape, None)
     steps = x.reshape(x.shape[0], -1, x.shape[-1])
     fits = None if lengths is None else np.minimum(lengths, 1)
-    windows = Windows(steps.shape[1:2], (1,), (1,), ((0, 0),))
-    y, cache = _forward(code, steps, windows, lengths, fits)
+    size = steps.shape[1:2]
+    y, cache = _forward(code, steps, lengths, fits, pool_size=size, stride=(1,), padding=((0, 0),))
     return y[:, 0, :], (x.shape, cache)
 
 
