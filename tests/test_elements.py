@@ -9,7 +9,11 @@ import problems
 from contract import assert_same
 from elements import KINDS, LAYOUTS, BatchNorm, Dropout
 from lamina.batchnorm import kernel as batchnorm_kernel
+from lamina.dropout import kernel as dropout_kernel
+from lamina.engine import elements as each
 from lamina.engine import threads
+from lamina.engine.memory import aligned
+from lamina.parts import activations_kernel, sums_kernel
 
 DTYPES = ["float32", "float64"]
 by_dtype = pytest.mark.parametrize("dtype", DTYPES)
@@ -120,3 +124,30 @@ def test_nan_stays_in_its_channel(dtype):
             assert np.isnan(found[name][..., 1]).all(), name
             if name != "dx":  # which is given the spoilt x for dy
                 assert_same(found[name][..., others], expected[name][..., others], name)
+
+
+@pytest.mark.parametrize("n", [2**16, 2**16 + 1, 70_001])
+@by_dtype
+def test_what_is_written_past_the_caches_has_the_same_bits(n, dtype, monkeypatch):
+    """And so has what lies where such writes cannot go."""
+    rng = np.random.default_rng(n)
+    given = rng.standard_normal((2, n)).astype(dtype)
+    codes = [
+        *activations_kernel.codes.values(),
+        *sums_kernel.CODES,
+        dropout_kernel.relu_drop_backward,
+    ]
+    for code in codes:
+        if code.past is None:
+            continue
+        results = {}
+        for stream in (2**62, 0):
+            monkeypatch.setattr(each, "STREAM", stream)
+            each._bound.cache_clear()
+            for at in (0, 1):
+                memory = aligned(n + 1, given.dtype)
+                y = results[stream, at] = memory[at : at + n]
+                each.run(code, (*given[: code.arrays], y), (0.5,))
+        each._bound.cache_clear()
+        for result in results.values():
+            assert_same(result, results[2**62, 0], code.name)

@@ -206,7 +206,7 @@ def _back(e: Any, b: Any, dy: Any, y: Any, number: Any) -> Any:
     return (b.select(b.fcmp_ordered("<=", y, zero), zero, passed),)
 
 
-relu_drop_backward: Final = elements.code(
+relu_drop_backward: Final = elements.Each(
     "relu_drop_backward",
     _back,
     lambda dy, y, scale: (np.where(y <= 0, 0, dy * scale + 0).astype(dy.dtype),),

@@ -15,6 +15,7 @@ from llvmlite import ir
 
 from . import jit, pool
 from .jit import Code, call, data, held
+from .memory import ALIGNMENT, pointer
 from .pointwise import Functions
 from .threads import count as count_threads
 
@@ -25,6 +26,8 @@ SERIAL: Final = 16_384
 """Up to so many elements a call stays on one core."""
 KEPT: Final = 256
 """For how many sizes what a call needs is kept."""
+STREAM: Final = 2**24
+"""Bytes of a result from which on it is not kept in the caches, which it would sweep clear."""
 MOST: Final = 4
 """So many arrays there may be."""
 
@@ -33,8 +36,8 @@ Words = Callable[..., tuple[ir.Value, ...]]
 Twin = Callable[..., tuple[NDArray, ...]]
 
 
-def code(name: str, words: Words, twin: Twin, arrays: int = 1) -> Code:
-    """Return code that writes functions of the elements of some arrays to those behind them.
+class Each(Code):
+    """Code that writes functions of the elements of some arrays to those behind them.
 
     Parameters
     ----------
@@ -46,12 +49,27 @@ def code(name: str, words: Words, twin: Twin, arrays: int = 1) -> Code:
         `twin(*arrays, *numbers)` returns the same of NumPy's arrays.
     arrays : int
         How many arrays are read.
+    light : bool
+        Whether it is memory that takes the time, not the operations.
+
+    Attributes
+    ----------
+    past : Code, optional
+        Light code that writes past the caches, in vectors that are aligned: memory need not be
+        read before it is written then.
     """
-    name = f"each_{name}"
-    return Code(name, partial(_emit, name, words, arrays), partial(_twin, twin, arrays))
+
+    def __init__(
+        self, name: str, words: Words, twin: Twin, arrays: int = 1, light: bool = True
+    ) -> None:
+        name, of_arrays, self.arrays = f"each_{name}", partial(_twin, twin, arrays), arrays
+        super().__init__(name, partial(_emit, name, words, arrays, False), of_arrays)
+        past = f"{name}_past"
+        emit = partial(_emit, past, words, arrays, True)
+        self.past = Code(past, emit, of_arrays) if light else None
 
 
-def _emit(name: str, words: Words, arrays: int, dtype: Any) -> str:
+def _emit(name: str, words: Words, arrays: int, past: bool, dtype: Any) -> str:
     e = Functions(dtype)
     b, (*places, count, at) = e.function(name, "p" * MOST + "ip")
     vectors = b.sdiv(b.add(count, _i64(e.lanes - 1)), _i64(e.lanes))
@@ -63,7 +81,11 @@ def _emit(name: str, words: Words, arrays: int, dtype: Any) -> str:
     def one(b: ir.IRBuilder, element: ir.Value, mask: ir.Value | None) -> None:
         read = [e.load(b, e.at(b, place, element), mask) for place in places[:arrays]]
         for place, found in zip(places[arrays:], words(e, b, *read, number), strict=False):
-            e.store(b, found, e.at(b, place, element), mask)
+            target = e.at(b, place, element)
+            if past and mask is None:
+                e.stream(b, found, target)
+            else:
+                e.store(b, found, target, mask)
 
     e.sweep(b, vectors, last, one, together=4)
     b.ret_void()
@@ -88,12 +110,12 @@ def _some(g: int, at: int) -> None:
     call(code, (a + done, b + done, c + done, d + done, i1 - i0, numbers))
 
 
-def run(code: Code, arrays: Sequence[NDArray], numbers: Sequence[float] = ()) -> None:
+def run(code: Each, arrays: Sequence[NDArray], numbers: Sequence[float] = ()) -> None:
     """Run code over arrays of one size and dtype, all contiguous.
 
     Parameters
     ----------
-    code : Code
+    code : Each
     arrays : sequence of array
         Up to four.
     numbers : sequence of float
@@ -102,7 +124,7 @@ def run(code: Code, arrays: Sequence[NDArray], numbers: Sequence[float] = ()) ->
 
 
 def bind(
-    code: Code, n: int, dtype: np.dtype[Any], numbers: Sequence[float] = ()
+    code: Each, n: int, dtype: np.dtype[Any], numbers: Sequence[float] = ()
 ) -> Callable[..., None]:
     """Return `run` as a function of arrays of that size and dtype."""
     return _bound(code, n, dtype, tuple(numbers), 1 if n <= SERIAL else count_threads())
@@ -110,16 +132,20 @@ def bind(
 
 @lru_cache(KEPT)
 def _bound(
-    code: Code, n: int, dtype: np.dtype[Any], numbers: tuple[float, ...], parts: int
+    code: Each, n: int, dtype: np.dtype[Any], numbers: tuple[float, ...], parts: int
 ) -> Callable[..., None]:
-    values = np.array(numbers, dtype)
-    head = parts, dtype.itemsize, code(dtype), n
+    values, fixed, usual = np.array(numbers, dtype), (parts, dtype.itemsize), code(dtype)
+    streams = code.past is not None and n * dtype.itemsize >= STREAM
+    past = code.past(dtype) if code.past and streams else usual
 
     def run(*arrays: NDArray) -> None:
         if n == 0:
             return
+        chosen = past
+        if streams and any(pointer(a) % ALIGNMENT for a in arrays[code.arrays :]):
+            chosen = usual
         places = [held(a) for a in arrays]
         places += places[:1] * (MOST - len(places))
-        pool.share(_some, parts, *head, *places, held(values))
+        pool.share(_some, parts, *fixed, chosen, n, *places, held(values))
 
     return run

@@ -129,8 +129,7 @@ class Sweep(Emitter):
         for v, (value, mask) in enumerate(zip(values, masks, strict=True)):
             place = self.at(b, pointer, v * self.lanes)
             if mask is None:
-                store = b.store(value, place, align=self.lanes * self.size)
-                store.set_metadata("nontemporal", self.module.add_metadata([_i32(1)]))
+                self.stream(b, value, place)
             else:
                 self.store(b, value, place, mask)
 

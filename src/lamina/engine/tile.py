@@ -125,6 +125,11 @@ class Emitter:
         )  # fmt: skip
         b.call(call, [value, pointer, _i32(self.align), mask])
 
+    def stream(self, b: ir.IRBuilder, value: ir.Value, pointer: ir.Value) -> None:
+        """Write a vector past the caches; the pointer is aligned as vectors are."""
+        store = b.store(value, pointer, align=self.lanes * self.align)
+        store.set_metadata("nontemporal", self.module.add_metadata([_i32(1)]))
+
     def spread(self, b: ir.IRBuilder, scalar: ir.Value, vector: ir.Type) -> ir.Value:
         """Return a vector with the scalar in every lane."""
         undefined = ir.Constant(vector, ir.Undefined)

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ..engine import elements
-from ..engine.jit import Code
 from ..engine.matmul import contiguous
 from ..engine.memory import empty
 from ..engine.program import Plan
@@ -119,7 +118,7 @@ def _gate(e: Any, b: Any, z: Any) -> tuple[Any, Any]:
 
 # The functions
 
-codes: Final[dict[str, Code]] = {}
+codes: Final[dict[str, elements.Each]] = {}
 """That of each function of single elements, by name."""
 
 Forward = Callable[..., tuple[NDArray, Any]]
@@ -127,7 +126,7 @@ Backward = Callable[[NDArray, Any], NDArray]
 
 
 def _functions(
-    name: str, words: Any, backward_words: Any, keeps_y: bool
+    name: str, words: Any, backward_words: Any, keeps_y: bool, light: bool
 ) -> tuple[Forward, Backward]:
     """Return the functions that have the name and the signatures of those of activations.py."""
     forward_of, backward_of = getattr(formula, name), getattr(formula, f"{name}_backward")
@@ -140,8 +139,9 @@ def _functions(
         cache = kept if name in ("sigmoid", "tanh") else forward_of(kept, *numbers)[1]
         return (backward_of(dy, cache),)
 
-    code = codes[name] = elements.code(name, words, twin)
-    backward_code = elements.code(f"{name}_backward", backward_words, backward_twin, 2)
+    code = codes[name] = elements.Each(name, words, twin, light=light)
+    backward_name = f"{name}_backward"  # from y, it takes few operations
+    backward_code = elements.Each(backward_name, backward_words, backward_twin, 2, keeps_y)
 
     def forward(x: NDArray, *numbers: float) -> tuple[NDArray, Any]:
         x = contiguous(x)
@@ -158,13 +158,17 @@ def _functions(
     return forward, backward
 
 
-relu, relu_backward = _functions("relu", _relu, _relu_backward, True)
-leaky_relu, leaky_relu_backward = _functions("leaky_relu", _leaky_relu, _leaky_relu_backward, True)
-sigmoid, sigmoid_backward = _functions("sigmoid", _sigmoid, _sigmoid_backward, True)
-tanh, tanh_backward = _functions("tanh", _tanh, _tanh_backward, True)
-selu, selu_backward = _functions("selu", _selu, _selu_backward, False)
-gelu, gelu_backward = _functions("gelu", _gelu, _gelu_backward, False)
-gelu_tanh, gelu_tanh_backward = _functions("gelu_tanh", _gelu_tanh, _gelu_tanh_backward, False)
+relu, relu_backward = _functions("relu", _relu, _relu_backward, True, True)
+leaky_relu, leaky_relu_backward = _functions(
+    "leaky_relu", _leaky_relu, _leaky_relu_backward, True, True
+)
+sigmoid, sigmoid_backward = _functions("sigmoid", _sigmoid, _sigmoid_backward, True, False)
+tanh, tanh_backward = _functions("tanh", _tanh, _tanh_backward, True, False)
+selu, selu_backward = _functions("selu", _selu, _selu_backward, False, False)
+gelu, gelu_backward = _functions("gelu", _gelu, _gelu_backward, False, False)
+gelu_tanh, gelu_tanh_backward = _functions(
+    "gelu_tanh", _gelu_tanh, _gelu_tanh_backward, False, False
+)
 
 
 class Steps:

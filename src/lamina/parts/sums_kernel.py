@@ -7,7 +7,6 @@ import numpy.typing as npt
 
 from ..arguments import FLOATS
 from ..engine import elements
-from ..engine.jit import Code
 from ..engine.matmul import contiguous
 from ..engine.memory import empty
 from . import sums as formula
@@ -24,12 +23,12 @@ def _add_relu(e: Any, b: Any, x: Any, y: Any, number: Any) -> Any:
     return (b.select(b.fcmp_ordered("<=", total, zero), zero, total),)  # NaN goes through
 
 
-def _code(name: str, words: Any) -> Code:
+def _code(name: str, words: Any) -> elements.Each:
     function = getattr(formula, name)
-    return elements.code(name, words, lambda a, b: (function(a, b),), 2)
+    return elements.Each(name, words, lambda a, b: (function(a, b),), 2)
 
 
-def _sum(code: Code, name: str, a: NDArray, b: NDArray) -> NDArray:
+def _sum(code: elements.Each, name: str, a: NDArray, b: NDArray) -> NDArray:
     if a.dtype != b.dtype or a.dtype not in FLOATS or a.shape != b.shape:
         found: NDArray = getattr(formula, name)(a, b)
         return found
