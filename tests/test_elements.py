@@ -13,7 +13,7 @@ from lamina.dropout import kernel as dropout_kernel
 from lamina.engine import elements as each
 from lamina.engine import threads
 from lamina.engine.memory import aligned
-from lamina.parts import activations_kernel, sums_kernel
+from lamina.parts import activations_kernel, rows_kernel, sums_kernel
 
 DTYPES = ["float32", "float64"]
 by_dtype = pytest.mark.parametrize("dtype", DTYPES)
@@ -151,3 +151,36 @@ def test_what_is_written_past_the_caches_has_the_same_bits(n, dtype, monkeypatch
         each._bound.cache_clear()
         for result in results.values():
             assert_same(result, results[2**62, 0], code.name)
+
+
+@by_dtype
+def test_rows_have_the_same_bits_in_any_company(dtype, monkeypatch):
+    """Alone, side by side, the last ones, whose ends have a mask; on any number of threads."""
+    for width in (1, 3, 10, 16, 17, 31, 100):
+        rng = np.random.default_rng(width)
+        x, dy = rng.standard_normal((2, 23, width)).astype(dtype) * 9
+        classes = rng.integers(0, width, 23)
+
+        def found(rows, x=x, dy=dy, classes=classes):
+            y, cache = rows_kernel.softmax(x[rows])
+            dx = rows_kernel.softmax_backward(dy[rows], cache)
+            return y, dx, *rows_kernel.cross_entropy_of_classes(x[rows], classes[rows], 3.0)
+
+        problems.cut(1, monkeypatch.setattr)
+        alone = [np.concatenate(one) for one in zip(*(found([i]) for i in range(23)), strict=True)]
+        for parts in (1, 2, 5):
+            problems.cut(parts, monkeypatch.setattr)
+            for result, expected in zip(found(slice(None)), alone, strict=True):
+                assert_same(result, expected, f"{width} in {parts} parts")
+
+
+@by_dtype
+def test_softmax_of_what_is_not_finite(dtype):
+    x = np.zeros((5, 21), dtype)
+    x[1, 3], x[2, 20], x[3], x[4, :20] = np.nan, -np.inf, -np.inf, -200
+    y = rows_kernel.softmax(x)[0]
+    assert np.isnan(y[[1, 3]]).all()
+    np.testing.assert_array_equal(y[0], y[0, 0])
+    np.testing.assert_array_equal(y[2], [*y[2, :20], 0])
+    np.testing.assert_allclose(y[4, :20], np.exp(x[4, 0]), rtol=1e-2)
+    assert y[4, 20] == 1

@@ -159,11 +159,9 @@ class Functions(Emitter):
         limit = self.number(most)
         return b.select(b.fcmp_ordered("<", limit, x), limit, x)
 
-    def power(self, b: ir.IRBuilder, n: ir.Value, plus: int) -> ir.Value:
-        """Return 2^(n + plus) for integers n."""
-        shifted = b.shl(n, self.integer(self.format.mantissa))
-        one = (self.format.bias + plus) << self.format.mantissa
-        return b.bitcast(b.add(shifted, self.integer(one)), self.vector)
+    def power(self, b: ir.IRBuilder, biased: ir.Value) -> ir.Value:
+        """Return 2^(k - bias) for integers whose lowest bits are those of k, if it is normal."""
+        return b.bitcast(b.shl(biased, self.integer(self.format.mantissa)), self.vector)
 
     def polynomial(self, b: ir.IRBuilder, coefficients: Sequence[float], x: ir.Value) -> ir.Value:
         """Return a polynomial's value by Horner's rule; its highest power comes first."""
@@ -172,43 +170,56 @@ class Functions(Emitter):
             found = self.multiply_add(b, found, x, self.number(coefficient))
         return found
 
-    def reduce(self, b: ir.IRBuilder, a: ir.Value) -> tuple[ir.Value, ir.Value]:
-        """Return n, as integers, and p of equation (1)."""
+    def reduce(self, b: ir.IRBuilder, a: ir.Value, plus: int = 0) -> tuple[ir.Value, ir.Value]:
+        """Return integers, whose `power` is 2^(n + plus), and p of equation (1)."""
         form = self.format
-        magic = self.number(1.5 * 2.0**form.mantissa)  # added to a number, it rounds to integers
-        sum_ = self.multiply_add(b, a, self.number(1.4426950408889634), magic)
-        n = b.fsub(sum_, magic)
+        magic = self._magic(plus)  # added to a number, it rounds to integers
+        sum_ = self.multiply_add(b, a, self.number(1.4426950408889634), self.number(magic))
+        n = b.fsub(sum_, self.number(magic))
         r = a
         for part in form.ln2:
             r = self.multiply_add(b, n, self.number(-part), r)
         q = self.polynomial(b, form.q, r)
         p = self.multiply_add(b, b.fmul(r, r), q, r)
-        return b.sub(b.bitcast(sum_, self.integers), b.bitcast(magic, self.integers)), p
+        return b.bitcast(sum_, self.integers), p
+
+    def _magic(self, plus: int) -> float:
+        """Return a number with bias + plus in its lowest bits, whose unit is 1."""
+        return 1.5 * 2.0**self.format.mantissa + self.format.bias + plus
 
     def exp(self, b: ir.IRBuilder, a: ir.Value) -> ir.Value:
         """Return eᵃ."""
         form = self.format
         least = self.number(form.least)
         a = self.below(b, b.select(b.fcmp_ordered("<", a, least), least, a), form.most)
-        n, p = self.reduce(b, a)
+        biased, p = self.reduce(b, a)
+        n = b.sub(biased, b.bitcast(self.number(self._magic(0)), self.integers))
         half = b.ashr(n, self.integer(1))  # 2ⁿ itself may be out of range
-        scaled = b.fmul(b.fadd(p, self.number(1)), self.power(b, half, 0))
-        return b.fmul(scaled, self.power(b, b.sub(n, half), 0))
+        bias = self.integer(form.bias)
+        scaled = b.fmul(b.fadd(p, self.number(1)), self.power(b, b.add(half, bias)))
+        return b.fmul(scaled, self.power(b, b.add(b.sub(n, half), bias)))
 
-    def exp_of_negative(self, b: ir.IRBuilder, a: ir.Value) -> ir.Value:
-        """Return eᵃ for a from `least` of the format to 0."""
-        n, p = self.reduce(b, a)
-        # 2ⁿ may be too small for a normal number, 2^(n + shift) is not.
-        shift = self.format.bias // 2
-        power = self.power(b, n, shift)
-        return b.fmul(self.multiply_add(b, p, power, power), self.number(2.0**-shift))
+    @property
+    def shift(self) -> int:
+        """Of numbers that may be too small to be normal, 2^shift times as much is."""
+        return self.format.bias // 2
+
+    def shifted_exp(self, b: ir.IRBuilder, a: ir.Value) -> ir.Value:
+        """Return 2^shift eᵃ for a from `least` of the format to 0."""
+        biased, p = self.reduce(b, a, self.shift)
+        power = self.power(b, biased)
+        return self.multiply_add(b, p, power, power)
 
     def expm1_of_negative(self, b: ir.IRBuilder, a: ir.Value) -> ir.Value:
         """Return eᵃ - 1 for a <= 0, the m of equation (3); 0 for others."""
         least = self.number(-60)  # it is -1 from there on in either format
         a = self.below(b, b.select(b.fcmp_ordered("<", a, least), least, a), 0)
-        n, p = self.reduce(b, a)
-        power = self.power(b, n, 0)
+        return self._minus_one(b, a)
+
+    def _minus_one(self, b: ir.IRBuilder, a: ir.Value) -> ir.Value:
+        """Return eᵃ - 1 where eᵃ is normal."""
+        biased, p = self.reduce(b, a)
+        power = self.power(b, biased)
         return self.multiply_add(b, p, power, b.fsub(power, self.number(1)))
 
     def normal(self, b: ir.IRBuilder, x: ir.Value) -> tuple[ir.Value, ir.Value]:
@@ -218,7 +229,7 @@ class Functions(Emitter):
         size = self.below(b, self.magnitude(b, x), math.sqrt(-2 * self.format.least))
         half = b.fmul(size, self.number(0.5))
         square = b.fmul(size, half)
-        g = self.exp_of_negative(b, b.fneg(square))
+        g = b.fmul(self.shifted_exp(b, b.fneg(square)), self.number(2.0**-self.shift))
         if jit.has_fma():
             rest = self.multiply_add(b, size, half, b.fneg(square))
             g = self.multiply_add(b, b.fneg(g), rest, g)
@@ -230,20 +241,17 @@ class Functions(Emitter):
         return b.select(b.fcmp_ordered(">", x, self.number(0)), b.fsub(one, tail), tail), g
 
     def sigmoid(self, b: ir.IRBuilder, a: ir.Value) -> ir.Value:
-        """Return σ(a) by equation (2)."""
+        """Return σ(a) by equation (2), above and below times 2^shift."""
         size = self.below(b, self.magnitude(b, a), -self.format.least)
-        u = self.exp_of_negative(b, b.fneg(size))
-        one = self.number(1)
-        top = b.select(b.fcmp_ordered("<", a, self.number(0)), u, one)
-        return b.fdiv(top, b.fadd(one, u))
+        u, one = self.shifted_exp(b, b.fneg(size)), self.number(2.0**self.shift)
+        negative = b.icmp_signed("<", b.bitcast(a, self.integers), self.integer(0))
+        return b.fdiv(b.select(negative, u, one), b.fadd(one, u))
 
     def tanh(self, b: ir.IRBuilder, a: ir.Value) -> ir.Value:
         """Return tanh(a) by equation (3)."""
         # Beyond 40, tanh is 1 in either format.
         size = self.below(b, self.magnitude(b, a), 40)
-        n, p = self.reduce(b, b.fmul(size, self.number(-2)))
-        power = self.power(b, n, 0)
-        m = self.multiply_add(b, p, power, b.fsub(power, self.number(1)))
+        m = self._minus_one(b, b.fmul(size, self.number(-2)))
         return self.signed(b, b.fdiv(m, b.fadd(m, self.number(2))), a)
 
     def together(

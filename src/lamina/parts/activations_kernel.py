@@ -17,7 +17,7 @@ from ..engine.program import Plan
 from . import activations as formula
 from . import sums_kernel
 from .activations import ALPHA, LAMBDA, ROOT_8_OVER_PI
-from .rows_kernel import softmax, softmax_backward
+from .rows_kernel import softmax, softmax_backward, write_softmax
 
 __all__ = [
     "gelu", "gelu_backward", "gelu_tanh", "gelu_tanh_backward", "leaky_relu", "leaky_relu_backward",
@@ -188,11 +188,7 @@ class Steps:
 
     def softmax(self, x: int) -> tuple[int, None]:
         """Plan softmax(x); return the number of y."""
-
-        def run(x: NDArray, y: NDArray) -> None:
-            y[...] = softmax(x)[0]
-
-        return self.plan.add(self.plan.shapes[x], run, x, in_place=True), None
+        return self.plan.add(self.plan.shapes[x], write_softmax, x), None
 
     def __getattr__(self, name: str) -> Callable[..., tuple[int, None]]:
         code = codes[name]

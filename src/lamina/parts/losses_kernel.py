@@ -66,7 +66,8 @@ def _huber(e: Any, b: Any, y: Any, target: Any, numbers: Any) -> tuple[Any, ...]
 def _binary_cross_entropy(e: Any, b: Any, y: Any, target: Any, numbers: Any) -> tuple[Any, ...]:
     (weight,) = numbers
     zero, one = e.number(0), e.number(1)
-    u = e.exp(b, b.fneg(e.magnitude(b, y)))
+    size = e.below(b, e.magnitude(b, y), -e.format.least)
+    u = b.fmul(e.shifted_exp(b, b.fneg(size)), e.number(2.0**-e.shift))
     s = b.fdiv(u, b.fadd(u, e.number(2)))
     square = b.fmul(s, s)
     cube = b.fmul(b.fmul(s, square), e.polynomial(b, _LOG[e.format.bits], square))

@@ -6,7 +6,8 @@ same bits in any batch, on any number of threads and for any width of vectors.
 """
 
 from collections.abc import Callable
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,8 @@ _i64, _i32 = ir.IntType(64), ir.IntType(32)
 
 CHAINS: Final = 16
 """Elements of a row that go side by side: as many as the widest vector has."""
+ROWS: Final = 2
+"""Rows that go side by side: their vectors, each a chain of operations, keep the processor busy."""
 SERIAL: Final = 16_384
 """Up to so many elements a call stays on one core."""
 
@@ -33,54 +36,91 @@ SERIAL: Final = 16_384
 # Vector code. Its arguments are three arrays of rows, the class, the term and the sum of each row,
 # what all gradients are over, the rows and their width.
 
+Body: TypeAlias = Callable[[int, Values, Masks, Values], Values]
+
 
 class _Rows(Sweep):
-    """A function that goes over rows, one after the other."""
+    """A function that goes over rows, some of them side by side.
+
+    What is left of a row behind its whole blocks is read and written as a block, too, and what of
+    it belongs to the following rows is written back as it was. Only where it would go beyond the
+    last row there is a mask, for a store with one takes many CPUs a while.
+    """
 
     def __init__(
-        self, name: str, dtype: Any, row: Callable[["_Rows", Values, Values], None]
+        self, name: str, dtype: Any, rows: Callable[["_Rows", list["_Row"]], None]
     ) -> None:
-        """Emit `row(self, its place in a, b and c, where its class, term and sum are)`."""
+        """Emit `rows(self, some rows)`."""
         super().__init__(name, dtype, "*a *b *c *classes *terms *sums *total rows width")
         self.functions = Functions(dtype)
         self.functions.module = self.module
         b = self.builder
-        *given, total, rows, self.width = self.given
-        with cgutils.for_range(b, rows, intp=_i64) as loop:
-            first = b.mul(loop.index, self.width)
-            self.total = b.load(total, typ=self.scalar, align=self.size)
-            whole = [self.at(b, place, first) for place in given[:3]]
-            classes = b.gep(given[3], [loop.index], source_etype=_i64)
-            row(self, whole, [classes, *(self.at(b, p, loop.index) for p in given[4:])])
+        *self.arrays, total, count, self.width = self.given
+        self.whole = b.sdiv(b.sub(self.width, _i64(1)), _i64(CHAINS))
+        left = b.sub(self.width, b.mul(self.whole, _i64(CHAINS)))
+        self.vectors = CHAINS // self.lanes
+        self.there: Masks = [
+            self.first_lanes(b, b.sub(left, _i64(v * self.lanes))) for v in range(self.vectors)
+        ]
+        # A row's last block may have elements of so many following rows.
+        behind = b.sub(_i64(CHAINS), left)
+        following = b.sdiv(b.add(behind, b.sub(self.width, _i64(1))), self.width)
+        most = b.sub(count, following)
+        self.total = b.load(total, typ=self.scalar, align=self.size)
+        done: ir.Value = _i64(0)
+        within = b.select(b.icmp_signed(">", most, done), most, done)
+        for together, masks in ((ROWS, [None] * self.vectors), (1, self.there)):
+            self.together, self.access = together, masks
+            turns = b.sdiv(b.sub(within, done), _i64(together))
+            with cgutils.for_range(b, turns, intp=_i64) as turn:
+                first = b.add(done, b.mul(turn.index, _i64(together)))
+                rows(self, [self._row(b.add(first, _i64(i))) for i in range(together)])
+            done, within = b.add(done, b.mul(turns, _i64(together))), count
+
+    def _row(self, i: ir.Value) -> "_Row":
+        b, (*arrays, classes, terms, sums) = self.builder, self.arrays
+        first = b.mul(i, self.width)
+        x, y, z = (self.at(b, place, first) for place in arrays)
+        term, sum_ = (self.at(b, place, i) for place in (terms, sums))
+        return _Row(x, y, z, b.gep(classes, [i], source_etype=_i64), term, sum_)
 
     def along(
-        self, places: Values, start: float, body: Callable[[Values, Masks, Values], Values]
-    ) -> Values:
-        """Go along a row: `body(pointers, masks, carried)` returns what to carry on.
+        self,
+        rows: list[Values],
+        start: float,
+        body: Body,
+        last: Body,
+    ) -> list[Values]:
+        """Go along rows: `body(which, its pointers, masks, carried)` returns what to carry on.
 
-        `start` is what is carried at first, in a vector for each that goes side by side.
+        `start` is what is carried at first, in a vector for each that goes side by side. At the end
+        of a row it is `last` in the place of `body`.
         """
-        b, vectors = self.builder, CHAINS // self.lanes
-        whole = b.sdiv(self.width, _i64(CHAINS))
-        strides = [_i64(CHAINS)] * len(places)
+        b, arrays, vectors = self.builder, len(rows[0]), self.vectors
+        strides = [_i64(CHAINS)] * (arrays * len(rows))
 
-        def block(at: Values, carried: Values) -> Values:
-            return body(at, [None] * vectors, carried)
+        def each(body: Body, at: Values, masks: Masks, carried: Values) -> Values:
+            def word(i: int, _: ir.IRBuilder) -> Values:
+                own = carried[i * vectors : (i + 1) * vectors]
+                return body(i, at[i * arrays : (i + 1) * arrays], masks, own)
 
-        found = self.down(whole, places, strides, [self.vector(start)] * vectors, block)
-        first = b.mul(whole, _i64(CHAINS))
-        left = b.sub(self.width, first)
-        masks: Masks = [
-            self.first_lanes(b, b.sub(left, _i64(v * self.lanes))) for v in range(vectors)
-        ]
-        return body([self.at(b, p, first) for p in places], masks, found)
+            words = [partial(word, i) for i in range(len(rows))]
+            return [v for values in self.functions.together(b, words) for v in values]
 
-    def kept(self, values: Values, masks: Masks, other: float) -> Values:
-        """Return vectors with another number where there is no element."""
+        places = [place for row in rows for place in row]
+        first = [self.vector(start)] * (vectors * len(rows))
+        found = self.down(
+            self.whole, places, strides, first,
+            lambda at, carried: each(body, at, [None] * vectors, carried),
+        )  # fmt: skip
+        moved = [self.at(b, p, b.mul(self.whole, _i64(CHAINS))) for p in places]
+        found = each(last, moved, self.access, found)
+        return [found[i * vectors : (i + 1) * vectors] for i in range(len(rows))]
+
+    def kept(self, values: Values, other: float) -> Values:
+        """Return the vectors at the end of a row with another number where there is no element."""
         b, rest = self.builder, self.vector(other)
-        return [
-            v if m is None else b.select(m, v, rest) for v, m in zip(values, masks, strict=True)
-        ]
+        return [b.select(m, v, rest) for v, m in zip(values, self.there, strict=True)]
 
     def joined(self, values: Values, join: Callable[[ir.Value, ir.Value], ir.Value]) -> ir.Value:
         """Join all chains, the first half with the second and so on; return the one left."""
@@ -96,87 +136,167 @@ class _Rows(Sweep):
             value = join(value, b.shuffle_vector(value, value, numbers))
         return b.extract_element(value, _i32(0))
 
-    def exponentials(self, x: ir.Value, e: ir.Value) -> tuple[ir.Value, ir.Value]:
-        """Write the exponentials of a row; return m and s."""
+    def sums(self, rows: list[Values], terms: Callable[[Values, Masks], Values]) -> Values:
+        """Return the sum of each row of `terms(pointers, masks)`."""
+        b = self.builder
+
+        def add(i: int, at: Values, masks: Masks, carried: Values) -> Values:
+            return list(map(b.fadd, carried, terms(at, masks)))
+
+        def last(i: int, at: Values, masks: Masks, carried: Values) -> Values:
+            return list(map(b.fadd, carried, self.kept(terms(at, masks), 0)))
+
+        return [self.joined(found, b.fadd) for found in self.along(rows, 0, add, last)]
+
+    def exponentials(self, rows: list["_Row"]) -> list["_Exponentials"]:
+        """Write 2^shift times the exponentials of rows of a in b, but for the last block of each.
+
+        So they are normal numbers, as small as they may be.
+        """
         b = self.builder
 
         def larger(x: ir.Value, y: ir.Value) -> ir.Value:
             return b.select(b.fcmp_ordered(">", x, y), x, y)  # NaN comes back in e
 
-        def largest(at: Values, masks: Masks, carried: Values) -> Values:
-            return list(map(larger, self.kept(self.loads(at[0], masks), masks, -np.inf), carried))
+        def largest(i: int, at: Values, masks: Masks, carried: Values) -> Values:
+            return list(map(larger, self.loads(at[0], masks), carried))
 
-        m = self.joined(self.along([x], -np.inf, largest), larger)
-        of_all = self.spread(b, m, self.vector)
+        def last_largest(i: int, at: Values, masks: Masks, carried: Values) -> Values:
+            return list(map(larger, self.kept(self.loads(at[0], masks), -np.inf), carried))
 
-        def term(at: Values, masks: Masks, carried: Values) -> Values:
-            values = [self.exp(b.fsub(v, of_all)) for v in self.loads(at[0], masks)]
-            self.stores(values, at[1], masks)
-            return list(map(b.fadd, carried, self.kept(values, masks, 0)))
+        maxima = self.along([[row.a] for row in rows], -np.inf, largest, last_largest)
+        ms = [self.joined(found, larger) for found in maxima]
+        spread = [self.spread(b, m, self.vector) for m in ms]
+        ends: list[Values] = []
 
-        return m, self.joined(self.along([x, e], 0, term), b.fadd)
+        def values(i: int, at: Values, masks: Masks) -> Values:
+            def word(v: ir.Value, b: ir.IRBuilder) -> ir.Value:
+                return self.exp(b.fsub(v, spread[i]))
+
+            words = [partial(word, v) for v in self.loads(at[0], masks)]
+            return self.functions.together(b, words)
+
+        def term(i: int, at: Values, masks: Masks, carried: Values) -> Values:
+            found = values(i, at, masks)
+            self.stores(found, at[1], masks)
+            return list(map(b.fadd, carried, found))
+
+        def last_term(i: int, at: Values, masks: Masks, carried: Values) -> Values:
+            ends.append(values(i, at, masks))
+            return list(map(b.fadd, carried, self.kept(ends[-1], 0)))
+
+        found = self.along([[row.a, row.b] for row in rows], 0, term, last_term)
+        totals = [self.joined(of_row, b.fadd) for of_row in found]
+        return list(map(_Exponentials, ms, totals, ends))
 
     def exp(self, a: ir.Value) -> ir.Value:
-        """Return eᵃ of a <= 0 or NaN."""
+        """Return 2^shift eᵃ of a <= 0 or NaN."""
         b, least = self.builder, self.vector(self.functions.format.least)
         within = b.select(b.fcmp_ordered("<", a, least), least, a)
-        return self.functions.exp_of_negative(b, within)
+        return self.functions.shifted_exp(b, within)
 
-    def change(self, places: Values, function: Callable[[Values], ir.Value]) -> None:
-        """Write a function of the first arrays of a row to the last one."""
+    def change(
+        self, places: Values, function: Callable[[Values], ir.Value], end: Values | None = None
+    ) -> None:
+        """Write a function of the first arrays of a row to the last one.
 
-        def block(at: Values, masks: Masks, carried: Values) -> Values:
-            read = [self.loads(place, masks) for place in at[:-1]]
-            self.stores([function(list(v)) for v in zip(*read, strict=True)], at[-1], masks)
+        `end` is the only array's last block, where that is not in memory.
+        """
+        b = self.builder
+
+        def changed(at: Values, masks: Masks) -> Values:
+            read = [self.loads(place, masks) for place in at]
+            return [function(list(v)) for v in zip(*read, strict=True)]
+
+        def block(i: int, at: Values, masks: Masks, carried: Values) -> Values:
+            self.stores(changed(at[:-1], masks), at[-1], masks)
             return carried
 
-        self.along(places, 0, block)
+        def last(i: int, at: Values, masks: Masks, carried: Values) -> Values:
+            found = changed(at[:-1], masks) if end is None else [function([v]) for v in end]
+            if self.together > 1:
+                behind = self.loads(at[-1], masks)
+                found = list(map(b.select, self.there, found, behind))
+            self.stores(found, self.hidden(b, at[-1]), masks)
+            return carried
+
+        self.along([places], 0, block, last)
+
+    def scale(self, place: ir.Value, found: "_Exponentials", factor: ir.Value) -> None:
+        """Multiply the exponentials of a row by a number."""
+        b, spread = self.builder, self.spread(self.builder, factor, self.vector)
+        self.change([place, place], lambda e: b.fmul(e[0], spread), found.end)
+
+
+class _Row(NamedTuple):
+    """Where a row is in a, b and c, and where its class, its term and its sum are."""
+
+    a: ir.Value
+    b: ir.Value
+    c: ir.Value
+    class_: ir.Value
+    term: ir.Value
+    sum: ir.Value
+
+
+class _Exponentials(NamedTuple):
+    """m and 2^shift s of a row, and its last block of exponentials."""
+
+    m: ir.Value
+    s: ir.Value
+    end: Values
 
 
 def _emit_softmax(dtype: Any) -> str:
     """Write the softmax of a in b."""
 
-    def row(s: _Rows, places: Values, _: Values) -> None:
-        b, (x, y, _unused) = s.builder, places
-        total = s.spread(b, s.exponentials(x, y)[1], s.vector)
-        s.change([y, y], lambda e: b.fdiv(e[0], total))
+    def write(s: _Rows, rows: list[_Row]) -> None:
+        b = s.builder
+        for row, found in zip(rows, s.exponentials(rows), strict=True):
+            s.scale(row.b, found, b.fdiv(s.scalar(1.0), found.s))
 
-    return _Rows("softmax", dtype, row).end()
+    return _Rows("softmax", dtype, write).end()
 
 
 def _emit_softmax_backward(dtype: Any) -> str:
     """Write in c what a, the gradient of b, comes to."""
 
-    def row(s: _Rows, places: Values, _: Values) -> None:
-        b, (dy, y, dx) = s.builder, places
+    def write(s: _Rows, rows: list[_Row]) -> None:
+        b = s.builder
 
-        def term(at: Values, masks: Masks, carried: Values) -> Values:
-            products = map(b.fmul, s.loads(at[0], masks), s.loads(at[1], masks))
-            return list(map(b.fadd, carried, products))
+        def terms(at: Values, masks: Masks) -> Values:
+            return list(map(b.fmul, s.loads(at[0], masks), s.loads(at[1], masks)))
 
-        dot = s.spread(b, s.joined(s.along([dy, y], 0, term), b.fadd), s.vector)
-        s.change([dy, y, dx], lambda v: b.fmul(v[1], b.fsub(v[0], dot)))
+        sums = s.sums([[row.a, row.b] for row in rows], terms)
 
-    return _Rows("softmax_backward", dtype, row).end()
+        def change(dot: ir.Value, v: Values) -> ir.Value:
+            return b.fmul(v[1], b.fsub(v[0], dot))
+
+        for row, found in zip(rows, sums, strict=True):
+            dot = s.spread(b, found, s.vector)
+            s.change([row.a, row.b, row.c], partial(change, dot))
+
+    return _Rows("softmax_backward", dtype, write).end()
 
 
 def _emit_cross_entropy(dtype: Any) -> str:
     """Write the gradients of the logits a in b, over the total; of each row x_c - m, and s."""
 
-    def row(s: _Rows, places: Values, own: Values) -> None:
-        b, (x, dx, _unused), (class_at, term, sum_at) = s.builder, places, own
-        m, sum_of_all = s.exponentials(x, dx)
-        number = b.load(class_at, typ=_i64, align=8)
-        of_class, p = s.at(b, dx, number), s.at(b, x, number)
-        share = b.fdiv(b.load(of_class, typ=s.scalar, align=s.size), sum_of_all)
-        spread, mean = (s.spread(b, v, s.vector) for v in (sum_of_all, s.total))
-        s.change([dx, dx], lambda e: b.fdiv(b.fdiv(e[0], spread), mean))
-        b.store(b.fdiv(b.fsub(share, s.scalar(1.0)), s.total), of_class, align=s.size)
-        shifted = b.fsub(b.load(p, typ=s.scalar, align=s.size), m)
-        b.store(shifted, term, align=s.size)
-        b.store(sum_of_all, sum_at, align=s.size)
+    def write(s: _Rows, rows: list[_Row]) -> None:
+        b = s.builder
+        for row, found in zip(rows, s.exponentials(rows), strict=True):
+            number = b.load(row.class_, typ=_i64, align=8)
+            x = b.load(s.at(b, row.a, number), typ=s.scalar, align=s.size)
+            shifted = b.fsub(x, found.m)
+            e = b.extract_element(s.exp(s.spread(b, shifted, s.vector)), _i32(0))
+            factor = b.fdiv(b.fdiv(s.scalar(1.0), found.s), s.total)
+            s.scale(row.b, found, factor)
+            own = b.fdiv(b.fsub(b.fdiv(e, found.s), s.scalar(1.0)), s.total)
+            b.store(own, s.at(b, row.b, number), align=s.size)
+            b.store(shifted, row.term, align=s.size)
+            b.store(b.fmul(found.s, s.scalar(2.0**-s.functions.shift)), row.sum, align=s.size)
 
-    return _Rows("class_cross_entropy", dtype, row).end()
+    return _Rows("class_cross_entropy", dtype, write).end()
 
 
 def _exponentials(x: NDArray) -> NDArray:
@@ -249,8 +369,13 @@ def softmax(x: NDArray) -> tuple[NDArray, NDArray]:
     """Return y, which is the cache of `softmax_backward` too."""
     x = contiguous(x)
     y = empty(x.shape, x.dtype)
-    _run(_softmax, [x, y], [])
+    write_softmax(x, y)
     return y, y
+
+
+def write_softmax(x: NDArray, y: NDArray) -> None:
+    """Write y of contiguous x, in another place."""
+    _run(_softmax, [x, y], [])
 
 
 def softmax_backward(dy: NDArray, y: NDArray) -> NDArray:
