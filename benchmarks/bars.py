@@ -142,9 +142,7 @@ def geometric_mean(found: list[Result]) -> float:
 
 def misses(result: Result) -> Iterator[str]:
     """Say which bars a result is below."""
-    rival = result.hardest
-    share = result.share(result.times[rival]) if rival else 0.0
-    at_least = result.case.ratio_beside(result.which, share)
+    at_least = ratio_wanted(result)
     if result.ratio < at_least:
         yield f"ratio {result.ratio:.2f}, bar {at_least:g}"
     share, wanted = result.share(result.lamina), share_wanted(result)
@@ -163,6 +161,13 @@ def misses(result: Result) -> Iterator[str]:
         least = min(result.peaks.values())
         if result.peaks[LAMINA] > least:
             yield f"{_mebibytes(result.peaks[LAMINA])} at its peak, bar {_mebibytes(least)}"
+
+
+def ratio_wanted(result: Result) -> float:
+    """Return the ratio that is the bar of a result."""
+    rival = result.hardest
+    share = result.share(result.times[rival]) if rival else 0.0
+    return result.case.ratio_beside(result.which, share)
 
 
 def _mebibytes(count: int) -> str:

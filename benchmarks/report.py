@@ -15,6 +15,7 @@ from .bars import (
 )
 from .case import PASSES, RATIO_AT_LIMIT, Pass
 from .cases import LAYERS, MEANS, pass_title
+from .reasons import ACCURACY, MEANS_OF, RAGGED, REASONS, STARTS, Reason, reason_of
 
 METHOD: Final = """\
 ## How it is measured
@@ -229,26 +230,38 @@ def _below(run: Run, found: Sequence[Result]) -> Iterator[str]:
         "time of the bytes or more, 92% of the peak forward and 88% forward + backward (85% for "
         "Linear from 512 features, 80% for convolutions of 1 or 3 channels); for a Linear "
         "of one sample with 256 outputs or more, 77% of the bandwidth; beside the arrays of a "
-        "convolution, 32 MiB or a tenth of x; the means, the starts and "
-        "the ragged batches (1.1 times the share of their steps, a ratio of 5) above."
+        "convolution, 32 MiB or a tenth of x; the means, the starts and the ragged batches (1.1 "
+        "times the share of their steps, a ratio of 5) above. What misses one stands under the "
+        "reason for it."
     )
-    yield ""
-    lines = [
-        f"- {LAYERS[result.case.layer].TITLE} {result.case.name}, "
-        f"{pass_title(result.case.layer, result.which)}: " + "; ".join(missed)
-        for result in found
-        if (missed := list(misses(result)))
-    ]
-    for (layer, which), group in _groups(found):
-        if (mean := geometric_mean(group)) < MEANS.get((layer, which), 0):
-            lines.append(
-                f"- {LAYERS[layer].TITLE}, {pass_title(layer, which)}, geometric mean: "
-                f"ratio {mean:.2f}, bar {MEANS[layer, which]:g}"
-            )
-    lines += [f"- {missed}" for missed in ragged.misses(run.get("ragged", {}))]
-    lines += [f"- {missed}" for missed in accuracy.misses(run.get("accuracy"))]
-    lines += [f"- {missed}" for missed in starts.misses(run.get("starts", {}))]
-    yield from lines or ["None."]
+    by_reason: dict[Reason, list[str]] = {reason: [] for reason in REASONS}
+    for result in found:
+        if missed := list(misses(result)):
+            said = f"{_name(result)}, {pass_title(result.case.layer, result.which)}"
+            by_reason[reason_of(result)].append(f"- {said}: " + "; ".join(missed))
+    by_reason[MEANS_OF].extend(
+        f"- {LAYERS[layer].TITLE}, {pass_title(layer, which)}, geometric mean: "
+        f"ratio {mean:.2f}, bar {MEANS[layer, which]:g}"
+        for (layer, which), group in _groups(found)
+        if (mean := geometric_mean(group)) < MEANS.get((layer, which), 0)
+    )
+    for reason, lines in (
+        (RAGGED, ragged.misses(run.get("ragged", {}))),
+        (ACCURACY, accuracy.misses(run.get("accuracy"))),
+        (STARTS, starts.misses(run.get("starts", {}))),
+    ):
+        by_reason[reason].extend(f"- {line}" for line in lines)
+    if not any(by_reason.values()):
+        yield from ("", "None.")
+    for reason, lines in by_reason.items():
+        if lines:
+            yield from ("", f"### {reason.title}", "", reason.text, "", *lines)
+
+
+def _name(result: Result) -> str:
+    """Return the name of a case, which some begin with their layer's and some do not."""
+    title = LAYERS[result.case.layer].TITLE
+    return result.case.name if result.case.name.startswith(title) else f"{title} {result.case.name}"
 
 
 def _failures(run: Run) -> Iterator[str]:

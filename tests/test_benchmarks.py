@@ -19,6 +19,7 @@ from benchmarks import (
     limits,
     losses,
     optimizers,
+    reasons,
     reference,
     report,
 )
@@ -446,6 +447,26 @@ class TestPage:
         page = report.page(run_with(0.95, 10, starts={"step": 12.34e-6, "RNN again": 0.4}))
         assert "an LSTM of 128 features and units: 12.3 µs, bar 8 µs" in page
         assert "| the same, all compiled before | 0.40 s | 0.5 s |" in page
+
+    def test_every_miss_has_a_reason(self):
+        run = run_with(0.3, 0.5, starts={"import": 1.0})
+        missed = [r for which in PASSES for r in bars.results(run, which) if any(bars.misses(r))]
+        assert len(missed) > len(CASES)
+        below = report.page(run).split("## Below the bars\n")[1].split("\n### ")[1:]
+        listed = dict(part.split("\n\n", 1) for part in below)
+        for result in missed:
+            reason = reasons.reason_of(result)
+            assert f"{reason.text}\n\n- " in listed[reason.title]
+            assert f"{result.case.name}, " in listed[reason.title]
+        assert listed["Starts"].endswith(", bar 0.3 s\n")
+        assert sum(part.count("\n- ") for part in below) == len(missed) + len(report.MEANS) + 1
+
+    def test_a_bar_beyond_the_limit(self):
+        reason = reasons.REASONS[0]
+        for share, ratio, fits in ((0.95, 0.95, True), (0.6, 0.98, False), (0.9, 1.1, False)):
+            found = bars.results(run_with(share, ratio), "both")
+            result = next(r for r in found if r.case.name == "16x27x27x64 -> 192, 5x5")
+            assert reason.fits(result) == fits
 
     def test_ragged_batches(self):
         times = {"Lamina, full": 0.1, "Lamina, ragged": 0.06, "PyTorch, ragged": 0.24}

@@ -1,0 +1,189 @@
+"""Why results stay below their bars: what takes the time, group by group.
+
+A result is listed under the first reason that fits it. Each was found by measuring, on the machine
+of docs/benchmarks.md; on another the same bars may be missed for more reasons, or for fewer.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from .activations import Activation
+from .bars import Result, ratio_wanted, share_wanted
+from .batchnorm import BatchNorm
+from .case import Case
+from .convolution import Convolution
+from .dropout import Dropout
+from .linear import Linear
+from .losses import Loss
+from .lstm import LSTM
+from .networks import Network
+from .optimizers import Update
+from .pooling import Pool
+from .recurrent import Recurrence
+
+CALL: Final = 12e-6
+"""Seconds: a pass forward whose limit is below is a call more than it is work."""
+NARROW: Final = 17
+"""So few input channels leave the sums of a convolution short."""
+
+
+@dataclass(frozen=True)
+class Reason:
+    """What takes the time, and which results that is the reason for."""
+
+    title: str
+    text: str
+    fits: Callable[[Result], bool] = lambda result: False
+
+
+def reason_of(result: Result) -> Reason:
+    """Return the first reason that fits a result."""
+    return next(reason for reason in REASONS if reason.fits(result))
+
+
+def _is_out_of_reach(result: Result) -> bool:
+    rival = result.hardest
+    fast_enough = result.share(result.lamina) >= share_wanted(result)
+    return (
+        rival is not None
+        and fast_enough
+        and ratio_wanted(result) * result.share(result.times[rival]) > 1
+    )
+
+
+def _is_a_call(result: Result) -> bool:
+    return result.limit < CALL * (1 if result.which == "forward" else 3)
+
+
+def _of(kind: type[Case], where: Callable[..., bool] = lambda case: True) -> Callable[..., bool]:
+    return lambda result: isinstance(result.case, kind) and where(result.case)
+
+
+MEANS_OF: Final = Reason("Means", "What holds back the cases above holds back their means.")
+RAGGED: Final = Reason(
+    "Ragged batches",
+    "Rows of the real steps are gathered before the pass and scattered after it, where those of a "
+    "full batch are read as they lie; and towards the end of the longest sequences a step has too "
+    "few rows to fill tiles.",
+)
+ACCURACY: Final = Reason(
+    "Time to an accuracy",
+    "Both train for the same epochs, and most of a step is convolutions of 16 to 64 channels, in "
+    "which both are near 70% of the peak.",
+)
+STARTS: Final = Reason(
+    "Starts",
+    "Each kernel that is compiled takes Numba and LLVM some tenths of a second on this processor, "
+    "and each that was compiled before some milliseconds to load; the import of Numba alone takes "
+    "0.3 s.",
+)
+
+REASONS: Final = (
+    Reason(
+        "The others are near the limit",
+        "The fastest of them so near that at the limit itself the ratio would be below its bar.",
+        _is_out_of_reach,
+    ),
+    Reason(
+        "The call, not the work",
+        "There is so little to compute that what takes the time is Python around it: the call, the "
+        "checks of arguments, memory for the results, the hand-over to another core, which takes "
+        "some 5 µs if that waits for work and more if it sleeps.",
+        _is_a_call,
+    ),
+    Reason(
+        "Networks",
+        "They are made of the layers above, and their convolutions and products take most of a "
+        "step. Beside their arrays they keep what the next step uses again: the results of layers, "
+        "in blocks of few sizes, and the workspace of each thread.",
+        _of(Network),
+    ),
+    Reason(
+        "The numbers that Dropout draws",
+        "Philox takes ten rounds of two wide products each for four numbers, and this processor's "
+        "vectors have two such products each 128 bits, one a cycle: arithmetic is what takes the "
+        "time, not memory.",
+        _of(Dropout),
+    ),
+    Reason(
+        "Passes of BatchNorm",
+        "Mean and variance must be known before the first y, and their gradients before the first "
+        "dx: x is read twice, dy too, and the cores wait for one another between. Those readings "
+        "share the cache of level 3, of 8 MiB, with what is written.",
+        _of(BatchNorm),
+    ),
+    Reason(
+        "Gradients that are looked at first",
+        "An update that is not finite changes nothing: every gradient is read once before the "
+        "first parameter is written. An array that no cache holds costs so one more reading.",
+        _of(Update),
+    ),
+    Reason(
+        "Exact functions",
+        "Exponentials and divisions take more time than memory does. Errors are at most 3 units in "
+        "the last place in float32, over the whole range; others approximate more loosely.",
+        _of(Activation),
+    ),
+    Reason("Pooling", "", _of(Pool)),
+    Reason("Losses", "", _of(Loss)),
+    Reason(
+        "One sequence",
+        "Each step waits for the one before, and reads all of W_h again, from level 2 or beyond: "
+        "the limit counts it once. Two cores that share a step wait for one another each time.",
+        _of(Recurrence, lambda case: case.batch == 1),
+    ),
+    Reason(
+        "Gates",
+        "The limit counts products alone. The gates of a unit, five exponentials and divisions, "
+        "take a core 6.5 ns a step forward and 3.3 ns backward: a tenth of the time of the "
+        "products of 128 features and 128 units, a fifth with 64 and 64. Weights are packed within "
+        "the call, and in both directions what is turned round is copied.",
+        _of(LSTM),
+    ),
+    Reason(
+        "Steps of an RNN",
+        "The limit counts products alone. A step has a quarter of an LSTM's for every unit, beside "
+        "a tanh, the copy of x beside h, and panels of W_h from level 2, which 16 rows a core meet "
+        "too few times. In both directions what is turned round is copied.",
+        _of(Recurrence),
+    ),
+    Reason(
+        "Groups",
+        "A channel that meets few others has few multiply-adds for what is read and written: "
+        "loads, and in depthwise layers rows of the image that pass by several times, take longer.",
+        _of(Convolution, lambda case: case.groups > 1),
+    ),
+    Reason(
+        "Few channels",
+        "Sums of so few channels are short: what begins and ends a tile, and the copy of padded "
+        "rows, weigh more than the multiply-adds between. dX then has less than a vector of "
+        "channels to write, and dW few columns.",
+        _of(Convolution, lambda case: case.inputs <= NARROW),
+    ),
+    Reason(
+        "1x1",
+        "Packing the weights is inside the clock, the sums are one channel deep, and with so many "
+        "outputs the bytes of x and y take a good part of the time of the arithmetic, which they "
+        "do not wholly overlap.",
+        _of(Convolution, lambda case: set(case.kernel) == {1}),
+    ),
+    Reason(
+        "Edges of convolutions",
+        "Weights are packed inside the clock, one way forward and another way backward; "
+        "where a row of the image ends, tiles are lower than they could be; and channels that fill "
+        "no whole vector are computed as if they did.",
+        _of(Convolution),
+    ),
+    Reason(
+        "Products",
+        "Packing is inside the clock: B is copied to panels, or A to strips, once a call; and on "
+        "this processor, which loads two vectors of 16 bytes a cycle, no tile of sixteen registers "
+        "multiplies at more than 93% of the peak.",
+        _of(Linear),
+    ),
+    MEANS_OF,
+    RAGGED,
+    ACCURACY,
+    STARTS,
+)
