@@ -86,7 +86,7 @@ def _gelu(e: Any, b: Any, x: Any, number: Any) -> Any:
 def _gelu_backward(e: Any, b: Any, dy: Any, x: Any, number: Any) -> Any:
     Phi, g = e.normal(b, x)
     z = _clip(e, b, x, 40)  # φ is 0 there, but infinity times 0 is none
-    phi = b.fmul(g, e.number((2 * np.pi) ** -0.5))
+    phi = b.fmul(g, e.number((2 * np.pi) ** -0.5 * 2.0**-e.shift))
     return (b.fmul(dy, e.multiply_add(b, z, phi, Phi)),)
 
 
