@@ -217,6 +217,27 @@ def test_padding_is_never_the_maximum():
     assert_same(gradient(layer, x).ravel(), np.array([1.0, 0, 1, 1]))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (lm.MaxPool2d(3, 1), (2, 9, 11, 17)),
+        (lm.MaxPool2d(2), (2, 8, 8, 64)),
+        (lm.MaxPool1d(2), (3, 10, 5)),
+        (lm.GlobalMaxPool(), (2, 5, 5, 100)),
+    ],
+    ids=str,
+)
+def test_inference_knows_nan_and_infinity(layer, shape, dtype):
+    x = random("x", shape, dtype)
+    x.flat[::77], x.flat[3::31], x.flat[5::31] = np.nan, np.inf, -np.inf
+    y, _ = layer.forward(x)
+    assert np.isnan(y).any()
+    assert not np.isnan(y).all()
+    for found in (layer(x), lm.Sequential(layer).for_inference()(x)):
+        assert_same(found, y)
+
+
 def test_nan_and_infinity_stay_in_their_windows():
     x = np.array([1.0, np.nan, 3, 5, np.inf, 1]).reshape(1, 6, 1)
     np.testing.assert_array_equal(lm.AvgPool1d(2)(x).ravel(), [np.nan, 4, np.inf])

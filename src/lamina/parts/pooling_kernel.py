@@ -140,17 +140,34 @@ def _beyond(b: ir.IRBuilder, value: ir.Value, best: ir.Value) -> ir.Value:
 
 
 def _emit_greatest(dtype: Any) -> str:
-    """Write the maxima of a in c."""
+    """Write the maxima of a in c.
+
+    A first pass does not see NaN, which takes half the operations; but then the sum of all is NaN,
+    and the strip is done anew.
+    """
 
     def strip(t: _Terms, j: ir.Value, masks: Masks) -> None:
         s, b = t.sweep, t.sweep.builder
+        start = [s.vector(-np.inf)] * len(masks)
 
-        def term(at: Values, place: ir.Value, carried: Values) -> Values:
+        def quick(at: Values, place: ir.Value, carried: Values) -> Values:
+            values, best, sums = s.loads(at[0], masks), carried[:-2], carried[-2:]
+            for v in values:
+                sums = [sums[1], b.fadd(sums[0], v)]
+            pairs = zip(values, best, strict=True)
+            return [*(b.select(b.fcmp_ordered(">", v, m), v, m) for v, m in pairs), *sums]
+
+        def exact(at: Values, place: ir.Value, carried: Values) -> Values:
             pairs = zip(s.loads(at[0], masks), carried, strict=True)
             return [b.select(_beyond(b, v, m), v, m) for v, m in pairs]
 
-        found = t.over([s.at(b, t.a, j)], [s.vector(-np.inf)] * len(masks), term)
+        *found, sum0, sum1 = t.over([s.at(b, t.a, j)], [*start, *[s.vector(0.0)] * 2], quick)
         s.stores(found, s.at(b, t.c, j), masks)
+        of_all = b.fadd(sum0, sum1)
+        lanes = ir.IntType(s.lanes)
+        missed = b.bitcast(b.fcmp_unordered("uno", of_all, of_all), lanes)
+        with b.if_then(b.icmp_unsigned("!=", missed, lanes(0)), likely=False):
+            s.stores(t.over([s.at(b, t.a, j)], start, exact), s.at(b, t.c, j), masks)
 
     return _Terms("greatest_pool", dtype, (8, 4, 1), strip).sweep.end()
 
