@@ -232,9 +232,12 @@ def _updates(shared: int, count: int, *arguments: Any) -> None:
 
 @jit.kernel
 def _square(g: int, task: Task, table: NDArray, gradients: NDArray) -> None:
-    """Add the squares of the pieces of part g."""
+    """Add the squares of the pieces of part g, the last one first.
+
+    Of what is read last, which is what the update reads first, caches still hold much then.
+    """
     parts, total, code, sums = task
-    for i in range(len(table)):
+    for i in range(len(table) - 1, -1, -1):
         done, count, at, k = table[i, 0], table[i, 1], table[i, 2], table[i, 3]
         if done * parts // total == g:
             call(code, (data(gradients[k]) + at, count, sums + i * COLUMNS * 8))
