@@ -54,7 +54,7 @@ def serves(inputs: int, outputs: int, dtype: np.dtype[Any]) -> bool:
 
 def split(terms: int, inputs: int, slides: bool) -> tuple[int, int]:
     """Return how many taps of a row go together, and how many are left over at its end."""
-    most = max(1, 4 // inputs) if slides else 1
+    most = {1: 4, 2: 3}.get(inputs, 1) if slides else 1
     return (terms, 0) if terms <= most else (most, terms % most)
 
 
