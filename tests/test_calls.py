@@ -41,6 +41,28 @@ def test_same_bits(shape, bias, dtype, rng):
     assert same(planned(layer, flipped), wanted)
 
 
+@pytest.mark.parametrize("sizes", [(33, 65, 17), (128, 128, 10), (40, 100, 100), (40, 300, 400)])
+def test_same_bits_with_copies_of_weights(sizes, rng):
+    m, i, o = sizes
+    layer, xs = lm.Linear(i, o, rng=rng), rng.standard_normal((2, m, i)).astype(np.float32)
+    for x in xs:
+        assert same(planned(layer, x), layer.forward(x)[0])
+        layer.params["weight"][...] *= 2
+        assert same(layer(x), layer.forward(x)[0])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3, 5), (129, 257), (0, 4)])
+@pytest.mark.parametrize(
+    "layer",
+    [lm.ReLU(), lm.LeakyReLU(0.1), lm.Sigmoid(), lm.Tanh(), lm.GELU(), lm.GELU(True), lm.SELU()],
+)
+def test_activations(layer, shape, dtype, rng):
+    x = np.asarray(rng.standard_normal(shape), dtype)
+    assert same(planned(layer, x), layer.forward(x)[0])
+    assert same(planned(layer, x.T), layer.forward(x.T)[0])
+
+
 def test_parameters_may_change(rng):
     layer, x = lm.Linear(5, 4, rng=rng), rng.standard_normal((2, 5)).astype(np.float32)
     planned(layer, x)

@@ -123,29 +123,45 @@ def run(code: Each, arrays: Sequence[NDArray], numbers: Sequence[float] = ()) ->
     bind(code, arrays[0].size, arrays[0].dtype, numbers)(*arrays)
 
 
-def bind(
-    code: Each, n: int, dtype: np.dtype[Any], numbers: Sequence[float] = ()
-) -> Callable[..., None]:
+def bind(code: Each, n: int, dtype: np.dtype[Any], numbers: Sequence[float] = ()) -> "Bound":
     """Return `run` as a function of arrays of that size and dtype."""
     return _bound(code, n, dtype, tuple(numbers), 1 if n <= SERIAL else count_threads())
 
 
-@lru_cache(KEPT)
-def _bound(
-    code: Each, n: int, dtype: np.dtype[Any], numbers: tuple[float, ...], parts: int
-) -> Callable[..., None]:
-    values, fixed, usual = np.array(numbers, dtype), (parts, dtype.itemsize), code(dtype)
-    streams = code.past is not None and n * dtype.itemsize >= STREAM
-    past = code.past(dtype) if code.past and streams else usual
+class Bound:
+    """`run` of given code, size, dtype and numbers."""
 
-    def run(*arrays: NDArray) -> None:
-        if n == 0:
+    def __init__(
+        self, code: Each, n: int, dtype: np.dtype[Any], numbers: tuple[float, ...], parts: int
+    ) -> None:
+        self.n, self.parts, self.arrays = n, parts, code.arrays
+        self.fixed, self.usual = (parts, dtype.itemsize), code(dtype)
+        self.streams = code.past is not None and n * dtype.itemsize >= STREAM
+        self.past = code.past(dtype) if code.past and self.streams else self.usual
+        self.values = np.array(numbers, dtype)
+        self.numbers = held(self.values)
+
+    def __call__(self, *arrays: NDArray) -> None:
+        """Run."""
+        if self.n == 0:
             return
-        chosen = past
-        if streams and any(pointer(a) % ALIGNMENT for a in arrays[code.arrays :]):
-            chosen = usual
-        places = [held(a) for a in arrays]
-        places += places[:1] * (MOST - len(places))
-        pool.share(_some, parts, *fixed, chosen, n, *places, held(values))
+        chosen = self.past
+        if self.streams and any(pointer(a) % ALIGNMENT for a in arrays[self.arrays :]):
+            chosen = self.usual
+        pool.share(_some, self.parts, *self._task(chosen, *map(held, arrays)))
 
-    return run
+    def ready(self, *places: Any) -> pool.Ready | None:
+        """Return it for what `held` says of the arrays and of a scratch, which is not used.
+
+        None where it depends on the arrays how to write them.
+        """
+        if self.n == 0 or self.streams:
+            return None
+        return pool.Ready(_some, self.parts, self._task(self.usual, *places[:-1]), self)
+
+    def _task(self, code: Any, *places: Any) -> tuple[Any, ...]:
+        others = places[:1] * (MOST - len(places))
+        return *self.fixed, code, self.n, *places, *others, self.numbers
+
+
+_bound = lru_cache(KEPT)(Bound)

@@ -52,6 +52,8 @@ IN_CACHE: Final = 2**14
 """Bytes of C that stay in half a level-1 cache while rows of B pass by."""
 COPY: Final = 8
 """To copy a row of B takes about as long as to multiply and add it to so many rows of C."""
+SCRATCH: Final = 2**17
+"""Bytes of a workspace that one product may keep."""
 FEW: Final = 8
 """From so many vectors on, few rows or few terms are not for a tile, but for few.py."""
 
@@ -467,18 +469,32 @@ class Given:
         """Write C."""
         matmul(a, self.k, 1, self.b, self.n, 1, m, self.n, self.k, c, self.bias, self.relu)
 
-    def ready(self, m: int, a: int, c: int) -> pool.Ready | None:
-        """Return it for what `held` says of A and C, unless it works in memory beside theirs."""
+    def scratch(self, m: int) -> int:
+        """Return the bytes beside A and C that `ready` works in."""
+        found = self._shape(m)
+        size = 0 if found is None else found[0].panels * self.b.dtype.itemsize
+        return size if size <= SCRATCH else 0
+
+    def ready(self, m: int, a: int, c: int, scratch: int) -> pool.Ready | None:
+        """Return it for what `held` says of A, C and the scratch, unless that would be large."""
+        found = self._shape(m)
+        if found is None:
+            return None
+        shape, b = found
+        if shape.panels and not self.scratch(m):
+            return None
+        panels = scratch if shape.panels else shape.zeros
+        places = shape.constants.at, a, held(b), self.start, c, panels
+        return pool.Ready(_part, shape.parts, places, (self, b, shape))
+
+    def _shape(self, m: int) -> tuple[_Shape, NDArray] | None:
+        """Return what a product of m rows asks for, and what it reads; None if that is nothing."""
         n, k = self.n, self.k
         if m * n * k == 0:
             return None
         b, before = self.b.read_by(m) if isinstance(self.b, Packed) else (self.b, False)
         options = before, self.bias is not None, self.relu, _threads(m, n, k)
-        shape = _shape(b.dtype, m, n, k, k, 1, n, 1, *options)
-        if shape.panels:
-            return None
-        places = shape.constants.at, a, held(b), self.start, c, shape.zeros
-        return pool.Ready(_part, shape.parts, places, (self, b, shape))
+        return _shape(b.dtype, m, n, k, k, 1, n, 1, *options), b
 
 
 def column_sums(a: NDArray) -> NDArray:

@@ -26,8 +26,8 @@ Run: TypeAlias = Callable[..., Any]
 Bind: TypeAlias = Callable[[NDArray], Run]
 """`bind(scratch)` returns what runs, and works in those bytes, which begin a cache line."""
 Prepare: TypeAlias = Callable[..., pool.Ready | None]
-"""`prepare(*sources, target)` returns a step as a call that is ready, if it can be one, for what
-`held` says of the arrays: it takes less time than what runs."""
+"""`prepare(*sources, target, scratch)` returns a step as a call that is ready, if it can be one, for
+what `held` says of all these: it takes less time than what runs."""
 
 KEPT: Final = 2**24
 """The most bytes that a program keeps from call to call; beyond, to ask for memory takes no time
@@ -77,11 +77,12 @@ class Plan:
         run: Run,
         *sources: int,
         in_place: bool = False,
+        scratch: int = 0,
         ready: Prepare | None = None,
     ) -> int:
         """Note a step whose target has that shape; return the target's number."""
         bind: Bind = lambda scratch: run  # noqa: E731
-        return self.add_bound(shape, bind, 0, *sources, in_place=in_place, ready=ready)
+        return self.add_bound(shape, bind, scratch, *sources, in_place=in_place, ready=ready)
 
     def add_bound(
         self,
@@ -176,7 +177,7 @@ class Program:
 
     def _only(self) -> Callable[[int, int], Any] | None:
         """Return all steps as one run, if they are, with no other arrays than x and y: or None."""
-        if self.places or self.result != self.y:
+        if self.places or self.plan.scratch or self.result != self.y:
             return None
         memory = self._memory()
         self.keep = memory.keep
@@ -201,8 +202,8 @@ class Program:
                 first, count = self.places[owner], math.prod(shape) * plan.dtype.itemsize
                 arrays[i] = memory[first : first + count].view(plan.dtype).reshape(shape)
         runs: list[tuple[Run, tuple[int, ...] | None]] = []
-        keep: list[Any] = []
-        steps = [(step, self._ready(step, arrays)) for step in plan.steps]
+        keep: list[Any] = [scratch]
+        steps = [(step, self._ready(step, arrays, scratch)) for step in plan.steps]
         for is_ready, group in itertools.groupby(steps, lambda pair: pair[1] is not None):
             some = list(group)
             calls = [ready for _, ready in some if ready is not None]
@@ -214,13 +215,14 @@ class Program:
                 runs += [(step.bind(scratch), (*step.sources, step.target)) for step, _ in some]
         return _Memory(arrays, runs, keep)
 
-    def _ready(self, step: Step, arrays: list[Any]) -> pool.Ready | None:
+    def _ready(self, step: Step, arrays: list[Any], scratch: NDArray) -> pool.Ready | None:
         """Return a step as a call that is ready, if it can be one."""
         if step.ready is None or DISABLED:
             return None
         later = {self.y: pool.Y, 0: pool.X}
         numbers = *step.sources, step.target
-        return step.ready(*(later.get(self.plan.owners[i]) or held(arrays[i]) for i in numbers))
+        places = [later.get(self.plan.owners[i]) or held(arrays[i]) for i in numbers]
+        return step.ready(*places, held(scratch))
 
 
 def _laid_out(plan: Plan, y: int) -> tuple[dict[int, int], int]:

@@ -62,8 +62,9 @@ def live(weight: NDArray, bias: NDArray | None = None) -> Callable[[Plan, int], 
 def _planned(product: Given, plan: Plan, x: int) -> int:
     shape = plan.shapes[x]
     rows = math.prod(shape[:-1])
+    y, scratch = (*shape[:-1], product.n), product.scratch(rows)
     ready = partial(product.ready, rows)
-    return plan.add((*shape[:-1], product.n), lambda x, y: product(x, rows, y), x, ready=ready)
+    return plan.add(y, lambda x, y: product(x, rows, y), x, scratch=scratch, ready=ready)
 
 
 def backward(dy: NDArray, cache: tuple[Any, ...]) -> tuple[NDArray, dict[str, NDArray]]:

@@ -26,6 +26,7 @@ from typing import Any
 
 from .. import arguments, kernels
 from ..arrays import Array, mask_steps, namespace
+from ..calls import Live
 from ..dropout import Dropout
 from ..layer import Arrays, Joined, Layer, NDArray, Prepared, Shape
 from .erfc import erfc
@@ -170,15 +171,19 @@ class _Activation(Layer):
         dy = arguments.gradient(self, dy, shape, dtype)
         return self._gradient(how, mask_steps(dy, lengths), cache), {}
 
+    def _live(self) -> Live | None:
+        """Return how to plan a call."""
+        known = type(self).forward is _Activation.forward and type(self) is not Identity
+        return Live(self._plan, lambda layer: True) if known else None
+
     def _prepared(self) -> Prepared:
         """Return how the layer computes in an inference model."""
+        return Prepared(self, self.step, self._plan)
 
-        def plan(plan: Any, x: int) -> int:
-            self.output_shape(plan.shapes[x])
-            y: int = self._function(kernels.beside(__name__).Steps(plan), x)[0]
-            return y
-
-        return Prepared(self, self.step, plan)
+    def _plan(self, plan: Any, x: int) -> int:
+        self.output_shape(plan.shapes[x])
+        y: int = self._function(kernels.beside(__name__).Steps(plan), x)[0]
+        return y
 
     def output_shape(self, shape: Shape) -> Shape:
         """Return `shape`."""

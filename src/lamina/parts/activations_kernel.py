@@ -184,7 +184,7 @@ class Steps:
         """Plan x + other, with a ReLU on top if asked for; return the number of y."""
         shape = self.plan.shapes[x]
         run = elements.bind(sums_kernel.CODES[relu], math.prod(shape), self.plan.dtype)
-        return self.plan.add(shape, run, x, other, in_place=True)
+        return self.plan.add(shape, run, x, other, in_place=True, ready=run.ready)
 
     def softmax(self, x: int) -> tuple[int, None]:
         """Plan softmax(x); return the number of y."""
@@ -196,6 +196,6 @@ class Steps:
         def add(x: int, *numbers: float) -> tuple[int, None]:
             shape = self.plan.shapes[x]
             run = elements.bind(code, math.prod(shape), self.plan.dtype, numbers)
-            return self.plan.add(shape, run, x, in_place=True), None
+            return self.plan.add(shape, run, x, in_place=True, ready=run.ready), None
 
         return add
