@@ -486,7 +486,7 @@ def test_a_few_rows(run, code, dtype):
     rng, n = np.random.default_rng(0), tile.lanes(dtype)
     turn = itertools.count()
     widths = (1, n - 1, n, n + 1, 5 * n + 1) if run is twin else range(1, 6 * n)
-    terms = (1, 3, 4, 8, 13) if code is few.few_rows else (1, n, 2 * n + 1, 5 * n - 1)
+    terms = (1, 3, 4, 8, 13, 17) if code is few.few_rows else (1, n, 2 * n + 1, 5 * n - 1)
     for m, width, k in itertools.product(range(1, few.MOST + 1), widths, terms):
         i = next(turn)
         # Both A and B in any place, and A by any strides.

@@ -25,10 +25,8 @@ MOST: Final = 2
 """The most rows at once."""
 LINE: Final = 64
 """Bytes of a line of a cache."""
-TOGETHER: Final = 4
-"""How many rows of B pass by together: more would be more streams than memory serves well."""
-AHEAD: Final = 2048
-"""How many bytes before its turn B is asked for, in the order in which it passes."""
+TOGETHER: Final = 8
+"""How many rows of B pass by together for one row of C, half as many for two."""
 SOON: Final = 256
 """The same for a B that lies by columns, of which many pass by together."""
 CHAINS: Final = 3
@@ -130,9 +128,6 @@ def _rows(e: Emitter, rows: int) -> ir.Function:
         with b.if_then(b.icmp_signed(">", some, _i64(0))):
             end(j, some)
 
-    distance = _i64(AHEAD // e.align)
-    distance = b.select(b.icmp_signed("<", distance, columns), distance, columns)
-
     def terms(first: ir.Value, many: int) -> None:
         """Add so many terms to all whole vectors; the very first begin from `start`."""
         is_first = b.icmp_signed("==", first, _i64(0))
@@ -143,9 +138,6 @@ def _rows(e: Emitter, rows: int) -> ir.Function:
         floor = p.floor(b.icmp_signed("==", b.add(first, _i64(many)), p.k))
         factors = [[p.element(m, b.add(first, _i64(u))) for u in range(many)] for m in range(rows)]
         lines = [e.at(b, p.b_, b.mul(p.ldb, b.add(first, _i64(u)))) for u in range(many)]
-        more = b.icmp_signed("<=", b.add(first, _i64(2 * many)), p.k)
-        onward = b.select(more, b.mul(p.ldb, _i64(many)), _i64(0))
-        onward = b.sub(onward, columns)
 
         def vector(j: ir.Value) -> None:
             values = [e.load(b, e.at(b, place, j), None) for place in lines]
@@ -157,11 +149,6 @@ def _rows(e: Emitter, rows: int) -> ir.Function:
 
         def whole_line(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
             j = b.add(head, b.mul(i, _i64(line * e.lanes)))
-            ahead = b.add(j, distance)
-            beyond = b.icmp_signed(">=", ahead, columns)  # these rows: then in the next, if any
-            ahead = b.add(ahead, b.select(beyond, onward, _i64(0)))
-            for place in lines:
-                e.prefetch(b, e.at(b, place, ahead))
             for v in range(line):
                 vector(b.add(j, _i64(v * e.lanes)))
             return []
@@ -176,15 +163,16 @@ def _rows(e: Emitter, rows: int) -> ir.Function:
         p.loop(b.sub(whole, done), [], single)
 
     def group(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
-        terms(b.mul(i, _i64(TOGETHER)), TOGETHER)
+        terms(b.mul(i, _i64(together)), together)
         return []
 
     def rest(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
         terms(b.add(grouped, i), 1)
         return []
 
-    groups = b.sdiv(p.k, _i64(TOGETHER))
-    grouped = b.mul(groups, _i64(TOGETHER))
+    together = TOGETHER // rows
+    groups = b.sdiv(p.k, _i64(together))
+    grouped = b.mul(groups, _i64(together))
     p.loop(groups, [], group)
     p.loop(b.sub(p.k, grouped), [], rest)
     b.ret_void()
