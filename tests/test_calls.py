@@ -75,6 +75,30 @@ def test_parameters_may_change(rng):
     assert same(planned(layer, x), np.ones((2, 4), np.float32))
 
 
+def test_parameters_that_lie_otherwise(rng):
+    layer, x = lm.Linear(5, 4, rng=rng), rng.standard_normal((2, 5)).astype(np.float32)
+    wanted = planned(layer, x)
+    layer.params["weight"] = np.asfortranarray(layer.params["weight"])
+    assert same(planned(layer, x), wanted)
+    layer.params["bias"] = np.repeat(layer.params["bias"], 2)[::2]
+    assert same(planned(layer, x), wanted)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_forward_and_backward(bias, rng):
+    layer, x = lm.Linear(5, 4, bias=bias, rng=rng), rng.standard_normal((2, 5)).astype(np.float32)
+    dy = np.ones((2, 4), np.float32)
+    passes = [layer.forward(x[:, ::-1].copy()[:, ::-1], training=True) for _ in range(3)]
+    (y, cache), *others = passes
+    dx, grads = layer.backward(dy, cache)
+    for other, its_cache in others:
+        assert same(other, y)
+        its_dx, its_grads = layer.backward(dy, its_cache)
+        assert same(its_dx, dx)
+        assert its_grads.keys() == grads.keys()
+        assert all(same(its_grads[name], grads[name]) for name in grads)
+
+
 def test_arrays_that_do_not_fit(rng):
     layer, x = lm.Linear(5, 4, rng=rng), rng.standard_normal((2, 5)).astype(np.float32)
     planned(layer, x)

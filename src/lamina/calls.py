@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .arguments import FLOATS
-from .kernels import used
+from .engine.threads import chosen
+from .kernels import by_formulas, used
 
 if TYPE_CHECKING:
     from .engine.program import Plan, Program
@@ -50,14 +51,22 @@ class Calls:
     def __init__(self) -> None:
         self.known: dict[Kind, Known | None] = {}
 
-    def note(self, kind: Kind, layer: "Layer") -> None:
-        """Plan the calls of a kind that has come for the second time, or whose plan is over."""
-        if kind in self.known:
-            self.known[kind] = _planned(kind, layer)
-        else:
+    def program(self, x: NDArray, layer: "Layer") -> "Program | None":
+        """Return a function of x that computes y, if there is one.
+
+        There is for a kind that comes for the second time, if the layer takes such an x.
+        """
+        kind = x.shape, x.dtype, chosen(), by_formulas()
+        known = self.known.get(kind)
+        if known is not None and known.serves(layer):
+            return known.run
+        if kind not in self.known:
             if len(self.known) >= KINDS:
                 self.known.clear()
             self.known[kind] = None
+            return None
+        known = self.known[kind] = _planned(kind, layer)
+        return None if known is None else known.run
 
     def __reduce__(self) -> tuple[type[Self], tuple[()]]:
         return type(self), ()
@@ -69,8 +78,11 @@ def _planned(kind: Kind, layer: "Layer") -> Known | None:
         return None
     from .engine.program import Plan, Program  # not before it is known that there are kernels
 
-    live = layer._live()
-    if live is None:
+    try:
+        live = layer._live()
+        if live is None:
+            return None
+        plan = Plan(shape, dtype)
+        return Known(live.serves, Program(plan, live.plan(plan, 0)))
+    except (ValueError, TypeError):  # what is wrong, a call without a plan says
         return None
-    plan = Plan(shape, dtype)
-    return Known(live.serves, Program(plan, live.plan(plan, 0)))

@@ -13,9 +13,7 @@ import numpy.typing as npt
 from .arguments import float_dtype, say
 from .calls import Calls, Live
 from .engine.memory import placed
-from .engine.threads import chosen
 from .initializers import RNG, Blank, generator
-from .kernels import by_formulas
 from .summary import page, table
 
 if TYPE_CHECKING:
@@ -179,13 +177,9 @@ class Layer(ABC):
     def __call__(self, x: NDArray, **options: Any) -> NDArray:
         """Return y, at inference: nothing is kept, and any number of threads may call."""
         if self._calls is not None and not options and type(x) is np.ndarray:
-            kind = x.shape, x.dtype, chosen(), by_formulas()
-            known = self._calls.known.get(kind)
-            if known is not None and known.serves(self):
-                return known.run(x)
-            y = self.forward(x)[0]
-            self._calls.note(kind, self)
-            return y
+            program = self._calls.program(x, self)
+            if program is not None:
+                return program(x)
         if "training" in options:
             raise TypeError(
                 f"{say(self)}: a call is inference; a pass to differentiate is "

@@ -258,6 +258,7 @@ class Plan:
         # The widest tile whose sums are enough chains to hide the latency of a multiply-add.
         self.wide = max(v for v in (1, 2, 4) if v * tallest(v) >= 12)
         self.zeros, self.origin = np.zeros(8 * self.lane, dtype), np.zeros(1, np.int64)
+        self.one = np.ones(1, dtype)
         self.zeros_at, self.origin_at = address(self.zeros), address(self.origin)
 
 
@@ -499,7 +500,7 @@ class Given:
 
 def column_sums(a: NDArray) -> NDArray:
     """Return the sums over all axes but the last: a product with ones, and as regular as one."""
-    n = a.shape[-1]
+    n, one = a.shape[-1], plan_of(a.dtype).one
     sums = np.empty(n, a.dtype)
-    matmul(np.ones(1, a.dtype), 0, 0, a, n, 1, 1, n, a.size // n, sums)
+    matmul(one, 0, 0, a, n, 1, 1, n, a.size // n, sums)
     return sums

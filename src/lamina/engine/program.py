@@ -26,8 +26,8 @@ Run: TypeAlias = Callable[..., Any]
 Bind: TypeAlias = Callable[[NDArray], Run]
 """`bind(scratch)` returns what runs, and works in those bytes, which begin a cache line."""
 Prepare: TypeAlias = Callable[..., pool.Ready | None]
-"""`prepare(*sources, target, scratch)` returns a step as a call that is ready, if it can be one, for
-what `held` says of all these: it takes less time than what runs."""
+"""`prepare(*sources, target, scratch)` returns a step as a call that is ready, if it can be one,
+for what `held` says of all these: it takes less time than what runs."""
 
 KEPT: Final = 2**24
 """The most bytes that a program keeps from call to call; beyond, to ask for memory takes no time

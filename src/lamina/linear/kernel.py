@@ -59,6 +59,14 @@ def live(weight: NDArray, bias: NDArray | None = None) -> Callable[[Plan, int], 
     return partial(_planned, Given(weight, bias))
 
 
+def by_program(
+    program: Callable[[NDArray], NDArray], x: NDArray, weight: NDArray, bias: NDArray | None
+) -> tuple[NDArray, tuple[Any, ...]]:
+    """Return y, by a plan with these parameters, and the cache of `backward`."""
+    x = contiguous(x)
+    return program(x), (x, weight, bias, None)
+
+
 def _planned(product: Given, plan: Plan, x: int) -> int:
     shape = plan.shapes[x]
     rows = math.prod(shape[:-1])

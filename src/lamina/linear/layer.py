@@ -105,6 +105,12 @@ class Linear(Layer):
         self, x: NDArray, *, lengths: Any = None, training: bool = False
     ) -> tuple[NDArray, Any]:
         """Return y, shape (..., O), and the cache of `backward`."""
+        if lengths is None and self._calls is not None and type(x) is np.ndarray:
+            program = self._calls.program(x, self)
+            if program is not None:
+                how, arrays = kernel(__name__), self._params
+                y, cache = how.by_program(program, x, arrays["weight"], arrays.get("bias"))
+                return y, (y.shape, how, cache)
         return self._forward(x, lengths)
 
     def _joins(self, after: Layer) -> bool:
@@ -140,6 +146,9 @@ class Linear(Layer):
         if type(self) is not Linear:
             return None
         weight, bias = self._arrays()
+        live = kernel(__name__).live(weight, bias)
+        if live is None:
+            return None
         sizes = weight.size, 0 if bias is None else bias.size
 
         def serves(layer: Linear) -> bool:
@@ -148,8 +157,13 @@ class Linear(Layer):
                 return False  # and NumPy can be made to resize an array where it is
             return (weight.size, 0 if bias is None else bias.size) == sizes
 
-        plan = kernel(__name__).live(weight, bias)
-        return None if plan is None else Live(plan, serves)
+        def plan(plan: "Plan", x: int) -> int:
+            plan.check(self.dtype)
+            self.output_shape(plan.shapes[x])
+            y: int = live(plan, x)
+            return y
+
+        return Live(plan, serves)
 
     def _prepared(self, relu: bool = False) -> Prepared:
         """Return how the layer computes in an inference model, with a ReLU on top if asked for."""
