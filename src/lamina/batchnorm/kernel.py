@@ -37,6 +37,8 @@ COLUMNS: Final = 256
 """Columns of a block that a thread takes at once; they change no bit."""
 WIDTH: Final = 64
 """Fewer channels are folded to a multiple of so many columns: whole vectors, several at once."""
+LONG: Final = 32
+"""That pays if so many rows are left; else they are folded to at most so many columns."""
 SERIAL: Final = 32_768
 """Up to so many values a call stays on one core: a second one would cost more."""
 WIDE: Final = 512
@@ -371,7 +373,10 @@ class Layout(NamedTuple):
 @functools.lru_cache(LAYOUTS)
 def layout(M: int, C: int, threads: int) -> Layout:
     """Return the layout, and the numbers that a column's sums over blocks need."""
-    fold = min(M, WIDTH // math.gcd(C, WIDTH)) if C < WIDTH else 1
+    fold = 1
+    if C < WIDTH:
+        fold = WIDTH // math.gcd(C, WIDTH)
+        fold = min(M, fold if LONG * fold <= M else WIDTH // C)
     parts = 1 if M * C <= SERIAL else threads
     full = M // fold
     blocks = -(-full // ROWS)
