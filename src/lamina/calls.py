@@ -60,13 +60,13 @@ class Calls:
         known = self.known.get(kind)
         if known is not None and known.serves(layer):
             return known.run
-        if kind not in self.known:
-            if len(self.known) >= KINDS:
-                self.known.clear()
-            self.known[kind] = None
-            return None
-        known = self.known[kind] = _planned(kind, layer)
-        return None if known is None else known.run
+        if known is None and kind in self.known:
+            known = self.known[kind] = _planned(kind, layer)
+            return None if known is None else known.run
+        if known is not None or len(self.known) >= KINDS:
+            self.known.clear()  # other plans, too, would hold on to arrays that were replaced
+        self.known[kind] = None
+        return None
 
     def __reduce__(self) -> tuple[type[Self], tuple[()]]:
         return type(self), ()
