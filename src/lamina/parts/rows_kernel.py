@@ -15,7 +15,7 @@ from llvmlite import ir
 from numba.core import cgutils
 
 from ..engine import jit, pool
-from ..engine.jit import Address, Code, address, call
+from ..engine.jit import Address, Code, call, data, held
 from ..engine.matmul import contiguous
 from ..engine.memory import empty
 from ..engine.pointwise import Functions
@@ -339,6 +339,8 @@ _cross_entropy: Final = Code("class_cross_entropy", _emit_cross_entropy, _cross_
 @jit.kernel
 def _some(g: int, at: int) -> None:
     parts, size, code, rows, width, a, b, c, classes, terms, sums, total = jit.constants(at, 12)
+    a, b, c, classes = data(a), data(b), data(c), data(classes)
+    terms, sums, total = data(terms), data(sums), data(total)
     i0, i1 = rows * g // parts, rows * (g + 1) // parts
     done = i0 * width * size
     own = i0 * size
@@ -356,9 +358,9 @@ def _run(code: Code, arrays: list[NDArray], own: list[NDArray]) -> None:
     width = a.shape[-1]
     rows = a.size // width
     parts = 1 if a.size <= SERIAL else count_threads()
-    places = [address(x) for x in arrays]
+    places = [held(x) for x in arrays]
     places += places[:1] * (3 - len(places))
-    places += [address(x) for x in own] if own else places[:1] * 4
+    places += [held(x) for x in own] if own else places[:1] * 4
     pool.share(_some, parts, parts, a.itemsize, code(a.dtype), rows, width, *places)
 
 
