@@ -28,7 +28,7 @@ LINE: Final = 64
 TOGETHER: Final = 8
 """How many rows of B pass by together for one row of C, half as many for two."""
 SOON: Final = 256
-"""The same for a B that lies by columns, of which many pass by together."""
+"""How many bytes before its turn a B that lies by columns is asked for: many pass by together."""
 CHAINS: Final = 3
 """How many vectors of columns pass by together: each is a chain, which waits for itself."""
 
