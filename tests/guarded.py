@@ -81,13 +81,15 @@ def guard() -> None:
             module.contiguous = copy  # even what is contiguous: so arguments are guarded
     launch = pool.launch
 
-    def guarded_launch(serial: Any, parallel: Any, count: int, *arguments: Any) -> None:
+    def guarded_launch(kernel: Any, count: int, fixed: jit.Words, *arguments: Any) -> None:
         # What is guarded must stay where it is, for the kernels may know its address, too.
-        held = [
-            copy(a) if isinstance(a, np.ndarray) and not isinstance(a.base, mmap.mmap) else a
-            for a in arguments
-        ]
-        launch(serial, parallel, count, *held)
+        def held(given: tuple[Any, ...]) -> list[Any]:
+            return [
+                copy(a) if isinstance(a, np.ndarray) and not isinstance(a.base, mmap.mmap) else a
+                for a in given
+            ]
+
+        launch(kernel, count, jit.Words(*held(fixed.arguments)), *held(arguments))
 
     pool.launch = guarded_launch
 

@@ -272,8 +272,11 @@ def test_features_are_of_the_cpu_that_numba_compiles_for(monkeypatch):
         ("haswell", None, ("haswell", "")),
         (None, "+sse2", (host[0], "+sse2")),
     ):
-        monkeypatch.setattr("numba.core.config.CPU_NAME", name)
-        monkeypatch.setattr("numba.core.config.CPU_FEATURES", features)
+        for variable, value in (("NUMBA_CPU_NAME", name), ("NUMBA_CPU_FEATURES", features)):
+            if value is None:
+                monkeypatch.delenv(variable, raising=False)
+            else:
+                monkeypatch.setenv(variable, value)
         assert cpu() == expected
 
 
@@ -307,15 +310,15 @@ def test_kernels_as_plain_python():
 
 
 USE = """
+    import sys
     import numpy as np
-    from lamina.engine import jit, matmul
+    from lamina.engine import jit
     from lamina.linear import kernel
 
     x, weight = np.ones((3, 4), np.float32), np.ones((4, 5), np.float32)
     y, _ = kernel.forward(x, weight)
     assert (y == 4).all()
-    stats = matmul._part.stats
-    print(jit.folder(), sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))
+    print(jit.folder(), "numba" in sys.modules)
 """
 
 
@@ -324,12 +327,12 @@ def test_code_is_compiled_once(tmp_path):
         return {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
 
     (first,) = run("-c", USE, LAMINA_CACHE_DIR=str(tmp_path))
-    assert first.split()[1:] == ["0", "1"]
+    assert first.split()[1] == "True"
     before = files()
-    assert {p.suffix for p in before} == {".code", ".nbi", ".nbc"}
+    assert {p.suffix for p in before} == {".code"}
     assert all(Path(first.split()[0]) in p.parents for p in before)
     (second,) = run("-c", USE, LAMINA_CACHE_DIR=str(tmp_path))
-    assert second.split() == [first.split()[0], "1", "0"]
+    assert second.split() == [first.split()[0], "False"]
     assert files() == before
 
 

@@ -33,6 +33,15 @@ def reversed_often(count, phases):
     return np.array_equal(lines, expected)
 
 
+@jit.kernel
+def weighted(part, weights, column, start, table, found):
+    """Write to place `part` the weighted sum of a column of a plane of the table."""
+    total = start
+    for i in range(table.shape[1]):
+        total += weights[i] * table[part, i, column]
+    found[part] = total
+
+
 @pytest.fixture
 def own(monkeypatch):
     """Give a pool for one test."""
@@ -47,6 +56,17 @@ def own(monkeypatch):
 def test_parts_are_shared_phase_after_phase(own, count, phases):
     assert reversed_often(count, phases)
     assert len(own.workers) == count - 1
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_arguments_of_any_kind(own, count):
+    table, found = np.arange(24).reshape(3, 4, 2), np.full(3, -1)
+    weights = np.array([2, 3, 5])
+    pool.launch(weighted, count, jit.Words((2, 3, 5, 7), 1), 100, table, found)
+    expected = 100 + (table[:, :, 1] * [2, 3, 5, 7]).sum(axis=1)
+    assert found.tolist() == [*expected[:count], *[-1] * (3 - count)]
+    with pytest.raises(ValueError, match="C-contiguous"):
+        jit.run(weighted, 0, weights[::-1], 0, 0, table, found)
 
 
 def test_many_jobs_one_after_the_other(own):

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, Final
 
@@ -47,10 +48,9 @@ def used() -> bool:
 def present() -> bool:
     """Return whether there are kernels: not where Numba is missing."""
     try:
-        import numba  # noqa: F401
-    except ImportError:
+        return find_spec("numba") is not None
+    except (ImportError, ValueError):  # it is blocked
         return False
-    return True
 
 
 @cache

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..engine import jit, pool
-from ..engine.jit import Task, call, data, held
+from ..engine.jit import call, data, held, item
 from ..engine.matmul import contiguous
 from ..engine.memory import ALIGNMENT, empty, pointer
 from ..engine.packing import copy
@@ -155,13 +155,13 @@ def _repeat(copy: int, lane: int, source: int, fold: int, c: int, into: int) -> 
 
 
 @jit.kernel
-def _forward(phase: int, g: int, task: Task) -> None:
+def _forward(phase: int, g: int, at: int) -> None:
     """Do part g: 0 moments of blocks, 1 make them one, 2 the line of each channel, 3 y."""
+    _, _, fixed, x, y, gamma, beta, pivots, numbers, wide, table = jit.constants(at, 11)
     (
         parts, size, lane, full, tail, fold, c, n, group,
         moments, merge, settle, line, apply, copy,
-        x, y, gamma, beta, pivots, numbers, wide, table,
-    ) = task  # fmt: skip
+    ) = jit.constants(fixed, 15)  # fmt: skip
     x, y, gamma, beta = data(x), data(y), data(gamma), data(beta)
     pivots, numbers, wide, table = data(pivots), data(numbers), data(wide), data(table)
     width, blocks = fold * c, _blocks(ROWS, full, 0)
@@ -220,25 +220,21 @@ def _forward(phase: int, g: int, task: Task) -> None:
 
 
 @jit.kernel
-def _forward_steps(g: int, steps: NDArray, task: Task) -> None:
-    for phase in steps.flat:
-        _forward(phase, g, task)
+def _forward_steps(part: int, at: int) -> None:
+    arguments = jit.constants(at, 11)
+    parts, steps = arguments[0], data(arguments[1])
+    for i in range(2):
+        _forward(item(steps, 2 * (part // parts) + i), part % parts, at)
 
 
 @jit.kernel
-def _forward_of_all(shared: int, count: int, steps: NDArray, task: Task) -> None:
-    for i in range(len(steps)):
-        pool.offer(shared, count, *pool.job(_forward_steps, (steps[i : i + 1], task)))
-
-
-@jit.kernel
-def _backward(phase: int, g: int, task: Task) -> None:
+def _backward(phase: int, g: int, at: int) -> None:
     """Do part g: 0 sums of blocks, 1 make them one, 2 the plane of each channel, 3 and 4 dx."""
+    _, _, fixed, x, dy, dx, gamma, known, numbers, wide, zeros, table = jit.constants(at, 12)
     (
         parts, size, lane, full, tail, fold, c, n, group,
         products, add, plane, gradient, apply, copy,
-        x, dy, dx, gamma, known, numbers, wide, zeros, table,
-    ) = task  # fmt: skip
+    ) = jit.constants(fixed, 15)  # fmt: skip
     x, dy, dx, gamma, known = data(x), data(dy), data(dx), data(gamma), data(known)
     numbers, wide, zeros, table = data(numbers), data(wide), data(zeros), data(table)
     width, blocks = fold * c, _blocks(ROWS, full, 0)
@@ -305,21 +301,17 @@ def _backward(phase: int, g: int, task: Task) -> None:
 
 
 @jit.kernel
-def _backward_steps(g: int, steps: NDArray, task: Task) -> None:
-    for phase in steps.flat:
-        _backward(phase, g, task)
-
-
-@jit.kernel
-def _backward_of_all(shared: int, count: int, steps: NDArray, task: Task) -> None:
-    for i in range(len(steps)):
-        pool.offer(shared, count, *pool.job(_backward_steps, (steps[i : i + 1], task)))
+def _backward_steps(part: int, at: int) -> None:
+    arguments = jit.constants(at, 12)
+    parts, steps = arguments[0], data(arguments[1])
+    for i in range(2):
+        _backward(item(steps, 2 * (part // parts) + i), part % parts, at)
 
 
 NOTHING: Final = -1
 OF_BATCH: Final = np.array([[0, NOTHING], [1, 2], [3, NOTHING]])
 """The phases of a forward pass with the statistics of x; threads wait at the end of a row."""
-GIVEN: Final = np.array([[2], [3]])
+GIVEN: Final = np.array([[2, NOTHING], [3, NOTHING]])
 """Those of a pass with given statistics, or given sums."""
 ONLY_STATISTICS: Final = np.array([[0, NOTHING], [1, NOTHING]])
 """Those that statistics alone take."""
@@ -334,24 +326,24 @@ ONLY_SUMS: Final = np.array([[0, NOTHING], [1, 2]])
 @functools.lru_cache(LAYOUTS)
 def _begin(
     cut: "Layout", C: int, M: int, dtype: np.dtype[Any], relu: bool, past: bool
-) -> tuple[Any, ...]:
-    """Return how a task of a forward pass begins: with a ReLU, with a y written past the caches."""
+) -> jit.Constants:
+    """Return what stays the same in forward passes: with a ReLU, y written past the caches."""
     c = columns
     first = c.moments(dtype), c.merge(DOUBLE), c.settle(dtype), c.line(dtype)
     last = (c.apply_past if past else c.apply)[relu](dtype), copy(dtype)
-    return (*cut.sizes(C, M, dtype), *first, *last)
+    return jit.Constants(*cut.sizes(C, M, dtype), *first, *last)
 
 
 @functools.lru_cache(LAYOUTS)
 def _begin_back(
     cut: "Layout", C: int, M: int, dtype: np.dtype[Any], relu: bool, past: bool
-) -> tuple[Any, ...]:
-    """Return how a task of a backward pass begins: through a ReLU, dx written past the caches."""
+) -> jit.Constants:
+    """Return what stays the same in backward passes: of a ReLU, dx written past the caches."""
     c = columns
     gradient, apply = (c.gradient_past, c.apply_past) if past else (c.gradient, c.apply)
     sums = c.products[relu](dtype), c.add(DOUBLE), c.plane(dtype)
     last = gradient[relu](dtype), apply[False](dtype), copy(dtype)
-    return (*cut.sizes(C, M, dtype), *sums, *last)
+    return jit.Constants(*cut.sizes(C, M, dtype), *sums, *last)
 
 
 class Layout(NamedTuple):
@@ -447,17 +439,6 @@ def forward(
     return _unpack(y, lengths, x.shape), cache
 
 
-@jit.kernel
-def _follow(
-    running_mean: NDArray, running_var: NDArray, mean: NDArray, var: NDArray, shares: NDArray,
-    after: NDArray,
-) -> None:  # fmt: skip
-    kept, new, factor = shares[0], shares[1], shares[2]
-    for j in range(len(mean)):
-        after[0, j] = kept * running_mean[j] + new * mean[j]  # (5)
-        after[1, j] = kept * running_var[j] + new * (factor * var[j])  # (6)
-
-
 def update(
     running_mean: NDArray, running_var: NDArray, batches: int, mean: NDArray, var: NDArray,
     count: Any, momentum: float | None = 0.9, unbiased: bool = True,
@@ -465,9 +446,8 @@ def update(
     """Return the running mean and variance after one batch more."""
     kept = 1 - 1 / (batches + 1) if momentum is None else momentum  # (7)
     dtype, factor = running_mean.dtype, count / (count - 1) if unbiased else 1
-    shares, after = np.array([kept, 1 - kept, factor], dtype), np.empty((2, len(mean)), dtype)
-    _follow(running_mean, running_var, mean, var, shares, after)
-    return after[0], after[1]
+    old, new, factor = np.array([kept, 1 - kept, factor], dtype)
+    return old * running_mean + new * mean, old * running_var + new * (factor * var)  # (5), (6)
 
 
 def _run_forward(
@@ -489,8 +469,9 @@ def _run_forward(
         pivots[...] = rows.reshape(-1)[:C]
     past = y is not None and _past(y, cut)
     arrays = rows, rows if y is None else y, gamma, beta, pivots, numbers, wide, table
-    task = *_begin(cut, C, M, dtype, relu, past), *map(held, arrays)
-    pool.launch(_forward_steps, _forward_of_all, cut.parts, steps, task)
+    fixed = _begin(cut, C, M, dtype, relu, past)
+    task = cut.parts, held(steps), fixed.at, *map(held, arrays)
+    pool.share(_forward_steps, cut.parts, *task, phases=len(steps))
 
 
 def sums(dy: NDArray, cache: Cache) -> Sums:
@@ -552,8 +533,9 @@ def _run_backward(
         cache.x, rows, rows if dx is None else dx, gamma, cache.numbers, numbers, wide, zeros, table
     )  # fmt: skip
     # Of constants, no share of the sums goes back to x: any count but 0 serves.
-    task = *_begin_back(cut, C, cache.M or 1, dtype, cache.relu, past), *map(held, arrays)
-    pool.launch(_backward_steps, _backward_of_all, cut.parts, steps, task)
+    fixed = _begin_back(cut, C, cache.M or 1, dtype, cache.relu, past)
+    task = cut.parts, held(steps), fixed.at, *map(held, arrays)
+    pool.share(_backward_steps, cut.parts, *task, phases=len(steps))
     return numbers[3:]
 
 

@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..engine import jit, pool
-from ..engine.jit import Task, address, call
+from ..engine.jit import Task, Words, address, call
 from ..engine.matmul import SERIAL, plan_of
 from ..engine.memory import aligned
 from ..engine.taps import most_rows, most_taps, serves, split, tallest, taps, taps_gradient
@@ -212,11 +212,11 @@ def _fetch(
 
 @jit.kernel
 def _rows(
-    g: int, shape: Task, task: Task, codes: NDArray,
+    g: int, codes: NDArray,
     runs_d: NDArray, pairs_d: NDArray, places_d: NDArray,
     runs_h: NDArray, pairs_h: NDArray, places_h: NDArray,
     strips: NDArray, copies: NDArray, runs_w: NDArray, pairs_w: NDArray,
-    held: NDArray, segments: NDArray,
+    shape: Task, task: Task, held: NDArray, segments: NDArray,
 ) -> None:  # fmt: skip
     """Compute part g of the strips of rows."""
     (
@@ -263,11 +263,6 @@ def _rows(
                     y + ((place + skipped * apart) * outputs + v0 * lane) * size, apart * outputs,
                     v1 - v0, last, relu,
                 ))  # fmt: skip
-
-
-@jit.kernel
-def _rows_of_all(shared: int, count: int, *arguments: Any) -> None:
-    pool.offer(shared, count, *pool.job(_rows, arguments))
 
 
 def _strips(
@@ -339,7 +334,7 @@ def _strips(
 class _Plan:
     """What the shapes of a sum (2) or (3) say about it."""
 
-    arrays: tuple[NDArray, ...]
+    fixed: Words
     sources: Ints
     places: Ints
     move: int
@@ -385,12 +380,12 @@ def _plan(
     for _, _, count, _, _, terms, _, step in runs:
         slides = count > 1 and step == columns.move
         codes.append(taps(inputs, outputs, *split(int(terms), inputs, slides))(dtype))
-    arrays = (
+    fixed = Words(
         np.array(codes), deep.runs, deep.pairs, deep.places, rows.runs, rows.pairs, rows.places,
         strips, copies, runs, pairs,
     )  # fmt: skip
     return _Plan(
-        arrays, sources, places, columns.move, math.prod(met), blocks, slots, widest * pitch, pitch,
+        fixed, sources, places, columns.move, math.prod(met), blocks, slots, widest * pitch, pitch,
         zeros_of(pitch, dtype),
     )  # fmt: skip
 
@@ -428,7 +423,7 @@ def _correlate(
         y.shape[-1], -(-y.shape[-1] // lane), plan.move, address(segments), plan.longest,
         address(scratch), plan.slot_size, plan.pitch, int(relu),
     )  # fmt: skip
-    pool.launch(_rows, _rows_of_all, parts, shape, task, *plan.arrays, held, segments)
+    pool.launch(_rows, parts, plan.fixed, shape, task, held, segments)
 
 
 def forward(
@@ -461,11 +456,11 @@ CHUNKS: Final = 16
 
 @jit.kernel
 def _weights(
-    g: int, shape: Task, task: Task,
+    g: int, codes: NDArray,
     runs_d: NDArray, pairs_d: NDArray, places_d: NDArray,
     runs_h: NDArray, pairs_h: NDArray, places_h: NDArray,
     strips: NDArray, copies: NDArray, runs_w: NDArray, pairs_w: NDArray,
-    held: NDArray, segments: NDArray,
+    shape: Task, task: Task, held: NDArray, segments: NDArray,
 ) -> None:  # fmt: skip
     """Add the chunks of part g: each of some strips of rows, to a dW of its own."""
     (
@@ -513,11 +508,6 @@ def _weights(
                             ))  # fmt: skip
 
 
-@jit.kernel
-def _weights_of_all(shared: int, count: int, *arguments: Any) -> None:
-    pool.offer(shared, count, *pool.job(_weights, arguments))
-
-
 def weight_gradient(
     x: NDArray, dy: NDArray, weight: Ints, windows: Windows, mode: str, groups: int
 ) -> NDArray:
@@ -541,7 +531,7 @@ def weight_gradient(
         *plan.places, weight[-1], -(-weight[-1] // lane), plan.move, address(segments),
         segments.shape[2], address(scratch), plan.slot_size, plan.pitch,
     )  # fmt: skip
-    pool.launch(_weights, _weights_of_all, parts, shape, task, *plan.arrays[1:], held, segments)
+    pool.launch(_weights, parts, plan.fixed, shape, task, held, segments)
     total: NDArray = dweights[0] if chunks == 1 else dweights.sum(axis=0)
     return total
 

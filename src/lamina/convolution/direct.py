@@ -31,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..engine import jit, pool
-from ..engine.jit import Task, address, call
+from ..engine.jit import Task, Words, address, call
 from ..engine.matmul import SERIAL, grid, plan_of
 from ..engine.memory import ALIGNMENT, aligned
 from ..windows import Ints
@@ -69,7 +69,7 @@ LARGEST: Final = 2**21
 
 
 @jit.kernel
-def _pack(g: int, shape: Task, at: Task, taps: NDArray, edges: NDArray) -> None:
+def _pack(g: int, shape: Task, taps: NDArray, edges: NDArray, at: Task) -> None:
     """Pack part g of B: units of a group, panel and tap, each (rows, columns of the panel)."""
     (
         parts, size, lane, ldb, copy, transpose, rows, columns, w_tap, w_group, w_line,
@@ -92,14 +92,9 @@ def _pack(g: int, shape: Task, at: Task, taps: NDArray, edges: NDArray) -> None:
 
 
 @jit.kernel
-def _packs(shared: int, count: int, *arguments: Any) -> None:
-    pool.offer(shared, count, *pool.job(_pack, arguments))
-
-
-@jit.kernel
 def _rows(
-    g: int, shape: Task, at: Task, heights: NDArray, map_d: NDArray, map_h: NDArray,
-    strips: NDArray, runs: NDArray, edges: NDArray, segments: NDArray,
+    g: int, shape: Task, heights: NDArray, map_d: NDArray, map_h: NDArray, strips: NDArray,
+    runs: NDArray, edges: NDArray, at: Task, segments: NDArray,
 ) -> None:  # fmt: skip
     """Compute part g of Y: some rows of some strips, some panels."""
     (
@@ -224,11 +219,6 @@ def _rows(
                                         into, y_w, last, floor, part, 0,  # X may end here
                                     ))  # fmt: skip
                         p0 = p1
-
-
-@jit.kernel
-def _rows_of_all(shared: int, count: int, *arguments: Any) -> None:
-    pool.offer(shared, count, *pool.job(_rows, arguments))
 
 
 @dataclass(frozen=True)
@@ -365,14 +355,12 @@ class Correlation:
 
     dtype: np.dtype[Any]
     packed: bool
-    packing: Task
-    taps: NDArray
-    edges: NDArray
+    packs: Words  # what `_pack` is told,
+    pack_parts: int  # and in how many parts it is done
     panel: int  # elements of a panel, of all groups
     spans: tuple[tuple[int, int], ...]  # panels that are used together: the first, and the end
     grid: tuple[int, int]
-    shape: Task
-    arrays: tuple[NDArray, ...]
+    fixed: Words  # what `_rows` is told
     scratch: int
     lists: tuple[int, int, int]
     zeros: NDArray
@@ -494,10 +482,11 @@ def correlation(
         columns.dilation, length, b_panel, b_vector, ldb, math.prod(y[1:]), *y_strides, groups,
         outputs,
     )  # fmt: skip
-    arrays = heights, deep.map, rows.map, strips, runs, np.array(edges)
+    cuts = np.array(edges)
     return Correlation(
-        dtype, packed, packing, np.array(chosen), arrays[-1], panel, spans,
-        (parts, cols), shape, arrays, parts * cols * scratch, lists, zeros, y_first,
+        dtype, packed, Words(packing, np.array(chosen), cuts), threads, panel, spans, (parts, cols),
+        Words(shape, heights, deep.map, rows.map, strips, runs, cuts), parts * cols * scratch,
+        lists, zeros, y_first,
     )  # fmt: skip
 
 
@@ -563,7 +552,7 @@ def _bound(
 
     def run(x: NDArray, y: NDArray) -> None:
         at = address(x), *before, address(y) + y_first, *after
-        pool.launch(_rows, _rows_of_all, parts, plan.shape, at, *plan.arrays, segments)
+        pool.launch(_rows, parts, plan.fixed, at, segments)
 
     return run
 
@@ -571,7 +560,7 @@ def _bound(
 def _pack_panels(plan: Correlation, weight: NDArray, first: int, end: int, into: NDArray) -> None:
     """Pack the panels of B from `first` to `end`."""
     at = address(weight), address(into), first, end
-    pool.launch(_pack, _packs, plan.packing[0], plan.packing, at, plan.taps, plan.edges)
+    pool.launch(_pack, plan.pack_parts, plan.packs, at)
 
 
 def pack(weight: NDArray) -> Packed:

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..engine import jit, pool
-from ..engine.jit import Task, address, call
+from ..engine.jit import Task, Words, address, call
 from ..engine.matmul import SERIAL, plan_of
 from ..engine.memory import aligned
 from ..windows import Ints
@@ -59,7 +59,7 @@ def _transpose(
 
 @jit.kernel
 def _rows(
-    g: int, shape: Task, windows: Task, at: Task, heights: NDArray, edges: NDArray, lists: NDArray
+    g: int, shape: Task, windows: Task, heights: NDArray, edges: NDArray, at: Task, lists: NDArray
 ) -> None:
     """Compute part g of dX: blocks of rows, and chunks of their columns."""
     parts, size, lane, tile, copy, transpose, block, chunks, pitch, out, slots, held = shape
@@ -146,20 +146,13 @@ def _rows(
                 ))  # fmt: skip
 
 
-@jit.kernel
-def _rows_of_all(shared: int, count: int, *arguments: Any) -> None:
-    pool.offer(shared, count, *pool.job(_rows, arguments))
-
-
 @dataclass(frozen=True, eq=False)
 class Few:
     """The plan of dX; nothing in it changes."""
 
     spread: tuple[Ints, list[tuple[int, int, int]]]  # the shape of W', and (k, e, p) of its taps
     parts: int
-    shape: Task
-    windows: Task
-    edges: NDArray
+    fixed: Words
     scratch: int
     lists: Ints
     zeros: NDArray
@@ -217,8 +210,9 @@ def few(
         *dx, *dy[1:], kd, kh, reach, low, *stride, *dilation[:2], *before[:2],
     )  # fmt: skip
     return Few(
-        ((kd, kh, reach, o, s, c), [(k, e - low, p) for k, e, p in meets]), parts, shape, windows,
-        np.array(edges), parts * held, (parts, 2, kd * kh * reach),
+        ((kd, kh, reach, o, s, c), [(k, e - low, p) for k, e, p in meets]), parts,
+        Words(shape, windows, plan_of(dtype).heights, np.array(edges)), parts * held,
+        (parts, 2, kd * kh * reach),
         zeros_of(max(pitch, longest * rows + lane, 8 * lane), dtype),
     )  # fmt: skip
 
@@ -249,7 +243,4 @@ def write(plan: Few, dy: NDArray, weight: NDArray, dx: NDArray) -> None:
         address(dy), address(wide), address(dx), address(plan.zeros), address(scratch),
         address(lists),
     )  # fmt: skip
-    pool.launch(
-        _rows, _rows_of_all, plan.parts, plan.shape, plan.windows, at, plan_of(dy.dtype).heights,
-        plan.edges, lists,
-    )  # fmt: skip
+    pool.launch(_rows, plan.parts, plan.fixed, at, lists)

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..engine import jit, pool
-from ..engine.jit import Task, address, call
+from ..engine.jit import Task, Words, address, call
 from ..engine.matmul import SERIAL, grid, plan_of
 from ..engine.memory import aligned
 from ..windows import Ints
@@ -108,7 +108,7 @@ def _gather(
 
 
 @jit.kernel
-def _tiles(g: int, shape: Task, windows: Task, at: Task, edges: NDArray) -> None:
+def _tiles(g: int, shape: Task, windows: Task, edges: NDArray, at: Task) -> None:
     """Compute part g of the tiles of dW."""
     (
         parts, cols, size, lane, tile, copy, tiles, stack, block, chunks, span, held, ldt, lines,
@@ -163,18 +163,11 @@ def _tiles(g: int, shape: Task, windows: Task, at: Task, edges: NDArray) -> None
                             ))  # fmt: skip
 
 
-@jit.kernel
-def _tiles_of_all(shared: int, count: int, *arguments: Any) -> None:
-    pool.offer(shared, count, *pool.job(_tiles, arguments))
-
-
 @dataclass(frozen=True, eq=False)
 class Product:
     """The plan of (1); nothing in it changes."""
 
-    shape: Task
-    windows: Task
-    edges: NDArray
+    fixed: Words
     parts: int
     scratch: int
     zeros: NDArray
@@ -225,9 +218,8 @@ def product(
         size, lane, plan.codes[1], ldt, x[0], *dy[1:3], *x[1:], kh, taps_w, *stride, *dilation,
         *before, rows, run,
     )  # fmt: skip
-    return Product(
-        shape, windows, np.array(edges), parts * cols, parts * cols * held, zeros_of(ldt, dtype)
-    )
+    fixed = Words(shape, windows, np.array(edges))
+    return Product(fixed, parts * cols, parts * cols * held, zeros_of(ldt, dtype))
 
 
 def multiply(plan: Product, x: NDArray, dy: NDArray, dw: NDArray, add: bool) -> None:
@@ -239,4 +231,4 @@ def multiply(plan: Product, x: NDArray, dy: NDArray, dw: NDArray, add: bool) -> 
         address(x), address(dy), address(dw), address(plan.zeros), engine.origin_at,
         address(scratch), int(not add),
     )  # fmt: skip
-    pool.launch(_tiles, _tiles_of_all, plan.parts, plan.shape, plan.windows, at, plan.edges)
+    pool.launch(_tiles, plan.parts, plan.fixed, at)

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..engine import jit, pool
-from ..engine.jit import Task, address, call
+from ..engine.jit import Task, Words, address, call
 from ..engine.matmul import SERIAL, plan_of
 from ..engine.memory import aligned, empty
 from ..windows import Ints
@@ -87,7 +87,7 @@ def _copy_rows(
 
 
 @jit.kernel
-def _blocks(g: int, shape: Task, windows: Task, at: Task, edges: NDArray, lists: NDArray) -> None:
+def _blocks(g: int, shape: Task, windows: Task, edges: NDArray, at: Task, lists: NDArray) -> None:
     """Sum up the chunks of part g."""
     (
         parts, chunks, size, lane, tile, copy, planes, lines, columns, all_planes, out_h, out_w,
@@ -142,20 +142,13 @@ def _blocks(g: int, shape: Task, windows: Task, at: Task, edges: NDArray, lists:
                     ahead, step = zeros, 0
 
 
-@jit.kernel
-def _blocks_of_all(shared: int, count: int, *arguments: Any) -> None:
-    pool.offer(shared, count, *pool.job(_blocks, arguments))
-
-
 @dataclass(frozen=True, eq=False)
 class Chunks:
     """The plan of (1); nothing in it changes."""
 
     chunks: int
     parts: int
-    shape: Task
-    windows: Task
-    edges: NDArray
+    fixed: Words
     scratch: int
     segments: int
     zeros: NDArray
@@ -221,7 +214,7 @@ def weights(
         every, slots, pitch,
     )  # fmt: skip
     return Chunks(
-        chunks, parts, shape, windows, np.array(edges), parts * held, together * lines,
+        chunks, parts, Words(shape, windows, np.array(edges)), parts * held, together * lines,
         zeros_of(max(pitch, 8 * lane), dtype),
     )  # fmt: skip
 
@@ -241,9 +234,7 @@ def weight_gradient(
         address(x), address(dy), address(sums), address(plan.zeros), address(scratch),
         address(lists),
     )  # fmt: skip
-    pool.launch(
-        _blocks, _blocks_of_all, plan.parts, plan.shape, plan.windows, at, plan.edges, lists
-    )
+    pool.launch(_blocks, plan.parts, plan.fixed, at, lists)
     if several:
         total = sums.sum(axis=0)
         dw[...] = dw + total if add else total

@@ -12,11 +12,11 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
-from numba.core import cgutils
 
 from ..arrays import mask_steps
 from ..engine import elements, jit, philox, pool
-from ..engine.jit import Address, Code, Task, address, call
+from ..engine.jit import Address, Code, address, call, item
+from ..engine.loops import for_range
 from ..engine.matmul import contiguous
 from ..engine.memory import empty
 from ..engine.sweep import Masks, Sweep, Values
@@ -90,11 +90,11 @@ def _emit_drop(name: str, dtype: Any) -> str:
 
     wide = each * UNROLLED
     whole = b.sdiv(count, _i64(wide))
-    with cgutils.for_range(b, whole, intp=_i64) as loop:
+    with for_range(b, whole) as loop:
         some(b.mul(loop.index, _i64(wide)), UNROLLED, [None] * vectors)
     served = b.mul(whole, _i64(wide))
     left = b.sdiv(b.add(b.sub(count, served), _i64(each - 1)), _i64(each))
-    with cgutils.for_range(b, left, intp=_i64) as loop:
+    with for_range(b, left) as loop:
         j = b.add(served, b.mul(loop.index, _i64(each)))
         masks: Masks = [
             s.first_lanes(b, b.sub(count, b.add(j, _i64(v * s.lanes)))) for v in range(vectors)
@@ -219,44 +219,37 @@ relu_drop_backward: Final = elements.Each(
 
 
 @jit.kernel
-def _drop(g: int, task: Task, real: NDArray) -> None:
+def _drop(g: int, at: int) -> None:
     """Do part g of all samples, chunk by chunk, as far as their units are real."""
-    parts, size, code, n, units, x, y, ids, call_, k0, k1, threshold, affine = task
+    (
+        parts, size, code, n, units, x, y, ids, real, call_, k0, k1, threshold, affine,
+    ) = jit.constants(at, 14)  # fmt: skip
     chunks = (units + CHUNK - 1) // CHUNK
     total = n * chunks
     for u in range(total * g // parts, total * (g + 1) // parts):
         sample, first = u // chunks, u % chunks * CHUNK
-        count = min(CHUNK, real[sample] - first)
+        count = min(CHUNK, item(real, sample) - first)
         if count > 0:
-            at = (sample * units + first) * size
+            place = (sample * units + first) * size
             call(code, (
-                x + at, y + at, first, count, ids + sample * 8, call_, k0, k1, threshold, affine
+                x + place, y + place, first, count, ids + sample * 8, call_, k0, k1, threshold,
+                affine,
             ))  # fmt: skip
 
 
 @jit.kernel
-def _drops(shared: int, count: int, *arguments: Any) -> None:
-    pool.offer(shared, count, *pool.job(_drop, arguments))
-
-
-@jit.kernel
-def _select(g: int, task: Task) -> None:
+def _select(g: int, at: int) -> None:
     """Do part g: chunks of the units whose fate `rows` rows share."""
-    parts, size, code, n, rows, units, x, y, keep, affine = task
+    parts, size, code, n, rows, units, x, y, keep, affine = jit.constants(at, 10)
     chunks = (units + CHUNK - 1) // CHUNK
     total = n * chunks
     for u in range(total * g // parts, total * (g + 1) // parts):
         sample, first = u // chunks, u % chunks * CHUNK
-        at = (sample * rows * units + first) * size
+        place = (sample * rows * units + first) * size
         call(code, (
-            x + at, y + at, units, rows, min(CHUNK, units - first), keep + sample * units + first,
-            affine,
+            x + place, y + place, units, rows, min(CHUNK, units - first),
+            keep + sample * units + first, affine,
         ))  # fmt: skip
-
-
-@jit.kernel
-def _selects(shared: int, count: int, *arguments: Any) -> None:
-    pool.offer(shared, count, *pool.job(_select, arguments))
 
 
 def forward(
@@ -329,17 +322,16 @@ def _drawn(
         return y
     ids, real = _whole(n, units)
     if lengths is not None:
-        real = lengths * (units // x.shape[1])
+        real = lengths.astype(np.int64) * (units // x.shape[1])
     if keep.sample_ids is not None:
         ids = keep.sample_ids.astype(np.uint64)
     constants = _numbers(affine, x.dtype)
     parts = 1 if x.size <= SERIAL else count_threads()
     k0, k1 = keep.key.tolist()
-    task = (
-        parts, x.dtype.itemsize, code(x.dtype), n, units, address(x), address(y), address(ids),
-        keep.call & formula.LOW, k0, k1, threshold, address(constants),
+    pool.share(
+        _drop, parts, parts, x.dtype.itemsize, code(x.dtype), n, units, address(x), address(y),
+        address(ids), address(real), keep.call & formula.LOW, k0, k1, threshold, address(constants),
     )  # fmt: skip
-    pool.launch(_drop, _drops, parts, task, real)
     return y
 
 
@@ -367,11 +359,10 @@ def _selected(x: NDArray, keep: NDArray, affine: Affine) -> NDArray:
         keep, (n, rows, units) = np.broadcast_to(keep, x.shape), (1, 1, x.size)
     keep, constants = contiguous(keep), _numbers(affine, x.dtype)
     parts = 1 if x.size <= SERIAL else count_threads()
-    task = (
-        parts, x.dtype.itemsize, select(x.dtype), n, rows, units, address(x), address(y),
-        address(keep), address(constants),
+    pool.share(
+        _select, parts, parts, x.dtype.itemsize, select(x.dtype), n, rows, units, address(x),
+        address(y), address(keep), address(constants),
     )  # fmt: skip
-    pool.launch(_select, _selects, parts, task)
     return y
 
 

@@ -9,13 +9,12 @@ a thread first takes what the step after hands on to its units, then goes throug
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from . import denormals, jit, pool
 from .few import few_rows
-from .jit import Code, address, call, held, item
+from .jit import Code, address, call, held, int64, item
 from .matmul import plan_of
 from .memory import empty, workspace
 from .mode import flush as flush_code
@@ -70,7 +69,7 @@ def _forward(part: int, at: int) -> None:
     if rows == 0:
         return
     call(set_mode, (flush, 0, modes + g * 8))
-    zero, one = numba.int64(0), numba.int64(1)  # not literals: `product` is compiled once
+    zero, one = int64(0), int64(1)  # not literals: `product` is compiled once
     columns, vectors = gates * hidden, (hidden + lane - 1) // lane
     u0, u1 = vectors * g // parts * lane, min(hidden, vectors * (g + 1) // parts * lane)
     units, padded = u1 - u0, vectors * lane
@@ -142,7 +141,7 @@ def _backward(part: int, at: int) -> None:
     )  # fmt: skip
     t, g = steps - 1 - part // parts, part % parts
     call(set_mode, (flush, 0, modes + g * 8))
-    zero = numba.int64(0)  # not a literal: `product` is compiled once
+    zero = int64(0)  # not a literal: `product` is compiled once
     columns, vectors = gates * hidden, (hidden + lane - 1) // lane
     u0, u1 = vectors * g // parts * lane, min(hidden, vectors * (g + 1) // parts * lane)
     units = u1 - u0
@@ -180,7 +179,7 @@ def _pack(g: int, at: int) -> None:
         parts, gates, gate, k, vectors, hidden, unit, row, col, width, size, lane, copy, transpose,
         source, panels,
     ) = jit.constants(at, 16)  # fmt: skip
-    zero, one = numba.int64(0), numba.int64(1)  # not literals: `pack` is compiled once
+    zero, one = int64(0), int64(1)  # not literals: `pack` is compiled once
     u0, u1 = vectors * g // parts * lane, min(hidden, vectors * (g + 1) // parts * lane)
     for q in range(gates):
         pack(

@@ -1,36 +1,35 @@
-"""The only place for compiler flags, CPU features and the cache of compiled code."""
+"""Machine code: that of kernels and of LLVM IR, the CPU that it is for, and its cache.
+
+Numba takes long to import, and is imported (by compiler.py) only where a kernel must be compiled.
+"""
 
 import contextlib
+import ctypes
 import hashlib
 import os
 import re
 import shutil
+import struct
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import llvmlite.binding as llvm
-import numba
 import numpy as np
 import numpy.typing as npt
-from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.core import config as _config
-from numba.extending import intrinsic
 
 from .memory import HEADER, pointer
 
 NDArray = npt.NDArray[Any]
 Task: TypeAlias = tuple[Any, ...]
 """The integers that a kernel is given: sizes, strides, addresses."""
-numba_config: Any = _config
 
-DISABLED: Final = bool(numba_config.DISABLE_JIT)
+DISABLED: Final = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
 """Whether NUMBA_DISABLE_JIT=1: kernels run as plain Python, tiles as their twin."""
 
 
@@ -40,11 +39,11 @@ DISABLED: Final = bool(numba_config.DISABLE_JIT)
 @cache
 def cpu() -> tuple[str, str]:
     """Return name and features of the CPU to compile for; NUMBA_CPU_NAME and _FEATURES override."""
-    name = numba_config.CPU_NAME or llvm.get_host_cpu_name()
-    features = numba_config.CPU_FEATURES
+    name = os.environ.get("NUMBA_CPU_NAME")
+    features = os.environ.get("NUMBA_CPU_FEATURES")
     if features is None:
-        features = "" if numba_config.CPU_NAME else llvm.get_host_cpu_features().flatten()
-    return name, features
+        features = "" if name else llvm.get_host_cpu_features().flatten()
+    return name or llvm.get_host_cpu_name(), features
 
 
 @cache
@@ -89,7 +88,7 @@ def sources() -> str:
         source = path.read_bytes()
         if path.parent.name == "engine" or b"engine" in source:
             digest.update(source)
-    versions = (sys.version_info[:2], numba.__version__, llvm.llvm_version_info, *cpu())
+    versions = (sys.version_info[:2], version("numba"), llvm.llvm_version_info, *cpu())
     digest.update(repr(versions).encode())
     return digest.hexdigest()[:24]
 
@@ -147,56 +146,40 @@ def _write(path: Path, code: bytes) -> None:
 _engines: list[Any] = []  # machine code lives as long as the engine that holds it
 
 
+def machine() -> Any:
+    """Return what turns IR into machine code."""
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    name, features = cpu()
+    triple = llvm.Target.from_default_triple()
+    return triple.create_target_machine(cpu=name, features=features, opt=3, jit=True)
+
+
 def native(name: str, emit: Callable[[], str], function: str) -> int:
     """Return the address of a function in a module of LLVM IR, compiled once a machine.
 
     Parameters
     ----------
     name : str
-        Names the module in the cache.
+        Names the module in the cache; it is not kept there without a name.
     emit : callable
         Returns the IR, where it was not compiled before.
     function : str
     """
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    cpu_name, features = cpu()
-    machine = llvm.Target.from_default_triple().create_target_machine(
-        cpu=cpu_name, features=features, opt=3, jit=True
-    )
     parent = folder()
-    path = None if parent is None else parent / f"{name}.code"
+    path = parent / f"{name}.code" if parent and name else None
     code = None if path is None else _read(path)
     if code is None:
         module = llvm.parse_assembly(emit())
         module.verify()
-        code = machine.emit_object(module)
+        code = machine().emit_object(module)
         if path is not None:
             _write(path, code)
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine())
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
     _engines.append(engine)
     return int(engine.get_function_address(function))
-
-
-def kernel(function: Callable[..., Any]) -> Any:
-    """Compile a kernel when it is first called: strict floating point, NumPy's division, no GIL."""
-    # Numba's cache knows changes of a function's own file only. Ours is keyed by all sources, and
-    # Numba takes the folder from its configuration at the moment of decoration.
-    before = numba_config.CACHE_DIR
-    try:
-        if folder() is not None:
-            numba_config.CACHE_DIR = str(folder())
-        return numba.njit(
-            function,
-            error_model="numpy",
-            fastmath=False,
-            nogil=True,
-            cache=folder() is not None,
-        )
-    finally:
-        numba_config.CACHE_DIR = before
 
 
 # Calling machine code
@@ -221,6 +204,18 @@ class Address:
         return self.flat[first : first + count]
 
 
+class Operation:
+    """What kernels alone can do; compiler.py knows by its name how."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+def operation(name: str, twin: Callable[..., Any]) -> Any:
+    """Return an operation; what does the same in Python where the JIT is disabled."""
+    return twin if DISABLED else Operation(name)
+
+
 def address(array: NDArray) -> Any:
     """Return where the data of an array begins; hold on to the array while it is used."""
     return Address(array) if DISABLED else pointer(array)
@@ -231,20 +226,11 @@ def held(array: NDArray) -> Any:
     return Address(array) if DISABLED else id(array) + HEADER
 
 
-@intrinsic
-def _data(typing_context: Any, held: Any) -> Any:
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        place = builder.inttoptr(arguments[0], ir.PointerType())
-        return builder.load(place, typ=ir.IntType(64))
-
-    return types.int64(types.int64), codegen
-
-
 def _data_twin(held: Address) -> Address:
     return held
 
 
-data: Final[Any] = _data_twin if DISABLED else _data
+data: Final = operation("data", _data_twin)
 """`data(held)`, in a kernel: where the data of an array begins."""
 
 
@@ -267,53 +253,30 @@ class Constants:
         self.at: Any = values if self.held is None else address(self.held)
 
 
-@intrinsic(prefer_literal=True)
-def _constants(typing_context: Any, at: Any, count: Any) -> Any:
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        first = builder.inttoptr(arguments[0], ir.PointerType())
-        values = [
-            builder.load(
-                builder.gep(first, [ir.IntType(64)(i)], source_etype=ir.IntType(64)),
-                typ=ir.IntType(64),
-            )
-            for i in range(count.literal_value)
-        ]
-        return context.make_tuple(builder, signature.return_type, values)
-
-    kind: Any = types.UniTuple(types.int64, count.literal_value)  # type: ignore[no-untyped-call]
-    return kind(types.int64, count), codegen
-
-
 def _constants_twin(at: tuple[Any, ...], count: int) -> tuple[Any, ...]:
     if len(at) != count:
         raise IndexError(f"{count} of {len(at)} constants")
     return at
 
 
-constants: Final[Any] = _constants_twin if DISABLED else _constants
+constants: Final = operation("constants", _constants_twin)
 """`constants(at, count)`, in a kernel: the values of `Constants`, or its arguments."""
 
 
-@intrinsic
-def _item(typing_context: Any, at: Any, i: Any) -> Any:
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        whole = ir.IntType(64)
-        first = builder.inttoptr(arguments[0], ir.PointerType())
-        place = builder.gep(first, [arguments[1]], source_etype=whole)
-        return builder.load(place, typ=whole)
-
-    return types.int64(types.int64, types.int64), codegen
+int64: Final = operation("int64", int)
+"""`int64(i)`, in a kernel: no literal, for which what takes it would be compiled once more."""
 
 
 def _item_twin(at: Address, i: int) -> int:
     return int(at.row(i, 1)[0])
 
 
-item: Final[Any] = _item_twin if DISABLED else _item
+item: Final = operation("item", _item_twin)
 """`item(at, i)`, in a kernel: element i of an array of 64-bit integers."""
 
 
 _compiling = threading.Lock()
+"""One thread compiles at a time."""
 
 
 class Code:
@@ -349,30 +312,196 @@ class Code:
         return native(f"{self.name}-{dtype}", lambda: self.emit(dtype), self.name)
 
 
-@intrinsic
-def _call(typing_context: Any, code: Any, arguments: Any) -> Any:
-    """Call the function at the address `code` with a tuple of integers."""
-
-    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        address, packed = values
-        unpacked: Any = cgutils.unpack_tuple(builder, packed)  # type: ignore[no-untyped-call]
-        integers = [
-            context.cast(builder, v, kind, types.int64)
-            for v, kind in zip(unpacked, signature.args[1], strict=True)
-        ]
-        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64)] * len(integers))
-        builder.call(builder.inttoptr(address, kind.as_pointer()), integers)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, arguments), codegen
-
-
 def _call_twin(code: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     code(*arguments)
 
 
-call: Final[Any] = _call_twin if DISABLED else _call
+call: Final = operation("call", _call_twin)
 """`call(code, (integers...))`, in a kernel: run the machine code."""
+
+
+# Kernels
+
+
+class Entry(NamedTuple):
+    """Where the code of a kernel begins, and the same as a function of Python."""
+
+    at: int
+    run: Callable[..., None]
+
+
+class Kernel:
+    """A function of integers, of tuples of them and of C-contiguous arrays; it returns nothing.
+
+    It is compiled when first asked for, to a function of two integers: its first argument, and the
+    address of the others, as `words` lays them. Called in Python, it runs as Python.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.known: dict[Any, Entry] = {}
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Run it in Python."""
+        return self.function(*arguments)
+
+    def entry(self, kinds: tuple[Any, ...] | int = 2) -> "Entry":
+        """Return the code for arguments of these kinds, behind the first.
+
+        A number: there are so many arguments, all integers, and these are those of the code.
+        """
+        found = self.known.get(kinds)
+        if found is None:
+            with _compiling:
+                found = self.known.get(kinds) or self._compiled(kinds)
+                self.known[kinds] = found
+        return found
+
+    def _compiled(self, kinds: tuple[Any, ...] | int) -> "Entry":
+        def emit() -> str:
+            from . import compiler  # which imports Numba
+
+            ir: str = compiler.emit(self, kinds, "kernel")
+            return ir
+
+        package, _, module = self.function.__module__.partition(".")
+        parts = [module, self.function.__name__]
+        for kind in kinds if isinstance(kinds, tuple) else ():
+            parts.append("".join(map(str, kind)) if isinstance(kind, tuple) else str(kind or ""))
+        # The cache knows when a source of this package changes, not when another's does.
+        name = "-".join(parts) if package == __name__.partition(".")[0] else ""
+        at = native(name, emit, "kernel")
+        return Entry(at, _callable(at, kinds if isinstance(kinds, int) else 2))
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """Compile a kernel when it is first needed: strict floating point, NumPy's division, no GIL.
+
+    It raises nothing.
+    """
+    return function if DISABLED else Kernel(function)
+
+
+@cache
+def packer(count: int) -> Callable[..., bytes]:
+    """Return what packs so many integers."""
+    return struct.Struct(f"{count}q").pack
+
+
+BYTES: Final = bytes.__basicsize__ - 1
+"""Bytes of such an object before what it holds, to which CPython adds a zero."""
+
+
+def words(arguments: Sequence[Any]) -> tuple[tuple[Any, ...], bytes]:
+    """Return the kinds of arguments, and their integers: of an array `held` and its shape.
+
+    The kind of a tuple is how many integers it has, that of an array its type and dimensions.
+    """
+    kinds: list[Any] = []
+    found: list[int] = []
+    for a in arguments:
+        if isinstance(a, tuple):
+            kinds.append(len(a))
+            found += a
+        elif isinstance(a, np.ndarray):
+            if not a.flags.c_contiguous:
+                raise ValueError("kernels take C-contiguous arrays")
+            kinds.append((a.dtype.char, a.ndim))
+            found.append(id(a) + HEADER)
+            found += a.shape
+        else:
+            kinds.append(None)
+            found.append(a)
+    return tuple(kinds), packer(len(found))(*found)
+
+
+class Words:
+    """Arguments of a kernel that stay from call to call."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self.arguments = tuple(
+            np.ascontiguousarray(a) if isinstance(a, np.ndarray) else a for a in arguments
+        )
+        self.kinds, self.packed = ((), b"") if DISABLED else words(self.arguments)
+
+
+def run(kernel: Any, first: int, *arguments: Any) -> None:
+    """Run a kernel on these arguments, without the GIL."""
+    if DISABLED:
+        kernel(first, *arguments)
+    else:
+        kinds, packed = words(arguments)
+        kernel.entry(kinds).run(first, id(packed) + BYTES)
+
+
+_ENTER: Final = """
+declare i64 @PyLong_AsLongLong(ptr)
+declare ptr @PyErr_Occurred()
+declare ptr @PyEval_SaveThread()
+declare void @PyEval_RestoreThread(ptr)
+declare ptr @Py_BuildValue(ptr, ...)
+@nothing = private constant [1 x i8] zeroinitializer
+
+define ptr @enter(ptr %code, ptr %arguments, i64 %count) {{
+  %address = call i64 @PyLong_AsLongLong(ptr %code)
+{read}
+  %error = call ptr @PyErr_Occurred()
+  %right = icmp eq ptr %error, null
+  br i1 %right, label %run, label %end
+
+run:
+  %state = call ptr @PyEval_SaveThread()
+  %function = inttoptr i64 %address to ptr
+  call void %function({given})
+  call void @PyEval_RestoreThread(ptr %state)
+  %none = call ptr (ptr, ...) @Py_BuildValue(ptr @nothing)
+  ret ptr %none
+
+end:
+  ret ptr null
+}}
+"""
+_READ: Final = """
+  %place{i} = getelementptr ptr, ptr %arguments, i64 {i}
+  %object{i} = load ptr, ptr %place{i}
+  %integer{i} = call i64 @PyLong_AsLongLong(ptr %object{i})
+"""
+
+
+class _Method(ctypes.Structure):
+    """CPython's PyMethodDef."""
+
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("function", ctypes.c_void_p),
+        ("flags", ctypes.c_int),
+        ("doc", ctypes.c_char_p),
+    )
+
+
+_FASTCALL: Final = 0x80
+
+
+@cache
+def _method(count: int) -> _Method:
+    """Return how Python calls code of so many integers."""
+    for name in re.findall(r"declare \w+ @(\w+)", _ENTER):
+        function = ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p)
+        llvm.add_symbol(name, function.value)
+
+    def emit() -> str:
+        read = "".join(_READ.format(i=i) for i in range(count))
+        return _ENTER.format(read=read, given=", ".join(f"i64 %integer{i}" for i in range(count)))
+
+    return _Method(b"enter", native(f"enter-{count}", emit, "enter"), _FASTCALL, None)
+
+
+def _callable(code: int, count: int) -> Callable[..., None]:
+    """Return code of so many integers as a function of Python, which lets the GIL go."""
+    create = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)
+    new = create(("PyCFunction_NewEx", ctypes.pythonapi))
+    found: Callable[..., None] = new(ctypes.addressof(_method(count)), code, None)
+    return found
 
 
 def _after_fork() -> None:

@@ -398,8 +398,8 @@ def _panels(b: NDArray, b_row: int, b_col: int, n: int, k: int) -> NDArray:
     panels = panels[-panels.ctypes.data % ALIGNMENT // plan.size :]
     if n and k:
         count = count_panels(vectors, plan.wide)
-        _pack(
-            0, count, count, k, n, plan.size, plan.lane, plan.wide,
+        jit.run(
+            _pack, 0, count, count, k, n, plan.size, plan.lane, plan.wide,
             copy(b.dtype), spread(b.dtype), transpose(b.dtype),
             address(b), b_row, b_col, address(panels), k * plan.wide * plan.lane,
         )  # fmt: skip

@@ -12,11 +12,10 @@ columns of C.
 
 from typing import Any, Final
 
-import numba
 import numpy.typing as npt
 
 from . import jit, pool, threads
-from .jit import address, call, item
+from .jit import address, call, int64, item
 from .matmul import plan_of
 from .memory import empty
 from .steps import zeros_and_ones
@@ -54,7 +53,7 @@ def _part(g: int, at: int) -> None:
         parts, k, n, size, lane, wide, tile, copy, origin, heights, zeros,
         x, x_columns, h, h_columns, ones, d, c, sums, pitch, blocks_a, blocks_b,
     ) = jit.constants(at, 22)  # fmt: skip
-    zero, one = numba.int64(0), numba.int64(1)  # not literals: `_copy` is compiled once
+    zero, one = int64(0), int64(1)  # not literals: `_copy` is compiled once
     m = x_columns + h_columns + 1
     vectors = (n + lane - 1) // lane
     count = (vectors + wide - 1) // wide

@@ -3,9 +3,9 @@
 from typing import Any, Final
 
 from llvmlite import ir
-from numba.core import cgutils
 
 from .jit import Address, Code
+from .loops import for_range
 from .tile import Emitter, lanes
 
 _i64, _i32, _pointer = ir.IntType(64), ir.IntType(32), ir.PointerType()
@@ -21,10 +21,10 @@ def _emit_copy(dtype: Any) -> str:
     mask = e.first_lanes(b, last)
     partly = b.icmp_signed("<", last, _i64(e.lanes))  # masked stores are slow on some CPUs
     whole = b.sub(vectors, b.zext(partly, _i64))
-    with cgutils.for_range(b, rows, intp=_i64) as i:
+    with for_range(b, rows) as i:
         from_row = e.at(b, source, b.mul(i.index, lds))
         into_row = e.at(b, target, b.mul(i.index, ldt))
-        with cgutils.for_range(b, whole, intp=_i64) as v:
+        with for_range(b, whole) as v:
             j = b.mul(v.index, _i64(e.lanes))
             e.store(b, e.load(b, e.at(b, from_row, j), None), e.at(b, into_row, j), None)
         with b.if_then(partly):
@@ -55,12 +55,12 @@ def _emit_spread(dtype: Any) -> str:
 
     def lines(start: ir.Value, stop: ir.Value, vectors: ir.Value, masked: bool) -> None:
         with (
-            cgutils.for_range(b, stop, start=start, intp=_i64) as i,
-            cgutils.for_range(b, panels, intp=_i64) as p,
+            for_range(b, stop, start=start) as i,
+            for_range(b, panels) as p,
         ):
             line = e.at(b, source, b.add(b.mul(i.index, lds), b.mul(p.index, width)))
             into = e.at(b, target, b.add(b.mul(p.index, gap), b.mul(i.index, width)))
-            with cgutils.for_range(b, vectors, intp=_i64) as v:
+            with for_range(b, vectors) as v:
                 j = b.mul(v.index, _i64(e.lanes))
                 e.store(b, e.load(b, e.at(b, line, j), None), e.at(b, into, j), None)
             if masked:
@@ -132,10 +132,10 @@ def _emit_transpose(dtype: Any) -> str:
     row_blocks, column_blocks = b.sdiv(rows, _i64(n)), b.sdiv(columns, _i64(n))
     whole_rows, whole_columns = b.mul(row_blocks, _i64(n)), b.mul(column_blocks, _i64(n))
 
-    with cgutils.for_range(b, column_blocks, intp=_i64) as bj:
+    with for_range(b, column_blocks) as bj:
         j = b.mul(bj.index, _i64(n))
         from_block = e.at(b, source, b.mul(j, lds))
-        with cgutils.for_range(b, row_blocks, intp=_i64) as bi:
+        with for_range(b, row_blocks) as bi:
             i = b.mul(bi.index, _i64(n))
             lines = [
                 e.load(b, e.at(b, e.at(b, from_block, i), b.mul(lds, _i64(q))), None)
@@ -148,8 +148,8 @@ def _emit_transpose(dtype: Any) -> str:
 
     def singly(row_from: Any, column_from: Any, column_to: Any) -> None:
         with (
-            cgutils.for_range(b, column_to, start=column_from, intp=_i64) as j,
-            cgutils.for_range(b, rows, start=row_from, intp=_i64) as i,
+            for_range(b, column_to, start=column_from) as j,
+            for_range(b, rows, start=row_from) as i,
         ):
             at = e.at(b, source, b.add(b.mul(j.index, lds), i.index))
             into = e.at(b, target, b.add(b.mul(i.index, ldt), j.index))

@@ -47,9 +47,9 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
-from numba.core import cgutils
 
 from .jit import Address, Code
+from .loops import for_range
 from .tile import Emitter, lanes
 
 NDArray = npt.NDArray[Any]
@@ -292,7 +292,7 @@ class Functions(Emitter):
         done: ir.Value = _i64(0)
         for count in sorted({together, 1}, reverse=True):
             turns = b.sdiv(b.sub(whole, done), _i64(count))
-            with cgutils.for_range(b, turns, intp=_i64) as turn:
+            with for_range(b, turns) as turn:
                 v = b.add(done, b.mul(turn.index, _i64(count)))
                 places = [b.mul(b.add(v, _i64(u)), _i64(self.lanes)) for u in range(count)]
                 self.together(b, [partial(body, element=j, mask=None) for j in places])

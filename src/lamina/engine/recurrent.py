@@ -24,15 +24,14 @@ on the batch, on the ranks or on the threads.
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
-from numba.core import cgutils
 
 from . import columns as by_columns
 from . import denormals, jit, pool, threads
-from .jit import Address, Code, address, call, held, item
+from .jit import Address, Code, address, call, held, int64, item
+from .loops import for_range
 from .matmul import BEFORE, IN_PLACE, WITHIN, matmul, plan_of
 from .memory import aligned, empty, workspace
 from .mode import flush as flush_code
@@ -70,7 +69,7 @@ def _forward(part: int, at: int) -> None:
     ) = jit.constants(fixed, 38)  # fmt: skip
     phase, g, work = part // parts, part % parts, jit.data(work)
     weight_x, weight_h, weight_p = jit.data(weight_x), jit.data(weight_h), jit.data(weight_p)
-    zero, one = numba.int64(0), numba.int64(1)  # not literals: kernels are compiled once
+    zero, one = int64(0), int64(1)  # not literals: kernels are compiled once
     both = inputs + outputs
     tall_x = tall_h = both  # x and h side by side, their weights one above the other
     if not stacked:
@@ -194,7 +193,7 @@ def _backward(part: int, at: int) -> None:
         panels_h, panels_p, ds, modes, heights,
     ) = jit.constants(fixed, 28)  # fmt: skip
     phase, g, work = part // parts, part % parts, jit.data(work)
-    zero, one = numba.int64(0), numba.int64(1)  # not literals: kernels are compiled once
+    zero, one = int64(0), int64(1)  # not literals: kernels are compiled once
     if phase == 0:
         for k, n, wide, source, panels in (
             (columns, outputs, width, weight_h, panels_h),
@@ -266,8 +265,8 @@ def _packed(matrices: list[NDArray], width: int, known: dict[tuple[Any, ...], ND
     k0 = 0
     for matrix in matrices:
         k = len(matrix)
-        pack(
-            0, 1, k0, k, tall, columns, width, plan.size, plan.lane, *plan.codes[1:],
+        jit.run(
+            pack, 0, 1, k0, k, tall, columns, width, plan.size, plan.lane, *plan.codes[1:],
             address(matrix), columns, 1, address(panels),
         )  # fmt: skip
         k0 += k
@@ -487,7 +486,7 @@ def _inputs(part: int, at: int) -> None:
         zeros, weight_x, panels, da, dx, together, pitch, strips,
     ) = jit.constants(at, 20)  # fmt: skip
     phase, g = part // parts, part % parts
-    zero, one = numba.int64(0), numba.int64(1)  # not literals: kernels are compiled once
+    zero, one = int64(0), int64(1)  # not literals: kernels are compiled once
     if phase == 0:
         pack(
             g, parts, zero, columns, columns, inputs, width, size, lane, copy, transpose,
@@ -528,10 +527,9 @@ def inputs(da: NDArray, weight_x: NDArray) -> NDArray:
 
 
 @jit.kernel
-def _step(
-    n: int, fixed: int, x: int, h: int, c: int, work: int, h_next: int, c_next: int, y: int
-) -> None:
+def _step(part: int, at: int) -> None:
     """Go through one step of a few sequences, from what `jit.held` gave for the arrays."""
+    n, fixed, x, h, c, work, h_next, c_next, y = jit.constants(at, 9)
     x, h, c, work, h_next, c_next, y = (
         jit.data(x), jit.data(h), jit.data(c), jit.data(work), jit.data(h_next), jit.data(c_next),
         jit.data(y),
@@ -613,9 +611,10 @@ class Stepper:
             np.empty(shape, self.dtype), np.empty(shape, self.dtype), np.empty(shape, self.dtype)
         )  # fmt: skip
         work = np.empty(n * self.work, self.dtype)
-        _step(
-            n, self.at, held(x), held(h), held(c), held(work), held(h_next), held(c_next), held(y)
-        )
+        pool.share(
+            _step, 1, n, self.at, held(x), held(h), held(c), held(work), held(h_next),
+            held(c_next), held(y),
+        )  # fmt: skip
         return y, h_next, c_next
 
 
@@ -624,7 +623,7 @@ def _emit_affine(dtype: Any) -> str:
     e = Functions(dtype)
     b, arguments = e.function("affine", "iii" + "pi" * 4)
     rows, vectors, last, *matrices = arguments
-    with cgutils.for_range(b, rows, intp=rows.type) as loop:
+    with for_range(b, rows) as loop:
         lines = [
             e.at(b, base, b.mul(loop.index, row))
             for base, row in zip(matrices[::2], matrices[1::2], strict=True)

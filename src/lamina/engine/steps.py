@@ -51,7 +51,15 @@ class Steps:
         self.lengths = lengths = np.ascontiguousarray(lengths, np.int64)
         self.order, self.stride = np.empty(n, np.int64), 1
         self.first, self.active = np.empty(steps, np.int64), np.empty(steps, np.int64)
-        _rank(lengths, self.order, self.first, self.active, np.empty(steps + 1, np.int64))
+        jit.run(
+            _rank,
+            steps,
+            lengths,
+            self.order,
+            self.first,
+            self.active,
+            np.empty(steps + 1, np.int64),
+        )
         self.rows, self.most = int(lengths.sum()), int(np.count_nonzero(lengths))
 
     @cached_property
@@ -80,9 +88,9 @@ class Steps:
     def _copy(self, pack: int, x: NDArray, packed: NDArray) -> None:
         plan, width = plan_of(x.dtype), x.shape[-1]
         zeros, _ = zeros_and_ones(width, x.dtype)
-        _copy(
-            pack, width, plan.size, plan.lane, plan.codes[1], self.lengths, self.order, self.first,
-            held(x), held(packed), held(zeros),
+        jit.run(
+            _copy, pack, width, plan.size, plan.lane, plan.codes[1], self.lengths, self.order,
+            self.first, held(x), held(packed), held(zeros),
         )  # fmt: skip
 
     def by_rank(self, state: NDArray) -> NDArray:
@@ -150,10 +158,10 @@ def steps_of(x: NDArray, lengths: NDArray | None) -> Steps:
 
 @jit.kernel
 def _rank(
-    lengths: NDArray, order: NDArray, first: NDArray, active: NDArray, following: NDArray
-) -> None:
+    steps: int, lengths: NDArray, order: NDArray, first: NDArray, active: NDArray,
+    following: NDArray,
+) -> None:  # fmt: skip
     """Rank sequences by length, longest first: order by rank; first and active by step."""
-    steps = len(first)
     following[:] = 0
     for length in lengths:
         following[length] += 1

@@ -10,9 +10,9 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 from llvmlite import ir
-from numba.core import cgutils
 
 from . import jit
+from .loops import for_range
 from .tile import Emitter
 
 _i64, _i32, _pointer = ir.IntType(64), ir.IntType(32), ir.PointerType()
@@ -104,7 +104,7 @@ class Sweep(Emitter):
         for vectors in sizes:
             wide = _i64(vectors * self.lanes)
             count = b.sdiv(b.sub(width, first), wide)
-            with cgutils.for_range(b, count, intp=_i64) as strip:
+            with for_range(b, count) as strip:
                 body(b.add(first, b.mul(strip.index, wide)), [None] * vectors)
             first = b.add(first, b.mul(count, wide))
         with b.if_then(b.icmp_signed("<", first, width)):

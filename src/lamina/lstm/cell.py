@@ -5,9 +5,9 @@ from typing import Any, Final
 
 import numpy as np
 from llvmlite import ir
-from numba.core import cgutils
 
 from ..engine.jit import Address, Code
+from ..engine.loops import for_range
 from ..engine.pointwise import Functions, logistic
 from ..engine.tile import lanes
 
@@ -25,7 +25,7 @@ def _emit_forward(dtype: Any) -> str:
     next_gates = b.mul(next_row, _i64(4))
 
     def row_by_row(keeps: bool) -> None:
-        with cgutils.for_range(b, rows, intp=_i64) as loop:
+        with for_range(b, rows) as loop:
 
             def line(base: ir.Value, stride: ir.Value, width: int = 1) -> ir.Value:
                 return e.at(b, base, b.mul(loop.index, b.mul(stride, _i64(width))))
@@ -104,7 +104,7 @@ def _emit_backward(dtype: Any) -> str:
     one = e.number(1)
     next_row = b.mul(ahead, hidden)
     next_gates = b.mul(next_row, _i64(4))
-    with cgutils.for_range(b, rows, intp=_i64) as loop:
+    with for_range(b, rows) as loop:
 
         def line(base: ir.Value, stride: ir.Value, width: int = 1) -> ir.Value:
             return e.at(b, base, b.mul(loop.index, b.mul(stride, _i64(width))))

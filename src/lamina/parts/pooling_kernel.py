@@ -16,11 +16,11 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
-from numba.core import cgutils
 
 from ..arrays import mask_steps
 from ..engine import jit, pool, program
 from ..engine.jit import Address, Code, Constants, address, call, data, held, item
+from ..engine.loops import for_range
 from ..engine.matmul import contiguous
 from ..engine.memory import empty
 from ..engine.sweep import Masks, Sweep, Values
@@ -66,7 +66,7 @@ class _Terms:
         width, self.divisor, *steps = self._integers(sizes, 2 + 2 * RANK)
         self.steps, self.places = steps[:RANK], steps[RANK:]
         self.integers = ir.VectorType(ir.IntType(8 * s.size), s.lanes)
-        with cgutils.for_range(b, count, intp=_i64) as run:
+        with for_range(b, count) as run:
             row = b.gep(table, [b.mul(run.index, _i64(RUN))], source_etype=_i64)
             first, n2, tap, to, length = self._integers(row, RUN)
             self.counts, self.place = [n0, n1, n2], b.add(place, tap)

@@ -12,10 +12,10 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
-from numba.core import cgutils
 
 from ..engine import jit, pool
 from ..engine.jit import Address, Code, call, data, held
+from ..engine.loops import for_range
 from ..engine.matmul import contiguous
 from ..engine.memory import empty
 from ..engine.pointwise import Functions
@@ -72,7 +72,7 @@ class _Rows(Sweep):
         for together, masks in ((ROWS, [None] * self.vectors), (1, self.there)):
             self.together, self.access = together, masks
             turns = b.sdiv(b.sub(within, done), _i64(together))
-            with cgutils.for_range(b, turns, intp=_i64) as turn:
+            with for_range(b, turns) as turn:
                 first = b.add(done, b.mul(turn.index, _i64(together)))
                 rows(self, [self._row(b.add(first, _i64(i))) for i in range(together)])
             done, within = b.add(done, b.mul(turns, _i64(together))), count

@@ -7,9 +7,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
-from numba.core import cgutils
 
 from ..engine.jit import Address, Code
+from ..engine.loops import for_range
 from ..engine.pointwise import Functions, logistic
 from ..engine.tile import lanes
 from .formula import SLOPES
@@ -43,7 +43,7 @@ def _emit_forward(activation: str, dtype: Any) -> str:
         arguments
     )
     next_row = b.mul(ahead, hidden)
-    with cgutils.for_range(b, rows, intp=rows.type) as loop:
+    with for_range(b, rows) as loop:
         a_line, s_line, h_line, m_line = (
             e.at(b, base, b.mul(loop.index, row))
             for base, row in ((a, lda), (s, s_row), (h, h_row), (m, m_row))
@@ -81,7 +81,7 @@ def _emit_backward(activation: str, dtype: Any) -> str:
     b, arguments = e.function(f"{activation}_backward", "iiii" + "pi" * 4 + "ippp")
     rows, vectors, last, hidden, y, y_row, dh, dh_row, dy, dy_row, *_, ahead, _, _, da = arguments
     next_row = b.mul(ahead, hidden)
-    with cgutils.for_range(b, rows, intp=rows.type) as loop:
+    with for_range(b, rows) as loop:
         y_line, dh_line, dy_line, da_line = (
             e.at(b, base, b.mul(loop.index, row))
             for base, row in ((y, y_row), (dh, dh_row), (dy, dy_row), (da, y_row))

@@ -213,7 +213,7 @@ squares: Final = Code("squares", _emit_squares, _squares_twin)
 
 
 @jit.kernel
-def _update(g: int, task: Task, table: NDArray, gradients: NDArray) -> None:
+def _update(g: int, table: NDArray, task: Task, gradients: NDArray) -> None:
     """Do the pieces of part g."""
     parts, total, code, _ = task
     for i in range(len(table)):
@@ -226,12 +226,7 @@ def _update(g: int, task: Task, table: NDArray, gradients: NDArray) -> None:
 
 
 @jit.kernel
-def _updates(shared: int, count: int, *arguments: Any) -> None:
-    pool.offer(shared, count, *pool.job(_update, arguments))
-
-
-@jit.kernel
-def _square(g: int, task: Task, table: NDArray, gradients: NDArray) -> None:
+def _square(g: int, table: NDArray, task: Task, gradients: NDArray) -> None:
     """Add the squares of the pieces of part g, the last one first.
 
     Of what is read last, which is what the update reads first, caches still hold much then.
@@ -241,11 +236,6 @@ def _square(g: int, task: Task, table: NDArray, gradients: NDArray) -> None:
         done, count, at, k = table[i, 0], table[i, 1], table[i, 2], table[i, 3]
         if done * parts // total == g:
             call(code, (data(gradients[k]) + at, count, sums + i * COLUMNS * 8))
-
-
-@jit.kernel
-def _square_all(shared: int, count: int, *arguments: Any) -> None:
-    pool.offer(shared, count, *pool.job(_square, arguments))
 
 
 RULES: Final = {code.name: code for code in (sgd, momentum, adam, rmsprop)}
@@ -284,7 +274,7 @@ class Updates:
                 count, at = min(PIECE, p.size - first), first * self.dtype.itemsize
                 rows.append((self.total, count, at, k, *places, address(self.numbers[kind])))
                 self.total += count
-        self.table = jit.table(rows)
+        self.table = jit.Words(jit.table(rows))
         self.sums = np.empty((len(rows), COLUMNS), DOUBLE)
 
     def read(self, gradients: Sequence[NDArray]) -> list[NDArray]:
@@ -295,7 +285,7 @@ class Updates:
         """Return Σ g² in float64; NaN or infinite where a gradient holds such, or it overflows."""
         if not self.total:
             return 0.0
-        self._launch(_square, _square_all, squares(self.dtype), address(self.sums), gradients)
+        self._launch(_square, squares(self.dtype), address(self.sums), gradients)
         with np.errstate(invalid="ignore", over="ignore"):
             return float(self.sums.sum())
 
@@ -306,11 +296,9 @@ class Updates:
         """
         self.numbers[...] = numbers
         if self.total:
-            self._launch(_update, _updates, self.code, 0, gradients)
+            self._launch(_update, self.code, 0, gradients)
 
-    def _launch(
-        self, serial: Any, parallel: Any, code: Any, sums: Any, gradients: Sequence[NDArray]
-    ) -> None:
+    def _launch(self, kernel: Any, code: Any, sums: Any, gradients: Sequence[NDArray]) -> None:
         parts = 1 if self.total <= SERIAL else count_threads()
         places = jit.table([held(g) for g in gradients])
-        pool.launch(serial, parallel, parts, (parts, self.total, code, sums), self.table, places)
+        pool.launch(kernel, parts, self.table, (parts, self.total, code, sums), places)
