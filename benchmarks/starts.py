@@ -97,9 +97,11 @@ def measure() -> dict[str, float]:
 
 def _output(cache: str, *arguments: str) -> str:
     """Return what Python prints, given a folder for compiled code."""
+    environment = {**os.environ, "LAMINA_CACHE_DIR": cache}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # what a user has imported once is compiled
     return subprocess.run(
         [sys.executable, *arguments],
-        env={**os.environ, "LAMINA_CACHE_DIR": cache},
+        env=environment,
         cwd=cache,
         capture_output=True,
         text=True,
