@@ -18,6 +18,7 @@ from typing import Any, Final
 import numpy as np
 from llvmlite import ir
 
+from ..engine import elements
 from ..engine.jit import Address, Code
 from ..engine.sweep import DOUBLE, Masks, Sweep, Values, strips
 
@@ -449,3 +450,18 @@ gradient: Final = _either("gradient", partial(_emit_gradient, past=False), _grad
 """dx of rows."""
 gradient_past: Final = _either("gradient_past", partial(_emit_gradient, past=True), _gradient_twin)
 """dx of rows, written past the caches."""
+
+
+def _followed(e: Any, b: Any, running: Any, of_batch: Any, number: Any) -> Any:
+    new = b.fmul(number(1), b.fmul(number(2), of_batch))
+    return (b.fadd(b.fmul(number(0), running), new),)
+
+
+follow: Final = elements.Each(
+    "follow",
+    _followed,
+    lambda running, of_batch, kept, new, times: (kept * running + new * (times * of_batch),),
+    arrays=2,
+    light=False,
+)
+"""Running values after one batch more, with the numbers ρ, 1 - ρ and a factor of the batch's."""

@@ -445,9 +445,25 @@ def update(
 ) -> tuple[NDArray, NDArray]:  # fmt: skip
     """Return the running mean and variance after one batch more."""
     kept = 1 - 1 / (batches + 1) if momentum is None else momentum  # (7)
-    dtype, factor = running_mean.dtype, count / (count - 1) if unbiased else 1
-    old, new, factor = np.array([kept, 1 - kept, factor], dtype)
-    return old * running_mean + new * mean, old * running_var + new * (factor * var)  # (5), (6)
+    dtype, C, factor = running_mean.dtype, len(mean), count / (count - 1) if unbiased else 1
+    shares = np.array([kept, 1 - kept, 1, kept, 1 - kept, factor], dtype)
+    given = [contiguous(a) for a in (running_mean, running_var, mean, var)]
+    after = np.empty((2, C), dtype)
+    pool.share(
+        _follow, 1, columns.follow(dtype), C, dtype.itemsize, *map(held, given), held(after),
+        held(shares),
+    )  # fmt: skip
+    return after[0], after[1]
+
+
+@jit.kernel
+def _follow(_: int, at: int) -> None:
+    """Let both running values follow."""
+    code, n, size, mean, var, of_mean, of_var, after, shares = jit.constants(at, 9)
+    after, shares = data(after), data(shares)
+    call(code, (data(mean), data(of_mean), after, after, n, shares))  # (5)
+    after, shares = after + n * size, shares + 3 * size
+    call(code, (data(var), data(of_var), after, after, n, shares))  # (6)
 
 
 def _run_forward(

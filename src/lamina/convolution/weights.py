@@ -38,9 +38,9 @@ CHUNKS: Final = 16
 BLOCKS: Final = 2
 SUM: Final = 2**18
 """Bytes of a sum at the most: it stays in level 2."""
-FEW: Final = 32
-"""Of so many channels tiles of dW are work enough for all threads. They come to so many chunks only
-where these are, too:"""
+MANY: Final = 32
+"""So many channels are gathered, for a product whose tiles all threads share, unless there are so
+many chunks to share:"""
 SEVERAL: Final = 8
 
 
@@ -197,7 +197,7 @@ def weights(
     while chunks > 1 and chunks > units // BLOCKS:
         chunks //= 2
     large = kd * slots * pitch * size > HELD or weights * size > SUM
-    if large or (c >= FEW and chunks < SEVERAL):
+    if large or (c >= MANY and chunks < SEVERAL):
         return product(x, dy, dw, *moves)
     parts = min(threads, chunks) if math.prod(dy) * kd * kh * rows > SERIAL else 1
     packs = len(edges) > 2
