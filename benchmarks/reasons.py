@@ -81,6 +81,12 @@ STARTS: Final = Reason(
 
 REASONS: Final = (
     Reason(
+        "Gradients that are looked at first",
+        "An update that is not finite changes nothing: every gradient is read once before the "
+        "first parameter is written. An array that no cache holds costs so one more reading.",
+        _of(Update),
+    ),
+    Reason(
         "The others are near the limit",
         "The fastest of them so near that at the limit itself the ratio would be below its bar.",
         _is_out_of_reach,
@@ -114,16 +120,16 @@ REASONS: Final = (
         _of(BatchNorm),
     ),
     Reason(
-        "Gradients that are looked at first",
-        "An update that is not finite changes nothing: every gradient is read once before the "
-        "first parameter is written. An array that no cache holds costs so one more reading.",
-        _of(Update),
-    ),
-    Reason(
         "Exact functions",
         "Some 20 vector operations and a division an element, twice as many in GELU, take more "
         "time than memory. They keep the error to a few units in the last place over the whole "
         "range, also where a result is tiny.",
+        _of(Activation, lambda case: case.function not in ("ReLU", "LeakyReLU")),
+    ),
+    Reason(
+        "Memory alone",
+        "Read once, written once: on a shared machine the bandwidth of memory, which is all that "
+        "counts then, is not the same in one minute and in the next.",
         _of(Activation),
     ),
     Reason(
@@ -185,6 +191,12 @@ REASONS: Final = (
         "are packed within the call, which a single image of 7x7 has little use of; rows are "
         "copied beside their padding; 33 or 65 channels are computed as whole vectors.",
         _of(Convolution),
+    ),
+    Reason(
+        "One row",
+        "W is read once. One core draws 35 to 40 GB/s of it from level 3, where two would draw "
+        "twice as much, and a second one has to be there when the call begins.",
+        _of(Linear, lambda case: case.rows == 1),
     ),
     Reason(
         "Products",

@@ -24,8 +24,9 @@ NDArray = npt.NDArray[Any]
 
 LEAST: Final = 200_000
 """The least elements of W_h: with fewer, threads would wait for one another longer than work."""
-ALONE: Final = 16_384
-"""The same for one sequence, which keeps one thread busy otherwise."""
+ALONE: Final = 32_768
+"""The same for one sequence, which keeps one thread busy otherwise; half of it with several gates,
+whose cells are work to share, too."""
 WORTH: Final = 250_000
 """Its least multiply-adds by W_h in all: fewer are done before another thread wakes."""
 SOME: Final = 4
@@ -40,8 +41,9 @@ def is_better(weights: Weights, n: int, steps: int, threads: int) -> bool:
     """Tell whether threads should share the columns rather than the sequences."""
     if weights.p is not None or (n > 1 and steps < SOME and weights.panels is None):
         return False
-    size = weights.h.size
-    enough = size >= LEAST if n > 1 else size >= ALONE and steps * size >= WORTH
+    size, (hidden, columns) = weights.h.size, weights.h.shape
+    alone = size * min(columns // hidden, 2) >= ALONE and steps * size >= WORTH
+    enough = alone if n == 1 else size >= LEAST
     return threads > 1 and n <= MOST * threads and enough
 
 
