@@ -1,7 +1,8 @@
 """Why results stay below their bars: what takes the time, group by group.
 
-A result is listed under the first reason that fits it. Each was found by measuring, on the machine
-of docs/benchmarks.md; on another the same bars may be missed for more reasons, or for fewer.
+A result is listed under the first reason that fits it. They were found on the machine of
+docs/benchmarks.md, most by measuring, the others by counts of operations and bytes; on another
+machine the same bars may be missed for more reasons, or for fewer.
 """
 
 from collections.abc import Callable
@@ -69,14 +70,14 @@ RAGGED: Final = Reason(
 )
 ACCURACY: Final = Reason(
     "Time to an accuracy",
-    "Both train for the same epochs, and two thirds of a step's time is what its arithmetic would "
-    "take at the peak of the processor: even there the ratio would be about the bar.",
+    "Both train for the same epochs, and most of a step's time is what its arithmetic would take "
+    "at the peak of the processor: the last line of the table bounds the ratio.",
 )
 STARTS: Final = Reason(
     "Starts",
     "Numba takes half a second to import and each kernel some tenths of a second to type and "
     "optimise on this processor, once for a machine. What was compiled before is linked in "
-    "milliseconds.",
+    "milliseconds. A step of a stream reads all weights, half a megabyte, on one core.",
 )
 
 REASONS: Final = (

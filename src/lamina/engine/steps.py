@@ -51,15 +51,8 @@ class Steps:
         self.lengths = lengths = np.ascontiguousarray(lengths, np.int64)
         self.order, self.stride = np.empty(n, np.int64), 1
         self.first, self.active = np.empty(steps, np.int64), np.empty(steps, np.int64)
-        jit.run(
-            _rank,
-            steps,
-            lengths,
-            self.order,
-            self.first,
-            self.active,
-            np.empty(steps + 1, np.int64),
-        )
+        following = np.empty(steps + 1, np.int64)
+        jit.run(_rank, steps, lengths, self.order, self.first, self.active, following)
         self.rows, self.most = int(lengths.sum()), int(np.count_nonzero(lengths))
 
     @cached_property
