@@ -26,6 +26,14 @@ def same(a, b):
     return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
 
 
+@pytest.mark.parametrize("layer", [lm.Linear(5, 4, rng=0), lm.ReLU()])
+def test_planned_at_the_second_call(layer):
+    x = np.ones((2, 5), np.float32)
+    for count in range(2):
+        layer(x)
+        assert [known is not None for known in layer._calls.known.values()] == [count == 1]
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(1, 16), (16,), (2, 3, 16), (40, 16), (0, 16)])

@@ -105,7 +105,8 @@ class Linear(Layer):
         self, x: NDArray, *, lengths: Any = None, training: bool = False
     ) -> tuple[NDArray, Any]:
         """Return y, shape (..., O), and the cache of `backward`."""
-        if lengths is None and self._calls is not None and type(x) is np.ndarray:
+        # At inference, `__call__` has looked for a plan already.
+        if training and lengths is None and self._calls is not None and type(x) is np.ndarray:
             program = self._calls.program(x, self)
             if program is not None:
                 how, arrays = kernel(__name__), self._params
