@@ -50,7 +50,7 @@ site: .venv/.docs docs/node_modules
 
 site-test: .venv/.docs docs/node_modules
 	@test -x /usr/bin/chromium || (apt-get update -qq && apt-get install -qq --no-install-recommends chromium)
-	$(BIN)/python -m pytest -c docs/tests/pytest.ini docs/tests
+	$(BIN)/python -m pytest -c docs/tests/pytest.ini -n auto docs/tests
 
 site-serve:
 	@$(PYTHON) docs/tests/serve.py

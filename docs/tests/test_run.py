@@ -1,24 +1,23 @@
 """The programs of the pages, in the browser's Python: they print what they printed when built."""
 
+import pytest
+
 from conftest import pages, serve
 
 PROGRAMS = [p for p in pages() if "<lamina-run>" in (serve.SITE / p[1:]).read_text()]
 
 
-def test_programs_print_the_same(page, base_url):
-    assert PROGRAMS
-    for path in PROGRAMS:
-        page.goto(base_url + path)
-        for program in page.locator("lamina-run").all():
-            expected = program.locator(".lr-out").text_content().strip()
-            program.evaluate("e => { e.querySelector('.lr-out').textContent = ''; }")
-            program.get_by_role("button", name="Run").click()
-            page.wait_for_function(
-                "e => e.dataset.done", arg=program.element_handle(), timeout=120_000
-            )
-            found = program.locator(".lr-out").text_content().strip()
-            assert program.get_attribute("data-done") == "ok", f"{path}: {found}"
-            assert found == expected, path
+@pytest.mark.parametrize("path", PROGRAMS)
+def test_programs_print_the_same(page, base_url, path):
+    page.goto(base_url + path)
+    for program in page.locator("lamina-run").all():
+        expected = program.locator(".lr-out").text_content().strip()
+        program.evaluate("e => { e.querySelector('.lr-out').textContent = ''; }")
+        program.get_by_role("button", name="Run").click()
+        page.wait_for_function("e => e.dataset.done", arg=program.element_handle(), timeout=120_000)
+        found = program.locator(".lr-out").text_content().strip()
+        assert program.get_attribute("data-done") == "ok", found
+        assert found == expected
 
 
 def test_a_program_can_be_changed(page, base_url):
