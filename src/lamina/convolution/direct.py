@@ -31,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..engine import jit, pool
-from ..engine.jit import Task, Words, address, call
+from ..engine.jit import Task, Words, address, call, data, held
 from ..engine.matmul import SERIAL, grid, plan_of
 from ..engine.memory import ALIGNMENT, aligned
 from ..windows import Ints
@@ -101,9 +101,10 @@ def _rows(
         parts, cols, size, lane, tile, copy, block, every, piece, span, n, high, wide, c, reach,
         pitch, copied, scratch_size, out_d, out_h, taps_d, taps_h, taps_w,
         s_d, s_h, s_w, d_d, d_h, d_w, length, b_panel, b_vector, ldb,
-        y_n, y_d, y_h, y_w, groups, outputs,
+        y_first, y_n, y_d, y_h, y_w, groups, outputs,
     ) = shape  # fmt: skip
-    x, scratch, zeros, origin, segments_at, b, first, end, y, start, start_col, relu = at
+    x, y, scratch, zeros, origin, segments_at, b, first, end, start, start_col, relu = at
+    x, y = data(x), data(y) + y_first * size
     b_group = (end - first) * b_panel
     c0 = first + (end - first) * (g % cols) // cols
     c1 = first + (end - first) * (g % cols + 1) // cols
@@ -364,7 +365,6 @@ class Correlation:
     scratch: int
     lists: tuple[int, int, int]
     zeros: NDArray
-    y_first: int
 
     @property
     def lists_at(self) -> int:
@@ -479,14 +479,14 @@ def correlation(
         parts, cols, size, lane, tile, copy, block, every, piece, span, n, high, wide, c,
         math.prod(x[1:]), pitch, copied, scratch, deep.count, rows.count, planes,
         taps_h, taps_w, deep.stride, rows.stride, columns.stride, deep.dilation, rows.dilation,
-        columns.dilation, length, b_panel, b_vector, ldb, math.prod(y[1:]), *y_strides, groups,
-        outputs,
+        columns.dilation, length, b_panel, b_vector, ldb, y_first, math.prod(y[1:]), *y_strides,
+        groups, outputs,
     )  # fmt: skip
     cuts = np.array(edges)
     return Correlation(
         dtype, packed, Words(packing, np.array(chosen), cuts), threads, panel, spans, (parts, cols),
         Words(shape, heights, deep.map, rows.map, strips, runs, cuts), parts * cols * scratch,
-        lists, zeros, y_first,
+        lists, zeros,
     )  # fmt: skip
 
 
@@ -516,45 +516,62 @@ def correlate(
             _pack_panels(plan, weight, first, end, b := panels)
         else:
             b = weight
-        _bound(plan, b, first, end, bias, relu, scratch, segments)(x, y)
+        rest = _places(plan, b, first, end, bias, relu, scratch, segments)
+        _launch(plan, rest, segments, x, y)
 
 
 def bind(
     plan: Correlation, weight: Packed, bias: NDArray | None, relu: bool, scratch: NDArray
 ) -> Callable[[NDArray, NDArray], None]:
     """Return `correlate` as a function of x and y that works in `plan.bytes` of scratch."""
-    blocks = scratch[: plan.scratch * plan.dtype.itemsize].view(plan.dtype)
-    lists = scratch[plan.lists_at : plan.bytes].view(np.int64).reshape(plan.lists)
-    runs = [
-        _bound(plan, weight.panels[first * plan.panel :], first, end, bias, relu, blocks, lists)
-        for first, end in plan.spans
-    ]
+    bound, lists = _bound(plan, weight, bias, relu, scratch)
 
     def run(x: NDArray, y: NDArray) -> None:
-        for part in runs:
-            part(x, y)
+        for rest in bound:
+            _launch(plan, rest, lists, x, y)
 
-    return run if len(runs) > 1 else runs[0]
+    return run
+
+
+def ready(
+    plan: Correlation, weight: Packed, bias: NDArray | None, relu: bool,
+    x: int, y: int, scratch: NDArray,
+) -> pool.Ready | None:  # fmt: skip
+    """Return what `bind` gives for what `held` says of x and y, if all panels are used together."""
+    bound, lists = _bound(plan, weight, bias, relu, scratch)
+    if len(bound) > 1:
+        return None
+    return pool.ready(_rows, math.prod(plan.grid), plan.fixed, (x, y, *bound[0]), lists)
 
 
 def _bound(
+    plan: Correlation, weight: Packed, bias: NDArray | None, relu: bool, scratch: NDArray
+) -> tuple[list[Task], NDArray]:
+    """Return `_places` for all panels, and the lists of segments."""
+    blocks = scratch[: plan.scratch * plan.dtype.itemsize].view(plan.dtype)
+    lists = scratch[plan.lists_at : plan.bytes].view(np.int64).reshape(plan.lists)
+    bound = [
+        _places(plan, weight.panels[first * plan.panel :], first, end, bias, relu, blocks, lists)
+        for first, end in plan.spans
+    ]
+    return bound, lists
+
+
+def _places(
     plan: Correlation, b: NDArray, first: int, end: int, bias: NDArray | None, relu: bool,
     scratch: NDArray, segments: NDArray,
-) -> Callable[[NDArray, NDArray], None]:  # fmt: skip
-    """Return the correlation with the panels of B from `first` to `end`."""
-    parts, y_first = math.prod(plan.grid), plan.y_first * plan.dtype.itemsize
+) -> Task:  # fmt: skip
+    """Return what `_rows` is told beside x and y, with the panels of B from `first` to `end`."""
     start, start_col = (plan.zeros, 0) if bias is None else (bias, 1)
-    before = (
+    return (
         address(scratch), address(plan.zeros), plan_of(plan.dtype).origin_at, address(segments),
-        address(b), first, end,
+        address(b), first, end, address(start), start_col, int(relu),
     )  # fmt: skip
-    after = address(start), start_col, int(relu)
 
-    def run(x: NDArray, y: NDArray) -> None:
-        at = address(x), *before, address(y) + y_first, *after
-        pool.launch(_rows, parts, plan.fixed, at, segments)
 
-    return run
+def _launch(plan: Correlation, rest: Task, segments: NDArray, x: NDArray, y: NDArray) -> None:
+    at = held(x), held(y), *rest
+    pool.launch(_rows, math.prod(plan.grid), plan.fixed, at, segments)
 
 
 def _pack_panels(plan: Correlation, weight: NDArray, first: int, end: int, into: NDArray) -> None:

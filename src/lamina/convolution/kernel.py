@@ -114,7 +114,10 @@ class Fixed:
         if isinstance(weights, direct.Packed) and 0 not in case.y:
             how = _plan(case, weights.edges)
             bind = partial(direct.bind, how, weights, bias, relu)
-            return plan.add_bound(case.y, bind, how.bytes, x)
+            ready = partial(direct.ready, how, weights, bias, relu)
+            return plan.add_bound(case.y, bind, how.bytes, x, ready=ready)
+        if isinstance(weights, matmul.Packed):
+            return plan.multiply(x, matmul.Given(weights, bias, relu), case.y)
         return plan.add(case.y, lambda x, y: _compute(case, x, weights, bias, relu, y), x)
 
     def _case(self, x: Ints, dtype: np.dtype[Any], padding: Pads) -> "_Case":

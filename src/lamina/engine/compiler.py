@@ -35,7 +35,7 @@ from numba.core.untyped_passes import (
 from numba.extending import intrinsic, typeof_impl
 from numba.np.arrayobj import make_array, populate_array
 
-from .jit import Kernel, Operation, machine
+from .jit import Elsewhere, Kernel, Operation, machine
 from .pool import ROW, X, Y
 
 _i64: Final = ir.IntType(64)
@@ -293,6 +293,36 @@ def _kind(kind: Any) -> Any:
     return array(numba.from_dtype(np.dtype(dtype)), dimensions, "C")
 
 
+def _kinds(kinds: tuple[Any, ...]) -> list[Any]:
+    """Return Numba's types for those of several arguments."""
+    found = []
+    for kind in kinds:
+        found += _kinds(kind.kinds) if isinstance(kind, Elsewhere) else [_kind(kind)]
+    return found
+
+
+def _values(context: Any, builder: Any, at: Any, kinds: tuple[Any, ...]) -> list[Any]:
+    """Return arguments of these kinds, whose integers are read."""
+    base, values, i = builder.inttoptr(at, _pointer), [], 0
+    for kind in kinds:
+        count = 1
+        if isinstance(kind, int):
+            count = kind
+        elif isinstance(kind, tuple) and not isinstance(kind, Elsewhere):
+            count = 1 + kind[1]
+        words = _loaded(builder, base, i, count)
+        i += count
+        if isinstance(kind, Elsewhere):
+            values += _values(context, builder, words[0], kind.kinds)
+        elif isinstance(kind, int):
+            values.append(context.make_tuple(builder, _kind(kind), words))
+        elif kind is None:
+            values += words
+        else:
+            values.append(_array(context, builder, _kind(kind), words[0], words[1:]))
+    return values
+
+
 def _array(context: Any, builder: Any, kind: Any, held: Any, shape: list[Any]) -> Any:
     size = context.get_abi_sizeof(context.get_data_type(kind.dtype))
     strides = [_i64(size)]
@@ -308,7 +338,7 @@ def _array(context: Any, builder: Any, kind: Any, held: Any, shape: list[Any]) -
 
 def _spread(kernel: Kernel, kinds: tuple[Any, ...]) -> Callable[[int, int], None]:
     """Return a kernel as a function of two integers: it reads its other arguments."""
-    given = [_kind(kind) for kind in kinds]
+    given = _kinds(kinds)
 
     def typed(typing_context: Any, first: Any, at: Any) -> Any:
         called = typing_context.resolve_value_type(kernel)
@@ -316,21 +346,7 @@ def _spread(kernel: Kernel, kinds: tuple[Any, ...]) -> Callable[[int, int], None
 
         def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             first, at = arguments
-            base, values, i = builder.inttoptr(at, _pointer), [first], 0
-            for kind in given:
-                count = 1
-                if isinstance(kind, types.UniTuple):
-                    count = len(kind)
-                elif isinstance(kind, types.Array):
-                    count = 1 + kind.ndim
-                words = _loaded(builder, base, i, count)
-                i += count
-                if isinstance(kind, types.UniTuple):
-                    values.append(context.make_tuple(builder, kind, words))
-                elif isinstance(kind, types.Array):
-                    values.append(_array(context, builder, kind, words[0], words[1:]))
-                else:
-                    values += words
+            values = [first, *_values(context, builder, at, kinds)]
             run = context.get_function(called, inner)
             context.add_linking_libs(getattr(run, "libs", ()))
             return run(builder, values)

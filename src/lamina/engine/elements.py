@@ -151,7 +151,7 @@ class Bound:
         pool.share(_some, self.parts, *self._task(chosen, *map(held, arrays)))
 
     def ready(self, *places: Any) -> pool.Ready | None:
-        """Return it for what `held` says of the arrays and of a scratch, which is not used.
+        """Return it for what `held` says of the arrays; the scratch behind them is not used.
 
         None where it depends on the arrays how to write them.
         """

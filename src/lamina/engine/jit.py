@@ -366,12 +366,18 @@ class Kernel:
 
         package, _, module = self.function.__module__.partition(".")
         parts = [module, self.function.__name__]
-        for kind in kinds if isinstance(kinds, tuple) else ():
-            parts.append("".join(map(str, kind)) if isinstance(kind, tuple) else str(kind or ""))
+        parts += map(_label, kinds if isinstance(kinds, tuple) else ())
         # The cache knows when a source of this package changes, not when another's does.
         name = "-".join(parts) if package == __name__.partition(".")[0] else ""
         at = native(name, emit, "kernel")
         return Entry(at, _callable(at, kinds if isinstance(kinds, int) else 2))
+
+
+def _label(kind: Any) -> str:
+    """Return what the name of code says of a kind of argument."""
+    if isinstance(kind, Elsewhere):
+        return "at" + "_".join(map(_label, kind.kinds))
+    return "".join(map(str, kind)) if isinstance(kind, tuple) else str(kind or "")
 
 
 def kernel(function: Callable[..., Any]) -> Any:
@@ -392,10 +398,17 @@ BYTES: Final = bytes.__basicsize__ - 1
 """Bytes of such an object before what it holds, to which CPython adds a zero."""
 
 
-def words(arguments: Sequence[Any]) -> tuple[tuple[Any, ...], bytes]:
+class Elsewhere(NamedTuple):
+    """The kind of `Words`: several arguments, of these kinds."""
+
+    kinds: tuple[Any, ...]
+
+
+def words(arguments: Sequence[Any]) -> tuple[tuple[Any, ...], list[int]]:
     """Return the kinds of arguments, and their integers: of an array `held` and its shape.
 
-    The kind of a tuple is how many integers it has, that of an array its type and dimensions.
+    The kind of a tuple is how many integers it has, that of an array its type and dimensions. Of
+    `Words` there is one integer: where their own are.
     """
     kinds: list[Any] = []
     found: list[int] = []
@@ -409,10 +422,13 @@ def words(arguments: Sequence[Any]) -> tuple[tuple[Any, ...], bytes]:
             kinds.append((a.dtype.char, a.ndim))
             found.append(id(a) + HEADER)
             found += a.shape
+        elif isinstance(a, Words):
+            kinds.append(a.kind)
+            found.append(id(a.packed) + BYTES)
         else:
             kinds.append(None)
             found.append(a)
-    return tuple(kinds), packer(len(found))(*found)
+    return tuple(kinds), found
 
 
 class Words:
@@ -422,7 +438,9 @@ class Words:
         self.arguments = tuple(
             np.ascontiguousarray(a) if isinstance(a, np.ndarray) else a for a in arguments
         )
-        self.kinds, self.packed = ((), b"") if DISABLED else words(self.arguments)
+        kinds, found = ((), []) if DISABLED else words(self.arguments)
+        self.kind = Elsewhere(kinds)
+        self.packed = packer(len(found))(*found)
 
 
 def run(kernel: Any, first: int, *arguments: Any) -> None:
@@ -430,7 +448,8 @@ def run(kernel: Any, first: int, *arguments: Any) -> None:
     if DISABLED:
         kernel(first, *arguments)
     else:
-        kinds, packed = words(arguments)
+        kinds, found = words(arguments)
+        packed = packer(len(found))(*found)
         kernel.entry(kinds).run(first, id(packed) + BYTES)
 
 

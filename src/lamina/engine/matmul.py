@@ -476,15 +476,15 @@ class Given:
         size = 0 if found is None else found[0].panels * self.b.dtype.itemsize
         return size if size <= SCRATCH else 0
 
-    def ready(self, m: int, a: int, c: int, scratch: int) -> pool.Ready | None:
-        """Return it for what `held` says of A, C and the scratch, unless that would be large."""
+    def ready(self, m: int, a: int, c: int, scratch: NDArray) -> pool.Ready | None:
+        """Return it for what `held` says of A and C, unless the scratch would be large."""
         found = self._shape(m)
         if found is None:
             return None
         shape, b = found
         if shape.panels and not self.scratch(m):
             return None
-        panels = scratch if shape.panels else shape.zeros
+        panels = held(scratch) if shape.panels else shape.zeros
         places = shape.constants.at, a, held(b), self.start, c, panels
         return pool.Ready(_part, shape.parts, places, (self, b, shape))
 

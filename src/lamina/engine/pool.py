@@ -9,7 +9,7 @@ for work for about 0.3 ms, then sleeps until a call wakes it.
 import atexit
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -40,7 +40,9 @@ ALONE: Final = 0
 
 X, Y = -1, -2
 """In the place of an argument that comes later."""
-ROW: Final = 16
+ALONE_BEFORE: Final = 4
+"""So many calls that are not shared, and those before one that is, are a run of their own."""
+ROW: Final = 24
 """The words of a call that is ready: how many there are from it on that run as one, the kernel, how
 many parts, the arguments."""
 
@@ -219,21 +221,28 @@ def launch(kernel: Any, count: int, fixed: Words, *arguments: Any) -> None:
     if DISABLED:
         _in_turn(kernel, count, *fixed.arguments, *arguments)
     else:
-        kinds, packed = words(arguments)
-        _run(kernel.entry(fixed.kinds + kinds), count, fixed.packed + packed, 1)
+        kinds, found = words((fixed, *arguments))
+        _run(kernel.entry(kinds), count, packer(len(found))(*found), 1)
 
 
 class Ready(NamedTuple):
-    """A call of `share`, in one phase, with all at hand.
+    """A call of `share`, in one phase, or of `launch`, with all at hand.
 
     Of its arguments, X and Y stand for what `held` will say of two arrays that come later; the
-    others are not negative. `keep` is what they point to.
+    others are not negative. `keep` is what they point to, `kinds` what `words` says of them.
     """
 
     kernel: Any
     parts: int
-    arguments: tuple[int, ...]
+    arguments: Sequence[int]
     keep: Any
+    kinds: tuple[Any, ...] | int = 2
+
+
+def ready(kernel: Any, count: int, fixed: Words, *arguments: Any) -> Ready:
+    """Return a call of `launch` with all at hand."""
+    kinds, found = words((fixed, *arguments))
+    return Ready(kernel, count, found, (fixed, arguments), kinds)
 
 
 def in_order(calls: list[Ready]) -> tuple[list[Callable[[int, int], Any]], Any]:
@@ -242,14 +251,18 @@ def in_order(calls: list[Ready]) -> tuple[list[Callable[[int, int], Any]], Any]:
     Each takes the ids of the arrays X and Y. Any number of threads may call one at once.
     """
     table = np.zeros((len(calls), ROW), np.int64)
-    # Workers may fall asleep in what is not shared: what is shared wakes them and comes first.
-    firsts = [i for i, ready in enumerate(calls) if i == 0 or ready.parts > 1]
+    # Workers may fall asleep in what is not shared: what is shared after it wakes them.
+    firsts, alone = [0], ALONE_BEFORE
+    for i, ready in enumerate(calls):
+        if ready.parts > 1 and alone >= ALONE_BEFORE and i > 0:
+            firsts.append(i)
+        alone = alone + 1 if ready.parts == 1 else 0
     runs: list[Callable[[int, int], Any]] = []
     for first, end in zip(firsts, [*firsts[1:], len(calls)], strict=True):
         for i in range(first, end):
-            kernel, parts, arguments, _ = calls[i]
-            table[i, : 3 + len(arguments)] = end - first, kernel.entry().at, parts, *arguments
-        at, parts = pointer(table[first:]), calls[first].parts
+            kernel, parts, arguments, _, kinds = calls[i]
+            table[i, : 3 + len(arguments)] = end - first, kernel.entry(kinds).at, parts, *arguments
+        at, parts = pointer(table[first:]), max(ready.parts for ready in calls[first:end])
         runs.append(
             partial(_alone.entry(3).run, at)
             if parts == 1

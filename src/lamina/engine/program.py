@@ -9,6 +9,7 @@ call.
 import itertools
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy.typing as npt
 
 from . import pool
 from .jit import DISABLED, held
-from .matmul import contiguous
+from .matmul import Given, contiguous
 from .memory import ALIGNMENT, LEAST, aligned, empty
 
 NDArray = npt.NDArray[Any]
@@ -27,7 +28,7 @@ Bind: TypeAlias = Callable[[NDArray], Run]
 """`bind(scratch)` returns what runs, and works in those bytes, which begin a cache line."""
 Prepare: TypeAlias = Callable[..., pool.Ready | None]
 """`prepare(*sources, target, scratch)` returns a step as a call that is ready, if it can be one,
-for what `held` says of all these: it takes less time than what runs."""
+for what `held` says of the arrays: it takes less time than what runs."""
 
 KEPT: Final = 2**24
 """The most bytes that a program keeps from call to call; beyond, to ask for memory takes no time
@@ -100,6 +101,12 @@ class Plan:
         self.steps.append(Step(bind, sources, target, in_place, ready))
         self.scratch = max(self.scratch, scratch)
         return target
+
+    def multiply(self, x: int, product: Given, shape: Shape) -> int:
+        """Note a product of an array's rows, which gives one of that shape; return its number."""
+        rows = math.prod(self.shapes[x]) // product.k
+        ready, scratch = partial(product.ready, rows), product.scratch(rows)
+        return self.add(shape, lambda x, y: product(x, rows, y), x, scratch=scratch, ready=ready)
 
     def check(self, dtype: np.dtype[Any] | None) -> None:
         """Refuse another dtype than that of the plan."""
@@ -222,7 +229,7 @@ class Program:
         later = {self.y: pool.Y, 0: pool.X}
         numbers = *step.sources, step.target
         places = [later.get(self.plan.owners[i]) or held(arrays[i]) for i in numbers]
-        return step.ready(*places, held(scratch))
+        return step.ready(*places, scratch)
 
 
 def _laid_out(plan: Plan, y: int) -> tuple[dict[int, int], int]:

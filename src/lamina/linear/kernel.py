@@ -1,6 +1,5 @@
 """Linear: the functions of formula.py, as matrix products on the engine."""
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -68,11 +67,7 @@ def by_program(
 
 
 def _planned(product: Given, plan: Plan, x: int) -> int:
-    shape = plan.shapes[x]
-    rows = math.prod(shape[:-1])
-    y, scratch = (*shape[:-1], product.n), product.scratch(rows)
-    ready = partial(product.ready, rows)
-    return plan.add(y, lambda x, y: product(x, rows, y), x, scratch=scratch, ready=ready)
+    return plan.multiply(x, product, (*plan.shapes[x][:-1], product.n))
 
 
 def backward(dy: NDArray, cache: tuple[Any, ...]) -> tuple[NDArray, dict[str, NDArray]]:

@@ -395,7 +395,7 @@ def _bind(
     code: Code, tables: tuple[NDArray, NDArray, NDArray], source: Ints, sign: int,
     window: Ints, steps: Ints, read: Ints, written: Ints, dtype: np.dtype[Any], parts: int,
     divisor: int = 1,
-) -> Callable[[NDArray, NDArray, NDArray, NDArray], None]:  # fmt: skip
+) -> "_Bound":  # fmt: skip
     """Return what runs code over all rows of two arrays to write, from two to read (N, *source, C).
 
     `read` and `written` are the shapes of the arrays of each kind.
@@ -415,7 +415,7 @@ def _bind(
         len(runs), address(runs), address(sizes),
     )  # fmt: skip
 
-    return partial(_run, parts, fixed, (first, middle, runs, sizes))
+    return _Bound(parts, fixed, (first, middle, runs, sizes), 0 in written)
 
 
 def _runs(table: NDArray) -> NDArray:
@@ -426,12 +426,24 @@ def _runs(table: NDArray) -> NDArray:
     return np.column_stack((table[begin], begin, lengths)).astype(np.int64)
 
 
-def _run(
-    parts: int, fixed: Constants, kept: Any, a: NDArray, b: NDArray, c: NDArray, d: NDArray
-) -> None:
-    """Do all rows; `fixed` has the addresses of what is kept."""
-    if c.size:
-        pool.share(_pool, parts, fixed.at, held(a), held(b), held(c), held(d))
+class _Bound(NamedTuple):
+    """What does all rows of arrays of given shapes; `fixed` has the addresses of what is kept."""
+
+    parts: int
+    fixed: Constants
+    kept: Any
+    nothing: bool
+
+    def __call__(self, a: NDArray, b: NDArray, c: NDArray, d: NDArray) -> None:
+        """Read a and b, write c and d."""
+        if not self.nothing:
+            pool.share(_pool, self.parts, self.fixed.at, held(a), held(b), held(c), held(d))
+
+    def ready(self, a: int, c: int, scratch: NDArray) -> pool.Ready | None:
+        """Return it for what `held` says of an array to read and one to write."""
+        if self.nothing:
+            return None
+        return pool.Ready(_pool, self.parts, (self.fixed.at, a, a, c, c), self)
 
 
 def _parts(*shapes: Ints) -> int:
@@ -484,7 +496,7 @@ def _forward(
 
 def _bind_forward(
     code: Code, x: Ints, dtype: np.dtype[Any], windows: Windows, plan: Plan, parts: int
-) -> tuple[Ints, Callable[[NDArray, NDArray, NDArray, NDArray], None]]:
+) -> tuple[Ints, _Bound]:
     """Return the shape of y, and what writes y and the places of maxima, of x of that shape."""
     sizes = x[1:-1]
     y = (x[0], *windows.outputs(sizes), x[-1])
@@ -496,7 +508,7 @@ def _bind_forward(
 def _usual_forward(
     code: Code, x: Ints, dtype: np.dtype[Any], pool_size: Ints, stride: Ints, padding: Pads,
     parts: int,
-) -> tuple[Windows, Plan, Ints, Callable[[NDArray, NDArray, NDArray, NDArray], None]]:  # fmt: skip
+) -> tuple[Windows, Plan, Ints, _Bound]:  # fmt: skip
     """Return the windows, how they lie, and the same where there are no lengths."""
     windows = Windows(pool_size, stride, (1,) * len(pool_size), padding)
     plan = _usual(x[1:-1], windows)
@@ -517,7 +529,7 @@ def _backward(dy: NDArray, cache: Cache, divisor: int = 1) -> NDArray:
 
 def _bind_backward(
     code: Code, plan: Plan, dy: Ints, dx: Ints, dtype: np.dtype[Any], parts: int, divisor: int
-) -> Callable[[NDArray, NDArray, NDArray, NDArray], None]:
+) -> _Bound:
     sides = plan.back, plan.outputs, -1, plan.window, plan.stride
     return _bind(code, *sides, dy, dx, dtype, parts, divisor)
 
@@ -525,7 +537,7 @@ def _bind_backward(
 @lru_cache(SHAPES)
 def _usual_backward(
     code: Code, windows: Windows, dy: Ints, dx: Ints, dtype: np.dtype[Any], parts: int, divisor: int
-) -> Callable[[NDArray, NDArray, NDArray, NDArray], None]:
+) -> _Bound:
     return _bind_backward(code, _usual(dx[1:-1], windows), dy, dx, dtype, parts, divisor)
 
 
@@ -656,4 +668,4 @@ class Steps:
         plan = _plan(shape[1:-1], windows, None, None)
         dtype, parts = self.plan.dtype, _parts(shape)
         y, run = _bind_forward(code, shape, dtype, windows, plan, parts)
-        return self.plan.add(y, lambda x, y: run(x, x, y, y), x)
+        return self.plan.add(y, lambda x, y: run(x, x, y, y), x, ready=run.ready)
