@@ -32,7 +32,7 @@ import numpy.typing as npt
 
 from ..engine import jit, pool
 from ..engine.jit import Task, Words, address, call, data, held
-from ..engine.matmul import SERIAL, grid, plan_of
+from ..engine.matmul import SERIAL, SERIAL_PLANNED, grid, plan_of
 from ..engine.memory import ALIGNMENT, aligned
 from ..windows import Ints
 
@@ -44,6 +44,8 @@ SCRATCH: Final = 128 * 1024
 """Bytes of a thread's scratch block, as long as one row of taps needs no more."""
 RESIDENT: Final = 256 * 1024
 """Bytes of B that a thread keeps in level 2 while rows of X pass."""
+EVEN: Final = 1.1
+"""How far the largest of equal shares of rows may be above the mean."""
 PACKED: Final = 2**21
 """Bytes of B that are packed at a time: they are used before they leave the caches."""
 KEPT: Final = 2**22
@@ -424,7 +426,8 @@ def correlation(
     ]  # fmt: skip
     depth = len(chosen) * terms
     pixels = n * deep.count * rows.count * columns.count
-    threads = threads if pixels * outputs * groups * depth > SERIAL else 1
+    alone = SERIAL if edges is None else SERIAL_PLANNED
+    threads = threads if pixels * outputs * groups * depth > alone else 1
 
     # B
     in_order = not transposed and groups == 1 and chosen == list(range(math.prod(kernel)))
@@ -470,7 +473,9 @@ def correlation(
     if packed and (given is None or read_again):
         at_once = min(count, max(1, PACKED // (panel * size)))
     parts, cols = grid(units, at_once, threads)
-    if depth * outputs < math.prod(x[1:]):  # of equal cuts that by rows, which copies none twice
+    if depth * outputs * size <= RESIDENT and -(-units // threads) * threads <= EVEN * units:
+        parts, cols = threads, 1  # each thread finds in its caches what it wrote of X
+    elif depth * outputs < math.prod(x[1:]):  # of equal cuts that by rows: none is copied twice
         cols, parts = grid(at_once, units, threads)
     spans = tuple((first, min(first + at_once, count)) for first in range(0, count, at_once))
     longest = min(piece, copied) * taps_w + 1

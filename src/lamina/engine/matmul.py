@@ -40,6 +40,8 @@ COLUMNS: Final = 2048
 """The most columns of B that a thread packs at once, which bounds the workspace."""
 SERIAL: Final = 400_000
 """Below so many multiply-adds a call stays on one core: a second one would cost more."""
+SERIAL_PLANNED: Final = 100_000
+"""The same in a program, whose steps threads share sooner."""
 SERIAL_B: Final = 120_000
 """Nor one whose B has fewer elements, as a level-2 cache holds: a few rows wait for B alone."""
 REUSED: Final = 3

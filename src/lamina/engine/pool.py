@@ -252,9 +252,9 @@ def in_order(calls: list[Ready]) -> tuple[list[Callable[[int, int], Any]], Any]:
     """
     table = np.zeros((len(calls), ROW), np.int64)
     # Workers may fall asleep in what is not shared: what is shared after it wakes them.
-    firsts, alone = [0], ALONE_BEFORE
+    firsts, alone = [0], 0
     for i, ready in enumerate(calls):
-        if ready.parts > 1 and alone >= ALONE_BEFORE and i > 0:
+        if ready.parts > 1 and alone >= ALONE_BEFORE:
             firsts.append(i)
         alone = alone + 1 if ready.parts == 1 else 0
     runs: list[Callable[[int, int], Any]] = []

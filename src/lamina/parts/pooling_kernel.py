@@ -32,6 +32,8 @@ _i64 = ir.IntType(64)
 
 SERIAL: Final = 32_768
 """Up to so many elements of x a call stays on one core."""
+SERIAL_PLANNED: Final = 16_384
+"""The same in a program, where each thread may find in its caches what it wrote."""
 RANK: Final = 3
 """The most axes between batch and channels."""
 SHAPES: Final = 256
@@ -446,8 +448,8 @@ class _Bound(NamedTuple):
         return pool.Ready(_pool, self.parts, (self.fixed.at, a, a, c, c), self)
 
 
-def _parts(*shapes: Ints) -> int:
-    return 1 if max(map(math.prod, shapes)) <= SERIAL else count_threads()
+def _parts(*shapes: Ints, alone: int = SERIAL) -> int:
+    return 1 if max(map(math.prod, shapes)) <= alone else count_threads()
 
 
 # The functions
@@ -666,6 +668,6 @@ class Steps:
     def _add(self, code: Code, x: int, windows: Windows) -> int:
         shape = self.plan.shapes[x]
         plan = _plan(shape[1:-1], windows, None, None)
-        dtype, parts = self.plan.dtype, _parts(shape)
+        dtype, parts = self.plan.dtype, _parts(shape, alone=SERIAL_PLANNED)
         y, run = _bind_forward(code, shape, dtype, windows, plan, parts)
         return self.plan.add(y, lambda x, y: run(x, x, y, y), x, ready=run.ready)
