@@ -40,8 +40,9 @@ ALONE: Final = 0
 
 X, Y = -1, -2
 """In the place of an argument that comes later."""
-ALONE_BEFORE: Final = 4
-"""So many calls that are not shared, and those before one that is, are a run of their own."""
+TOGETHER: Final = 4
+"""The most calls that are shared in a run of calls that are ready; so many that are not, one after
+the other, end it, too."""
 ROW: Final = 24
 """The words of a call that is ready: how many there are from it on that run as one, the kernel, how
 many parts, the arguments."""
@@ -251,12 +252,16 @@ def in_order(calls: list[Ready]) -> tuple[list[Callable[[int, int], Any]], Any]:
     Each takes the ids of the arrays X and Y. Any number of threads may call one at once.
     """
     table = np.zeros((len(calls), ROW), np.int64)
-    # Workers may fall asleep in what is not shared: what is shared after it wakes them.
-    firsts, alone = [0], 0
+    # Workers may fall asleep where they are not needed, or find no core: each run wakes them.
+    firsts, shared, alone = [0], 0, 0
     for i, ready in enumerate(calls):
-        if ready.parts > 1 and alone >= ALONE_BEFORE:
+        if ready.parts == 1:
+            alone += 1
+            continue
+        if shared == TOGETHER or alone >= TOGETHER:
             firsts.append(i)
-        alone = alone + 1 if ready.parts == 1 else 0
+            shared = 0
+        shared, alone = shared + 1, 0
     runs: list[Callable[[int, int], Any]] = []
     for first, end in zip(firsts, [*firsts[1:], len(calls)], strict=True):
         for i in range(first, end):
