@@ -5,6 +5,7 @@ import inspect
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -407,7 +408,7 @@ class Layer(ABC):
         """Return those of the options that were given and that `forward` takes."""
         if lengths is None and sample_ids is None:
             return {}
-        takes = inspect.signature(self.forward).parameters
+        takes = _parameters(type(self).forward)
         options = {}
         if lengths is not None:
             if "lengths" not in takes:
@@ -442,3 +443,9 @@ class Layer(ABC):
                 shown = f"np.{np.dtype(value)}" if is_dtype else repr(value)
                 said.append(f"{name}={shown}")
         return f"{type(self).__name__}({', '.join(said)})"
+
+
+@lru_cache(maxsize=256)
+def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """Return what a function takes: to look it up takes longer than a small layer."""
+    return inspect.signature(function).parameters

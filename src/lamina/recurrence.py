@@ -276,8 +276,11 @@ class Recurrent(Layer):
         x = arguments.array(self, "x", x, self.dtype)
         arguments.features(self, x, self.in_features, ndim=3)
         lengths = arguments.lengths(self, lengths, x)
+        if lengths is not None and np.all(lengths == x.shape[1]):
+            lengths = None  # there is no padding
         before = self._checked_state("state", state, len(x))
         functions = self._functions()
+        reverses = hasattr(functions, "REVERSES")
         run = functions.run if keep else getattr(functions, "infer", functions.run)
         after: list[tuple[NDArray, ...]] = []
         caches = []
@@ -293,21 +296,23 @@ class Recurrent(Layer):
                 mask = None
                 if self.recurrent_dropouts and (training or self.recurrent_dropouts[0].always):
                     mask = self._draw_mask(len(after), len(x), sample_ids)
-                turned, start = reverse_steps(x, lengths) if reverse else x, before[len(after)]
+                start, turn = before[len(after)], reverse and not reverses
+                turned = reverse_steps(x, lengths) if turn else x
+                options = {"lengths": lengths, "mask": mask}
+                if reverse and reverses:
+                    options["reverse"] = True
                 if prepared is not None:
-                    y, end, cell = prepared[suffix](turned, start, lengths=lengths, mask=mask)
+                    y, end, cell = prepared[suffix](turned, start, **options)
                 else:
                     weights = self._weights(suffix)
-                    y, end, cell = run(
-                        turned, start, *weights, lengths=lengths, mask=mask, **self.cell
-                    )
-                ys.append(reverse_steps(y, lengths) if reverse else y)
+                    y, end, cell = run(turned, start, *weights, **options, **self.cell)
+                ys.append(reverse_steps(y, lengths) if turn else y)
                 after.append(end)
                 cells.append(cell)
                 if trace:
                     seen = functions.trace(cell).items()
                     traces.append(
-                        {name: reverse_steps(a, lengths) if reverse else a for name, a in seen}
+                        {name: reverse_steps(a, lengths) if turn else a for name, a in seen}
                     )
             x = self._join(ys)
             caches.append((dropped, cells))
@@ -326,23 +331,25 @@ class Recurrent(Layer):
         dafter = list(self._checked_state("dstate", dstate, len(dy)))
         dbefore: list[tuple[NDArray, ...]] = []
         grads: Arrays = {}
+        reverses = hasattr(functions, "REVERSES")
         for layer in reversed(range(self.layers)):
             dropped, cells = caches[layer]
             dys = self._split(dy)
             dxs: list[NDArray] = []
             for reverse, suffix in reversed(list(enumerate(self._suffixes(layer)))):
                 trace = None if traces is None else traces[len(dafter) - 1]
+                turn = reverse and not reverses
                 dx, dstart, found = functions.run_backward(
-                    reverse_steps(dys[reverse], lengths) if reverse else dys[reverse],
+                    reverse_steps(dys[reverse], lengths) if turn else dys[reverse],
                     dafter.pop(),
                     cells[reverse],
                     trace,
                 )
-                dxs.append(reverse_steps(dx, lengths) if reverse else dx)
+                dxs.append(reverse_steps(dx, lengths) if turn else dx)
                 dbefore.append(dstart)
                 grads |= {name + suffix: g for name, g in found.items()}
                 if trace is not None:
-                    if reverse:
+                    if turn:
                         trace["da"] = reverse_steps(trace["da"], lengths)
                     trace["norm"] = np.linalg.norm(trace["da"], axis=-1)
             dy = sum(dxs[1:], start=dxs[0])

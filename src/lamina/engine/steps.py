@@ -4,6 +4,7 @@ The sequences of a batch are ranked by length, longest first, so that those whic
 the first active[t] ranks. The *rows* of all arrays are the real steps alone, in one of two orders,
 and the row of rank r at step t is first[t] + r · stride in either: where all sequences have T
 steps, x itself, row by row (stride T); else step by step (stride 1). Cost follows the real steps.
+In reverse, step 0 is a sequence's last.
 """
 
 from functools import cached_property, lru_cache
@@ -12,7 +13,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from . import jit
+from . import jit, pool, threads
 from .jit import call, held, item
 from .matmul import contiguous, plan_of
 from .memory import empty
@@ -25,6 +26,8 @@ TERMS: Final = 384
 """The most terms of a block of a sum: a panel of two or four vectors stays in level 1 or 2."""
 LINE: Final = 64
 """Bytes that memory moves at once."""
+ALONE: Final = 2**18
+"""Bytes; smaller arrays are copied on one core."""
 ALIAS: Final = 4096
 """Bytes after which addresses share a set of a level-1 cache."""
 
@@ -38,17 +41,20 @@ class Steps:
         N and T.
     lengths : integer array, shape (N,), optional
         None: all have T steps.
+    reverse : bool
     """
 
-    def __init__(self, n: int, steps: int, lengths: NDArray | None = None) -> None:
-        self.n, self.steps, self.lengths = n, steps, lengths
+    def __init__(
+        self, n: int, steps: int, lengths: NDArray | None = None, reverse: bool = False
+    ) -> None:
+        self.n, self.steps, self.lengths, self.reverse = n, steps, lengths, reverse
         self.order: NDArray | None = None
         self.known: dict[int, tuple[NDArray, NDArray, int]] = {}
         if lengths is None:
-            self.first, self.active, self.stride = np.arange(steps), np.full(steps, n), steps
+            self.first = np.arange(steps)[::-1].copy() if reverse else np.arange(steps)
+            self.active, self.stride = np.full(steps, n), steps
             self.rows, self.most = n * steps, n
             return
-        self.lengths = lengths = np.ascontiguousarray(lengths, np.int64)
         self.order, self.stride = np.empty(n, np.int64), 1
         self.first, self.active = np.empty(steps, np.int64), np.empty(steps, np.int64)
         following = np.empty(steps + 1, np.int64)
@@ -81,9 +87,11 @@ class Steps:
     def _copy(self, pack: int, x: NDArray, packed: NDArray) -> None:
         plan, width = plan_of(x.dtype), x.shape[-1]
         zeros, _ = zeros_and_ones(width, x.dtype)
-        jit.run(
-            _copy, pack, width, plan.size, plan.lane, plan.codes[1], self.lengths, self.order,
-            self.first, held(x), held(packed), held(zeros),
+        parts = threads.count() if x.nbytes > ALONE else 1
+        pool.share(
+            _copy, parts, parts, pack, self.reverse, self.n, self.steps, width, plan.size,
+            plan.lane, plan.codes[1], held(self.lengths), held(self.order), held(self.first),
+            held(x), held(packed), held(zeros),
         )  # fmt: skip
 
     def by_rank(self, state: NDArray) -> NDArray:
@@ -107,7 +115,7 @@ class Steps:
     def ends(self, y: NDArray, start: NDArray) -> NDArray:
         """Return y at the last step of each sequence, by rank; `start` where there is none."""
         if self.rows and (self.order is None or self.lengths is None):
-            return y.reshape(self.n, self.steps, -1)[:, -1].copy()
+            return y.reshape(self.n, self.steps, -1)[:, 0 if self.reverse else -1].copy()
         found = start.copy()
         if self.rows and self.lengths is not None:
             lengths = self.lengths[self.order]
@@ -138,15 +146,16 @@ class Steps:
 _FIRST: Final = np.zeros(1, np.int64)
 
 
-@lru_cache(maxsize=256)
-def _whole(n: int, steps: int) -> Steps:
-    return Steps(n, steps)
-
-
-def steps_of(x: NDArray, lengths: NDArray | None) -> Steps:
+def steps_of(x: NDArray, lengths: NDArray | None, reverse: bool = False) -> Steps:
     """Return the rows of x, shape (N, T, ...)."""
     n, steps = x.shape[:2]
-    return _whole(n, steps) if lengths is None else Steps(n, steps, lengths)
+    given = None if lengths is None else np.asarray(lengths, np.int64).tobytes()
+    return _steps(n, steps, given, reverse)
+
+
+@lru_cache(maxsize=64)  # the layers and the passes of a batch ask for the same
+def _steps(n: int, steps: int, lengths: bytes | None, reverse: bool) -> Steps:
+    return Steps(n, steps, None if lengths is None else np.frombuffer(lengths, np.int64), reverse)
 
 
 @jit.kernel
@@ -172,25 +181,32 @@ def _rank(
 
 
 @jit.kernel
-def _copy(
-    pack: int, width: int, size: int, lane: int, copy: Any, lengths: NDArray, order: NDArray,
-    first: NDArray, x: Any, packed: Any, zeros: Any,
-) -> None:  # fmt: skip
-    """Copy the real steps of x to rows; or rows to the steps of x, and zeros to its padding."""
-    x, packed, zeros = jit.data(x), jit.data(packed), jit.data(zeros)
-    steps, row = len(first), width * size
+def _copy(g: int, at: int) -> None:
+    """Copy the real steps of x to rows; or rows to the steps of x, and zeros to its padding.
+
+    That is for part g of the ranks, which are dealt in turns. Arrays come as `jit.held` gave them.
+    """
+    (
+        parts, pack, reverse, n, steps, width, size, lane, copy, lengths, order, first, x, packed,
+        zeros,
+    ) = jit.constants(at, 15)  # fmt: skip
+    lengths, order, first, x, packed, zeros = (
+        jit.data(lengths), jit.data(order), jit.data(first), jit.data(x), jit.data(packed),
+        jit.data(zeros),
+    )  # fmt: skip
+    row = width * size
     vectors = (width + lane - 1) // lane
     last = width - (vectors - 1) * lane
-    for rank in range(len(order)):
-        i = order[rank]
-        line = x + i * steps * row
-        for t in range(lengths[i]):
-            place = packed + (first[t] + rank) * row
-            source, target = (line, place) if pack else (place, line)
+    for rank in range(g, n, parts):
+        i = item(order, rank)
+        length, line = item(lengths, i), x + i * steps * row
+        for t in range(length):
+            there = line + (length - 1 - t if reverse else t) * row
+            place = packed + (item(first, t) + rank) * row
+            source, target = (there, place) if pack else (place, there)
             call(copy, (source, width, 1, vectors, last, target, width))
-            line = line + row
         if not pack:
-            call(copy, (zeros, 0, steps - lengths[i], vectors, last, line, width))
+            call(copy, (zeros, 0, steps - length, vectors, last, line + length * row, width))
 
 
 @jit.kernel

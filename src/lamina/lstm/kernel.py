@@ -1,7 +1,7 @@
 """LSTM: the functions of formula.py, as steps of time on the engine's tile."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,10 @@ Infer: TypeAlias = Callable[..., tuple[NDArray, State, None]]
 Step: TypeAlias = Callable[[NDArray, State], tuple[NDArray, State]]
 
 
+REVERSES: Final = True
+"""Whether `run` and `infer` take ``reverse=``: then nobody has to turn x, y and their gradients."""
+
+
 class Cache(NamedTuple):
     """What `run_backward` needs: arrays of the real steps, in the order of `steps`."""
 
@@ -36,7 +40,7 @@ def step(
     x_t: NDArray, state: State, weights: tuple[NDArray, NDArray, NDArray | None, NDArray | None]
 ) -> State:
     """Return the state after one step: x_t has shape (N, I), weights are (W_x, W_h, b, W_p)."""
-    return _run(x_t[:, None, :], state, _contiguous(*weights), None, None, keep=False)[1]
+    return _run(x_t[:, None, :], state, _contiguous(*weights), keep=False)[1]
 
 
 def infer(
@@ -45,9 +49,10 @@ def infer(
     *weights: NDArray | None,
     lengths: NDArray | None = None,
     mask: NDArray | None = None,
+    reverse: bool = False,
 ) -> tuple[NDArray, State, None]:
     """Return what `run` does, but for a cache."""
-    return _run(x, state, _contiguous(*weights), lengths, mask, keep=False)
+    return _run(x, state, _contiguous(*weights), lengths, mask, reverse, keep=False)
 
 
 def prepare(*given: NDArray | None) -> tuple[Infer, Step]:
@@ -61,16 +66,21 @@ def prepare(*given: NDArray | None) -> tuple[Infer, Step]:
 
     def step(x_t: NDArray, state: State) -> tuple[NDArray, State]:
         if few is None or len(x_t) > few.MOST:
-            after = _run(x_t[:, None], state, weights, None, None, keep=False)[1]
+            after = _run(x_t[:, None], state, weights, keep=False)[1]
             return after[0].copy(), after
         h, c = state
         y, h, c = few(contiguous(x_t), contiguous(h), contiguous(c))
         return y, (h, c)
 
     def infer(
-        x: NDArray, state: State, *, lengths: NDArray | None = None, mask: NDArray | None = None
+        x: NDArray,
+        state: State,
+        *,
+        lengths: NDArray | None = None,
+        mask: NDArray | None = None,
+        reverse: bool = False,
     ) -> tuple[NDArray, State, None]:
-        return _run(x, state, weights, lengths, mask, keep=False)
+        return _run(x, state, weights, lengths, mask, reverse, keep=False)
 
     return infer, step
 
@@ -84,10 +94,14 @@ def run(
     weight_p: NDArray | None = None,
     lengths: NDArray | None = None,
     mask: NDArray | None = None,
+    reverse: bool = False,
 ) -> tuple[NDArray, State, Cache]:
-    """Return y, shape (N, T, H), the state after the last step, and the cache of `run_backward`."""
+    """Return y, shape (N, T, H), the state after the last step, and the cache of `run_backward`.
+
+    In reverse, a sequence begins at its last step, and the state is that after its first.
+    """
     weights = _contiguous(weight_x, weight_h, bias, weight_p)
-    return _run(x, state, weights, lengths, mask, keep=True)
+    return _run(x, state, weights, lengths, mask, reverse, keep=True)
 
 
 def _contiguous(*weights: NDArray | None) -> Weights:
@@ -95,12 +109,12 @@ def _contiguous(*weights: NDArray | None) -> Weights:
 
 
 def _run(
-    x: NDArray, state: State, weights: Weights, lengths: NDArray | None, mask: NDArray | None,
-    keep: bool,
+    x: NDArray, state: State, weights: Weights, lengths: NDArray | None = None,
+    mask: NDArray | None = None, reverse: bool = False, *, keep: bool,
 ) -> tuple[NDArray, State, Any]:  # fmt: skip
     P, columns = weights.h.shape
     H = columns // 4
-    steps = steps_of(x, lengths)
+    steps = steps_of(x, lengths, reverse)
     rows = steps.pack(contiguous(x))
     h, c = steps.by_rank(state[0]), steps.ranked(state[1])
     mask = None if mask is None else steps.by_rank(mask)

@@ -1,7 +1,7 @@
 """RNN: the functions of formula.py, as steps of time on the engine's tile."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,10 @@ State: TypeAlias = tuple[NDArray]
 
 Infer: TypeAlias = Callable[..., tuple[NDArray, State, None]]
 Step: TypeAlias = Callable[[NDArray, State], tuple[NDArray, State]]
+
+
+REVERSES: Final = True
+"""Whether `run` and `infer` take ``reverse=``: then nobody has to turn x, y and their gradients."""
 
 
 class Cache(NamedTuple):
@@ -41,7 +45,7 @@ def step(
 ) -> State:
     """Return the state after one step: x_t has shape (N, I), weights are (W_x, W_h, b)."""
     given = _contiguous(*weights)
-    return _run(x_t[:, None, :], state, given, None, mask, activation, keep=False)[1]
+    return _run(x_t[:, None, :], state, given, activation, mask=mask, keep=False)[1]
 
 
 def infer(
@@ -51,9 +55,10 @@ def infer(
     lengths: NDArray | None = None,
     mask: NDArray | None = None,
     activation: str = "tanh",
+    reverse: bool = False,
 ) -> tuple[NDArray, State, None]:
     """Return what `run` does, but for a cache."""
-    return _run(x, state, _contiguous(*weights), lengths, mask, activation, keep=False)
+    return _run(x, state, _contiguous(*weights), activation, lengths, mask, reverse, keep=False)
 
 
 def prepare(*given: NDArray | None, activation: str = "tanh") -> tuple[Infer, Step]:
@@ -67,16 +72,21 @@ def prepare(*given: NDArray | None, activation: str = "tanh") -> tuple[Infer, St
 
     def step(x_t: NDArray, state: State) -> tuple[NDArray, State]:
         if len(x_t) > few.MOST:
-            after = _run(x_t[:, None], state, weights, None, None, activation, keep=False)[1]
+            after = _run(x_t[:, None], state, weights, activation, keep=False)[1]
             return after[0].copy(), after
         h = contiguous(state[0])
         y, h, _ = few(contiguous(x_t), h, h)  # there is no c
         return y, (h,)
 
     def infer(
-        x: NDArray, state: State, *, lengths: NDArray | None = None, mask: NDArray | None = None
+        x: NDArray,
+        state: State,
+        *,
+        lengths: NDArray | None = None,
+        mask: NDArray | None = None,
+        reverse: bool = False,
     ) -> tuple[NDArray, State, None]:
-        return _run(x, state, weights, lengths, mask, activation, keep=False)
+        return _run(x, state, weights, activation, lengths, mask, reverse, keep=False)
 
     return infer, step
 
@@ -90,10 +100,14 @@ def run(
     lengths: NDArray | None = None,
     mask: NDArray | None = None,
     activation: str = "tanh",
+    reverse: bool = False,
 ) -> tuple[NDArray, State, Cache]:
-    """Return y, shape (N, T, H), the state after the last step, and the cache of `run_backward`."""
+    """Return y, shape (N, T, H), the state after the last step, and the cache of `run_backward`.
+
+    In reverse, a sequence begins at its last step, and the state is that after its first.
+    """
     weights = _contiguous(weight_x, weight_h, bias)
-    return _run(x, state, weights, lengths, mask, activation, keep=True)
+    return _run(x, state, weights, activation, lengths, mask, reverse, keep=True)
 
 
 def _contiguous(*weights: NDArray | None) -> Weights:
@@ -101,11 +115,11 @@ def _contiguous(*weights: NDArray | None) -> Weights:
 
 
 def _run(
-    x: NDArray, state: State, weights: Weights, lengths: NDArray | None, mask: NDArray | None,
-    activation: str, keep: bool,
+    x: NDArray, state: State, weights: Weights, activation: str, lengths: NDArray | None = None,
+    mask: NDArray | None = None, reverse: bool = False, *, keep: bool,
 ) -> tuple[NDArray, State, Any]:  # fmt: skip
     H = len(weights.h)
-    steps = steps_of(x, lengths)
+    steps = steps_of(x, lengths, reverse)
     rows = steps.pack(contiguous(x))
     h = steps.by_rank(state[0])
     mask = None if mask is None else steps.by_rank(mask)
