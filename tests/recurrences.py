@@ -5,6 +5,7 @@ not grow from step to step.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 
 import problems
 from contract import EPS
+from lamina.arrays import reverse_steps
 from lamina.lstm import formula as lstm_formula
 from lamina.lstm import kernel as lstm_kernel
 from lamina.rnn import formula as rnn_formula
@@ -34,6 +36,7 @@ class Recurrence:
     masked: bool = False
     projection: int = 0
     activation: str = "tanh"
+    reverse: bool = False
 
     @property
     def modules(self) -> tuple[ModuleType, ModuleType]:
@@ -82,10 +85,16 @@ class Recurrence:
         names = [name for name in ("h", "c") if name in given]
         state = tuple(given.pop(name) for name in names)
         dstate = tuple(given.pop(f"d{name}") for name in names)
-        dy = given.pop("dy")
-        y, after, cache = module.run(given.pop("x"), state, **given, **self.options)
+        x, dy = given.pop("x"), given.pop("dy")
+        options, turn = self.options, lambda a: a
+        if self.reverse and hasattr(module, "REVERSES"):
+            options["reverse"] = True
+        elif self.reverse:
+            turn = partial(reverse_steps, lengths=given.get("lengths"))
+        y, after, cache = module.run(turn(x), state, **given, **options)
         trace = module.trace(cache)
-        dx, before, grads = module.run_backward(dy, dstate, cache, trace)
+        dx, before, grads = module.run_backward(turn(dy), dstate, cache, trace)
+        y, dx, trace = turn(y), turn(dx), {name: turn(a) for name, a in trace.items()}
         return {
             "y": y,
             "dx": dx,
@@ -143,6 +152,7 @@ def recurrence(rng: Any, most: int = 40) -> Recurrence:
         masked=bool(rng.random() < 0.3),
         projection=problems.ragged(rng, most) if layer == "lstm" and rng.random() < 0.3 else 0,
         activation=str(rng.choice(["tanh", "relu", "sigmoid"])),
+        reverse=bool(rng.random() < 0.3),
     )  # fmt: skip
 
 

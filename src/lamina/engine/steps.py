@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from . import jit, pool, threads
+from . import jit, pool
 from .jit import call, held, item
 from .matmul import contiguous, plan_of
 from .memory import empty
@@ -28,6 +28,10 @@ LINE: Final = 64
 """Bytes that memory moves at once."""
 ALONE: Final = 2**18
 """Bytes; smaller arrays are copied on one core."""
+TOGETHER: Final = 4096
+"""Bytes of a sequence that are copied together."""
+PARTS: Final = 32
+"""The most parts of such a copy."""
 ALIAS: Final = 4096
 """Bytes after which addresses share a set of a level-1 cache."""
 
@@ -85,13 +89,16 @@ class Steps:
         return x
 
     def _copy(self, pack: int, x: NDArray, packed: NDArray) -> None:
+        assert self.lengths is not None
+        assert self.order is not None
         plan, width = plan_of(x.dtype), x.shape[-1]
         zeros, _ = zeros_and_ones(width, x.dtype)
-        parts = threads.count() if x.nbytes > ALONE else 1
+        together = max(1, TOGETHER // (width * plan.size))
+        parts = -(-self.steps // together) if x.nbytes > ALONE else 1
         pool.share(
-            _copy, parts, parts, pack, self.reverse, self.n, self.steps, width, plan.size,
-            plan.lane, plan.codes[1], held(self.lengths), held(self.order), held(self.first),
-            held(x), held(packed), held(zeros),
+            _copy, min(parts, PARTS), min(parts, PARTS), pack, self.reverse, self.n, self.steps,
+            together, width, plan.size, plan.lane, plan.codes[1], held(self.lengths),
+            held(self.order), held(self.first), held(x), held(packed), held(zeros),
         )  # fmt: skip
 
     def by_rank(self, state: NDArray) -> NDArray:
@@ -184,12 +191,13 @@ def _rank(
 def _copy(g: int, at: int) -> None:
     """Copy the real steps of x to rows; or rows to the steps of x, and zeros to its padding.
 
-    That is for part g of the ranks, which are dealt in turns. Arrays come as `jit.held` gave them.
+    That is for part g of the steps, some of each sequence `together`: memory is read and written
+    best in long pieces, and rows lie rank by rank. Arrays come as `jit.held` gave them.
     """
     (
-        parts, pack, reverse, n, steps, width, size, lane, copy, lengths, order, first, x, packed,
-        zeros,
-    ) = jit.constants(at, 15)  # fmt: skip
+        parts, pack, reverse, n, steps, together, width, size, lane, copy, lengths, order, first, x,
+        packed, zeros,
+    ) = jit.constants(at, 16)  # fmt: skip
     lengths, order, first, x, packed, zeros = (
         jit.data(lengths), jit.data(order), jit.data(first), jit.data(x), jit.data(packed),
         jit.data(zeros),
@@ -197,16 +205,19 @@ def _copy(g: int, at: int) -> None:
     row = width * size
     vectors = (width + lane - 1) // lane
     last = width - (vectors - 1) * lane
-    for rank in range(g, n, parts):
-        i = item(order, rank)
-        length, line = item(lengths, i), x + i * steps * row
-        for t in range(length):
-            there = line + (length - 1 - t if reverse else t) * row
-            place = packed + (item(first, t) + rank) * row
-            source, target = (there, place) if pack else (place, there)
-            call(copy, (source, width, 1, vectors, last, target, width))
-        if not pack:
-            call(copy, (zeros, 0, steps - length, vectors, last, line + length * row, width))
+    for begin in range(g * together, steps, parts * together):
+        end = min(steps, begin + together)
+        for rank in range(n):
+            i = item(order, rank)
+            length, line = item(lengths, i), x + i * steps * row
+            real = max(begin, min(end, length))
+            for t in range(begin, real):
+                there = line + (length - 1 - t if reverse else t) * row
+                place = packed + (item(first, t) + rank) * row
+                source, target = (there, place) if pack else (place, there)
+                call(copy, (source, width, 1, vectors, last, target, width))
+            if not pack:
+                call(copy, (zeros, 0, end - real, vectors, last, line + real * row, width))
 
 
 @jit.kernel

@@ -25,7 +25,7 @@ REVERSES: Final = True
 
 
 class Cache(NamedTuple):
-    """What `run_backward` needs: arrays of the real steps, in the order of `steps`; y as it is."""
+    """What `run_backward` needs: arrays of the real steps, in the order of `steps`."""
 
     steps: Steps
     x: NDArray
@@ -123,13 +123,13 @@ def _run(
     rows = steps.pack(contiguous(x))
     h = steps.by_rank(state[0])
     mask = None if mask is None else steps.by_rank(mask)
-    packed = empty((steps.rows, H), x.dtype)
+    y = empty((steps.rows, H), x.dtype)
     kept = Kept(empty((steps.rows, H), x.dtype)) if keep else None
     code = cell.forward[activation]
-    recurrent.forward(code, steps, rows, weights, h, None, mask, packed, packed, kept)
-    y, after = steps.unpack(packed), steps.unranked(steps.ends(packed, h))
+    recurrent.forward(code, steps, rows, weights, h, None, mask, y, y, kept)
+    after = steps.unranked(steps.ends(y, h))
     cache = None if kept is None else Cache(steps, rows, y, mask, kept, weights, activation)
-    return y, (after,), cache
+    return steps.unpack(y), (after,), cache
 
 
 def run_backward(
@@ -138,7 +138,7 @@ def run_backward(
     """Return dx, the gradient of the state before the first step, and those of the weights."""
     steps, x, y, mask, kept, weights, activation = cache
     M, H = steps.rows, len(weights.h)
-    y, dy, dh = steps.pack(y), steps.pack(contiguous(dy)), steps.ranked(dstate[0])
+    dy, dh = steps.pack(contiguous(dy)), steps.ranked(dstate[0])
     da = empty((M, H), x.dtype)
     code = cell.backward[activation]
     recurrent.backward(code, steps, weights, dh, None, mask, y, dy, kept, da, dy)
@@ -156,7 +156,7 @@ def run_backward(
 
 def trace(cache: Cache) -> dict[str, NDArray]:
     """Return what a run went through by step: h, shape (N, T, H), 0 in padding."""
-    return {"h": cache.y.copy()}
+    return {"h": cache.steps.unpack(cache.y).copy()}
 
 
 def forward(
