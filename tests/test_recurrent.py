@@ -27,6 +27,10 @@ SITUATIONS = {
     "rnn, sigmoid": Recurrence("rnn", 9, 7, 6, 20, "float64", activation="sigmoid"),
     "rnn, lengths": Recurrence("rnn", 5, 8, 6, 20, lengths=(0, 8, 2, 3, 8), masked=True),
     "rnn, few": Recurrence("rnn", 1, 90, 12, 64),
+    "lstm, in reverse": Recurrence(
+        "lstm", 9, 7, 6, 20, lengths=(3, 0, 7, 1, 7, 2, 5, 0, 6), reverse=True
+    ),
+    "rnn, in reverse": Recurrence("rnn", 13, 6, 5, 24, reverse=True),
 }
 every = pytest.mark.parametrize("problem", SITUATIONS.values(), ids=SITUATIONS)
 OF_SAMPLES = ("y", "dx", "h after", "c after", "dh before", "dc before")
@@ -140,7 +144,7 @@ def test_same_bits_however_the_work_is_cut(problem, monkeypatch):
 
 @every
 def test_step_has_the_bits_of_run(problem):
-    problem = replace(problem, masked=False, lengths=None)
+    problem = replace(problem, masked=False, lengths=None, reverse=False)
     kernel, _ = problem.modules
     arrays = problem.arrays()
     whole = problem.passes(kernel, arrays)
