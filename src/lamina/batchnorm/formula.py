@@ -134,6 +134,25 @@ def merge(parts: Iterable[Any]) -> Any:
     return level[0]
 
 
+class Running(NamedTuple):
+    """Running mean and variance, shape (C,), before a batch more, and how they follow it.
+
+    `batches` have gone into them: k - 1 of (7), by which a mean over all goes, where `momentum`, a
+    of (5), is None. `unbiased` stands at (6).
+    """
+
+    mean: Array
+    var: Array
+    batches: int
+    momentum: float | None = 0.9
+    unbiased: bool = True
+
+    @property
+    def kept(self) -> float:
+        """a, the share of the old values that is kept."""
+        return 1 - 1 / (self.batches + 1) if self.momentum is None else self.momentum  # (7)
+
+
 class Cache(NamedTuple):
     """What `backward` needs, and the statistics that y was computed with."""
 
@@ -145,6 +164,8 @@ class Cache(NamedTuple):
     var: Array
     M: Array | None
     lengths: Array | None
+    running: tuple[Array, Array] | None
+    """Running mean and variance after this batch, if they were asked for."""
 
 
 def count(x: Array, lengths: Array | None = None) -> Array:
@@ -192,6 +213,7 @@ def forward(
     eps: float = 1e-5,
     lengths: Array | None = None,
     stats: Statistics | None = None,
+    running: Running | None = None,
 ) -> tuple[Array, Cache]:
     """Return y, shape (..., C), and the cache of `backward`.
 
@@ -206,6 +228,8 @@ def forward(
         x has shape (N, T, ..., C); steps from lengths[n] on are padding.
     stats : Statistics, optional
         Those of the batch that x is a part of, x among it.
+    running : Running, optional
+        What follows the statistics of x, to values that the cache holds.
     """
     xp = namespace(x, lengths)
     M = None
@@ -224,7 +248,8 @@ def forward(
         y = gamma * y  # (4)
     if beta is not None:
         y = y + beta
-    cache = Cache(normalized, scale, gamma, beta, mean, var, M, lengths)
+    after = None if running is None else update(running, mean, var, M)
+    cache = Cache(normalized, scale, gamma, beta, mean, var, M, lengths, after)
     return mask_steps(y, lengths), cache
 
 
@@ -260,7 +285,7 @@ def backward(dy: Array, cache: Cache, total: Sums | None = None) -> tuple[Array,
         Those of the whole batch, where x is a part of it. The gradients of gamma and beta are the
         part's all the same: those of all parts add.
     """
-    normalized, scale, gamma, beta, _, _, M, lengths = cache
+    normalized, scale, gamma, beta, _, _, M, lengths, _ = cache
     own = sums(dy, cache)
     whole = own if total is None else total
     dy = mask_steps(dy, lengths)
@@ -276,35 +301,21 @@ def backward(dy: Array, cache: Cache, total: Sums | None = None) -> tuple[Array,
     return mask_steps(dx, lengths), grads
 
 
-def update(
-    running_mean: Array,
-    running_var: Array,
-    batches: int,
-    mean: Array,
-    var: Array,
-    count: Array,
-    momentum: float | None = 0.9,
-    unbiased: bool = True,
-) -> tuple[Array, Array]:
+def update(running: Running, mean: Array, var: Array, count: Any) -> tuple[Array, Array]:
     """Return the running mean and variance after one batch more.
 
     Parameters
     ----------
-    running_mean, running_var : array, shape (C,)
-    batches : int
-        How many batches have gone into them: k - 1.
+    running : Running
     mean, var, count : array, shapes (C,), (C,) and ()
         The `statistics` of the batch, of 2 values a channel or more.
-    momentum : float or None
-        The share of the old value that is kept; None is the mean over all batches.
-    unbiased : bool
     """
-    kept = 1 - 1 / (batches + 1) if momentum is None else momentum  # (7)
-    if unbiased:
+    kept = running.kept
+    if running.unbiased:
         var = var * (count / (count - 1))
     return (
-        kept * running_mean + (1 - kept) * mean,  # (5)
-        kept * running_var + (1 - kept) * var,  # (6)
+        kept * running.mean + (1 - kept) * mean,  # (5)
+        kept * running.var + (1 - kept) * var,  # (6)
     )
 
 

@@ -27,7 +27,7 @@ from ..engine.sweep import DOUBLE
 from ..engine.threads import count as count_threads
 from ..engine.tile import lanes
 from . import columns
-from .formula import Statistics, Sums
+from .formula import Running, Statistics, Sums
 
 NDArray = npt.NDArray[Any]
 
@@ -45,8 +45,9 @@ WIDE: Final = 512
 """So many channels are made one by several threads; fewer are not worth it."""
 BLOCK: Final = 4096
 """Values of a block of rows that is mapped with a strip's numbers in registers."""
-NUMBERS: Final = 6
-"""Those of a channel that forward works with: mean, slope, intercept, rest, var, scale."""
+NUMBERS: Final = 8
+"""Those of a channel that forward works with: mean, slope, intercept, rest, var, scale, and the
+running mean and variance that come of them."""
 LAYOUTS: Final = 256
 """For how many sizes layouts are kept."""
 STREAM: Final = 2**24
@@ -58,8 +59,10 @@ class Cache(NamedTuple):
 
     x: NDArray
     numbers: NDArray
-    """Rows of mean, slope, intercept, rest (of the mean, which its dtype does not hold), var and
-    scale, 1 / √(var + eps)."""
+    """Rows of mean, slope, intercept, rest (of the mean, which its dtype does not hold), var,
+    scale, 1 / √(var + eps), and of the running values after this batch, if asked for."""
+    wide: NDArray
+    """The first three, `fold` times side by side."""
     gamma: NDArray | None
     beta: NDArray | None
     M: int | None
@@ -76,6 +79,12 @@ class Cache(NamedTuple):
     def var(self) -> NDArray:
         """The variance of each channel."""
         found: NDArray = self.numbers[4]
+        return found
+
+    @property
+    def running(self) -> NDArray:
+        """The running mean and variance after this batch, if they were asked for."""
+        found: NDArray = self.numbers[6:]
         return found
 
 
@@ -157,19 +166,24 @@ def _repeat(copy: int, lane: int, source: int, fold: int, c: int, into: int) -> 
 @jit.kernel
 def _forward(phase: int, g: int, at: int) -> None:
     """Do part g: 0 moments of blocks, 1 make them one, 2 the line of each channel, 3 y."""
-    _, _, fixed, x, y, gamma, beta, pivots, numbers, wide, table = jit.constants(at, 11)
+    (
+        _, _, fixed, x, y, gamma, beta, numbers, wide, table,
+        follows, running_mean, running_var, shares,
+    ) = jit.constants(at, 14)  # fmt: skip
     (
         parts, size, lane, full, tail, fold, c, n, group,
-        moments, merge, settle, line, apply, copy,
-    ) = jit.constants(fixed, 15)  # fmt: skip
+        moments, merge, settle, line, apply, copy, follow,
+    ) = jit.constants(fixed, 16)  # fmt: skip
     x, y, gamma, beta = data(x), data(y), data(gamma), data(beta)
-    pivots, numbers, wide, table = data(pivots), data(numbers), data(wide), data(table)
+    numbers, wide, table = data(numbers), data(wide), data(table)
     width, blocks = fold * c, _blocks(ROWS, full, 0)
     delta, q = table + 8, table + 8 + _blocks(ROWS, full, tail) * width * 8
     wide_mean, wide_slope, wide_intercept = wide, wide + width * size, wide + 2 * width * size
-    step = c * size
+    pivots, step = x, c * size
+    if fold > 1:
+        pivots = wide + 3 * width * size
     mean, slope, intercept, rest = numbers, numbers + step, numbers + 2 * step, numbers + 3 * step
-    var, scale = rest + step, rest + 2 * step
+    var, scale, after = rest + step, rest + 2 * step, rest + 3 * step
     c0, c1 = _channels(g, parts, c)
     at = c0 * size
     if phase == 0:
@@ -207,6 +221,13 @@ def _forward(phase: int, g: int, at: int) -> None:
             _repeat(copy, lane, mean, fold, c, wide_mean)
             _repeat(copy, lane, slope, fold, c, wide_slope)
             _repeat(copy, lane, intercept, fold, c, wide_intercept)
+        if follows:
+            before, new, into, numbers = data(running_mean), mean + at, after + at, data(shares)
+            call(follow, (before + at, new, into, into, c1 - c0, numbers))  # (5)
+            before, new, into, numbers = (
+                data(running_var), var + at, into + step, numbers + 3 * size
+            )  # fmt: skip
+            call(follow, (before + at, new, into, into, c1 - c0, numbers))  # (6)
     elif phase == 3:
         some = max(2, BLOCK // width)
         count = _blocks(some, full, tail)
@@ -221,7 +242,7 @@ def _forward(phase: int, g: int, at: int) -> None:
 
 @jit.kernel
 def _forward_steps(part: int, at: int) -> None:
-    arguments = jit.constants(at, 11)
+    arguments = jit.constants(at, 14)
     parts, steps = arguments[0], data(arguments[1])
     for i in range(2):
         _forward(item(steps, 2 * (part // parts) + i), part % parts, at)
@@ -230,12 +251,15 @@ def _forward_steps(part: int, at: int) -> None:
 @jit.kernel
 def _backward(phase: int, g: int, at: int) -> None:
     """Do part g: 0 sums of blocks, 1 make them one, 2 the plane of each channel, 3 and 4 dx."""
-    _, _, fixed, x, dy, dx, gamma, known, numbers, wide, zeros, table = jit.constants(at, 12)
+    (
+        _, _, fixed, x, dy, dx, gamma, known, known_wide, numbers, wide, zeros, table,
+    ) = jit.constants(at, 13)  # fmt: skip
     (
         parts, size, lane, full, tail, fold, c, n, group,
         products, add, plane, gradient, apply, copy,
     ) = jit.constants(fixed, 15)  # fmt: skip
-    x, dy, dx, gamma, known = data(x), data(dy), data(dx), data(gamma), data(known)
+    x, dy, dx, gamma = data(x), data(dy), data(dx), data(gamma)
+    known, known_wide = data(known), data(known_wide)
     numbers, wide, zeros, table = data(numbers), data(wide), data(zeros), data(table)
     width, blocks = fold * c, _blocks(ROWS, full, 0)
     dys, by_x = table, table + _blocks(ROWS, full, tail) * width * 8
@@ -243,12 +267,9 @@ def _backward(phase: int, g: int, at: int) -> None:
     rest, scale = known + 3 * step, known + 5 * step
     of_dy, of_x, constant = numbers, numbers + step, numbers + 2 * step
     dgamma, dbeta = numbers + 3 * step, numbers + 4 * step
-    wide_mean, wide_slope, wide_intercept = known, known + step, known + 2 * step
-    wide_of_dy, wide_of_x, wide_constant = of_dy, of_x, constant
-    if fold > 1:
-        step *= fold
-        wide_mean, wide_slope, wide_intercept = wide, wide + step, wide + 2 * step
-        wide_of_dy, wide_of_x, wide_constant = wide + 3 * step, wide + 4 * step, wide + 5 * step
+    step *= fold
+    wide_mean, wide_slope, wide_intercept = known_wide, known_wide + step, known_wide + 2 * step
+    wide_of_dy, wide_of_x, wide_constant = wide, wide + step, wide + 2 * step
     c0, c1 = _channels(g, parts, c)
     if phase == 0:
         spans, units = _units(group, blocks, tail, width)
@@ -302,7 +323,7 @@ def _backward(phase: int, g: int, at: int) -> None:
 
 @jit.kernel
 def _backward_steps(part: int, at: int) -> None:
-    arguments = jit.constants(at, 12)
+    arguments = jit.constants(at, 13)
     parts, steps = arguments[0], data(arguments[1])
     for i in range(2):
         _backward(item(steps, 2 * (part // parts) + i), part % parts, at)
@@ -330,7 +351,7 @@ def _begin(
     """Return what stays the same in forward passes: with a ReLU, y written past the caches."""
     c = columns
     first = c.moments(dtype), c.merge(DOUBLE), c.settle(dtype), c.line(dtype)
-    last = (c.apply_past if past else c.apply)[relu](dtype), copy(dtype)
+    last = (c.apply_past if past else c.apply)[relu](dtype), copy(dtype), c.follow(dtype)
     return jit.Constants(*cut.sizes(C, M, dtype), *first, *last)
 
 
@@ -400,7 +421,7 @@ def stats(x: NDArray, lengths: NDArray | None = None) -> Statistics:
     M, numbers = rows.size // rows.shape[-1], np.zeros((NUMBERS, rows.shape[-1]), x.dtype)
     if M:
         _run_forward(ONLY_STATISTICS, rows, numbers)
-    mean, _, _, rest, var, _ = numbers
+    mean, rest, var = numbers[0], numbers[3], numbers[4]
     return Statistics(mean, rest, var * var.dtype.type(M), M)
 
 
@@ -413,6 +434,7 @@ def forward(
     eps: float = 1e-5,
     lengths: NDArray | None = None,
     stats: Statistics | None = None,
+    running: Running | None = None,
     relu: bool = False,
 ) -> tuple[NDArray, Cache]:
     """Return y, shape (..., C), and the cache of `backward`; with a ReLU on top if asked for.
@@ -430,47 +452,21 @@ def forward(
     elif mean is not None and var is not None:
         steps, M = GIVEN, None
         numbers[0], numbers[4] = mean, var
-    y = empty(rows.shape, x.dtype)
+    y, wide = empty(rows.shape, x.dtype), numbers
     if rows.size:
-        _run_forward(steps, rows, numbers, gamma, beta, eps, y, relu)
+        wide = _run_forward(steps, rows, numbers, gamma, beta, eps, y, running, relu)
     else:
         np.divide(1, np.sqrt(numbers[4] + eps), out=numbers[5])
-    cache = Cache(rows, numbers, gamma, beta, M, lengths, relu)
+    cache = Cache(rows, numbers, wide, gamma, beta, M, lengths, relu)
     return _unpack(y, lengths, x.shape), cache
-
-
-def update(
-    running_mean: NDArray, running_var: NDArray, batches: int, mean: NDArray, var: NDArray,
-    count: Any, momentum: float | None = 0.9, unbiased: bool = True,
-) -> tuple[NDArray, NDArray]:  # fmt: skip
-    """Return the running mean and variance after one batch more."""
-    kept = 1 - 1 / (batches + 1) if momentum is None else momentum  # (7)
-    dtype, C, factor = running_mean.dtype, len(mean), count / (count - 1) if unbiased else 1
-    shares = np.array([kept, 1 - kept, 1, kept, 1 - kept, factor], dtype)
-    given = [contiguous(a) for a in (running_mean, running_var, mean, var)]
-    after = np.empty((2, C), dtype)
-    pool.share(
-        _follow, 1, columns.follow(dtype), C, dtype.itemsize, *map(held, given), held(after),
-        held(shares),
-    )  # fmt: skip
-    return after[0], after[1]
-
-
-@jit.kernel
-def _follow(_: int, at: int) -> None:
-    """Let both running values follow."""
-    code, n, size, mean, var, of_mean, of_var, after, shares = jit.constants(at, 9)
-    after, shares = data(after), data(shares)
-    call(code, (data(mean), data(of_mean), after, after, n, shares))  # (5)
-    after, shares = after + n * size, shares + 3 * size
-    call(code, (data(var), data(of_var), after, after, n, shares))  # (6)
 
 
 def _run_forward(
     steps: NDArray, rows: NDArray, numbers: NDArray, gamma: NDArray | None = None,
-    beta: NDArray | None = None, eps: float = 1.0, y: NDArray | None = None, relu: bool = False,
-) -> None:  # fmt: skip
-    """Go through phases; without the last ones there is no y."""
+    beta: NDArray | None = None, eps: float = 1.0, y: NDArray | None = None,
+    running: Running | None = None, relu: bool = False,
+) -> NDArray:  # fmt: skip
+    """Go through phases; without the last ones there is no y. Return the `wide` of a cache."""
     dtype, C = rows.dtype, rows.shape[-1]
     M = rows.size // C
     cut = layout(M, C, count_threads())
@@ -479,15 +475,31 @@ def _run_forward(
     ones, zeros = _ones_and_zeros(C, dtype)
     gamma = ones if gamma is None else contiguous(gamma)
     beta = zeros if beta is None else contiguous(beta)
-    pivots, wide = rows, numbers
+    wide = numbers
     if cut.fold > 1:
-        pivots, wide = np.empty((cut.fold, C), dtype), np.empty((3, cut.fold, C), dtype)
-        pivots[...] = rows.reshape(-1)[:C]
+        wide = np.empty((4, cut.fold, C), dtype)
+        wide[3] = rows.reshape(-1)[:C]  # the pivots
+    running_mean = running_var = shares = numbers
+    follows = running is not None
+    if running is not None:
+        running_mean, running_var = contiguous(running.mean), contiguous(running.var)
+        shares = _shares(running.kept, M if running.unbiased else None, dtype)
     past = y is not None and _past(y, cut)
-    arrays = rows, rows if y is None else y, gamma, beta, pivots, numbers, wide, table
     fixed = _begin(cut, C, M, dtype, relu, past)
-    task = cut.parts, held(steps), fixed.at, *map(held, arrays)
-    pool.share(_forward_steps, cut.parts, *task, phases=len(steps))
+    pool.share(
+        _forward_steps, cut.parts, cut.parts, held(steps), fixed.at, held(rows),
+        held(rows if y is None else y), held(gamma), held(beta), held(numbers), held(wide),
+        held(table), follows, held(running_mean), held(running_var), held(shares),
+        phases=len(steps),
+    )  # fmt: skip
+    return wide
+
+
+@functools.lru_cache(LAYOUTS)
+def _shares(kept: float, M: int | None, dtype: np.dtype[Any]) -> NDArray:
+    """Return the numbers by which running values follow; M makes the variance unbiased."""
+    factor = 1 if M is None else M / (M - 1)
+    return np.array([kept, 1 - kept, 1, kept, 1 - kept, factor], dtype)
 
 
 def sums(dy: NDArray, cache: Cache) -> Sums:
@@ -535,23 +547,22 @@ def _run_backward(
     cut = layout(M, C, count_threads())
     table = empty(2 * cut.table, DOUBLE)
     if total is not None:
-        *_, rest, _, scale = cache.numbers
+        rest, scale = cache.numbers[3], cache.numbers[5]
         table[:C] = total.beta
         table[cut.table : cut.table + C] = total.gamma / scale.astype(DOUBLE) + rest * table[:C]
     wide = zeros = numbers
     if cut.fold > 1:
-        wide = np.empty((6, cut.fold, C), dtype)
-        wide[:3] = cache.numbers[:3, None]
+        wide = np.empty((3, cut.fold, C), dtype)
     if cache.M is None:
         zeros = np.zeros(cut.fold * C, dtype)
     past = dx is not None and _past(dx, cut)
-    arrays = (
-        cache.x, rows, rows if dx is None else dx, gamma, cache.numbers, numbers, wide, zeros, table
-    )  # fmt: skip
     # Of constants, no share of the sums goes back to x: any count but 0 serves.
     fixed = _begin_back(cut, C, cache.M or 1, dtype, cache.relu, past)
-    task = cut.parts, held(steps), fixed.at, *map(held, arrays)
-    pool.share(_backward_steps, cut.parts, *task, phases=len(steps))
+    pool.share(
+        _backward_steps, cut.parts, cut.parts, held(steps), fixed.at, held(cache.x), held(rows),
+        held(rows if dx is None else dx), held(gamma), held(cache.numbers), held(cache.wide),
+        held(numbers), held(wide), held(zeros), held(table), phases=len(steps),
+    )  # fmt: skip
     return numbers[3:]
 
 

@@ -243,22 +243,26 @@ class BatchNorm(Layer):
         of_batch = training and not self.frozen
         if stats is not None:
             self._check_stats(stats, of_batch)
-        mean = var = None
+        mean = var = running = None
         if of_batch:
             self._check_count(x, lengths, stats)
+            if stats is None and self.running and self.update:
+                running = self._running()
         else:
             mean, var = self.running_mean, self.running_var
-        gamma, beta, how = self.params.get("gamma"), self.params.get("beta"), functions(__name__)
-        y, cache = how.forward(x, gamma, beta, mean, var, self.eps, lengths, stats, **options)
-        if of_batch and stats is None and self.running and self.update:
-            self._follow(cache.mean, cache.var, cache.M)
+        gamma, beta, how = self._params.get("gamma"), self._params.get("beta"), functions(__name__)
+        given = x, gamma, beta, mean, var, self.eps, lengths, stats, running
+        y, cache = how.forward(*given, **options)
+        if running is not None:
+            self._follow(*cache.running)
         return y, (y.shape, how, cache)
 
     def follow(self, stats: formula.Statistics) -> None:
         """Let the running values follow the statistics of a batch that came in parts."""
         self._check_stats(stats, True)
         if self.running and self.update:
-            self._follow(stats.mean, stats.var, stats.count)
+            found = formula.update(self._running(), stats.mean, stats.var, stats.count)
+            self._follow(*found)
 
     def sums(self, dy: NDArray, cache: Any) -> formula.Sums:
         """Return the sums over dy that the gradient of a part needs of all parts; they add."""
@@ -314,16 +318,20 @@ class BatchNorm(Layer):
                 f"expected {self.features} in {self.dtype}, as this layer's own `stats` gives them"
             )
 
-    def _follow(self, mean: NDArray, var: NDArray, count: Any) -> None:
-        """Let the running values follow the statistics of a batch."""
-        running_mean, running_var, batches = (
-            self.buffers[name] for name in ("running_mean", "running_var", "batches")
-        )
-        before, options = int(batches), (count, self.momentum, self.unbiased)
-        running_mean[...], running_var[...] = functions(__name__).update(
-            running_mean, running_var, before, mean, var, *options
-        )
-        batches[...] = before + 1
+    def _running(self) -> formula.Running:
+        """Return the running values, and how they follow the next batch."""
+        mean, var, batches = self._running_values()
+        return formula.Running(mean, var, int(batches), self.momentum, self.unbiased)
+
+    def _follow(self, mean: NDArray, var: NDArray) -> None:
+        """Let the running values be those after one batch more."""
+        running_mean, running_var, batches = self._running_values()
+        running_mean[...], running_var[...] = mean, var
+        batches[...] = int(batches) + 1
+
+    def _running_values(self) -> tuple[NDArray, NDArray, NDArray]:
+        arrays = self._buffers
+        return arrays["running_mean"], arrays["running_var"], arrays["batches"]
 
     def output_shape(self, shape: Shape) -> Shape:
         """Return `shape`."""

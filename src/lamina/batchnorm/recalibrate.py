@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..layer import Layer, NDArray
+from ..layer import Layer
 from . import formula
 from .layer import BatchNorm
 
@@ -50,12 +50,12 @@ def recalibrate(model: Layer, batches: Iterable[Any]) -> None:
     layers = dict(model.walk())
     found: list[tuple[BatchNorm, list[formula.Statistics]]] = []
     for name, layer in probe.walk():
-        if not isinstance(layer, BatchNorm) or "_follow" in vars(layer):
+        if not isinstance(layer, BatchNorm) or "_forward" in vars(layer):
             continue
         original: Any = layers[name]
         if layer.running and layer.update and not layer.frozen:
             found.append((original, []))
-            vars(layer)["_follow"] = partial(_note, found[-1][1])
+            vars(layer)["_forward"] = partial(_note, layer._forward, found[-1][1])
     for batch in batches:
         x, *lengths = batch if isinstance(batch, tuple) else (batch,)
         probe.forward(x, training=True, **({"lengths": lengths[0]} if lengths else {}))
@@ -69,7 +69,12 @@ def recalibrate(model: Layer, batches: Iterable[Any]) -> None:
         layer.batches = len(parts)
 
 
-def _note(parts: list[formula.Statistics], mean: NDArray, var: NDArray, count: Any) -> None:
+def _note(forward: Any, parts: list[formula.Statistics], *given: Any, **options: Any) -> Any:
+    """Pass a batch through a layer, and note its statistics."""
+    y, cache = forward(*given, **options)
+    *_, found = cache
+    mean, var, count = found.mean, found.var, found.M
     parts.append(
         formula.Statistics(mean, np.zeros_like(mean), var * var.dtype.type(count), int(count))
     )
+    return y, cache

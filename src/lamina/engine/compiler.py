@@ -36,6 +36,7 @@ from numba.extending import intrinsic, typeof_impl
 from numba.np.arrayobj import make_array, populate_array
 
 from .jit import Elsewhere, Kernel, Operation, machine
+from .memory import HEADER
 from .pool import ROW, X, Y
 
 _i64: Final = ir.IntType(64)
@@ -49,9 +50,14 @@ _ints: Any = types.UniTuple
 @intrinsic
 def _data(typing_context: Any, held: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.load(builder.inttoptr(arguments[0], _pointer), typ=_i64)
+        return builder.load(_field(builder, arguments[0]), typ=_i64)
 
     return types.int64(types.int64), codegen
+
+
+def _field(builder: Any, held: Any) -> Any:
+    """Return where an array keeps the address of its data."""
+    return builder.inttoptr(builder.add(held, _i64(HEADER)), _pointer)
 
 
 @intrinsic(prefer_literal=True)
@@ -331,7 +337,7 @@ def _array(context: Any, builder: Any, kind: Any, held: Any, shape: list[Any]) -
     make: Any = make_array
     populate: Any = populate_array
     array = make(kind)(context, builder)
-    data = builder.load(builder.inttoptr(held, _pointer), typ=_pointer)
+    data = builder.load(_field(builder, held), typ=_pointer)
     populate(array, data=data, shape=shape, strides=strides, itemsize=_i64(size), meminfo=None)
     return array._getvalue()
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from . import jit
 from .jit import BYTES, DISABLED, Entry, Words, call, item, packer, words
-from .memory import HEADER, pointer
+from .memory import pointer
 
 LOOKS: Final = 10_000
 """How often a worker looks for work before it sleeps."""
@@ -125,7 +125,7 @@ def _shared(shared: int, most: int, table: int, x: int, y: int) -> None:
     """Run calls that are ready, for the ids of X and Y; none has more parts than `most`."""
     for i in range(item(table, 0)):
         row = table + i * ROW * 8
-        at = _filled(row, x + HEADER, y + HEADER)
+        at = _filled(row, x, y)
         if item(row, 2) == 1:
             call(item(row, 1), (0, at))
         else:
@@ -137,7 +137,7 @@ def _alone(table: int, x: int, y: int) -> None:
     """Run calls that are ready and have one part each."""
     for i in range(item(table, 0)):
         row = table + i * ROW * 8
-        call(item(row, 1), (0, _filled(row, x + HEADER, y + HEADER)))
+        call(item(row, 1), (0, _filled(row, x, y)))
 
 
 class Pool:
@@ -152,8 +152,11 @@ class Pool:
         self.shared = -(-pointer(self.words) // LINES) * LINES
 
     def acquire(self, count: int) -> int:
-        """Return what so many threads share, until `release`; ALONE if it is in use, or closed."""
-        if DISABLED or self.closed or not self.free.acquire(blocking=False):
+        """Return what so many threads share, until `release`.
+
+        It is ALONE for one, and where it is in use, or closed.
+        """
+        if count == 1 or DISABLED or self.closed or not self.free.acquire(blocking=False):
             return ALONE
         try:
             if len(self.workers) < count - 1:
@@ -283,9 +286,8 @@ def _in_turn(kernel: Callable[..., None], count: int, *arguments: Any) -> None:
 
 def _run(entry: Entry, count: int, packed: bytes, phases: int) -> None:
     at = id(packed) + BYTES
-    if count == 1:
-        for phase in range(phases):
-            entry.run(phase, at)
+    if count == phases == 1:
+        entry.run(0, at)
         return
     _with_others(_offer.entry(5).run, count, entry.at, at, phases)
 
