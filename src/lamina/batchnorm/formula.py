@@ -137,20 +137,20 @@ def merge(parts: Iterable[Any]) -> Any:
 class Running(NamedTuple):
     """Running mean and variance, shape (C,), before a batch more, and how they follow it.
 
-    `batches` have gone into them: k - 1 of (7), by which a mean over all goes, where `momentum`, a
-    of (5), is None. `unbiased` stands at (6).
+    `batches`, shape (), have gone into them: k - 1 of (7), by which a mean over all goes, where
+    `momentum`, a of (5), is None. `unbiased` stands at (6).
     """
 
     mean: Array
     var: Array
-    batches: int
+    batches: Array
     momentum: float | None = 0.9
     unbiased: bool = True
 
     @property
     def kept(self) -> float:
         """a, the share of the old values that is kept."""
-        return 1 - 1 / (self.batches + 1) if self.momentum is None else self.momentum  # (7)
+        return 1 - 1 / (int(self.batches) + 1) if self.momentum is None else self.momentum  # (7)
 
 
 class Cache(NamedTuple):

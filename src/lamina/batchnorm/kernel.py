@@ -82,10 +82,9 @@ class Cache(NamedTuple):
         return found
 
     @property
-    def running(self) -> NDArray:
+    def running(self) -> tuple[NDArray, NDArray]:
         """The running mean and variance after this batch, if they were asked for."""
-        found: NDArray = self.numbers[6:]
-        return found
+        return self.numbers[6], self.numbers[7]
 
 
 # What falls to a part. `full` rows of `width` = `fold` C columns, and a last row of `tail`, are cut
@@ -344,29 +343,6 @@ ONLY_SUMS: Final = np.array([[0, NOTHING], [1, 2]])
 """Those that the sums of a backward pass alone take."""
 
 
-@functools.lru_cache(LAYOUTS)
-def _begin(
-    cut: "Layout", C: int, M: int, dtype: np.dtype[Any], relu: bool, past: bool
-) -> jit.Constants:
-    """Return what stays the same in forward passes: with a ReLU, y written past the caches."""
-    c = columns
-    first = c.moments(dtype), c.merge(DOUBLE), c.settle(dtype), c.line(dtype)
-    last = (c.apply_past if past else c.apply)[relu](dtype), copy(dtype), c.follow(dtype)
-    return jit.Constants(*cut.sizes(C, M, dtype), *first, *last)
-
-
-@functools.lru_cache(LAYOUTS)
-def _begin_back(
-    cut: "Layout", C: int, M: int, dtype: np.dtype[Any], relu: bool, past: bool
-) -> jit.Constants:
-    """Return what stays the same in backward passes: of a ReLU, dx written past the caches."""
-    c = columns
-    gradient, apply = (c.gradient_past, c.apply_past) if past else (c.gradient, c.apply)
-    sums = c.products[relu](dtype), c.add(DOUBLE), c.plane(dtype)
-    last = gradient[relu](dtype), apply[False](dtype), copy(dtype)
-    return jit.Constants(*cut.sizes(C, M, dtype), *sums, *last)
-
-
 class Layout(NamedTuple):
     """How M rows of C channels lie side by side and are cut."""
 
@@ -401,18 +377,46 @@ def layout(M: int, C: int, threads: int) -> Layout:
     return Layout(parts, full, M % fold * C, fold, group, table)
 
 
+class _Pass(NamedTuple):
+    """What follows from sizes, dtype and options alone; `ones` and `zeros` nobody writes to."""
+
+    cut: Layout
+    fixed: jit.Constants
+    ones: NDArray
+    zeros: NDArray
+
+
 @functools.lru_cache(LAYOUTS)
-def _ones_and_zeros(C: int, dtype: np.dtype[Any]) -> tuple[NDArray, NDArray]:
-    """Return what stands for gamma and beta; nobody writes to it."""
-    return np.ones(C, dtype), np.zeros(C, dtype)
+def _pass(M: int, C: int, dtype: np.dtype[Any], threads: int, relu: bool, past: bool) -> _Pass:
+    """Return what forward passes begin with: with a ReLU, y written past the caches."""
+    c, cut = columns, layout(M, C, threads)
+    past = past and cut.fold * C * dtype.itemsize % ALIGNMENT == 0
+    first = c.moments(dtype), c.merge(DOUBLE), c.settle(dtype), c.line(dtype)
+    last = (c.apply_past if past else c.apply)[relu](dtype), copy(dtype), c.follow(dtype)
+    fixed = jit.Constants(*cut.sizes(C, M, dtype), *first, *last)
+    return _Pass(cut, fixed, np.ones(C, dtype), np.zeros(C, dtype))
 
 
-def _past(result: NDArray, cut: Layout) -> bool:
-    """Tell whether a result is to be written past the caches, and can be."""
-    if result.nbytes < STREAM:
-        return False
-    row = cut.fold * result.shape[-1] * result.itemsize
-    return row % ALIGNMENT == 0 and pointer(result) % ALIGNMENT == 0
+@functools.lru_cache(LAYOUTS)
+def _pass_back(
+    M: int, C: int, n: int, dtype: np.dtype[Any], threads: int, relu: bool, past: bool
+) -> _Pass:
+    """Return what backward passes begin with, of n values a channel: of a ReLU, dx past the caches.
+
+    n counts those of the whole batch, M those that are here.
+    """
+    c, cut = columns, layout(M, C, threads)
+    past = past and cut.fold * C * dtype.itemsize % ALIGNMENT == 0
+    gradient, apply = (c.gradient_past, c.apply_past) if past else (c.gradient, c.apply)
+    sums = c.products[relu](dtype), c.add(DOUBLE), c.plane(dtype)
+    last = gradient[relu](dtype), apply[False](dtype), copy(dtype)
+    fixed = jit.Constants(*cut.sizes(C, n, dtype), *sums, *last)
+    return _Pass(cut, fixed, np.ones(C, dtype), np.zeros(cut.fold * C, dtype))
+
+
+def _past(result: NDArray | None) -> bool:
+    """Tell whether a result is to be written past the caches, and can be, if its rows allow it."""
+    return result is not None and result.nbytes >= STREAM and pointer(result) % ALIGNMENT == 0
 
 
 def stats(x: NDArray, lengths: NDArray | None = None) -> Statistics:
@@ -469,10 +473,9 @@ def _run_forward(
     """Go through phases; without the last ones there is no y. Return the `wide` of a cache."""
     dtype, C = rows.dtype, rows.shape[-1]
     M = rows.size // C
-    cut = layout(M, C, count_threads())
+    cut, fixed, ones, zeros = _pass(M, C, dtype, count_threads(), relu, _past(y))
     table = empty(2 * cut.table + 1, DOUBLE)
     table[0] = eps
-    ones, zeros = _ones_and_zeros(C, dtype)
     gamma = ones if gamma is None else contiguous(gamma)
     beta = zeros if beta is None else contiguous(beta)
     wide = numbers
@@ -484,8 +487,6 @@ def _run_forward(
     if running is not None:
         running_mean, running_var = contiguous(running.mean), contiguous(running.var)
         shares = _shares(running.kept, M if running.unbiased else None, dtype)
-    past = y is not None and _past(y, cut)
-    fixed = _begin(cut, C, M, dtype, relu, past)
     pool.share(
         _forward_steps, cut.parts, cut.parts, held(steps), fixed.at, held(rows),
         held(rows if y is None else y), held(gamma), held(beta), held(numbers), held(wide),
@@ -537,33 +538,29 @@ def backward(
 def _run_backward(
     steps: NDArray, rows: NDArray, cache: Cache, dx: NDArray | None = None,
     total: Sums | None = None,
-) -> NDArray:  # fmt: skip
+) -> tuple[NDArray, NDArray]:  # fmt: skip
     """Go through phases; without the last ones there is no dx. Return dgamma and dbeta."""
     dtype, C = rows.dtype, rows.shape[-1]
     M = rows.size // C
     numbers = np.empty((5, C), dtype)  # of_dy, of_x, constant, dgamma, dbeta
-    ones, _ = _ones_and_zeros(C, dtype)
+    # Of constants, no share of the sums goes back to x: any count but 0 serves.
+    options = dtype, count_threads(), cache.relu, _past(dx)
+    cut, fixed, ones, zeros = _pass_back(M, C, cache.M or 1, *options)
     gamma = ones if cache.gamma is None else contiguous(cache.gamma)
-    cut = layout(M, C, count_threads())
     table = empty(2 * cut.table, DOUBLE)
     if total is not None:
         rest, scale = cache.numbers[3], cache.numbers[5]
         table[:C] = total.beta
         table[cut.table : cut.table + C] = total.gamma / scale.astype(DOUBLE) + rest * table[:C]
-    wide = zeros = numbers
+    wide = numbers
     if cut.fold > 1:
         wide = np.empty((3, cut.fold, C), dtype)
-    if cache.M is None:
-        zeros = np.zeros(cut.fold * C, dtype)
-    past = dx is not None and _past(dx, cut)
-    # Of constants, no share of the sums goes back to x: any count but 0 serves.
-    fixed = _begin_back(cut, C, cache.M or 1, dtype, cache.relu, past)
     pool.share(
         _backward_steps, cut.parts, cut.parts, held(steps), fixed.at, held(cache.x), held(rows),
         held(rows if dx is None else dx), held(gamma), held(cache.numbers), held(cache.wide),
         held(numbers), held(wide), held(zeros), held(table), phases=len(steps),
     )  # fmt: skip
-    return numbers[3:]
+    return numbers[3], numbers[4]
 
 
 def _pack(x: NDArray, lengths: NDArray) -> NDArray:

@@ -254,15 +254,15 @@ class BatchNorm(Layer):
         given = x, gamma, beta, mean, var, self.eps, lengths, stats, running
         y, cache = how.forward(*given, **options)
         if running is not None:
-            self._follow(*cache.running)
+            self._follow(running, *cache.running)
         return y, (y.shape, how, cache)
 
     def follow(self, stats: formula.Statistics) -> None:
         """Let the running values follow the statistics of a batch that came in parts."""
         self._check_stats(stats, True)
         if self.running and self.update:
-            found = formula.update(self._running(), stats.mean, stats.var, stats.count)
-            self._follow(*found)
+            running = self._running()
+            self._follow(running, *formula.update(running, stats.mean, stats.var, stats.count))
 
     def sums(self, dy: NDArray, cache: Any) -> formula.Sums:
         """Return the sums over dy that the gradient of a part needs of all parts; they add."""
@@ -295,7 +295,7 @@ class BatchNorm(Layer):
         if stats is not None:
             found = stats.count
         elif lengths is None:
-            found = math.prod(x.shape[:-1])
+            found = x.size // self.features
         else:
             found = int(formula.count(x, lengths))
         if found < 2:
@@ -320,18 +320,14 @@ class BatchNorm(Layer):
 
     def _running(self) -> formula.Running:
         """Return the running values, and how they follow the next batch."""
-        mean, var, batches = self._running_values()
-        return formula.Running(mean, var, int(batches), self.momentum, self.unbiased)
+        arrays, options = self._buffers, (self.momentum, self.unbiased)
+        found = arrays["running_mean"], arrays["running_var"], arrays["batches"]
+        return formula.Running(*found, *options)
 
-    def _follow(self, mean: NDArray, var: NDArray) -> None:
+    def _follow(self, running: formula.Running, mean: NDArray, var: NDArray) -> None:
         """Let the running values be those after one batch more."""
-        running_mean, running_var, batches = self._running_values()
-        running_mean[...], running_var[...] = mean, var
-        batches[...] = int(batches) + 1
-
-    def _running_values(self) -> tuple[NDArray, NDArray, NDArray]:
-        arrays = self._buffers
-        return arrays["running_mean"], arrays["running_var"], arrays["batches"]
+        running.mean[...], running.var[...] = mean, var
+        running.batches[...] = int(running.batches) + 1
 
     def output_shape(self, shape: Shape) -> Shape:
         """Return `shape`."""

@@ -152,11 +152,8 @@ class Pool:
         self.shared = -(-pointer(self.words) // LINES) * LINES
 
     def acquire(self, count: int) -> int:
-        """Return what so many threads share, until `release`.
-
-        It is ALONE for one, and where it is in use, or closed.
-        """
-        if count == 1 or DISABLED or self.closed or not self.free.acquire(blocking=False):
+        """Return what so many threads share, until `release`; ALONE if it is in use, or closed."""
+        if DISABLED or self.closed or not self.free.acquire(blocking=False):
             return ALONE
         try:
             if len(self.workers) < count - 1:
@@ -288,8 +285,10 @@ def _run(entry: Entry, count: int, packed: bytes, phases: int) -> None:
     at = id(packed) + BYTES
     if count == phases == 1:
         entry.run(0, at)
-        return
-    _with_others(_offer.entry(5).run, count, entry.at, at, phases)
+    elif count == 1:
+        _offer.entry(5).run(ALONE, 1, entry.at, at, phases)
+    else:
+        _with_others(_offer.entry(5).run, count, entry.at, at, phases)
 
 
 def _with_others(driver: Callable[..., None], count: int, *arguments: int) -> None:
