@@ -382,7 +382,9 @@ class CrossEntropy(_Loss):
         """Check the target; return q of (5), or the classes themselves, which kernels take."""
         plain = not self.label_smoothing and self.weights is None
         if plain and target.dtype.kind in "iu" and kernels.used():
-            return self._classes(target, y.shape, lengths)
+            self._check_shape(target, y.shape)
+            found: NDArray = mask_steps(target, lengths)
+            return found
         classes = y.shape[-1]
         shares = self._shares(target, y.shape, lengths).astype(y.dtype)
         if self.label_smoothing:
@@ -405,11 +407,13 @@ class CrossEntropy(_Loss):
     ) -> tuple[float, NDArray]:
         if goal.dtype.kind not in "iu":
             return super()._mean(y, goal, lengths, total)
-        from .rows_kernel import cross_entropy_of_classes
-
-        terms, dy = cross_entropy_of_classes(y, goal, total)
-        value = np.sum(mask_steps(terms, lengths), dtype=np.float64) / total
-        return float(value), mask_steps(dy, lengths)
+        if y.size == 0:
+            self._check_range(goal, y.shape[-1])
+        terms, dy = kernels.beside(__name__).cross_entropy_of_classes(y, goal, total)
+        value = float(mask_steps(terms, lengths).sum(dtype=np.float64)) / total
+        if math.isnan(value):  # as with a class out of range
+            self._check_range(goal, y.shape[-1])
+        return value, mask_steps(dy, lengths)
 
     def _shares(self, target: NDArray, shape: Shape, lengths: NDArray | None) -> NDArray:
         """Check the target for y of that shape; return t, of that shape, from either form."""
@@ -438,20 +442,25 @@ class CrossEntropy(_Loss):
 
     def _classes(self, target: NDArray, shape: Shape, lengths: NDArray | None) -> NDArray:
         """Check the classes for y of that shape; return them, with any one in the padding."""
+        self._check_shape(target, shape)
+        found: NDArray = mask_steps(target, lengths)
+        self._check_range(found, shape[-1])
+        return found
+
+    def _check_shape(self, target: NDArray, shape: Shape) -> None:
         if target.shape != shape[:-1]:
             raise ValueError(
                 f"{self}: target has shape {target.shape}, expected {shape[:-1]}, a class for each "
                 f"row of y (shape {shape}); if it holds shares of the classes, make them floats: "
                 "target.astype(y.dtype)"
             )
-        classes = shape[-1]
-        target = mask_steps(target, lengths)
+
+    def _check_range(self, target: NDArray, classes: int) -> None:
         if target.size and not (target.min() >= 0 and target.max() < classes):
             raise ValueError(
                 f"{self}: classes must lie in 0 ... {classes - 1}, "
                 f"got {target.min()} ... {target.max()}"
             )
-        return target
 
 
 def _weights(owner: _Loss, name: str, value: npt.ArrayLike) -> float | tuple[float, ...]:

@@ -25,6 +25,9 @@ from ..engine.pointwise import Functions
 from ..engine.sweep import DOUBLE, Masks, Sweep, Values
 from ..engine.threads import count as count_threads
 from . import losses as formula
+from .rows_kernel import cross_entropy_of_classes
+
+__all__ = ["binary_cross_entropy", "cross_entropy_of_classes", "huber", "squared_error"]
 
 NDArray = npt.NDArray[Any]
 _i64 = ir.IntType(64)

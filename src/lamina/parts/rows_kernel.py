@@ -286,6 +286,8 @@ def _emit_cross_entropy(dtype: Any) -> str:
         b = s.builder
         for row, found in zip(rows, s.exponentials(rows), strict=True):
             number = b.load(row.class_, typ=_i64, align=8)
+            known = b.icmp_unsigned("<", number, s.width)
+            number = b.select(known, number, _i64(0))
             x = b.load(s.at(b, row.a, number), typ=s.scalar, align=s.size)
             shifted = b.fsub(x, found.m)
             e = b.extract_element(s.exp(s.spread(b, shifted, s.vector)), _i32(0))
@@ -293,7 +295,8 @@ def _emit_cross_entropy(dtype: Any) -> str:
             s.scale(row.b, found, factor)
             own = b.fdiv(b.fsub(b.fdiv(e, found.s), s.scalar(1.0)), s.total)
             b.store(own, s.at(b, row.b, number), align=s.size)
-            b.store(shifted, row.term, align=s.size)
+            term = b.select(known, shifted, s.scalar(np.nan))
+            b.store(term, row.term, align=s.size)
             b.store(b.fmul(found.s, s.scalar(2.0**-s.functions.shift)), row.sum, align=s.size)
 
     return _Rows("class_cross_entropy", dtype, write).end()
@@ -323,12 +326,14 @@ def _cross_entropy_twin(
 ) -> None:  # fmt: skip
     x, dx = (place.row(0, rows * width).reshape(rows, width) for place in (a, b))
     e, each, number = _exponentials(x), np.arange(rows), classes.row(0, rows)
+    known = (number >= 0) & (number < width)
+    number = np.where(known, number, 0)
     sums.row(0, rows)[...] = e.sum(axis=1)
     dx[...] = e / e.sum(axis=1, keepdims=True)
     dx[each, number] -= 1
     dx /= total.row(0, 1)
     with np.errstate(invalid="ignore"):
-        terms.row(0, rows)[...] = x[each, number] - x.max(axis=1)
+        terms.row(0, rows)[...] = np.where(known, x[each, number] - x.max(axis=1), np.nan)
 
 
 _softmax: Final = Code("softmax", _emit_softmax, _softmax_twin)
@@ -338,30 +343,31 @@ _cross_entropy: Final = Code("class_cross_entropy", _emit_cross_entropy, _cross_
 
 @jit.kernel
 def _some(g: int, at: int) -> None:
-    parts, size, code, rows, width, a, b, c, classes, terms, sums, total = jit.constants(at, 12)
+    parts, size, code, rows, width, a, b, c, classes, terms, total = jit.constants(at, 11)
     a, b, c, classes = data(a), data(b), data(c), data(classes)
-    terms, sums, total = data(terms), data(sums), data(total)
+    terms, total = data(terms), data(total)
     i0, i1 = rows * g // parts, rows * (g + 1) // parts
     done = i0 * width * size
     own = i0 * size
     call(code, (
-        a + done, b + done, c + done, classes + i0 * 8, terms + own, sums + own,
+        a + done, b + done, c + done, classes + i0 * 8, terms + own, terms + rows * size + own,
         total, i1 - i0, width,
     ))  # fmt: skip
 
 
-def _run(code: Code, arrays: list[NDArray], own: list[NDArray]) -> None:
-    """Run code over the rows of up to three arrays, with what each row has of its own."""
-    a = arrays[0]
+def _run(code: Code, a: NDArray, *others: NDArray) -> None:
+    """Run code over rows.
+
+    `others` are b, c, the classes, the terms of all rows with their sums behind, and the total, as
+    many of them as the code uses.
+    """
     if a.size == 0:
         return
     width = a.shape[-1]
     rows = a.size // width
     parts = 1 if a.size <= SERIAL else count_threads()
-    places = [held(x) for x in arrays]
-    places += places[:1] * (3 - len(places))
-    places += [held(x) for x in own] if own else places[:1] * 4
-    pool.share(_some, parts, parts, a.itemsize, code(a.dtype), rows, width, *places)
+    places = [*map(held, others), *(5 - len(others)) * [held(a)]]
+    pool.share(_some, parts, parts, a.itemsize, code(a.dtype), rows, width, held(a), *places)
 
 
 # The functions
@@ -377,20 +383,24 @@ def softmax(x: NDArray) -> tuple[NDArray, NDArray]:
 
 def write_softmax(x: NDArray, y: NDArray) -> None:
     """Write y of contiguous x, in another place."""
-    _run(_softmax, [x, y], [])
+    _run(_softmax, x, y)
 
 
 def softmax_backward(dy: NDArray, y: NDArray) -> NDArray:
     """Return dx."""
     dx = empty(y.shape, y.dtype)
-    _run(_backward, [contiguous(dy), y, dx], [])
+    _run(_backward, contiguous(dy), y, dx)
     return dx
 
 
 def cross_entropy_of_classes(y: NDArray, classes: NDArray, total: float) -> tuple[NDArray, NDArray]:
-    """Return l, shape (...), and ∂l/∂y over the total, shape (..., C), of classes in range."""
+    """Return l, shape (...), and ∂l/∂y over the total, shape (..., C).
+
+    l is NaN of a class out of range, and ∂l/∂y then has no meaning.
+    """
     y, classes = contiguous(y), contiguous(classes.astype(np.int64, copy=False))
-    dy = empty(y.shape, y.dtype)
-    terms, sums = (empty(y.shape[:-1], y.dtype) for _ in range(2))
-    _run(_cross_entropy, [y, dy], [classes, terms, sums, np.array([total], y.dtype)])
-    return np.log(sums) - terms, dy
+    dy, terms = empty(y.shape, y.dtype), empty((2, *classes.shape), y.dtype)
+    _run(_cross_entropy, y, dy, dy, classes, terms, np.array([total], y.dtype))
+    found: NDArray = np.log(terms[1])
+    found -= terms[0]
+    return found, dy
