@@ -103,7 +103,8 @@ def _twin(function: Twin, arrays: int, *given: Any) -> None:
 
 @jit.kernel
 def _some(g: int, at: int) -> None:
-    parts, size, code, n, a, b, c, d, numbers = jit.constants(at, 9)
+    fixed, a, b, c, d = jit.constants(at, 5)
+    parts, size, n, numbers, code = jit.constants(fixed, 5)
     a, b, c, d, numbers = data(a), data(b), data(c), data(d), data(numbers)
     i0, i1 = n * g // parts // 64 * 64, n if g == parts - 1 else n * (g + 1) // parts // 64 * 64
     done = i0 * size
@@ -135,11 +136,12 @@ class Bound:
         self, code: Each, n: int, dtype: np.dtype[Any], numbers: tuple[float, ...], parts: int
     ) -> None:
         self.n, self.parts, self.arrays = n, parts, code.arrays
-        self.fixed, self.usual = (parts, dtype.itemsize), code(dtype)
+        self.numbers = np.array(numbers, dtype)
+        fixed = parts, dtype.itemsize, n, held(self.numbers)
+        self.usual = self.past = jit.Constants(*fixed, code(dtype))
         self.streams = code.past is not None and n * dtype.itemsize >= STREAM
-        self.past = code.past(dtype) if code.past and self.streams else self.usual
-        self.values = np.array(numbers, dtype)
-        self.numbers = held(self.values)
+        if code.past is not None and self.streams:
+            self.past = jit.Constants(*fixed, code.past(dtype))
 
     def __call__(self, *arrays: NDArray) -> None:
         """Run."""
@@ -148,7 +150,7 @@ class Bound:
         chosen = self.past
         if self.streams and any(pointer(a) % ALIGNMENT for a in arrays[self.arrays :]):
             chosen = self.usual
-        pool.share(_some, self.parts, *self._task(chosen, *map(held, arrays)))
+        pool.share(_some, self.parts, chosen.at, *_places(*map(held, arrays)))
 
     def ready(self, *places: Any) -> pool.Ready | None:
         """Return it for what `held` says of the arrays; the scratch behind them is not used.
@@ -157,11 +159,12 @@ class Bound:
         """
         if self.n == 0 or self.streams:
             return None
-        return pool.Ready(_some, self.parts, self._task(self.usual, *places[:-1]), self)
+        return pool.Ready(_some, self.parts, (self.usual.at, *_places(*places[:-1])), self)
 
-    def _task(self, code: Any, *places: Any) -> tuple[Any, ...]:
-        others = places[:1] * (MOST - len(places))
-        return *self.fixed, code, self.n, *places, *others, self.numbers
+
+def _places(*places: Any) -> tuple[Any, ...]:
+    """Return so many places of arrays as kernels take, some of them twice."""
+    return places + places[:1] * (MOST - len(places))
 
 
 _bound = lru_cache(KEPT)(Bound)
