@@ -18,7 +18,7 @@ from .initializers import RNG, Blank, generator
 from .summary import page, table
 
 if TYPE_CHECKING:
-    from .engine.program import Plan
+    from .engine.program import Plan, Program
     from .fusion import Inference
 
 NDArray = npt.NDArray[Any]
@@ -229,6 +229,15 @@ class Layer(ABC):
 
         None says that it cannot be planned, or is not worth it: the default.
         """
+        return None
+
+    def _planned(self, x: NDArray, lengths: Any, training: bool) -> "Program | None":
+        """Return a function of x that computes y in a pass of training, if there is one.
+
+        At inference, `__call__` has looked for it already.
+        """
+        if training and lengths is None and self._calls is not None and type(x) is np.ndarray:
+            return self._calls.program(x, self)
         return None
 
     def _prepared(self) -> Prepared:

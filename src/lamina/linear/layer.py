@@ -105,13 +105,11 @@ class Linear(Layer):
         self, x: NDArray, *, lengths: Any = None, training: bool = False
     ) -> tuple[NDArray, Any]:
         """Return y, shape (..., O), and the cache of `backward`."""
-        # At inference, `__call__` has looked for a plan already.
-        if training and lengths is None and self._calls is not None and type(x) is np.ndarray:
-            program = self._calls.program(x, self)
-            if program is not None:
-                how, arrays = kernel(__name__), self._params
-                y, cache = how.by_program(program, x, arrays["weight"], arrays.get("bias"))
-                return y, (y.shape, how, cache)
+        program = self._planned(x, lengths, training)
+        if program is not None:
+            how, arrays = kernel(__name__), self._params
+            y, cache = how.by_program(program, x, arrays["weight"], arrays.get("bias"))
+            return y, (y.shape, how, cache)
         return self._forward(x, lengths)
 
     def _joins(self, after: Layer) -> bool:

@@ -5,6 +5,7 @@ The caches hold x or y themselves, whichever the gradient follows from.
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -17,7 +18,7 @@ from ..engine.program import Plan
 from . import activations as formula
 from . import sums_kernel
 from .activations import ALPHA, LAMBDA, ROOT_8_OVER_PI
-from .rows_kernel import softmax, softmax_backward, write_softmax
+from .rows_kernel import ready_softmax, softmax, softmax_backward, write_softmax
 
 __all__ = [
     "gelu", "gelu_backward", "gelu_tanh", "gelu_tanh_backward", "leaky_relu", "leaky_relu_backward",
@@ -121,12 +122,15 @@ def _gate(e: Any, b: Any, z: Any) -> tuple[Any, Any]:
 codes: Final[dict[str, elements.Each]] = {}
 """That of each function of single elements, by name."""
 
+keeps_y: Final[set[str]] = set()
+"""Those whose gradient follows from y; that of the others, from x."""
+
 Forward = Callable[..., tuple[NDArray, Any]]
 Backward = Callable[[NDArray, Any], NDArray]
 
 
 def _functions(
-    name: str, words: Any, backward_words: Any, keeps_y: bool, light: bool
+    name: str, words: Any, backward_words: Any, from_y: bool, light: bool
 ) -> tuple[Forward, Backward]:
     """Return the functions that have the name and the signatures of those of activations.py."""
     forward_of, backward_of = getattr(formula, name), getattr(formula, f"{name}_backward")
@@ -141,13 +145,15 @@ def _functions(
 
     code = codes[name] = elements.Each(name, words, twin, light=light)
     backward_name = f"{name}_backward"  # from y, it takes few operations
-    backward_code = elements.Each(backward_name, backward_words, backward_twin, 2, keeps_y)
+    backward_code = elements.Each(backward_name, backward_words, backward_twin, 2, from_y)
+    if from_y:
+        keeps_y.add(name)
 
     def forward(x: NDArray, *numbers: float) -> tuple[NDArray, Any]:
         x = contiguous(x)
         y = empty(x.shape, x.dtype)
         elements.run(code, (x, y), numbers)
-        return y, (y if keeps_y else x, numbers)
+        return y, (y if from_y else x, numbers)
 
     def backward(dy: NDArray, cache: Any) -> NDArray:
         kept, numbers = cache
@@ -171,6 +177,26 @@ gelu_tanh, gelu_tanh_backward = _functions(
 )
 
 
+class Planned:
+    """The functions of this module where a program computes y of x: they return the cache, too."""
+
+    def __init__(self, program: Callable[[NDArray], NDArray]) -> None:
+        self.program = program
+
+    def softmax(self, x: NDArray) -> tuple[NDArray, NDArray]:
+        """Return y, which is the cache of `softmax_backward` too."""
+        y = self.program(x)
+        return y, y
+
+    def __getattr__(self, name: str) -> Forward:
+        def forward(x: NDArray, *numbers: float) -> tuple[NDArray, Any]:
+            x = contiguous(x)
+            y = self.program(x)
+            return y, (y if name in keeps_y else x, numbers)
+
+        return forward
+
+
 class Steps:
     """The functions of this module as steps of a plan: of the number of an array, not of an array.
 
@@ -188,7 +214,9 @@ class Steps:
 
     def softmax(self, x: int) -> tuple[int, None]:
         """Plan softmax(x); return the number of y."""
-        return self.plan.add(self.plan.shapes[x], write_softmax, x), None
+        shape = self.plan.shapes[x]
+        ready = partial(ready_softmax, shape, self.plan.dtype)
+        return self.plan.add(shape, write_softmax, x, ready=ready), None
 
     def __getattr__(self, name: str) -> Callable[..., tuple[int, None]]:
         code = codes[name]

@@ -5,6 +5,7 @@ With m the largest element of a row, e_c = exp(x_c - m) and s = Σ_c e_c. A sum 
 same bits in any batch, on any number of threads and for any width of vectors.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -361,13 +362,19 @@ def _run(code: Code, a: NDArray, *others: NDArray) -> None:
     `others` are b, c, the classes, the terms of all rows with their sums behind, and the total, as
     many of them as the code uses.
     """
-    if a.size == 0:
-        return
-    width = a.shape[-1]
-    rows = a.size // width
-    parts = 1 if a.size <= SERIAL else count_threads()
-    places = [*map(held, others), *(5 - len(others)) * [held(a)]]
-    pool.share(_some, parts, parts, a.itemsize, code(a.dtype), rows, width, held(a), *places)
+    if a.size:
+        task = _task(code, a.shape, a.dtype, held(a), *map(held, others))
+        pool.share(_some, task[0], *task)
+
+
+def _task(
+    code: Code, shape: tuple[int, ...], dtype: np.dtype[Any], *places: Any
+) -> tuple[Any, ...]:
+    """Return what `_some` is told; the first place stands for those that are not given."""
+    size, width = math.prod(shape), shape[-1]
+    parts = 1 if size <= SERIAL else count_threads()
+    others = places[:1] * (6 - len(places))
+    return (parts, dtype.itemsize, code(dtype), size // width, width, *places, *others)
 
 
 # The functions
@@ -384,6 +391,16 @@ def softmax(x: NDArray) -> tuple[NDArray, NDArray]:
 def write_softmax(x: NDArray, y: NDArray) -> None:
     """Write y of contiguous x, in another place."""
     _run(_softmax, x, y)
+
+
+def ready_softmax(
+    shape: tuple[int, ...], dtype: np.dtype[Any], x: Any, y: Any, _: Any
+) -> pool.Ready | None:
+    """Return `write_softmax` for what `held` says of x and y."""
+    if 0 in shape:
+        return None
+    task = _task(_softmax, shape, dtype, x, y)
+    return pool.Ready(_some, task[0], task, None)
 
 
 def softmax_backward(dy: NDArray, y: NDArray) -> NDArray:
