@@ -69,11 +69,57 @@ def test_activations(layer, shape, dtype, rng):
     x = np.asarray(rng.standard_normal(shape), dtype)
     assert same(planned(layer, x), layer.forward(x)[0])
     assert same(planned(layer, x.T), layer.forward(x.T)[0])
+    (y, cache), (its_y, its_cache) = layer.forward(x.T), layer.forward(x.T, training=True)
+    assert same(its_y, y)
+    assert same(layer.backward(x.T, its_cache)[0], layer.backward(x.T, cache)[0])
+
+
+CONVOLUTIONS = {
+    "narrow": (lm.Conv2d(1, 32, 3, rng=0), (1, 28, 28, 1)),
+    "sequences": (lm.Conv1d(9, 64, 5, padding="same", rng=0), (2, 30, 9)),
+    "strides": (lm.Conv2d(3, 8, 3, stride=2, dilation=2, padding=1, rng=0), (2, 9, 11, 3)),
+    "reflected": (lm.Conv2d(3, 8, 3, padding=1, padding_mode="reflect", rng=0), (2, 9, 11, 3)),
+    "a product": (lm.Conv2d(4, 70, 1, rng=0), (3, 5, 5, 4)),
+    "one window": (lm.Conv2d(4, 6, (5, 3), bias=False, rng=0), (3, 5, 3, 4)),
+    "groups": (lm.Conv2d(32, 64, 3, groups=2, rng=0), (1, 6, 7, 32)),
+    "depthwise": (lm.Conv2d(16, 16, 3, groups=16, rng=0), (1, 6, 7, 16)),
+    "volumes": (lm.Conv3d(2, 3, 2, dtype=np.float64, rng=0), (1, 4, 5, 6, 2)),
+    "large": (lm.Conv2d(64, 64, 3, padding="same", rng=0), (4, 28, 28, 64)),
+    "no windows": (lm.Conv2d(3, 8, 3, rng=0), (2, 0, 5, 3)),
+}
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_convolutions(name, rng):
+    layer, shape = copy.deepcopy(CONVOLUTIONS[name])
+    x = rng.standard_normal(shape).astype(layer.dtype)
+    wanted, cache = layer.forward(x)
+    assert same(planned(layer, x), wanted)
+    assert same(planned(layer, x[..., ::-1].copy()[..., ::-1]), wanted)
+    with lm.threads(1):
+        assert same(planned(layer, x), wanted)
+    dy = rng.standard_normal(wanted.shape).astype(layer.dtype)
+    dx, grads = layer.backward(dy, cache)
+    y, cache = layer.forward(x, training=True)
+    assert same(y, wanted)
+    its_dx, its_grads = layer.backward(dy, cache)
+    assert same(its_dx, dx)
+    assert all(same(its_grads[name], g) for name, g in grads.items())
+    layer.params["weight"][...] *= 2
+    assert same(layer(x), layer.forward(x)[0])
+    layer.params["weight"] = layer.weight * 3
+    assert same(planned(layer, x), layer.forward(x)[0])
+    with pytest.raises(ValueError, match="expected"):
+        layer(x[0])
 
 
 def test_softmax(rng):
     x = rng.standard_normal((7, 13)).astype(np.float32)
-    assert same(planned(lm.Softmax(), x), lm.Softmax().forward(x)[0])
+    softmax, (wanted, cache) = lm.Softmax(), lm.Softmax().forward(x)
+    assert same(planned(softmax, x), wanted)
+    y, its_cache = softmax.forward(x, training=True)
+    assert same(y, wanted)
+    assert same(softmax.backward(x, its_cache)[0], softmax.backward(x, cache)[0])
     with pytest.raises(ValueError, match="at least 1 class"):
         planned(lm.Softmax(), np.ones((), np.float32))
 

@@ -38,6 +38,22 @@ class Live(NamedTuple):
     serves: Callable[[Any], bool]
 
 
+def has(weight: NDArray, bias: NDArray | None) -> Callable[[Any], bool]:
+    """Return whether a layer has these parameters, of the size that they have now.
+
+    NumPy can be made to resize an array where it is.
+    """
+    sizes = weight.size, 0 if bias is None else bias.size
+
+    def serves(layer: "Layer") -> bool:
+        arrays = layer._params
+        if arrays.get("weight") is not weight or arrays.get("bias") is not bias:
+            return False
+        return (weight.size, 0 if bias is None else bias.size) == sizes
+
+    return serves
+
+
 class Known(NamedTuple):
     """A call that was planned."""
 

@@ -526,9 +526,12 @@ def correlate(
 
 
 def bind(
-    plan: Correlation, weight: Packed, bias: NDArray | None, relu: bool, scratch: NDArray
+    plan: Correlation, weight: NDArray | Packed, bias: NDArray | None, relu: bool, scratch: NDArray
 ) -> Callable[[NDArray, NDArray], None]:
-    """Return `correlate` as a function of x and y that works in `plan.bytes` of scratch."""
+    """Return `correlate` as a function of x and y that works in `plan.bytes` of scratch.
+
+    Weights that are not packed beforehand are for a plan that reads them as they lie.
+    """
     bound, lists = _bound(plan, weight, bias, relu, scratch)
 
     def run(x: NDArray, y: NDArray) -> None:
@@ -539,7 +542,7 @@ def bind(
 
 
 def ready(
-    plan: Correlation, weight: Packed, bias: NDArray | None, relu: bool,
+    plan: Correlation, weight: NDArray | Packed, bias: NDArray | None, relu: bool,
     x: int, y: int, scratch: NDArray,
 ) -> pool.Ready | None:  # fmt: skip
     """Return what `bind` gives for what `held` says of x and y, if all panels are used together."""
@@ -550,15 +553,15 @@ def ready(
 
 
 def _bound(
-    plan: Correlation, weight: Packed, bias: NDArray | None, relu: bool, scratch: NDArray
+    plan: Correlation, weight: NDArray | Packed, bias: NDArray | None, relu: bool, scratch: NDArray
 ) -> tuple[list[Task], NDArray]:
     """Return `_places` for all panels, and the lists of segments."""
     blocks = scratch[: plan.scratch * plan.dtype.itemsize].view(plan.dtype)
     lists = scratch[plan.lists_at : plan.bytes].view(np.int64).reshape(plan.lists)
-    bound = [
-        _places(plan, weight.panels[first * plan.panel :], first, end, bias, relu, blocks, lists)
-        for first, end in plan.spans
-    ]
+    bound = []
+    for first, end in plan.spans:
+        b = weight.panels[first * plan.panel :] if isinstance(weight, Packed) else weight
+        bound.append(_places(plan, b, first, end, bias, relu, blocks, lists))
     return bound, lists
 
 

@@ -110,19 +110,28 @@ class Fixed:
     def plan(self, plan: Plan, x: int, padding: Pads) -> int:
         """Plan y of the array of that number; return the number of y."""
         case = self._case(plan.shapes[x], plan.dtype, padding)
-        weights, bias, relu = self._weights(case), self.bias, self.relu
-        if isinstance(weights, direct.Packed) and 0 not in case.y:
-            how = _plan(case, weights.edges)
+        weights: Any = self._weights(case)
+        bias, relu = self.bias, self.relu
+        if case.is_product:
+            if isinstance(weights, np.ndarray):
+                weights = weights.reshape(-1, case.weight[-1])
+            return plan.multiply(x, matmul.Given(weights, bias, relu), case.y)
+        how = self._correlation(case, weights)
+        if how is not None:
             bind = partial(direct.bind, how, weights, bias, relu)
             ready = partial(direct.ready, how, weights, bias, relu)
             return plan.add_bound(case.y, bind, how.bytes, x, ready=ready)
-        if isinstance(weights, matmul.Packed):
-            return plan.multiply(x, matmul.Given(weights, bias, relu), case.y)
         return plan.add(case.y, lambda x, y: _compute(case, x, weights, bias, relu, y), x)
 
     def _case(self, x: Ints, dtype: np.dtype[Any], padding: Pads) -> "_Case":
         windows = Windows(*self.window, padding)
         return _case(x, self.weight.shape, windows, *self.options, dtype, count_threads())
+
+    def _correlation(self, case: "_Case", weights: _Weights) -> Correlation | None:
+        """Return the plan of y that a program binds to its memory, if it does."""
+        if not isinstance(weights, direct.Packed) or 0 in case.y:
+            return None
+        return _plan(case, weights.edges)
 
     def _weights(self, case: "_Case") -> _Weights:
         found = self.packed.get(case.is_product)
@@ -134,6 +143,37 @@ class Fixed:
                 found = direct.pack(found.reshape(_taps(case.weight)))
             self.packed[case.is_product] = found
         return found
+
+
+class Live(Fixed):
+    """The forward pass with parameters whose values may change: nothing is packed beforehand."""
+
+    def _weights(self, case: "_Case") -> _Weights:
+        return self.weight
+
+    def _correlation(self, case: "_Case", weights: _Weights) -> Correlation | None:
+        if case.is_narrow or 0 in case.y:
+            return None
+        found = _plan(case, None)
+        # A layer is called with many shapes, and no more than that is kept for each.
+        return None if found.packed or found.bytes > matmul.SCRATCH else found
+
+
+def live(weight: NDArray, bias: NDArray | None, **options: Any) -> Live | None:
+    """Return `Live` with these options of `Fixed`; None where parameters do not lie row by row."""
+    if any(a is not None and contiguous(a) is not a for a in (weight, bias)):
+        return None
+    return Live(weight, bias, **options)
+
+
+def by_program(
+    program: Callable[[NDArray], NDArray], x: NDArray, weight: NDArray, bias: NDArray | None,
+    *, stride: Ints, dilation: Ints, padding: Pads, padding_mode: str, groups: int,
+) -> tuple[NDArray, tuple[Any, ...]]:  # fmt: skip
+    """Return y, by a plan with these parameters, and the cache of `backward`."""
+    x, windows = contiguous(x), _windows(weight.shape, stride, dilation, padding)
+    case = _case(x.shape, weight.shape, windows, padding_mode, groups, x.dtype, count_threads())
+    return program(x), (x, weight, bias is not None, None, None, case)
 
 
 def step(z: NDArray, weight: NDArray, bias: NDArray | None = None, *, groups: int = 1) -> NDArray:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import arguments, initializers
+from ..calls import Live, has
 from ..kernels import functions, gradients, kernel, used
 from ..layer import Arrays, Layer, NDArray, Parameter, Prepared, Shape
 from ..parts.activations import ReLU
@@ -82,7 +83,13 @@ class _Conv(Windowed):
         self, x: NDArray, *, lengths: Any = None, training: bool = False
     ) -> tuple[NDArray, Any]:
         r"""Return y, shape (N, \*Q, O), and the cache of `backward`."""
-        return self._forward(x, lengths)
+        program = self._planned(x, lengths, training)
+        if program is None:
+            return self._forward(x, lengths)
+        how, (weight, bias) = kernel(__name__), self._arrays()
+        padding = self._windows(x.shape[1:-1]).pads
+        y, cache = how.by_program(program, x, weight, bias, padding=padding, **self._options())
+        return y, (y.shape, how, cache)
 
     def _joins(self, after: Layer) -> bool:
         """Return whether `_forward_joined` does the layer after this one, too: a ReLU."""
@@ -103,11 +110,8 @@ class _Conv(Windowed):
             x,
             *self._arrays(),
             lengths,
-            stride=self.stride,
-            dilation=self.dilation,
             padding=self._windows(x.shape[1:-1]).pads,
-            padding_mode=self.padding_mode,
-            groups=self.groups,
+            **self._options(),
             **options,
         )
         return y, (y.shape, how, cache)
@@ -131,17 +135,37 @@ class _Conv(Windowed):
         arguments.parameters(self, weight, bias, shape)
         return weight, bias
 
+    def _options(self) -> dict[str, Any]:
+        """Return the options of the kernels, but for the padding."""
+        return {
+            "stride": self.stride,
+            "dilation": self.dilation,
+            "padding_mode": self.padding_mode,
+            "groups": self.groups,
+        }
+
+    def _live(self) -> Live | None:
+        """Return how to plan a call with the parameters that are there now."""
+        if type(self) not in (Conv1d, Conv2d, Conv3d):
+            return None
+        weight, bias = self._arrays()
+        live = kernel(__name__).live(weight, bias, **self._options())
+        if live is None:
+            return None
+
+        def plan(plan: "Plan", x: int) -> int:
+            plan.check(self.dtype)
+            shape = plan.shapes[x]
+            self.output_shape(shape)
+            y: int = live.plan(plan, x, self._windows(shape[1:-1]).pads)
+            return y
+
+        return Live(plan, has(weight, bias))
+
     def _prepared(self, relu: bool = False) -> Prepared:
         """Return how the layer computes in an inference model, with a ReLU on top if asked for."""
         dtype = self.dtype
-        run = kernel(__name__).Fixed(
-            *self._arrays(),
-            relu,
-            stride=self.stride,
-            dilation=self.dilation,
-            padding_mode=self.padding_mode,
-            groups=self.groups,
-        )
+        run = kernel(__name__).Fixed(*self._arrays(), relu, **self._options())
 
         @lru_cache(SHAPES)
         def padding(shape: Shape) -> Pads:

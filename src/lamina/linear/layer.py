@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import arguments, initializers
-from ..calls import Live
+from ..calls import Live, has
 from ..kernels import functions, gradients, kernel, used
 from ..layer import Arrays, Layer, NDArray, Parameter, Prepared, Shape
 from ..parts.activations import ReLU
@@ -148,13 +148,6 @@ class Linear(Layer):
         live = kernel(__name__).live(weight, bias)
         if live is None:
             return None
-        sizes = weight.size, 0 if bias is None else bias.size
-
-        def serves(layer: Linear) -> bool:
-            arrays = layer._params
-            if arrays.get("weight") is not weight or arrays.get("bias") is not bias:
-                return False  # and NumPy can be made to resize an array where it is
-            return (weight.size, 0 if bias is None else bias.size) == sizes
 
         def plan(plan: "Plan", x: int) -> int:
             plan.check(self.dtype)
@@ -162,7 +155,7 @@ class Linear(Layer):
             y: int = live(plan, x)
             return y
 
-        return Live(plan, serves)
+        return Live(plan, has(weight, bias))
 
     def _prepared(self, relu: bool = False) -> Prepared:
         """Return how the layer computes in an inference model, with a ReLU on top if asked for."""
