@@ -15,7 +15,7 @@ from llvmlite import ir
 
 from ..arrays import mask_steps
 from ..engine import elements, jit, philox, pool
-from ..engine.jit import Address, Code, address, call, item
+from ..engine.jit import Address, Code, call, data, held, item
 from ..engine.loops import for_range
 from ..engine.matmul import contiguous
 from ..engine.memory import empty
@@ -224,6 +224,7 @@ def _drop(g: int, at: int) -> None:
     (
         parts, size, code, n, units, x, y, ids, real, call_, k0, k1, threshold, affine,
     ) = jit.constants(at, 14)  # fmt: skip
+    x, y, ids, real, affine = data(x), data(y), data(ids), data(real), data(affine)
     chunks = (units + CHUNK - 1) // CHUNK
     total = n * chunks
     for u in range(total * g // parts, total * (g + 1) // parts):
@@ -241,6 +242,7 @@ def _drop(g: int, at: int) -> None:
 def _select(g: int, at: int) -> None:
     """Do part g: chunks of the units whose fate `rows` rows share."""
     parts, size, code, n, rows, units, x, y, keep, affine = jit.constants(at, 10)
+    x, y, keep, affine = data(x), data(y), data(keep), data(affine)
     chunks = (units + CHUNK - 1) // CHUNK
     total = n * chunks
     for u in range(total * g // parts, total * (g + 1) // parts):
@@ -329,8 +331,8 @@ def _drawn(
     parts = 1 if x.size <= SERIAL else count_threads()
     k0, k1 = keep.key.tolist()
     pool.share(
-        _drop, parts, parts, x.dtype.itemsize, code(x.dtype), n, units, address(x), address(y),
-        address(ids), address(real), keep.call & formula.LOW, k0, k1, threshold, address(constants),
+        _drop, parts, parts, x.dtype.itemsize, code(x.dtype), n, units, held(x), held(y), held(ids),
+        held(real), keep.call & formula.LOW, k0, k1, threshold, held(constants),
     )  # fmt: skip
     return y
 
@@ -360,8 +362,8 @@ def _selected(x: NDArray, keep: NDArray, affine: Affine) -> NDArray:
     keep, constants = contiguous(keep), _numbers(affine, x.dtype)
     parts = 1 if x.size <= SERIAL else count_threads()
     pool.share(
-        _select, parts, parts, x.dtype.itemsize, select(x.dtype), n, rows, units, address(x),
-        address(y), address(keep), address(constants),
+        _select, parts, parts, x.dtype.itemsize, select(x.dtype), n, rows, units, held(x), held(y),
+        held(keep), held(constants),
     )  # fmt: skip
     return y
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from llvmlite import ir
 
 from ..engine import jit, pool
-from ..engine.jit import Address, Code, address, call
+from ..engine.jit import Address, Code, call, data, held
 from ..engine.matmul import contiguous
 from ..engine.memory import empty
 from ..engine.pointwise import Functions
@@ -158,6 +158,7 @@ _BINARY_CROSS_ENTROPY: Final = _code("binary_cross_entropy", _binary_cross_entro
 def _some(g: int, at: int) -> None:
     """Do part g of the blocks."""
     parts, size, width, code, n, y, target, dy, numbers, sums = jit.constants(at, 10)
+    y, target, dy, numbers, sums = data(y), data(target), data(dy), data(numbers), data(sums)
     blocks = (n + BLOCK - 1) // BLOCK
     for i in range(blocks * g // parts, blocks * (g + 1) // parts):
         done = i * BLOCK * size
@@ -178,7 +179,7 @@ def _run(
     parts = 1 if n <= SERIAL else count_threads()
     pool.share(
         _some, parts, parts, dtype.itemsize, sums * COLUMNS * DOUBLE.itemsize, code(dtype), n,
-        address(y), address(target), address(dy), address(numbers), address(found),
+        held(y), held(target), held(dy), held(numbers), held(found),
     )  # fmt: skip
     of_all: NDArray = found.sum(axis=(0, 2))
     return of_all, dy
