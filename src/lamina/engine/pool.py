@@ -3,7 +3,8 @@
 Whoever is free takes the next part: the caller too, and all of them where nobody else comes in
 time, so that no call waits for a thread that has not begun; on a busy machine a call takes at worst
 the time of one thread. Which thread computes a part changes nothing of the result. A worker looks
-for work for about 0.3 ms, then sleeps until a call wakes it.
+for work for about 1 ms, longer than Python takes from one call of a network to the next, then
+sleeps until a call wakes it: maybe on the core of the caller, where it has to wait for that.
 """
 
 import atexit
@@ -19,7 +20,7 @@ from . import jit
 from .jit import BYTES, DISABLED, Entry, Words, call, item, packer, words
 from .memory import pointer
 
-LOOKS: Final = 10_000
+LOOKS: Final = 40_000
 """How often a worker looks for work before it sleeps."""
 LAST_LOOKS: Final = 100
 """The same when it has said that it will."""
