@@ -54,6 +54,12 @@ class BatchNorm:
         arrays = {name: a.astype(self.dtype) for name, a in arrays.items()}
         return arrays | ({} if self.lengths is None else {"lengths": np.array(self.lengths)})
 
+    def running(self, count: int, dtype: str) -> batchnorm_formula.Running:
+        """Return running values; of one value a channel there is no unbiased variance."""
+        mean, var = np.linspace(-1, 2, 2 * self.x[-1]).astype(self.dtype).reshape(2, -1)
+        mean, var = mean.astype(dtype), var.astype(dtype)
+        return batchnorm_formula.Running(mean, var, np.array(3), 0.75, unbiased=count > 1)
+
     def check(self, seed: int = 0, layouts: tuple[str, ...] = ("plain",)) -> None:
         """Hold the kernel against the formula; the arrays take the `layouts` in turn."""
         arrays = self.arrays(seed)
@@ -62,6 +68,9 @@ class BatchNorm:
             name: lay_out(a, layouts[i % len(layouts)]) if name in ("x", "gamma") else a
             for i, (name, a) in enumerate(arrays.items())
         }
+        count = int(batchnorm_formula.count(arrays["x"], arrays.get("lengths")))
+        if count and not self.given:
+            given["running"] = self.running(count, self.dtype)
         y, cache = batchnorm_kernel.forward(**given)
         dx, grads = batchnorm_kernel.backward(lay_out(dy, layouts[-1]), cache)
         np.testing.assert_array_equal(given["x"], arrays["x"], err_msg="x was written to")
@@ -77,6 +86,8 @@ class BatchNorm:
                 assert_same(at_once[1][name], g, f"{name} through the ReLU")
 
         wide = {n: a.astype(np.float64) if n != "lengths" else a for n, a in arrays.items()}
+        if "running" in given:
+            wide["running"] = self.running(count, "float64")
         y_exact, exact = batchnorm_formula.forward(**wide)
         dx_exact, grads_exact = batchnorm_formula.backward(dy.astype(np.float64), exact)
         # dx may be a small difference of large terms.
@@ -89,6 +100,10 @@ class BatchNorm:
             *((n, grads[n], g, 10 + terms) for n, g in grads_exact.items()),
             ("mean", cache.mean, exact.mean, np.max(np.abs(exact.mean))),
             ("var", cache.var, exact.var, np.max(exact.var)),
+            *(
+                (f"running value {i}", cache.running[i], a, 1 + np.max(np.abs(a)))
+                for i, a in enumerate(exact.running or ())
+            ),
         ):
             assert (found.shape, found.dtype) == (expected.shape, self.dtype), name
             off = np.max(np.abs(found - expected), initial=0)

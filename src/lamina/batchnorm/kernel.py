@@ -167,8 +167,8 @@ def _forward(phase: int, g: int, at: int) -> None:
     """Do part g: 0 moments of blocks, 1 make them one, 2 the line of each channel, 3 y."""
     (
         _, _, fixed, x, y, gamma, beta, numbers, wide, table,
-        follows, running_mean, running_var, shares,
-    ) = jit.constants(at, 14)  # fmt: skip
+        follows, running_mean, running_var, mean_shares, var_shares,
+    ) = jit.constants(at, 15)  # fmt: skip
     (
         parts, size, lane, full, tail, fold, c, n, group,
         moments, merge, settle, line, apply, copy, follow,
@@ -221,12 +221,10 @@ def _forward(phase: int, g: int, at: int) -> None:
             _repeat(copy, lane, slope, fold, c, wide_slope)
             _repeat(copy, lane, intercept, fold, c, wide_intercept)
         if follows:
-            before, new, into, numbers = data(running_mean), mean + at, after + at, data(shares)
-            call(follow, (before + at, new, into, into, c1 - c0, numbers))  # (5)
-            before, new, into, numbers = (
-                data(running_var), var + at, into + step, numbers + 3 * size
-            )  # fmt: skip
-            call(follow, (before + at, new, into, into, c1 - c0, numbers))  # (6)
+            before, into, shares = data(running_mean) + at, after + at, data(mean_shares)
+            call(follow, (before, mean + at, into, into, c1 - c0, shares))  # (5)
+            before, into, shares = data(running_var) + at, into + step, data(var_shares)
+            call(follow, (before, var + at, into, into, c1 - c0, shares))  # (6)
     elif phase == 3:
         some = max(2, BLOCK // width)
         count = _blocks(some, full, tail)
@@ -241,7 +239,7 @@ def _forward(phase: int, g: int, at: int) -> None:
 
 @jit.kernel
 def _forward_steps(part: int, at: int) -> None:
-    arguments = jit.constants(at, 14)
+    arguments = jit.constants(at, 15)
     parts, steps = arguments[0], data(arguments[1])
     for i in range(2):
         _forward(item(steps, 2 * (part // parts) + i), part % parts, at)
@@ -482,25 +480,25 @@ def _run_forward(
     if cut.fold > 1:
         wide = np.empty((4, cut.fold, C), dtype)
         wide[3] = rows.reshape(-1)[:C]  # the pivots
-    running_mean = running_var = shares = numbers
+    running_mean = running_var = mean_shares = var_shares = numbers
     follows = running is not None
     if running is not None:
         running_mean, running_var = contiguous(running.mean), contiguous(running.var)
-        shares = _shares(running.kept, M if running.unbiased else None, dtype)
+        mean_shares = _shares(running.kept, None, dtype)
+        var_shares = _shares(running.kept, M if running.unbiased else None, dtype)
     pool.share(
         _forward_steps, cut.parts, cut.parts, held(steps), fixed.at, held(rows),
         held(rows if y is None else y), held(gamma), held(beta), held(numbers), held(wide),
-        held(table), follows, held(running_mean), held(running_var), held(shares),
-        phases=len(steps),
+        held(table), follows, held(running_mean), held(running_var),
+        held(mean_shares), held(var_shares), phases=len(steps),
     )  # fmt: skip
     return wide
 
 
 @functools.lru_cache(LAYOUTS)
 def _shares(kept: float, M: int | None, dtype: np.dtype[Any]) -> NDArray:
-    """Return the numbers by which running values follow; M makes the variance unbiased."""
-    factor = 1 if M is None else M / (M - 1)
-    return np.array([kept, 1 - kept, 1, kept, 1 - kept, factor], dtype)
+    """Return the numbers by which running values follow; M makes a variance unbiased."""
+    return np.array([kept, 1 - kept, 1 if M is None else M / (M - 1)], dtype)
 
 
 def sums(dy: NDArray, cache: Cache) -> Sums:
