@@ -10,6 +10,7 @@ import pytest
 import lamina as lm
 from contract import assert_close, assert_same, random
 from lamina import fusion
+from lamina.engine.program import Chunks, Program
 
 
 def trained(model, shape, dtype=np.float32):
@@ -199,6 +200,35 @@ def test_networks_run_by_programs(name, programs):
         assert_same(y, called)
     assert segments[0].program.cache_info()[:2] == (2, 3)  # hits and misses
     assert segments[0].program(xs[0].shape, xs[0].dtype, 1) is not None
+
+
+@pytest.mark.parametrize("chunks", [1, 3, 99])
+@pytest.mark.parametrize("name", ["images", "volumes"])
+def test_batches_go_by_chunks(monkeypatch, name, chunks):
+    make, shape = NETWORKS[name]
+    model = trained(make(dtype=np.float32), shape)
+    x = random("x", (7, *shape[1:]), np.float32)
+    expected = model.for_inference()(x)
+    fixed = model.for_inference()
+    between = fusion._whole(fixed._run.call.needed[:-1], x.shape, x.dtype).size
+    monkeypatch.setattr(fusion, "CACHED", -(-between // chunks))
+    assert_same(fixed(x), expected)
+    assert_same(fixed(x[::-1])[::-1], expected)
+    program = fixed._plain.program(x.shape, x.dtype, None)
+    counts = program.counts if isinstance(program, Chunks) else [7]
+    assert counts == {1: [7], 3: [3, 2, 2], 99: [1] * 7}[chunks]
+
+
+def test_vectors_go_all_at_once(monkeypatch):
+    monkeypatch.setattr(fusion, "CACHED", 1)
+    make, shape = NETWORKS["MLP"]
+    fixed = make(dtype=np.float32).for_inference()
+    fixed(random("x", shape, np.float32))
+    assert isinstance(fixed._plain.program(shape, np.dtype(np.float32), None), Program)
+    flat = lm.Sequential(lm.Flatten(), *make(dtype=np.float32)).for_inference()
+    x = random("x", (50, 5, 6), np.float32)
+    flat(x)
+    assert isinstance(flat._plain.program(x.shape, x.dtype, None), Program)
 
 
 def test_a_layer_of_ones_own_parts_programs():

@@ -63,6 +63,8 @@ Memo: TypeAlias = dict[tuple[int, ...], Prepared]
 
 PROGRAMS: Final = 8
 """For how many shapes of x a model keeps its program, with the memory that it works in."""
+CACHED: Final = 3 * 2**19
+"""Bytes between x and y that stay in caches; a batch that needs more goes by chunks."""
 PRODUCTS: Final = (Linear, Conv1d, Conv2d, Conv3d)
 """The layers that take in what stands after them."""
 KNOWN: Final = (
@@ -404,17 +406,46 @@ def _planned(parts: list[_Part], plan: "Plan", x: int) -> int:
 
 def _program(
     parts: list[_Part], shape: Shape, dtype: np.dtype[Any], threads: int | None
-) -> "Program | None":
+) -> Callable[[NDArray], NDArray] | None:
     """Return a program for x of that shape and dtype; None where calls must do, or refuse it."""
-    from .engine.program import Plan, Program  # not before it is known that there are kernels
-
     if 0 in shape or dtype not in FLOATS or any(part.run.plan is None for part in parts):
         return None
-    plan = Plan(shape, dtype)
     try:
-        return Program(plan, _planned(parts, plan, 0))
+        return _whole(parts, shape, dtype) if len(shape) < 3 else _chunked(parts, shape, dtype)
     except (ValueError, TypeError):
         return None
+
+
+def _whole(parts: list[_Part], shape: Shape, dtype: np.dtype[Any]) -> "Program":
+    """Return the program of all samples at once."""
+    from .engine.program import Plan, Program  # not before it is known that there are kernels
+
+    plan = Plan(shape, dtype)
+    return Program(plan, _planned(parts, plan, 0))
+
+
+def _chunked(
+    parts: list[_Part], shape: Shape, dtype: np.dtype[Any]
+) -> Callable[[NDArray], NDArray]:
+    """Return a program that takes, as long as samples are no vectors, some of them at a time.
+
+    Weights of vectors are many for what is done with them: there the whole batch shares them.
+    """
+    from .engine.program import Chunks, Plan
+
+    plan, x, head = Plan(shape, dtype), 0, 0
+    while head < len(parts) and len(plan.shapes[x]) > 2:
+        x = _planned(parts[head : head + 1], plan, x)
+        head += 1
+    n, between = shape[0], _whole(parts[:head], shape, dtype).size
+    chunks = min(n, -(-between // CACHED))
+    if chunks < 2:
+        return _whole(parts, shape, dtype)
+    count, more = divmod(n, chunks)
+    fewer = _whole(parts[:head], (count, *shape[1:]), dtype)
+    larger = _whole(parts[:head], (count + 1, *shape[1:]), dtype) if more else fewer
+    programs = [larger] * more + [fewer] * (chunks - more)
+    return Chunks(programs, _whole(parts[head:], plan.shapes[x], dtype))
 
 
 class _Chain:

@@ -8,7 +8,7 @@ call.
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -165,11 +165,16 @@ class Program:
             y = self.new(self.shape, self.dtype)
             self.only(id(x), id(y))
             return y
+        y = self.new(self.shape, self.dtype) if self.y else x
+        self.write(x, y)
+        return y if self.result == self.y else y.reshape(self.plan.shapes[self.result])
+
+    def write(self, x: NDArray, y: NDArray) -> None:
+        """Compute y, of the shape `shape`; both arrays are C-contiguous."""
         try:
             memory = self.waiting.pop()
         except IndexError:
             memory = self._memory()
-        y = self.new(self.shape, self.dtype) if self.y else x
         arrays: list[Any] = []
         for run, numbers in memory.runs:
             if numbers is None:
@@ -180,7 +185,6 @@ class Program:
             run(*[arrays[i] for i in numbers])
         if self.size <= KEPT:
             self.waiting.append(memory)
-        return y if self.result == self.y else y.reshape(self.plan.shapes[self.result])
 
     def _only(self) -> Callable[[int, int], Any] | None:
         """Return all steps as one run, if they are, with no other arrays than x and y: or None."""
@@ -230,6 +234,27 @@ class Program:
         numbers = *step.sources, step.target
         places = [later.get(self.plan.owners[i]) or held(arrays[i]) for i in numbers]
         return step.ready(*places, scratch)
+
+
+class Chunks:
+    """Programs for a batch, one after the other, each for some samples; `then` ends it for all.
+
+    What lies between x and y stays in the caches, and takes less memory.
+    """
+
+    def __init__(self, programs: Sequence[Program], then: Callable[[NDArray], NDArray]) -> None:
+        self.programs, self.then = programs, then
+        self.counts = [program.plan.shapes[0][0] for program in programs]
+        first = programs[0]
+        self.shape = (sum(self.counts), *first.plan.shapes[first.result][1:])
+
+    def __call__(self, x: NDArray) -> NDArray:
+        """Return y for x, of the shape and dtype that were planned."""
+        x, y, end = contiguous(x), empty(self.shape, x.dtype), 0
+        for program, count in zip(self.programs, self.counts, strict=True):
+            first, end = end, end + count
+            program.write(x[first:end], y[first:end].reshape(program.shape))
+        return self.then(y)
 
 
 def _laid_out(plan: Plan, y: int) -> tuple[dict[int, int], int]:
