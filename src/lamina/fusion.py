@@ -227,8 +227,9 @@ class Inference(Layer):
 
 def _frozen(model: Layer) -> Layer:
     """Return a copy whose arrays are read-only, but for Dropout's count of calls."""
-    floats = (a for _, layer in model.walk() for a in layer.params.values() if a.dtype.kind == "f")
-    model = copy.deepcopy(model, {id(a): placed(a, a.dtype) for a in floats})
+    params = {id(a): a for _, layer in model.walk() for a in layer.params.values()}
+    floats = {key: placed(a, a.dtype) for key, a in params.items() if a.dtype.kind == "f"}
+    model = copy.deepcopy(model, floats)
     for _, layer in model.walk():
         for arrays in (layer._params, layer._buffers):
             for a in arrays.values():
