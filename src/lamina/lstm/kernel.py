@@ -1,5 +1,6 @@
 """LSTM: the functions of formula.py, as steps of time on the engine's tile."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -62,14 +63,14 @@ def prepare(*given: NDArray | None) -> tuple[Infer, Step]:
     """
     weights = _contiguous(*given)._replace(panels={})
 
-    few = None if weights.p is not None else recurrent.Stepper(cell.forward, weights)
+    stepper = functools.cache(functools.partial(recurrent.Stepper, cell.forward, weights))
 
     def step(x_t: NDArray, state: State) -> tuple[NDArray, State]:
-        if few is None or len(x_t) > few.MOST:
+        if weights.p is not None or len(x_t) > recurrent.Stepper.MOST:
             after = _run(x_t[:, None], state, weights, keep=False)[1]
             return after[0].copy(), after
         h, c = state
-        y, h, c = few(contiguous(x_t), contiguous(h), contiguous(c))
+        y, h, c = stepper()(contiguous(x_t), contiguous(h), contiguous(c))
         return y, (h, c)
 
     def infer(

@@ -10,8 +10,11 @@ both give 0 for a sequence of length 0.
 from abc import abstractmethod
 from typing import Any
 
+import numpy as np
+
 from .. import arguments
 from ..arrays import Array, is_step, mask_steps, namespace
+from ..kernels import by_formulas
 from ..layer import Arrays, Layer, NDArray, Shape
 
 
@@ -107,7 +110,13 @@ class LastStep(_Reduction):
     """
 
     def _function(self, x: NDArray, lengths: NDArray | None) -> tuple[NDArray, Any]:
-        return last_step(x, lengths)
+        n, steps = x.shape[:2]
+        if by_formulas() or steps == 0:
+            return last_step(x, lengths)
+        ends = np.full(n, steps) if lengths is None else lengths
+        y = x[np.arange(n), ends - 1]  # which reads no other steps
+        y[ends == 0] = 0
+        return y, is_step(x, ends) & ~is_step(x, ends - 1)
 
     def _gradient(self, dy: NDArray, cache: Any) -> Array:
         return last_step_backward(dy, cache)

@@ -1,5 +1,6 @@
 """RNN: the functions of formula.py, as steps of time on the engine's tile."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -68,14 +69,16 @@ def prepare(*given: NDArray | None, activation: str = "tanh") -> tuple[Infer, St
     """
     weights = _contiguous(*given)._replace(panels={})
 
-    few = recurrent.Stepper(cell.forward[activation], weights)
+    stepper = functools.cache(
+        functools.partial(recurrent.Stepper, cell.forward[activation], weights)
+    )
 
     def step(x_t: NDArray, state: State) -> tuple[NDArray, State]:
-        if len(x_t) > few.MOST:
+        if len(x_t) > recurrent.Stepper.MOST:
             after = _run(x_t[:, None], state, weights, activation, keep=False)[1]
             return after[0].copy(), after
         h = contiguous(state[0])
-        y, h, _ = few(contiguous(x_t), h, h)  # there is no c
+        y, h, _ = stepper()(contiguous(x_t), h, h)  # there is no c
         return y, (h,)
 
     def infer(
