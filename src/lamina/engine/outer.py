@@ -7,16 +7,17 @@ for a sum x W_x + h W_h + b with the gradient D: the rows of C are dW_x, dW_h an
 The sum goes on from block to block of rows k, so that each element is one chain over k; until the
 last block it stands in panels. Rows of X, H, D and C that lie a power of two apart would share few
 sets of the level-1 cache: those of a block are copied to where they do not. Threads share the
-columns of C.
+columns of C. Of few rows k a product is as good for each of X and H, for it is C that takes time.
 """
 
 from typing import Any, Final
 
+import numpy as np
 import numpy.typing as npt
 
 from . import jit, pool, threads
 from .jit import address, call, int64, item
-from .matmul import plan_of
+from .matmul import matmul, plan_of
 from .memory import empty
 from .steps import zeros_and_ones
 
@@ -24,6 +25,8 @@ NDArray = npt.NDArray[Any]
 
 SERIAL: Final = 400_000
 """Below so many multiply-adds a call stays on one core: a second one would cost more."""
+FEW: Final = 16
+"""The most rows k for which products take less time."""
 TERMS: Final = 192
 """The most rows k of a block: what a tile reads of them stays in level 1, with a panel of D."""
 ROWS: Final = 384
@@ -106,8 +109,13 @@ def outer(x: NDArray, h: NDArray, d: NDArray) -> tuple[NDArray, NDArray, NDArray
     (k, n), lane = d.shape, plan.lane
     m = x.shape[1] + h.shape[1] + 1
     c = empty((m, n), d.dtype)
+    weight_x, weight_h, bias = c[: x.shape[1]], c[x.shape[1] : -1], c[-1]
     if not k:
         c[...] = 0
+    elif k <= FEW:
+        for a, into in ((x, weight_x), (h, weight_h)):
+            matmul(a, 1, a.shape[1], d, n, 1, a.shape[1], n, k, into)
+        np.sum(d, axis=0, out=bias)
     else:
         parts = 1
         if m * n * k > SERIAL:
@@ -124,4 +132,4 @@ def outer(x: NDArray, h: NDArray, d: NDArray) -> tuple[NDArray, NDArray, NDArray
             address(ones), address(d), address(c), address(sums), pitch, address(blocks_a),
             address(blocks_b),
         )  # fmt: skip
-    return c[: x.shape[1]], c[x.shape[1] : -1], c[-1]
+    return weight_x, weight_h, bias
