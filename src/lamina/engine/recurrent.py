@@ -29,7 +29,7 @@ import numpy.typing as npt
 from llvmlite import ir
 
 from . import columns as by_columns
-from . import denormals, jit, pool, threads
+from . import denormals, few, jit, pool, threads
 from .jit import Address, Code, address, call, held, int64, item
 from .loops import for_range
 from .matmul import BEFORE, IN_PLACE, WITHIN, matmul, plan_of
@@ -190,11 +190,13 @@ def _backward(part: int, at: int) -> None:
     (
         parts, steps, apart, stride, size, lane, tile, copy, transpose, affine, origin, cell,
         width, width_p, hidden, outputs, columns, projected, masked, zeros, ones, set_mode, flush,
-        panels_h, panels_p, ds, modes, heights,
-    ) = jit.constants(fixed, 28)  # fmt: skip
+        panels_h, panels_p, ds, modes, heights, turned,
+    ) = jit.constants(fixed, 29)  # fmt: skip
     phase, g, work = part // parts, part % parts, jit.data(work)
     zero, one = int64(0), int64(1)  # not literals: kernels are compiled once
     if phase == 0:
+        if turned:
+            return
         for k, n, wide, source, panels in (
             (columns, outputs, width, weight_h, panels_h),
             (outputs * projected, hidden, width_p, weight_p, panels_p),
@@ -204,7 +206,8 @@ def _backward(part: int, at: int) -> None:
                 jit.data(source), one, k, work + panels,
             )  # fmt: skip
         return
-    weight_h, weight_p, modes = work + panels_h, work + panels_p, work + modes
+    given, weight_h, weight_p = jit.data(weight_h), work + panels_h, work + panels_p
+    modes = work + modes
     mask, y, dy, dh, dc, dhs, c_before, gates, da, first, live, begin = (
         jit.data(mask), jit.data(y), jit.data(dy), jit.data(dh), jit.data(dc), jit.data(dhs),
         jit.data(c_before), jit.data(gates), jit.data(da), jit.data(first), jit.data(live),
@@ -241,11 +244,17 @@ def _backward(part: int, at: int) -> None:
             item(first, t - 1) - item(first, t) if t > 0 else 0,
             c_before + cells, gates + wide, da + wide,
         ))  # fmt: skip
-        product(
-            rows, columns, outputs, width, size, lane, tile, origin, heights,
-            da + wide, gap * columns, weight_h, zero, columns, zeros, zero, zero,
-            dh_mine, apart * outputs,
-        )  # fmt: skip
+        if turned:
+            call(turned, (
+                rows, da + wide, gap * columns, 1, given, columns, columns, zeros, 0,
+                dh_mine, apart * outputs, h_vectors, h_last, 0,
+            ))  # fmt: skip
+        else:
+            product(
+                rows, columns, outputs, width, size, lane, tile, origin, heights,
+                da + wide, gap * columns, weight_h, zero, columns, zeros, zero, zero,
+                dh_mine, apart * outputs,
+            )  # fmt: skip
         if masked:
             call(affine, (
                 rows, h_vectors, h_last, dh_mine, apart * outputs, mask_mine, apart * outputs,
@@ -460,17 +469,20 @@ def _plan_back(
     """Choose how to go backward; a part has so many `rows` at most."""
     plan = plan_of(dtype)
     width, width_p = widest(rows, outputs, dtype), widest(rows, hidden, dtype)
+    # Rows so few, and steps, are better met by W_h where it is, turned in registers.
+    in_place = rows <= few.MOST and steps <= REUSED and not projected
     zeros, ones = zeros_and_ones(max(hidden, outputs), dtype)
     padded, padded_p = (-(-k // plan.lane) * plan.lane for k in (outputs, hidden))
     (panels_h, panels_p, ds, modes), work = places(
-        plan.size, padded * columns, padded_p * outputs * projected, n * hidden * projected,
-        parts * 8 // plan.size,
+        plan.size, padded * columns * (not in_place), padded_p * outputs * projected,
+        n * hidden * projected, parts * 8 // plan.size,
     )  # fmt: skip
     constants = jit.Constants(
         parts, steps, apart, stride, plan.size, plan.lane, *plan.codes, affine(dtype),
         plan.origin_at, cell(dtype), width, width_p, hidden, outputs, columns, int(projected),
         int(masked), address(zeros), address(ones), flush_code(dtype), flushing,
         panels_h, panels_p, ds, modes, address(plan.heights),
+        few.few_turned(dtype) if in_place else 0,
     )  # fmt: skip
     return _PlanBack(work, constants)
 
