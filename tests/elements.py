@@ -194,7 +194,7 @@ def dropout(rng: Any, most: int = 140) -> Dropout:
 
 @dataclass(frozen=True)
 class Update:
-    """One update of a parameter by an optimizer's rule, and the sum of the gradient's squares."""
+    """One update of a parameter by an optimizer's rule, and the sums over its gradient."""
 
     rule: str
     size: int
@@ -220,6 +220,7 @@ class Update:
             np.testing.assert_allclose(found, exact, rtol=0, atol=100 * EPS[found.dtype])
         total = np.sum(arrays[1].astype(np.float64) ** 2)
         np.testing.assert_allclose(updates.squares(held[1:2]), total, rtol=1e-12)
+        assert updates.zeros(held[1:2]) == 0
 
 
 def update(rng: Any) -> Update:

@@ -342,7 +342,7 @@ def test_one_pass_is_the_update_term_by_term(make, dtype):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("size", [0, 1, 31, 32, 33, 2049, 5000, 200_001])
-def test_sum_of_squares(size, dtype):
+def test_sums_of_squares_and_of_zeros(size, dtype):
     a = np.random.default_rng(size).standard_normal(size).astype(dtype)
     ones, empty = np.ones(40_000, dtype), np.zeros((3, 0), dtype)
     gradients = [a, ones, empty]
@@ -351,9 +351,15 @@ def test_sum_of_squares(size, dtype):
     np.testing.assert_allclose(found, np.sum(a.astype(np.float64) ** 2) + 40_000, rtol=1e-12)
     with threads(1):
         assert updates.squares(gradients) == found
-    if size:
-        a[size // 2] = np.nan
-        assert not np.isfinite(updates.squares(gradients))
+    assert updates.zeros(gradients) == 0
+    for place in sorted({0, size // 2, size - 1} if size else ()):
+        for value in (np.nan, np.inf, -np.inf):
+            kept, a[place] = a[place], value
+            assert not np.isfinite(updates.squares(gradients))
+            assert np.isnan(updates.zeros(gradients))
+            a[place] = kept
+    a[: size // 2] = np.finfo(dtype).max
+    assert updates.zeros(gradients) == 0
 
 
 @pytest.mark.parametrize("make", [lambda: lm.SGD(0.1, momentum=0.9), lambda: lm.Adam(0.1)])

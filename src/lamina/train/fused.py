@@ -168,43 +168,63 @@ rmsprop: Final = _code("rmsprop", _rmsprop, 1)
 """Numbers: lr, α, 1 - α, ε."""
 
 
-def _emit_squares(dtype: Any) -> str:
-    """Write the float64 sums of the squares of `COLUMNS` columns, and of what is left over."""
-    s = Sweep("squares", dtype, "*g count *sums")
+def _emit_sums(s: Sweep, zeros: Values, add: Callable[[Values, Values], Values]) -> str:
+    """Write `COLUMNS` float64 sums: `add(values, sums)` adds to them a row of as many columns."""
     b = s.builder
     g, count, sums = s.given
     vectors = COLUMNS // s.lanes
     rows = b.sdiv(count, _i64(COLUMNS))
 
-    def row(place: ir.Value, masks: Masks, carried: Values) -> Values:
-        wide = [part for value in s.loads(place, masks) for part in s.widen(value)]
-        return [
-            s.double.multiply_add(b, v, v, total) for v, total in zip(wide, carried, strict=True)
-        ]
-
     def whole(at: Values, carried: Values) -> Values:
-        return row(at[0], [None] * vectors, carried)
+        return add(s.loads(at[0], [None] * vectors), carried)
 
-    zeros = [s.double.vector(0.0)] * (vectors * s.parts)
     found = s.down(rows, [g], [_i64(COLUMNS)], zeros, whole)
     first = b.mul(rows, _i64(COLUMNS))
     left = b.sub(count, first)
     masks: Masks = [s.first_lanes(b, b.sub(left, _i64(v * s.lanes))) for v in range(vectors)]
-    found = row(s.at(b, g, first), masks, found)
-    for v in range(vectors):
-        parts = found[v * s.parts : (v + 1) * s.parts]
-        s.wide_stores(parts, s.double.at(b, sums, v * s.lanes), None)
+    found = add(s.loads(s.at(b, g, first), masks), found)
+    if found[0].type != s.double.vector:
+        found = [part for value in found for part in s.widen(value)]
+    for v, part in enumerate(found):
+        s.double.store(b, part, s.double.at(b, sums, v * s.double.lanes), None)
     return s.end()
 
 
-def _squares_twin(g: Address, count: int, sums: Address) -> None:
+def _emit_squares(dtype: Any) -> str:
+    s = Sweep("squares", dtype, "*g count *sums")
+
+    def add(values: Values, sums: Values) -> Values:
+        wide = [part for value in values for part in s.widen(value)]
+        return [
+            s.double.multiply_add(s.builder, v, v, total)
+            for v, total in zip(wide, sums, strict=True)
+        ]
+
+    return _emit_sums(s, [s.double.vector(0.0)] * (COLUMNS // s.double.lanes), add)
+
+
+def _emit_zeros(dtype: Any) -> str:
+    s = Sweep("zeros", dtype, "*g count *sums")
+    zero = s.vector(0.0)
+
+    def add(values: Values, sums: Values) -> Values:
+        return [
+            s.multiply_add(s.builder, v, zero, total) for v, total in zip(values, sums, strict=True)
+        ]
+
+    return _emit_sums(s, [zero] * (COLUMNS // s.lanes), add)
+
+
+def _sums_twin(term: Callable[[NDArray], NDArray], g: Address, count: int, sums: Address) -> None:
     values = np.zeros(-(-count // COLUMNS) * COLUMNS)
     values[:count] = g.row(0, count)
-    sums.row(0, COLUMNS)[...] = (values * values).reshape(-1, COLUMNS).sum(axis=0)
+    sums.row(0, COLUMNS)[...] = term(values).reshape(-1, COLUMNS).sum(axis=0)
 
 
-squares: Final = Code("squares", _emit_squares, _squares_twin)
+squares: Final = Code("squares", _emit_squares, partial(_sums_twin, np.square))
 """Sums of squares, column by column."""
+zeros: Final = Code("zeros", _emit_zeros, partial(_sums_twin, partial(np.multiply, 0.0)))
+"""Sums of 0 g, column by column: 0, but NaN where a value is NaN or infinite."""
 
 
 # All parameters in one launch, for many are small. A table has a row for each piece of a parameter:
@@ -226,8 +246,8 @@ def _update(g: int, table: NDArray, task: Task, gradients: NDArray) -> None:
 
 
 @jit.kernel
-def _square(g: int, table: NDArray, task: Task, gradients: NDArray) -> None:
-    """Add the squares of the pieces of part g, the last one first.
+def _sum(g: int, table: NDArray, task: Task, gradients: NDArray) -> None:
+    """Write the sums of the pieces of part g, the last one first.
 
     Of what is read last, which is what the update reads first, caches still hold much then.
     """
@@ -283,10 +303,17 @@ class Updates:
 
     def squares(self, gradients: Sequence[NDArray]) -> float:
         """Return Σ g² in float64; NaN or infinite where a gradient holds such, or it overflows."""
+        return self._sum(squares(self.dtype), gradients)
+
+    def zeros(self, gradients: Sequence[NDArray]) -> float:
+        """Return Σ 0 g: 0, but NaN where a gradient holds NaN or infinity; sooner than squares."""
+        return self._sum(zeros(self.dtype), gradients)
+
+    def _sum(self, code: Any, gradients: Sequence[NDArray]) -> float:
         if not self.total:
             return 0.0
-        self._launch(_square, squares(self.dtype), address(self.sums), gradients)
         with np.errstate(invalid="ignore", over="ignore"):
+            self._launch(_sum, code, address(self.sums), gradients)
             return float(self.sums.sum())
 
     def update(self, gradients: Sequence[NDArray], numbers: Sequence[Sequence[float]]) -> None:

@@ -113,10 +113,13 @@ class Optimizer(ABC):
         gradients = self._gradients(params, grads)
         plan = self._planned(params)
         read = [table.updates.read([gradients[i] for i in table.members]) for table in plan.tables]
-        squares = [table.updates.squares(own) for table, own in zip(plan.tables, read, strict=True)]
-        squares += [_sum_of_squares(gradients[i]) for i in plan.others]
-        self._check(squares, params, gradients)
-        scale = self._clip(squares)
+        sums = [
+            table.updates.zeros(own) if self.clip_norm is None else table.updates.squares(own)
+            for table, own in zip(plan.tables, read, strict=True)
+        ]
+        sums += [_sum_of_squares(gradients[i]) for i in plan.others]
+        self._check(sums, params, gradients)
+        scale = self._clip(sums)
         for kind in plan.kinds:
             kind.lr, kind.decay = self._settings(kind.first)
             if "updates" in kind.slots:
@@ -187,9 +190,9 @@ class Optimizer(ABC):
                     )
         return found
 
-    def _check(self, squares: list[float], params: Arrays, gradients: list[NDArray]) -> None:
-        """Refuse NaN and infinity."""
-        if math.isfinite(sum(squares)):
+    def _check(self, sums: list[float], params: Arrays, gradients: list[NDArray]) -> None:
+        """Refuse NaN and infinity, which no sum of squares or of zeros is finite with."""
+        if math.isfinite(sum(sums)):
             return
         for name, g in zip(params, gradients, strict=True):
             if not np.isfinite(g).all():  # the sum may overflow where all are
