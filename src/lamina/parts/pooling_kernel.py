@@ -36,6 +36,8 @@ SERIAL_PLANNED: Final = 16_384
 """The same in a program, where each thread may find in its caches what it wrote."""
 RANK: Final = 3
 """The most axes between batch and channels."""
+AT_ONCE: Final = 8
+"""How many terms of a global mean a pass over all channels adds."""
 SHAPES: Final = 256
 """For how many shapes tables are kept."""
 
@@ -74,7 +76,11 @@ class _Terms:
             self.counts, self.place = [n0, n1, n2], b.add(place, tap)
             moved = [b.mul(index, width) for index in (first, first, to, to)]
             self.a, self.b, self.c, self.d = map(partial(s.at, b), arrays, moved)
-            s.across(b.mul(length, width), vectors, partial(strip, self))
+            self.sweep_run(b.mul(length, width), vectors, partial(strip, self))
+
+    def sweep_run(self, width: ir.Value, vectors: Ints, strip: Callable[..., None]) -> None:
+        """Emit the strips of a run."""
+        self.sweep.across(width, vectors, strip)
 
     def _integers(self, at: ir.Value, count: int) -> Values:
         b = self.sweep.builder
@@ -106,6 +112,35 @@ class _Terms:
         s = self.sweep
         narrow = place if s.size == 8 else s.builder.trunc(place, ir.IntType(32))
         return s.spread(s.builder, narrow, self.integers)
+
+
+class _FewTerms(_Terms):
+    """A pass over all of a run for every `AT_ONCE` terms on the first axis.
+
+    Down all terms of one strip after the other, memory would be read a few lines of a page at once.
+
+    Attributes
+    ----------
+    terms : value
+        How many there are on the first axis in all passes.
+    first, last : value
+        Whether this is the first pass, and whether it is the last one.
+    """
+
+    def sweep_run(self, width: ir.Value, vectors: Ints, strip: Callable[..., None]) -> None:
+        """Emit the passes."""
+        s, b, (terms, *others), a = self.sweep, self.sweep.builder, self.counts, self.a
+        self.terms = terms
+        some = b.icmp_signed(">", terms, _i64(0))
+        passes = b.select(some, b.sdiv(b.add(terms, _i64(AT_ONCE - 1)), _i64(AT_ONCE)), _i64(1))
+        with for_range(b, passes) as turn:
+            done = b.mul(turn.index, _i64(AT_ONCE))
+            left = b.sub(terms, done)
+            self.first = b.icmp_signed("==", turn.index, _i64(0))
+            self.last = b.icmp_signed("<=", left, _i64(AT_ONCE))
+            self.counts = [b.select(self.last, left, _i64(AT_ONCE)), *others]
+            self.a = s.at(b, a, b.mul(done, self.steps[0]))
+            super().sweep_run(width, vectors, strip)
 
 
 def _emit_max(name: str, dtype: Any) -> str:
@@ -198,13 +233,32 @@ def _emit_mean(dtype: Any) -> str:
     return _Terms("mean_pool", dtype, (8, 4, 1), strip).sweep.end()
 
 
-def _sums(t: _Terms, j: ir.Value, masks: Masks) -> Values:
+def _emit_global_mean(dtype: Any) -> str:
+    """Write the means of a in c, whose terms are all on the first axis."""
+
+    def strip(t: _FewTerms, j: ir.Value, masks: Masks) -> None:
+        s, b, c = t.sweep, t.sweep.builder, t.sweep.at(t.sweep.builder, t.c, j)
+        zero = s.vector(0.0)
+        before = [b.select(t.first, zero, v) for v in s.loads(c, masks)]
+        found = _sums(t, j, masks, before)
+        with b.if_else(t.last) as (then, otherwise):
+            with then:
+                some = b.icmp_signed(">", t.terms, _i64(0))
+                divisor = s.number(b.select(some, t.terms, _i64(1)))
+                s.stores([b.fdiv(v, divisor) for v in found], c, masks)
+            with otherwise:
+                s.stores(found, c, masks)
+
+    return _FewTerms("global_mean", dtype, (8, 4, 1), strip).sweep.end()
+
+
+def _sums(t: _Terms, j: ir.Value, masks: Masks, before: Values | None = None) -> Values:
     s, b = t.sweep, t.sweep.builder
 
     def term(at: Values, place: ir.Value, carried: Values) -> Values:
         return list(map(b.fadd, carried, s.loads(at[0], masks)))
 
-    return t.over([s.at(b, t.a, j)], [s.vector(0.0)] * len(masks), term)
+    return t.over([s.at(b, t.a, j)], before or [s.vector(0.0)] * len(masks), term)
 
 
 def _emit_chosen(dtype: Any) -> str:
@@ -292,6 +346,8 @@ rectified: Final = Code(
 """The same after a ReLU, whose gradient goes nowhere where the maximum is 0."""
 mean: Final = Code("mean_pool", _emit_mean, partial(_twin, "mean_pool"))
 """Their means."""
+global_mean: Final = Code("global_mean", _emit_global_mean, partial(_twin, "mean_pool"))
+"""The means of windows over all of one axis."""
 sums: Final = Code("sum_pool", _emit_sum, partial(_twin, "sum_pool"))
 """Of the gradients of the windows that an element is in, the sum."""
 chosen: Final = Code("chosen_pool", _emit_chosen, partial(_twin, "chosen_pool"))
@@ -603,7 +659,7 @@ def global_max_backward(dy: NDArray, cache: Any) -> NDArray:
 
 def global_avg(x: NDArray, lengths: NDArray | None = None) -> tuple[NDArray, Any]:
     """Return y, shape (N, C), and the cache of `global_avg_backward`."""
-    return _global(mean, x, lengths)
+    return _global(global_mean, x, lengths)
 
 
 def global_avg_backward(dy: NDArray, cache: Any) -> NDArray:
@@ -654,7 +710,7 @@ class Steps:
 
     def global_avg(self, x: int, lengths: None) -> tuple[int, None]:
         """Plan the means over all of a sample."""
-        return self._global(mean, x), None
+        return self._global(global_mean, x), None
 
     def _windowed(self, code: Code, x: int, *, pool_size: Ints, stride: Ints, padding: Pads) -> int:
         return self._add(code, x, Windows(pool_size, stride, (1,) * len(pool_size), padding))
