@@ -19,7 +19,7 @@ def _emit_copy(dtype: Any) -> str:
     source, lds, rows, vectors, last, target, ldt = f.args
     source, target = b.inttoptr(source, _pointer), b.inttoptr(target, _pointer)
     mask = e.first_lanes(b, last)
-    partly = b.icmp_signed("<", last, _i64(e.lanes))  # masked stores are slow on some CPUs
+    partly = b.icmp_signed("<", last, _i64(e.lanes))
     whole = b.sub(vectors, b.zext(partly, _i64))
     with for_range(b, rows) as i:
         from_row = e.at(b, source, b.mul(i.index, lds))
@@ -29,7 +29,8 @@ def _emit_copy(dtype: Any) -> str:
             e.store(b, e.load(b, e.at(b, from_row, j), None), e.at(b, into_row, j), None)
         with b.if_then(partly):
             j = b.mul(whole, _i64(e.lanes))
-            e.store(b, e.load(b, e.at(b, from_row, j), mask), e.at(b, into_row, j), mask)
+            value = e.load(b, e.at(b, from_row, j), mask)
+            e.store_first(b, [value], [e.at(b, into_row, j)], last)
     b.ret_void()
     return str(e.module)
 

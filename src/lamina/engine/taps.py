@@ -72,12 +72,8 @@ class _Words(Emitter):
     def __init__(self, dtype: Any, inputs: int, outputs: int) -> None:
         super().__init__(dtype)
         self.inputs, self.outputs = inputs, outputs
-        self.wide = Emitter(dtype)  # the same words for the inputs that a vector of outputs has
-        self.wide.module = self.module
-        n = self.wide.lanes = self.lanes * inputs // outputs
-        self.wide.vector = ir.VectorType(self.scalar, n)
-        self.wide.mask = ir.VectorType(ir.IntType(1), n)
-        self.wide.suffix = f"v{n}{self.suffix[self.suffix.index('f') :]}"
+        # The same words for the inputs that a vector of outputs has.
+        self.wide = self.of_lanes(self.lanes * inputs // outputs)
 
     def step(
         self, b: ir.IRBuilder, pointer: ir.Value, elements: ir.Value, after: ir.Value

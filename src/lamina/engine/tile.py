@@ -23,6 +23,7 @@ The code of all heights and widths is one LLVM module, compiled once a dtype and
 the cache on disk. Drivers call it through its address, so that no driver compiles it again.
 """
 
+from copy import copy
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -35,6 +36,8 @@ WIDTHS: Final = range(1, 9)
 """The numbers of vectors a tile may have."""
 TALLEST: Final = 9
 """No tile is taller, however narrow: enough chains to hide the latency of a multiply-add."""
+HALVED: Final = 7
+"""Nor one of half a vector: of more rows LLVM would keep elements on the stack."""
 
 TOGETHER: Final = 3
 """How many rows of A share a pointer: an address adds once or twice their distance to it."""
@@ -89,6 +92,14 @@ class Emitter:
             _pointer, _i64,  # what to prefetch while summing, its stride by k
         ]  # fmt: skip
 
+    def of_lanes(self, count: int) -> "Emitter":
+        """Return the same words for vectors of so many lanes, in the same module."""
+        other = copy(self)
+        other.lanes, other.vector = count, ir.VectorType(self.scalar, count)
+        other.mask = ir.VectorType(_i1, count)
+        other.suffix = f"v{count}f{8 * self.align}"
+        return other
+
     # Small words
 
     def intrinsic(self, name: str, result: ir.Type, arguments: list[ir.Type]) -> ir.Function:
@@ -124,6 +135,38 @@ class Emitter:
             [self.vector, _pointer, _i32, self.mask],
         )  # fmt: skip
         b.call(call, [value, pointer, _i32(self.align), mask])
+
+    def store_first(
+        self, b: ir.IRBuilder, values: list[ir.Value], pointers: list[ir.Value], count: ir.Value
+    ) -> None:
+        """Write the first `count` lanes of each vector, fewer than a register holds.
+
+        They go by halves of a register, quarters and so on: a masked store takes some CPUs twenty
+        cycles, if they have no registers for masks.
+        """
+        if jit.vector_bytes() == 64:
+            mask = self.first_lanes(b, count)
+            for value, pointer in zip(values, pointers, strict=True):
+                self.store(b, value, pointer, mask)
+            return
+        width, done = jit.vector_bytes() // self.align // 2, _i64(0)
+        while width:
+            low, high = (
+                ir.Constant(ir.VectorType(_i32, width), list(range(first, first + width)))
+                for first in (0, width)
+            )
+            before, lows = b.block, [b.shuffle_vector(v, v, low) for v in values]
+            with b.if_then(b.icmp_signed("!=", b.and_(count, _i64(width)), _i64(0))):
+                for value, pointer in zip(lows, pointers, strict=True):
+                    b.store(value, self.at(b, pointer, done), align=self.align)
+                highs = [b.shuffle_vector(v, v, high) for v in values]
+                after, within = b.add(done, _i64(width)), b.block
+            skipped, written = [done, *lows], [after, *highs]
+            done, *values = phis = [b.phi(value.type) for value in skipped]
+            for block, incoming in ((before, skipped), (within, written)):
+                for phi, value in zip(phis, incoming, strict=True):
+                    phi.add_incoming(value, block)
+            width //= 2
 
     def stream(self, b: ir.IRBuilder, value: ir.Value, pointer: ir.Value) -> None:
         """Write a vector past the caches; the pointer is aligned as vectors are."""
@@ -167,7 +210,7 @@ class Emitter:
 
     def tile(self, rows: int, vectors: int, masked: bool) -> ir.Function:
         """Emit tiles of one height and width: `count` of them, one below the other."""
-        name = f"tile_{rows}x{vectors}{'_masked' if masked else ''}"
+        name = f"tile_{rows}x{vectors}x{self.lanes}{'_masked' if masked else ''}"
         kinds = [_i64, *self.arguments]
         f = ir.Function(self.module, ir.FunctionType(ir.VoidType(), kinds), name)
         f.linkage = "internal"
@@ -298,10 +341,17 @@ class Emitter:
         lowest = bits(-(1 << (52 if self.align == 8 else 23)))
         floor = b.bitcast(b.select(floored, bits(0), lowest), self.scalar)
         low = self.spread(b, floor, self.vector)
-        for line_c, line_sums in zip(grid(c, ldc), added, strict=True):
-            for v, (pointer, value) in enumerate(zip(line_c, line_sums, strict=True)):
-                below = b.fcmp_ordered("<", value, low)
-                self.store(b, b.select(below, low, value), pointer, masks[v])
+        into, whole = grid(c, ldc), vectors - masked
+        results = [
+            [b.select(b.fcmp_ordered("<", value, low), low, value) for value in line]
+            for line in added
+        ]
+        for pointers, values in zip(into, results, strict=True):
+            for pointer, value in zip(pointers[:whole], values[:whole], strict=True):
+                self.store(b, value, pointer, None)
+        if masked:
+            last_values, last_places = ([line[-1] for line in lines] for lines in (results, into))
+            self.store_first(b, last_values, last_places, last)
         end = f.append_basic_block("end")
         after = b.sub(left, _i64(1))
         left.add_incoming(after, b.block)
@@ -339,15 +389,32 @@ class Emitter:
                 block = f.append_basic_block(f"width_{v}")
                 choose.add_case(_i64(2 * v + mask), block)
                 b.position_at_end(block)
+                if v == 1 and mask:
+                    self.half(b, rows, arguments)
                 self.column(b, v, mask, rows, arguments)
         b.position_at_end(nothing)
         b.ret_void()
 
+    def half(self, b: ir.IRBuilder, rows: ir.Value, arguments: list[ir.Value]) -> None:
+        """Emit what takes half a vector or less on tiles of half vectors, if the CPU has those.
+
+        Some compute a vector by halves and take half the time.
+        """
+        count, last = self.lanes // 2, arguments[13]
+        if count * self.align < 16:
+            return
+        halved, more = b.append_basic_block("halved"), b.append_basic_block("more")
+        b.cbranch(b.icmp_signed("<=", last, _i64(count)), halved, more)
+        b.position_at_end(halved)
+        self.of_lanes(count).column(b, 1, True, rows, arguments, HALVED)
+        b.position_at_end(more)
+
     def column(
-        self, b: ir.IRBuilder, vectors: int, masked: bool, rows: ir.Value, arguments: list[ir.Value]
-    ) -> None:
+        self, b: ir.IRBuilder, vectors: int, masked: bool, rows: ir.Value,
+        arguments: list[ir.Value], highest: int = TALLEST,
+    ) -> None:  # fmt: skip
         """Emit the tiles of one width for so many rows, at least 1, and the return behind them."""
-        tiles = {m: self.tile(m, vectors, masked) for m in heights(vectors, masked)}
+        tiles = {m: self.tile(m, vectors, masked) for m in heights(vectors, masked) if m <= highest}
         top = _i64(max(tiles))
         single, several, end = (b.append_basic_block(n) for n in ("single", "several", "end"))
 
