@@ -47,7 +47,9 @@ SERIAL_B: Final = 120_000
 REUSED: Final = 3
 """A B that so many tiles or fewer use is not worth a copy."""
 COPIED: Final = 5
-"""An A that so many panels use is copied to strips that lie along memory."""
+"""An A that so many panels use is copied to strips that lie along memory, ..."""
+NEAR: Final = 2048
+"""... but not if its rows do so and are no more bytes apart: a cache holds a tile's rows then."""
 WIDEST: Final = 8
 """The most vectors of a tile that reads B in place."""
 IN_CACHE: Final = 2**14
@@ -337,7 +339,8 @@ def _shape(
         height = SMALL  # of strips: the lines of so few terms stay in level 1
     gap = -(-min(k, terms) * wide * lane // LINE) * LINE + LINE
     tall, a_room, room = block, 0, 0
-    if way in (WITHIN, BEFORE) and panels >= COPIED * n_parts:
+    near = a_col == 1 and a_row * plan.size <= NEAR
+    if way in (WITHIN, BEFORE) and panels >= COPIED * n_parts and not near:
         a_room = -(-block // height) * strip(min(k, terms), height, lane)
         tall = block if a_col == 1 else height
     if way == WITHIN:
