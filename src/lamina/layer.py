@@ -186,7 +186,7 @@ class Layer(ABC):
                 f"{say(self)}: a call is inference; a pass to differentiate is "
                 "y, cache = layer.forward(x, training=True)"
             )
-        return self.forward(x, **options)[0]
+        return self._infer(x, **options)
 
     def for_inference(self) -> "Inference":
         """Return this layer, or model, as it is now, for calls and steps alone, where it is faster.
@@ -207,6 +207,10 @@ class Layer(ABC):
         from .fusion import Inference  # which knows the layers, as they know this class
 
         return Inference(self)
+
+    def _infer(self, x: NDArray, **options: Any) -> NDArray:
+        """Return y of a call that was not planned."""
+        return self.forward(x, **options)[0]
 
     # Two layers that a Sequential does at once in training: the bits are those of one by one, where
     # -0 counts as 0

@@ -28,6 +28,7 @@ import numpy as np
 
 from .. import arguments, kernels
 from ..arrays import Array, is_step, mask_steps, namespace
+from ..calls import Live
 from ..layer import Arrays, Layer, NDArray, Prepared, Shape
 from ..windowed import Windowed
 from ..windows import Ints, Pads, Windows, crop, fill
@@ -204,17 +205,21 @@ class _Pool(Windowed):
         padding = self._windows(shape[1:-1]).pads
         return {"pool_size": self.window, "stride": self.stride, "padding": padding}
 
+    def _live(self) -> Live | None:
+        """Return how to plan a call."""
+        known = type(self).forward is _Pool.forward
+        return Live(self._plan, lambda layer: True) if known else None
+
     def _prepared(self) -> Prepared:
         """Return how the layer computes in an inference model."""
+        return Prepared(self, self.step, self._plan)
 
-        def plan(plan: Any, x: int) -> int:
-            steps = kernels.beside(__name__).Steps(plan)
-            shape = plan.shapes[x]
-            self.output_shape(shape)
-            y: int = self._function(steps, x, None, **self._sizes(shape))[0]
-            return y
-
-        return Prepared(self, self.step, plan)
+    def _plan(self, plan: Any, x: int) -> int:
+        steps = kernels.beside(__name__).Steps(plan)
+        shape = plan.shapes[x]
+        self.output_shape(shape)
+        y: int = self._function(steps, x, None, **self._sizes(shape))[0]
+        return y
 
     def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
         r"""Return dx, shape (N, \*S, C), and no gradients."""
@@ -231,10 +236,10 @@ class _Pool(Windowed):
 class _MaxPool(_Pool):
     """The maximum over `rank` axes."""
 
-    def __call__(self, x: NDArray, **options: Any) -> NDArray:
-        """Return y, at inference: the places of maxima are not kept."""
+    def _infer(self, x: NDArray, **options: Any) -> NDArray:
+        """Return y; the places of maxima are not kept."""
         if options.keys() - {"lengths"} or not kernels.used():
-            return super().__call__(x, **options)
+            return super()._infer(x, **options)
         return self._forward(x, options.get("lengths"), keep=False)[0]
 
     def _forward_with_relu(self, x: NDArray, *, lengths: Any = None) -> tuple[NDArray, Any]:
