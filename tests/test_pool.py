@@ -170,3 +170,21 @@ def test_a_process_ends_while_workers_look_for_work():
 
         assert reversed_often(3, 2)
         """)
+
+
+def test_a_worker_leaves_the_cpu_of_the_call_that_woke_it(monkeypatch):
+    moves = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
+    monkeypatch.setattr(os, "sched_setaffinity", lambda _, cpus: moves.append(cpus), raising=False)
+    monkeypatch.setattr(pool, "_cpu", lambda: 1)
+    own = Pool()
+    own._move()
+    own.cpu = 0
+    own._move()
+    assert not moves
+    own.cpu = 1
+    own._move()
+    assert moves == [{0, 2}, {0, 1, 2}]
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1})
+    own._move()
+    assert len(moves) == 2

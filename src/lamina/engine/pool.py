@@ -8,6 +8,8 @@ sleeps until a call wakes it: maybe on the core of the caller, where it has to w
 """
 
 import atexit
+import contextlib
+import ctypes
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -47,6 +49,10 @@ the other, end it, too."""
 ROW: Final = 24
 """The words of a call that is ready: how many there are from it on that run as one, the kernel, how
 many parts, the arguments."""
+
+_libc: Final = ctypes.PyDLL(None) if hasattr(os, "sched_setaffinity") else None
+_cpu: Final[Callable[[], int]] = getattr(_libc, "sched_getcpu", lambda: -1)
+"""`_cpu()`: the CPU this thread runs on; below 0 where a system does not tell, or moves none."""
 
 
 # What threads say to each other
@@ -149,6 +155,7 @@ class Pool:
         self.workers: list[threading.Thread] = []
         self.asleep: list[threading.Lock] = []
         self.closed = False
+        self.cpu = -1  # that of the call which woke workers last
         self.words = np.zeros(WORDS + LINES // 8, np.int64)
         self.shared = -(-pointer(self.words) // LINES) * LINES
 
@@ -180,12 +187,15 @@ class Pool:
 
     def _hire(self, count: int) -> None:
         _serve.entry()  # compiled here, not by all of them
+        self.cpu = _cpu()
         while len(self.workers) < count:
             worker = threading.Thread(target=self._work, name="lamina", daemon=True)
             worker.start()
             self.workers.append(worker)
 
     def _wake(self) -> None:
+        if self.asleep:
+            self.cpu = _cpu()
         while self.asleep:
             self.asleep.pop().release()
 
@@ -194,10 +204,24 @@ class Pool:
         gate.acquire()
         serve = _serve.entry().run
         while not self.closed:
+            self._move()
             serve(self.shared, LOOKS)
             self.asleep.append(gate)
             serve(self.shared, LAST_LOOKS)  # a call may have begun before it saw that
             gate.acquire()
+
+    def _move(self) -> None:
+        """Leave the CPU of the call that woke this thread: they would take turns on it.
+
+        A busy system wakes a thread where its waker runs, and may leave it there for long.
+        """
+        if self.cpu < 0 or self.cpu != _cpu():
+            return
+        with contextlib.suppress(OSError):  # a process may be forbidden to
+            allowed = os.sched_getaffinity(0)
+            if others := allowed - {self.cpu}:
+                os.sched_setaffinity(0, others)
+                os.sched_setaffinity(0, allowed)
 
 
 _pool = Pool()
