@@ -208,8 +208,6 @@ def test_tiles_stay_in_registers(target):
     for vectors in tile.WIDTHS:
         rows = min(tile.tallest(vectors), most.get(vectors, tile.TALLEST))
         emitter.tile(rows, vectors, False).linkage = "external"
-    if jit.vector_bytes() > 16:
-        emitter.of_lanes(emitter.lanes // 2).tile(tile.HALVED, 1, True).linkage = "external"
     assert not re.search(on_stack, target(str(emitter.module)))
 
 

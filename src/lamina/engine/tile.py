@@ -36,8 +36,6 @@ WIDTHS: Final = range(1, 9)
 """The numbers of vectors a tile may have."""
 TALLEST: Final = 9
 """No tile is taller, however narrow: enough chains to hide the latency of a multiply-add."""
-HALVED: Final = 7
-"""Nor one of half a vector: of more rows LLVM would keep elements on the stack."""
 
 TOGETHER: Final = 3
 """How many rows of A share a pointer: an address adds once or twice their distance to it."""
@@ -210,7 +208,7 @@ class Emitter:
 
     def tile(self, rows: int, vectors: int, masked: bool) -> ir.Function:
         """Emit tiles of one height and width: `count` of them, one below the other."""
-        name = f"tile_{rows}x{vectors}x{self.lanes}{'_masked' if masked else ''}"
+        name = f"tile_{rows}x{vectors}{'_masked' if masked else ''}"
         kinds = [_i64, *self.arguments]
         f = ir.Function(self.module, ir.FunctionType(ir.VoidType(), kinds), name)
         f.linkage = "internal"
@@ -389,32 +387,15 @@ class Emitter:
                 block = f.append_basic_block(f"width_{v}")
                 choose.add_case(_i64(2 * v + mask), block)
                 b.position_at_end(block)
-                if v == 1 and mask:
-                    self.half(b, rows, arguments)
                 self.column(b, v, mask, rows, arguments)
         b.position_at_end(nothing)
         b.ret_void()
 
-    def half(self, b: ir.IRBuilder, rows: ir.Value, arguments: list[ir.Value]) -> None:
-        """Emit what takes half a vector or less on tiles of half vectors, if the CPU has those.
-
-        Some compute a vector by halves and take half the time.
-        """
-        count, last = self.lanes // 2, arguments[13]
-        if count * self.align < 16:
-            return
-        halved, more = b.append_basic_block("halved"), b.append_basic_block("more")
-        b.cbranch(b.icmp_signed("<=", last, _i64(count)), halved, more)
-        b.position_at_end(halved)
-        self.of_lanes(count).column(b, 1, True, rows, arguments, HALVED)
-        b.position_at_end(more)
-
     def column(
-        self, b: ir.IRBuilder, vectors: int, masked: bool, rows: ir.Value,
-        arguments: list[ir.Value], highest: int = TALLEST,
-    ) -> None:  # fmt: skip
+        self, b: ir.IRBuilder, vectors: int, masked: bool, rows: ir.Value, arguments: list[ir.Value]
+    ) -> None:
         """Emit the tiles of one width for so many rows, at least 1, and the return behind them."""
-        tiles = {m: self.tile(m, vectors, masked) for m in heights(vectors, masked) if m <= highest}
+        tiles = {m: self.tile(m, vectors, masked) for m in heights(vectors, masked)}
         top = _i64(max(tiles))
         single, several, end = (b.append_basic_block(n) for n in ("single", "several", "end"))
 
