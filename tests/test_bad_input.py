@@ -196,6 +196,17 @@ def test_parameters_of_another_form(name, change):
                 call(random("x", shape, np.float32))
 
 
+@pytest.mark.parametrize("name", ["gamma", "beta", "running_mean", "running_var"])
+def test_arrays_of_a_batchnorm_of_another_form(name):
+    for change in (lambda a: a[:-1].copy(), lambda a: a.astype(np.float64), lambda a: a[None]):
+        layer = lm.BatchNorm(5)
+        arrays = layer.params if name in layer.params else layer.buffers
+        arrays[name] = change(arrays[name])
+        for training in (False, True):
+            with pytest.raises(ValueError, match=f"{name} has become an array of shape"):
+                layer.forward(random("x", (4, 5), np.float32), training=training)
+
+
 def test_assignment_of_another_form():
     layer = lm.Linear(4, 3, rng=0)
     before = layer.weight.copy()

@@ -237,6 +237,7 @@ class BatchNorm(Layer):
         stats: formula.Statistics | None,
         **options: bool,
     ) -> tuple[NDArray, Any]:
+        self._check_arrays()
         x = arguments.array(self, "x", x, self.dtype)
         arguments.features(self, x, self.features)
         lengths = arguments.lengths(self, lengths, x)
@@ -288,6 +289,13 @@ class BatchNorm(Layer):
         dy = arguments.gradient(self, dy, shape, self.dtype)
         found: tuple[NDArray, Arrays] = how.backward(dy, cache, sums)
         return found
+
+    def _check_arrays(self) -> None:
+        shape, dtype = (self.features,), self.dtype
+        for arrays in (self._params, self._buffers):
+            for name, a in arrays.items():
+                if name != "batches" and not (a.shape == shape and a.dtype is dtype):
+                    arguments.parameter(self, name, a, shape)
 
     def _check_count(
         self, x: NDArray, lengths: NDArray | None, stats: formula.Statistics | None
