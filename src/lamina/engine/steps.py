@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from . import jit, pool
+from . import jit, pool, threads
 from .jit import call, held, item
 from .matmul import contiguous, plan_of
 from .memory import empty
@@ -30,8 +30,6 @@ ALONE: Final = 2**18
 """Bytes; smaller arrays are copied on one core."""
 TOGETHER: Final = 4096
 """Bytes of a sequence that are copied together."""
-PARTS: Final = 32
-"""The most parts of such a copy."""
 ALIAS: Final = 4096
 """Bytes after which addresses share a set of a level-1 cache."""
 
@@ -94,11 +92,11 @@ class Steps:
         plan, width = plan_of(x.dtype), x.shape[-1]
         zeros, _ = zeros_and_ones(width, x.dtype)
         together = max(1, TOGETHER // (width * plan.size))
-        parts = -(-self.steps // together) if x.nbytes > ALONE else 1
+        parts = threads.count() if x.nbytes > ALONE else 1
         pool.share(
-            _copy, min(parts, PARTS), min(parts, PARTS), pack, self.reverse, self.n, self.steps,
-            together, width, plan.size, plan.lane, plan.codes[1], held(self.lengths),
-            held(self.order), held(self.first), held(x), held(packed), held(zeros),
+            _copy, parts, parts, pack, self.reverse, self.n, self.steps, together, width, plan.size,
+            plan.lane, plan.codes[1], held(self.lengths), held(self.order), held(self.first),
+            held(x), held(packed), held(zeros),
         )  # fmt: skip
 
     def by_rank(self, state: NDArray) -> NDArray:
