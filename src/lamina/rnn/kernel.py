@@ -26,7 +26,7 @@ REVERSES: Final = True
 
 
 class Cache(NamedTuple):
-    """What `run_backward` needs: arrays of the real steps, in the order of `steps`."""
+    """What `run_backward` needs: arrays of the real steps, in the order of `steps`; y as it is."""
 
     steps: Steps
     x: NDArray
@@ -126,13 +126,13 @@ def _run(
     rows = steps.pack(contiguous(x))
     h = steps.by_rank(state[0])
     mask = None if mask is None else steps.by_rank(mask)
-    y = empty((steps.rows, H), x.dtype)
+    packed = empty((steps.rows, H), x.dtype)
     kept = Kept(empty((steps.rows, H), x.dtype)) if keep else None
     code = cell.forward[activation]
-    recurrent.forward(code, steps, rows, weights, h, None, mask, y, y, kept)
-    after = steps.unranked(steps.ends(y, h))
+    recurrent.forward(code, steps, rows, weights, h, None, mask, packed, packed, kept)
+    y, after = steps.unpack(packed), steps.unranked(steps.ends(packed, h))
     cache = None if kept is None else Cache(steps, rows, y, mask, kept, weights, activation)
-    return steps.unpack(y), (after,), cache
+    return y, (after,), cache
 
 
 def run_backward(
@@ -141,7 +141,7 @@ def run_backward(
     """Return dx, the gradient of the state before the first step, and those of the weights."""
     steps, x, y, mask, kept, weights, activation = cache
     M, H = steps.rows, len(weights.h)
-    dy, dh = steps.pack(contiguous(dy)), steps.ranked(dstate[0])
+    y, dy, dh = steps.pack(y), steps.pack(contiguous(dy)), steps.ranked(dstate[0])
     da = empty((M, H), x.dtype)
     code = cell.backward[activation]
     recurrent.backward(code, steps, weights, dh, None, mask, y, dy, kept, da, dy)
@@ -159,7 +159,7 @@ def run_backward(
 
 def trace(cache: Cache) -> dict[str, NDArray]:
     """Return what a run went through by step: h, shape (N, T, H), 0 in padding."""
-    return {"h": cache.steps.unpack(cache.y).copy()}
+    return {"h": cache.y.copy()}
 
 
 def forward(
