@@ -239,3 +239,22 @@ def test_threads_of_its_own(sizes, rng):
     for wanted_y, ys in zip(wanted, found, strict=True):
         assert len(ys) == 200
         assert all(same(y, wanted_y) for y in ys)
+
+
+@pytest.mark.parametrize(
+    ("layer", "name", "value"),
+    [
+        (lm.LeakyReLU(0.1), "slope", 0.5),
+        (lm.Conv2d(4, 4, 3, rng=0), "stride", (2, 2)),
+        (lm.Conv2d(4, 4, 3, rng=0), "dilation", (2, 2)),
+        (lm.MaxPool2d(2), "window", (3, 3)),
+    ],
+)
+def test_an_option_that_is_set_anew(layer, name, value, rng):
+    x = rng.standard_normal((1, 8, 8, 4)).astype(np.float32)
+    before = planned(layer, x)
+    layer = copy.deepcopy(layer)
+    planned(layer, x)
+    setattr(layer, name, value)
+    assert same(planned(layer, x), layer.forward(x)[0])
+    assert not same(layer(x), before)

@@ -150,6 +150,12 @@ class Layer(ABC):
         object.__setattr__(self, "_calls", Calls() if planned else None)
         return self
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute, and forget the calls that were planned with another value."""
+        super().__setattr__(name, value)
+        if self._calls is not None:
+            self._calls.known.clear()
+
     def __init__(self) -> None:  # noqa: B027
         """Take no arguments, where a layer has no __init__ of its own."""
 
