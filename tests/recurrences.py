@@ -89,7 +89,7 @@ class Recurrence:
         dstate = tuple(given.pop(f"d{name}") for name in names)
         x, dy = given.pop("x"), given.pop("dy")
         options, turn = self.options, lambda a: a
-        if self.reverse and hasattr(module, "REVERSES"):
+        if self.reverse and getattr(module, "REVERSES", False):
             options["reverse"] = True
         elif self.reverse:
             turn = partial(reverse_steps, lengths=given.get("lengths"))

@@ -280,7 +280,7 @@ class Recurrent(Layer):
             lengths = None  # there is no padding
         before = self._checked_state("state", state, len(x))
         functions = self._functions()
-        reverses = hasattr(functions, "REVERSES")
+        reverses = getattr(functions, "REVERSES", False)
         run = functions.run if keep else getattr(functions, "infer", functions.run)
         after: list[tuple[NDArray, ...]] = []
         caches = []
@@ -299,7 +299,7 @@ class Recurrent(Layer):
                 start, turn = before[len(after)], reverse and not reverses
                 turned = reverse_steps(x, lengths) if turn else x
                 options = {"lengths": lengths, "mask": mask}
-                if reverse and reverses:
+                if reverse and not turn:
                     options["reverse"] = True
                 if prepared is not None:
                     y, end, cell = prepared[suffix](turned, start, **options)
@@ -331,7 +331,7 @@ class Recurrent(Layer):
         dafter = list(self._checked_state("dstate", dstate, len(dy)))
         dbefore: list[tuple[NDArray, ...]] = []
         grads: Arrays = {}
-        reverses = hasattr(functions, "REVERSES")
+        reverses = getattr(functions, "REVERSES", False)
         for layer in reversed(range(self.layers)):
             dropped, cells = caches[layer]
             dys = self._split(dy)

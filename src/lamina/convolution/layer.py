@@ -1,7 +1,7 @@
 """The classes Conv1d, Conv2d and Conv3d."""
 
 import math
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
@@ -150,28 +150,12 @@ class _Conv(Windowed):
             return None
         weight, bias = self._arrays()
         live = kernel(__name__).live(weight, bias, **self._options())
-        if live is None:
-            return None
-
-        def plan(plan: "Plan", x: int) -> int:
-            plan.check(self.dtype)
-            shape = plan.shapes[x]
-            self.output_shape(shape)
-            y: int = live.plan(plan, x, self._windows(shape[1:-1]).pads)
-            return y
-
-        return Live(plan, has(weight, bias))
+        return None if live is None else Live(partial(self._plan, live), has(weight, bias))
 
     def _prepared(self, relu: bool = False) -> Prepared:
         """Return how the layer computes in an inference model, with a ReLU on top if asked for."""
-        dtype = self.dtype
-        run = kernel(__name__).Fixed(*self._arrays(), relu, **self._options())
-
-        @lru_cache(SHAPES)
-        def padding(shape: Shape) -> Pads:
-            self._channels(shape)
-            self._fit(shape[1:-1])
-            return self._windows(shape[1:-1]).pads
+        run, dtype = kernel(__name__).Fixed(*self._arrays(), relu, **self._options()), self.dtype
+        padding = lru_cache(SHAPES)(self._padding)
 
         def call(x: NDArray, *, lengths: Any = None) -> NDArray:
             x = arguments.array(self, "x", x, dtype)
@@ -183,12 +167,18 @@ class _Conv(Windowed):
             y: NDArray = run(x, lengths, pads)
             return y
 
-        def plan(plan: "Plan", x: int) -> int:
-            plan.check(dtype)
-            y: int = run.plan(plan, x, padding(plan.shapes[x]))
-            return y
+        return Prepared(call, self.step, partial(self._plan, run))
 
-        return Prepared(call, self.step, plan)
+    def _plan(self, run: Any, plan: "Plan", x: int) -> int:
+        plan.check(self.dtype)
+        y: int = run.plan(plan, x, self._padding(plan.shapes[x]))
+        return y
+
+    def _padding(self, shape: Shape) -> Pads:
+        """Check the shape of x, and return its padding."""
+        self._channels(shape)
+        self._fit(shape[1:-1])
+        return self._windows(shape[1:-1]).pads
 
     def _channels(self, shape: Shape) -> int:
         if len(shape) != self.rank + 2 or shape[-1] != self.in_channels:

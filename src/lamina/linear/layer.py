@@ -1,6 +1,8 @@
 """The class Linear."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -146,16 +148,7 @@ class Linear(Layer):
             return None
         weight, bias = self._arrays()
         live = kernel(__name__).live(weight, bias)
-        if live is None:
-            return None
-
-        def plan(plan: "Plan", x: int) -> int:
-            plan.check(self.dtype)
-            self.output_shape(plan.shapes[x])
-            y: int = live(plan, x)
-            return y
-
-        return Live(plan, has(weight, bias))
+        return None if live is None else Live(partial(self._plan, live), has(weight, bias))
 
     def _prepared(self, relu: bool = False) -> Prepared:
         """Return how the layer computes in an inference model, with a ReLU on top if asked for."""
@@ -165,13 +158,13 @@ class Linear(Layer):
             y: NDArray = run(*self._checked(x, lengths, dtype))
             return y
 
-        def plan(plan: "Plan", x: int) -> int:
-            plan.check(dtype)
-            self.output_shape(plan.shapes[x])
-            y: int = run.plan(plan, x)
-            return y
-
+        plan = partial(self._plan, run.plan)
         return Prepared(call, lambda x_t, state: (call(x_t), ()), plan)
+
+    def _plan(self, run: Callable[["Plan", int], int], plan: "Plan", x: int) -> int:
+        plan.check(self.dtype)
+        self.output_shape(plan.shapes[x])
+        return run(plan, x)
 
     def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
         """Return dx, shape (..., I), and the gradients of weight and bias."""

@@ -21,10 +21,15 @@ from ..layer import Arrays, Layer, NDArray, Shape
 def last_step(x: Array, lengths: Array | None = None) -> tuple[Array, Any]:
     """Return y and the cache of `last_step_backward`."""
     xp = namespace(x, lengths)
-    if lengths is None:
-        lengths = xp.full((x.shape[0],), x.shape[1])
-    last = is_step(x, lengths) & ~is_step(x, lengths - 1)
+    last = _is_last(x, lengths)
     return xp.sum(xp.where(last, x, xp.zeros((), dtype=x.dtype)), axis=1), last  # (1)
+
+
+def _is_last(x: Array, lengths: Array | None) -> Array:
+    """Return whether a step is the last of its sequence, shape (N, T, 1, ...)."""
+    if lengths is None:
+        lengths = namespace(x).full((x.shape[0],), x.shape[1])
+    return is_step(x, lengths) & ~is_step(x, lengths - 1)
 
 
 def last_step_backward(dy: Array, last: Array) -> Array:
@@ -116,7 +121,7 @@ class LastStep(_Reduction):
         ends = np.full(n, steps) if lengths is None else lengths
         y = x[np.arange(n), ends - 1]  # which reads no other steps
         y[ends == 0] = 0
-        return y, is_step(x, ends) & ~is_step(x, ends - 1)
+        return y, _is_last(x, lengths)
 
     def _gradient(self, dy: NDArray, cache: Any) -> Array:
         return last_step_backward(dy, cache)
