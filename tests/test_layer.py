@@ -206,8 +206,9 @@ def test_dtype_of_a_layer_whose_argument_is_none():
 
 
 def test_a_call_is_inference():
-    for layer in (lm.Dropout(0.5, rng=0), lm.Sequential(lm.Dropout(0.5, rng=0))):
-        with pytest.raises(TypeError, match="training"):
+    dropout = lm.Dropout(0.5, rng=0)
+    for layer in (dropout, lm.Sequential(dropout), lm.Residual(dropout)):
+        with pytest.raises(TypeError, match=r"a call is inference; .* training=True"):
             layer(np.ones((2, 3)), training=True)
 
 

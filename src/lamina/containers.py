@@ -256,10 +256,10 @@ class Sequential(Container):
                     dy, grads[name] = layer.backward(dy, cache[i])
         return self._gather(grads)
 
-    def __call__(  # type: ignore[override]
+    def _infer(  # type: ignore[override]
         self, x: NDArray, *, lengths: Any = None, sample_ids: Any = None
     ) -> NDArray:
-        """Return y, at inference: nothing is kept, and any number of threads may call."""
+        """Return y, layer by layer, so that nothing is kept."""
         for name, layer in self._children.items():
             with within(self, name):
                 x = layer(x, **layer._accepted(lengths, sample_ids))
@@ -383,10 +383,10 @@ class _Parallel(Container):
                 grads[name] = layer.gradients(d, c)
         return self._gather(grads)
 
-    def __call__(  # type: ignore[override]
+    def _infer(  # type: ignore[override]
         self, x: NDArray, *, lengths: Any = None, sample_ids: Any = None
     ) -> NDArray:
-        """Return y, at inference: nothing is kept, and any number of threads may call."""
+        """Return y, branch by branch, so that nothing is kept."""
         ys = []
         for name, layer in self._children.items():
             with within(self, name):

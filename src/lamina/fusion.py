@@ -108,7 +108,7 @@ class Inference(Layer):
         """Return y; the options are those of a call of the model, as ``lengths=``."""
         if not options and not kernels.by_formulas():
             return self._plain(x)
-        if options.get("training"):
+        if "training" in options:
             self._refuse("a pass to differentiate")
         if kernels.by_formulas():
             return self._model(x, **options)
