@@ -60,6 +60,8 @@ def test_refuses_inputs():
         r"expected 256",
     ):
         layer(np.zeros((32, 255), np.float32))
+    with pytest.raises(ValueError, match=r"expected 256; they seem to come second: np.moveaxis"):
+        layer(np.zeros((32, 256, 7), np.float32))
     with pytest.raises(
         TypeError,
         match=r"x has dtype float64, expected float32; cast it: x.astype\(np.float32\)"

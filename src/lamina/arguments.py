@@ -128,7 +128,9 @@ def features(owner: object, x: NDArray, count: int, ndim: int | None = None) -> 
         )
     if x.ndim < 1 or x.shape[-1] != count:
         found = f"{x.shape[-1]} features in its last axis" if x.ndim else "no axes"
-        raise ValueError(f"{say(owner)}: x has {found} (shape {x.shape}), expected {count}")
+        second = x.ndim > 2 and x.shape[1] == count
+        cure = "; they seem to come second: np.moveaxis(x, 1, -1)" if second else ""
+        raise ValueError(f"{say(owner)}: x has {found} (shape {x.shape}), expected {count}{cure}")
 
 
 def parameters(owner: Any, weight: NDArray, bias: NDArray | None, shape: tuple[int, ...]) -> None:
