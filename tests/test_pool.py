@@ -133,6 +133,18 @@ def test_threads_that_cannot_start_leave_the_pool_to_others(own, monkeypatch):
     assert reversed_often(3, 2)
 
 
+def test_a_caller_computes_alone_where_threads_cannot_start(own, monkeypatch):
+    def refuse(self):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as m:
+        m.setattr(threading.Thread, "start", refuse)
+        assert reversed_often(3, 2)
+    assert not own.workers
+    assert reversed_often(3, 2)
+    assert len(own.workers) == 2
+
+
 def run(script):
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script)],

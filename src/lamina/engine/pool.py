@@ -190,7 +190,10 @@ class Pool:
         self.cpu = _cpu()
         while len(self.workers) < count:
             worker = threading.Thread(target=self._work, name="lamina", daemon=True)
-            worker.start()
+            try:
+                worker.start()
+            except RuntimeError:  # a limit on threads, or Python's end: those there are suffice
+                return
             self.workers.append(worker)
 
     def _wake(self) -> None:
