@@ -100,7 +100,7 @@ def folder() -> Path | None:
     LAMINA_CACHE_DIR names its parent; by default it lies in the user's cache folder.
     """
     parent = os.environ.get("LAMINA_CACHE_DIR")
-    if parent is None:
+    if not parent:
         parent = os.path.join(
             os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "lamina"
         )
