@@ -457,6 +457,8 @@ def test_recalibrate(unbiased):
         assert_same(model.buffers[name], before[name], name)
     with pytest.raises(ValueError, match="recalibrate: no batch came"):
         lm.recalibrate(model, [])
+    with pytest.raises(TypeError, match=r"an iterable of them; of one array: \[x\]"):
+        lm.recalibrate(model, x)
 
 
 def test_recalibrate_with_lengths():

@@ -27,6 +27,7 @@ def test_passes_are_those_of_layers_that_always_drop(mode):
     assert len({y.tobytes() for y in ys}) == 6
     assert_same(lm.mc(model, X, 4, rng=3), ys[:4])
     assert (lm.mc(model, X, 6, rng=4) != ys).any()
+    assert_same(lm.mc(model.for_inference(), X, 6, rng=3), ys)
     always = mlp(mode=mode, always=True)
     for layer in (always[2].children()["body"][0], always[3]):
         assert not np.array_equal(layer.key, 0)

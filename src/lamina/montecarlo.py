@@ -11,7 +11,7 @@ from .arguments import integer
 from .arguments import lengths as checked_lengths
 from .containers import Sequential
 from .dropout import Dropout
-from .fusion import flat
+from .fusion import Inference, flat
 from .initializers import RNG, generator
 from .layer import Layer, NDArray
 from .train.batches import cuts, inputs
@@ -103,7 +103,7 @@ def mc(
 
 def _dropping(model: Layer, rng: np.random.Generator) -> list[Layer]:
     """Return copies of the layers of a model, whose Dropout drops at inference by new keys."""
-    model = copy.deepcopy(model)
+    model = copy.deepcopy(model._model if isinstance(model, Inference) else model)
     seed = int(rng.integers(2**63))
     for name, layer in model.walk():
         if isinstance(layer, Dropout):

@@ -78,7 +78,7 @@ class BatchNorm(Layer):
     parts have the statistics of the whole, and gradients that are exact::
 
         found = [layer.stats(x) for x in parts]
-        stats = formula.merge(found)                    # or the sum of them
+        stats = formula.merge(found)                    # found[0] + found[1] + ...
         passes = [layer.forward(x, stats=stats, training=True) for x in parts]
         sums = formula.merge([layer.sums(dy, cache) for dy, (_, cache) in zip(dys, passes)])
         back = [layer.backward(dy, cache, sums=sums) for dy, (_, cache) in zip(dys, passes)]

@@ -32,6 +32,8 @@ def recalibrate(model: Layer, batches: Iterable[Any]) -> None:
     ------
     ValueError
         There is no batch.
+    TypeError
+        An array comes in the place of batches.
 
     References
     ----------
@@ -46,6 +48,8 @@ def recalibrate(model: Layer, batches: Iterable[Any]) -> None:
     >>> model[0].running_mean, model[0].running_var
     (array([4.]), array([5.]))
     """
+    if isinstance(batches, np.ndarray):
+        raise TypeError("recalibrate: batches must be an iterable of them; of one array: [x]")
     probe = copy.deepcopy(model)  # whose passes may count and draw as they like
     layers = dict(model.walk())
     found: list[tuple[BatchNorm, list[formula.Statistics]]] = []
