@@ -286,6 +286,8 @@ def test_refuses_classes():
         loss(y, [0, -1])
     with pytest.raises(ValueError, match=r"target has shape \(3,\), expected \(2,\), a class for"):
         loss(y, [0, 1, 2])
+    with pytest.raises(ValueError, match=r"take its only column: target\[\.\.\., 0\]"):
+        loss(y, [[1], [0]])
     with pytest.raises(ValueError, match=r"target has shape \(2, 3\), expected \(2,\), .*astype"):
         loss(y, np.eye(3, dtype=int)[:2])
     with pytest.raises(ValueError, match=r"target has shape \(2,\), expected \(2, 3\), .*int64"):

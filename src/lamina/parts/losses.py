@@ -449,10 +449,12 @@ class CrossEntropy(_Loss):
 
     def _check_shape(self, target: NDArray, shape: Shape) -> None:
         if target.shape != shape[:-1]:
+            cure = "if it holds shares of the classes, make them floats: target.astype(y.dtype)"
+            if target.shape == (*shape[:-1], 1):
+                cure = "take its only column: target[..., 0]"
             raise ValueError(
                 f"{self}: target has shape {target.shape}, expected {shape[:-1]}, a class for each "
-                f"row of y (shape {shape}); if it holds shares of the classes, make them floats: "
-                "target.astype(y.dtype)"
+                f"row of y (shape {shape}); {cure}"
             )
 
     def _check_range(self, target: NDArray, classes: int) -> None:
