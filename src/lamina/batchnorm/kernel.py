@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..engine import jit, pool
+from ..engine.elements import STREAM
 from ..engine.jit import call, data, held, item
 from ..engine.matmul import contiguous
 from ..engine.memory import ALIGNMENT, empty, pointer
@@ -50,8 +51,6 @@ NUMBERS: Final = 8
 running mean and variance that come of them."""
 LAYOUTS: Final = 256
 """For how many sizes layouts are kept."""
-STREAM: Final = 2**24
-"""Bytes of a result from which on it is not kept in the caches, which it would sweep clear."""
 
 
 class Cache(NamedTuple):
