@@ -18,13 +18,12 @@ from llvmlite import ir
 
 from . import jit
 from .jit import Address, Code
+from .memory import LINE
 from .packing import transposed
 from .tile import Emitter, lanes
 
 MOST: Final = 2
 """The most rows at once."""
-LINE: Final = 64
-"""Bytes of a line of a cache."""
 TOGETHER: Final = 8
 """How many rows of B pass by together for one row of C, half as many for two."""
 SOON: Final = 256

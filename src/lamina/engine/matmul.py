@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from . import jit, pool, threads
-from .few import LINE, MOST, few_rows, few_turned
+from .few import MOST, few_rows, few_turned
 from .jit import address, call, held
-from .memory import ALIGNMENT, workspace
+from .memory import ALIGNMENT, LINE, workspace
 from .packing import copy, spread, transpose
 from .tile import lanes, tallest, tile
 

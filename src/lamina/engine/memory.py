@@ -16,8 +16,10 @@ MOST: Final = 2**30
 """Bytes that wait for use at the most: what a step of training leaves, the next one finds."""
 WORKSPACE: Final = 2**23
 """Bytes of a workspace that a thread keeps at the most."""
-ALIGNMENT: Final = 64
-"""That of a cache line, and of the widest vectors."""
+LINE: Final = 64
+"""Bytes of a line of the cache."""
+ALIGNMENT: Final = LINE
+"""That of a line, which is that of the widest vectors, too."""
 
 _waiting: dict[int, list[NDArray]] = {}  # blocks of bytes that nobody uses, by size
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from . import jit, pool, threads
 from .jit import address, call, int64, item
 from .matmul import matmul, plan_of
-from .memory import empty
+from .memory import LINE, empty
 from .steps import zeros_and_ones
 
 NDArray = npt.NDArray[Any]
@@ -31,8 +31,6 @@ TERMS: Final = 192
 """The most rows k of a block: what a tile reads of them stays in level 1, with a panel of D."""
 ROWS: Final = 384
 """The most rows of C whose terms are copied at once, to level 2."""
-LINE: Final = 64
-"""Bytes of a line of the cache."""
 
 
 @jit.kernel

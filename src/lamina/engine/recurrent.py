@@ -33,10 +33,10 @@ from . import denormals, few, jit, pool, threads
 from .jit import Address, Code, address, call, held, int64, item
 from .loops import for_range
 from .matmul import BEFORE, IN_PLACE, WITHIN, matmul, plan_of
-from .memory import aligned, empty, workspace
+from .memory import LINE, aligned, empty, workspace
 from .mode import flush as flush_code
 from .pointwise import Functions
-from .steps import AHEAD, LINE, Kept, Steps, Weights, pack, places, product, widest, zeros_and_ones
+from .steps import AHEAD, Kept, Steps, Weights, pack, places, product, widest, zeros_and_ones
 from .tile import lanes
 
 NDArray = npt.NDArray[Any]

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from . import jit, pool, threads
 from .jit import call, held, item
 from .matmul import contiguous, plan_of
-from .memory import empty
+from .memory import LINE, empty
 
 NDArray = npt.NDArray[Any]
 
@@ -24,8 +24,6 @@ AHEAD: Final = 48
 """Of so many rows together."""
 TERMS: Final = 384
 """The most terms of a block of a sum: a panel of two or four vectors stays in level 1 or 2."""
-LINE: Final = 64
-"""Bytes that memory moves at once."""
 ALONE: Final = 2**18
 """Bytes; smaller arrays are copied on one core."""
 TOGETHER: Final = 4096
