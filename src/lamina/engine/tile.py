@@ -6,8 +6,8 @@ A tile of H rows and V vectors of L lanes computes
 
 for 0 <= m < H and 0 <= j < (V - 1)·L + last, with all its sums in registers, and at the end
 max(0, C) where a ReLU is asked for. Segments s are consecutive parts of the sum, each of K terms
-i: one for a matrix product, one a kernel row for a convolution over channels-last images, two (x
-and h) for a recurrent step.
+i: one for a matrix product or a step of a recurrence, one a kernel row for a convolution over
+channels-last images.
 
 - Each element is ONE chain of multiply-adds, over s and within it over i in rising order. Height,
   width and place of the tile do not matter to it: that is why results have the same bits alone, in
