@@ -384,22 +384,24 @@ class Recurrent(Layer):
         run = [step for _, step in prepared.values()]
 
         dtype, inputs, sizes = self.dtype, self.in_features, tuple(self.state_sizes.values())
-        depth, count, stepwise = len(run), len(sizes), self.stepwise
+        depth, count, stepwise, ndarray = len(run), len(sizes), self.stepwise, np.ndarray
         alike = stepwise and not self.dropouts and not self.recurrent_dropouts
 
         def are_plain(x_t: Any, state: Any) -> bool:
-            if not (type(x_t) is np.ndarray and x_t.dtype is dtype and x_t.ndim == 2):
+            if not (type(x_t) is ndarray and x_t.dtype is dtype and x_t.flags.carray):
                 return False
-            n, features = x_t.shape
-            if not (n and features == inputs and type(state) is tuple and len(state) == depth):
+            shape = x_t.shape
+            if not (len(shape) == 2 and shape[0] and shape[1] == inputs):
+                return False
+            if not (type(state) is tuple and len(state) == depth):
                 return False
             for entry in state:
                 if not (type(entry) is tuple and len(entry) == count):
                     return False
-                for k, a in enumerate(entry):
-                    if not (
-                        type(a) is np.ndarray and a.dtype is dtype and a.shape == (n, sizes[k])
-                    ):
+                for a, size in zip(entry, sizes):  # noqa: B905 (strict= takes long)
+                    if not (type(a) is ndarray and a.dtype is dtype and a.flags.carray):
+                        return False
+                    if a.shape != (shape[0], size):
                         return False
             return True
 
@@ -408,7 +410,9 @@ class Recurrent(Layer):
                 self._refuse_steps()
                 x_t = arguments.array(self, "x_t", x_t, dtype)
                 arguments.features(self, x_t, inputs, ndim=2)
+                x_t = np.ascontiguousarray(x_t)
                 state = self._checked_state("state", state, len(x_t))
+                state = tuple(tuple(map(np.ascontiguousarray, entry)) for entry in state)
             after = []
             for k, one in enumerate(run):
                 x_t, end = one(x_t, state[k])

@@ -241,6 +241,8 @@ def table(rows: Sequence[tuple[Any, ...]]) -> NDArray:
 class Constants:
     """Integers that a kernel reads whenever it runs: handing over where they are takes less time.
 
+    An array among them stands for where it begins, and is kept.
+
     Attributes
     ----------
     at : int
@@ -248,8 +250,10 @@ class Constants:
     """
 
     def __init__(self, *values: Any) -> None:
-        self.held = None if DISABLED else np.array(values, np.int64)
-        self.at: Any = values if self.held is None else address(self.held)
+        self.kept = values
+        found = tuple(address(v) if isinstance(v, np.ndarray) else v for v in values)
+        self.held = None if DISABLED else np.array(found, np.int64)
+        self.at: Any = found if self.held is None else address(self.held)
 
 
 def _constants_twin(at: tuple[Any, ...], count: int) -> tuple[Any, ...]:

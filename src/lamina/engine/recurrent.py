@@ -21,8 +21,9 @@ without waiting; or, where there are few sequences and the weights are large, th
 on the batch, on the ranks or on the threads.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +41,8 @@ from .steps import AHEAD, Kept, Steps, Weights, pack, places, product, widest, z
 from .tile import lanes
 
 NDArray = npt.NDArray[Any]
+State: TypeAlias = Any
+"""(h, c), or (h,)."""
 
 SERIAL: Final = 200_000
 """Below so many multiply-adds a call stays on one core: a second one would cost more."""
@@ -49,6 +52,8 @@ REUSED: Final = 3
 """Weights that so many rows of tiles or fewer meet are not worth a copy."""
 TOGETHER: Final = 96
 """Rows of da that stay in level 2 while the panels of W_xᵀ pass."""
+FEWEST: Final = 4
+"""The most sequences that a `stepper` takes: more fill taller tiles than it has."""
 
 
 @jit.kernel
@@ -539,9 +544,13 @@ def inputs(da: NDArray, weight_x: NDArray) -> NDArray:
 
 
 @jit.kernel
-def _step(part: int, at: int) -> None:
-    """Go through one step of a few sequences, from what `jit.held` gave for the arrays."""
-    n, fixed, x, h, c, work, h_next, c_next, y = jit.constants(at, 9)
+def _step(
+    n: int, fixed: Any, x: Any, h: Any, c: Any, work: Any, h_next: Any, c_next: Any, y: Any
+) -> None:
+    """Go through one step of a few sequences, from what `jit.held` gave for the arrays.
+
+    Where there is no c, h stands for it.
+    """
     x, h, c, work, h_next, c_next, y = (
         jit.data(x), jit.data(h), jit.data(c), jit.data(work), jit.data(h_next), jit.data(c_next),
         jit.data(y),
@@ -584,50 +593,45 @@ def _step(part: int, at: int) -> None:
     ))  # fmt: skip
 
 
-class Stepper:
-    """One layer, for single steps of a few sequences: its weights packed, its sizes looked up.
+def stepper(cell: Code, weights: Weights) -> Callable[[NDArray, State], tuple[NDArray, State]]:
+    """Return one layer as a function for single steps of at most `FEWEST` sequences.
 
-    It is never written to, so that many threads may use it at once.
+    It takes x, shape (n, I), and the state, all C-contiguous; it returns y, a copy of h which is
+    the caller's to write to, and the next state. The weights are packed here, and what follows
+    from them is looked up. Any number of threads may call it at once.
     """
+    dtype, plan = weights.x.dtype, plan_of(weights.x.dtype)
+    inputs, (hidden, columns) = len(weights.x), weights.h.shape
+    vectors = -(-columns // plan.lane)
+    wide = min(8, vectors)
+    last = vectors - (-(-vectors // wide) - 1) * wide
+    bias, bias_col = (plan.zeros, 0) if weights.bias is None else (weights.bias, 1)
+    fixed = jit.Constants(
+        plan.size, plan.lane, wide, plan.heights[wide], last, plan.heights[last],
+        *plan.codes[:2], plan.origin_at, cell(dtype), inputs, hidden, columns,
+        _fixed_panels([weights.x, weights.h], wide), bias, bias_col, np.ones(hidden, dtype),
+    )  # fmt: skip
+    run = _step if jit.DISABLED else _step.entry(9).run
+    new, room = np.empty, FEWEST * (inputs + hidden + columns)
+    waiting: list[NDArray] = []  # what calls that are over worked in
 
-    MOST = 4
-    """The most sequences: more fill taller tiles than these."""
-
-    def __init__(self, cell: Code, weights: Weights) -> None:
-        self.dtype = dtype = weights.x.dtype
-        plan = plan_of(dtype)
-        inputs, (hidden, columns) = len(weights.x), weights.h.shape
-        vectors = -(-columns // plan.lane)
-        wide = min(8, vectors)
-        last = vectors - (-(-vectors // wide) - 1) * wide
-        bias, bias_col = (plan.zeros, 0) if weights.bias is None else (weights.bias, 1)
-        self.kept = panels, bias, ones = (
-            _fixed_panels([weights.x, weights.h], wide), bias, np.ones(hidden, dtype),
-        )  # fmt: skip
-        self.fixed = jit.Constants(
-            plan.size, plan.lane, wide, plan.heights[wide], last, plan.heights[last],
-            *plan.codes[:2], plan.origin_at, cell(dtype), inputs, hidden, columns, address(panels),
-            address(bias), bias_col, address(ones),
-        )  # fmt: skip
-        self.at, self.hidden = self.fixed.at, hidden
-        self.work = inputs + hidden + columns
-
-    def __call__(self, x: NDArray, h: NDArray, c: NDArray) -> tuple[NDArray, NDArray, NDArray]:
-        """Return y, and h and c after a step of x, shape (n, I), all C-contiguous.
-
-        y is a copy of h, which is the caller's to write to.
-        """
+    def step(x: NDArray, state: State) -> tuple[NDArray, State]:
         n = len(x)
-        shape = n, self.hidden
-        h_next, c_next, y = (
-            np.empty(shape, self.dtype), np.empty(shape, self.dtype), np.empty(shape, self.dtype)
+        shape = n, hidden
+        y, h = new(shape, dtype), new(shape, dtype)
+        after = (h,) if len(state) == 1 else (h, new(shape, dtype))
+        try:
+            work = waiting.pop()
+        except IndexError:
+            work = new(room, dtype)
+        run(
+            n, fixed.at, held(x), held(state[0]), held(state[-1]), held(work), held(h),
+            held(after[-1]), held(y),
         )  # fmt: skip
-        work = np.empty(n * self.work, self.dtype)
-        pool.share(
-            _step, 1, n, self.at, held(x), held(h), held(c), held(work), held(h_next),
-            held(c_next), held(y),
-        )  # fmt: skip
-        return y, h_next, c_next
+        waiting.append(work)
+        return y, after
+
+    return step
 
 
 def _emit_affine(dtype: Any) -> str:

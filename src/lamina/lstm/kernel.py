@@ -63,15 +63,15 @@ def prepare(*given: NDArray | None) -> tuple[Infer, Step]:
     """
     weights = _contiguous(*given)._replace(panels={})
 
-    stepper = functools.cache(functools.partial(recurrent.Stepper, cell.forward, weights))
+    stepper = functools.cache(functools.partial(recurrent.stepper, cell.forward, weights))
+    most = recurrent.FEWEST if weights.p is None else 0
 
     def step(x_t: NDArray, state: State) -> tuple[NDArray, State]:
-        if weights.p is not None or len(x_t) > recurrent.Stepper.MOST:
+        if len(x_t) > most:
             after = _run(x_t[:, None], state, weights, keep=False)[1]
             return after[0].copy(), after
-        h, c = state
-        y, h, c = stepper()(contiguous(x_t), contiguous(h), contiguous(c))
-        return y, (h, c)
+        found: tuple[NDArray, State] = stepper()(x_t, state)
+        return found
 
     def infer(
         x: NDArray,

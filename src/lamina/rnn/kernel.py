@@ -70,16 +70,15 @@ def prepare(*given: NDArray | None, activation: str = "tanh") -> tuple[Infer, St
     weights = _contiguous(*given)._replace(panels={})
 
     stepper = functools.cache(
-        functools.partial(recurrent.Stepper, cell.forward[activation], weights)
+        functools.partial(recurrent.stepper, cell.forward[activation], weights)
     )
 
     def step(x_t: NDArray, state: State) -> tuple[NDArray, State]:
-        if len(x_t) > recurrent.Stepper.MOST:
+        if len(x_t) > recurrent.FEWEST:
             after = _run(x_t[:, None], state, weights, activation, keep=False)[1]
             return after[0].copy(), after
-        h = contiguous(state[0])
-        y, h, _ = stepper()(contiguous(x_t), h, h)  # there is no c
-        return y, (h,)
+        found: tuple[NDArray, State] = stepper()(x_t, state)
+        return found
 
     def infer(
         x: NDArray,
