@@ -19,17 +19,14 @@ from numba.core.compiler_machinery import PassManager, register_pass
 from numba.core.registry import cpu_target
 from numba.core.typed_passes import (
     AnnotateTypes,
-    IRLegalization,
     NativeLowering,
     NoPythonBackend,
     NopythonTypeInference,
 )
 from numba.core.untyped_passes import (
-    DeadBranchPrune,
     FixupArgs,
     GenericRewrites,
     IRProcessing,
-    RewriteSemanticConstants,
     TranslateByteCode,
 )
 from numba.extending import intrinsic, typeof_impl
@@ -239,16 +236,13 @@ PASSES: Final = (
     TranslateByteCode,
     FixupArgs,
     IRProcessing,
-    RewriteSemanticConstants,
-    DeadBranchPrune,
     GenericRewrites,
     NopythonTypeInference,
-    IRLegalization,
     AnnotateTypes,
     _Lowering,
     NoPythonBackend,
 )
-"""Those that kernels need: they have no closures, objects or array expressions."""
+"""Those that kernels need: no closures, objects, array expressions, or variables to delete."""
 
 
 class _Compiler(_Passes):  # type: ignore[misc]
