@@ -66,8 +66,8 @@ def empty(shape: tuple[int, ...] | int, dtype: np.dtype[Any]) -> NDArray:
     if size < LEAST:
         return np.empty(shape, dtype)
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
-    step = 1 << max(size.bit_length() - 3, 12)  # so that sizes fall into few classes
-    rounded = -(-(size + ALIGNMENT) // step) * step
+    step = 1 << max(size.bit_length() - 4, 12)  # so that sizes fall into few classes
+    rounded = -(-size // step) * step + ALIGNMENT
     try:
         block = _waiting[rounded].pop()
     except (KeyError, IndexError):
