@@ -1,4 +1,5 @@
 import copy
+import operator
 import pickle
 
 import numpy as np
@@ -501,6 +502,10 @@ def test_arrays_put_into_params_are_not_lost():
         model.params["0.bias"] = np.ones(3, np.float32)
     with pytest.raises(TypeError, match="would reach no layer"):
         model.buffers["1.dropout_0.calls"] = np.zeros((), np.int64)
+    with pytest.raises(TypeError, match=r"model.assign\(\{'0.bias': array\}\)"):
+        model.params.update({"0.bias": np.ones(3, np.float32)})
+    with pytest.raises(TypeError, match="would reach no layer"):
+        operator.ior(model.params, {"0.bias": np.ones(3, np.float32)})
     model.params["0.bias"][...] = 1
     assert model[0].bias.tolist() == [1, 1, 1]
 

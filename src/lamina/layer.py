@@ -36,6 +36,15 @@ class ByName(dict[str, NDArray]):
             f"model.assign({{{name!r}: array}})"
         )
 
+    def update(self, *arrays: Any, **named: Any) -> None:
+        """Refuse it, as assignments are refused."""
+        for name, array in dict(*arrays, **named).items():
+            self[name] = array
+
+    def __ior__(self, arrays: Any) -> Self:  # type: ignore[override,misc]
+        self.update(arrays)
+        return self
+
     def __reduce__(self) -> tuple[Any, ...]:
         return dict, (dict(self),)  # a copy or a pickle stands for itself
 

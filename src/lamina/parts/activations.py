@@ -195,7 +195,7 @@ class _Activation(Layer):
 
 
 class Identity(_Activation):
-    """y = x: where a place in a network needs a layer that does nothing.
+    """y = x, the array itself: where a place in a network needs a layer that does nothing.
 
     Examples
     --------

@@ -12,7 +12,8 @@ class Flatten(Layer):
 
     Notes
     -----
-    x has shape (N, ...), y (N, F) with F the product of the other axes.
+    x has shape (N, ...), y (N, F) with F the product of the other axes. As of NumPy's reshape, y is
+    a view of x where it can be.
 
     Raises
     ------
