@@ -17,7 +17,7 @@ from contract import EPS, assert_same
 from lamina.arrays import mask_steps
 from lamina.convolution import formula as convolution_formula
 from lamina.convolution import kernel as convolution_kernel
-from lamina.engine import matmul, threads
+from lamina.engine import threads
 from lamina.linear import formula as linear_formula
 from lamina.linear import kernel as linear_kernel
 from lamina.windows import MODES, Windows, each, pairs
@@ -184,7 +184,10 @@ def cut(parts: int, set: Callable[[Any, str, Any], Any] = setattr) -> None:
         ):  # fmt: skip
             if hasattr(module, name):
                 set(module, name, value)
-    matmul._shape.cache_clear()
+    for module in modules():
+        for name in ("_bound", "_pass", "_pass_back", "_products", "layout", "product"):
+            if hasattr(plans := getattr(module, name, None), "cache_clear"):
+                plans.cache_clear()
     for plans in (
         convolution_kernel._plan,
         convolution_kernel._plan_dx,

@@ -69,6 +69,21 @@ def test_arguments_of_any_kind(own, count):
         jit.run(weighted, 0, weights[::-1], 0, 0, table, found)
 
 
+@pytest.mark.parametrize("counts", [(1,), (3,), (1, 2), (1, 1, 1, 1, 2, 1), (2,) * 6])
+def test_calls_that_are_ready(own, counts):
+    code, late, size = packing.copy(np.dtype(np.float64)), pool.late, 4
+    calls = [
+        pool.Ready(reverse, count, (count, code, late(i)), None, phases=size // count)
+        for i, count in enumerate(counts)
+    ]
+    arrays = [np.zeros((size // count + 1, count)) for count in counts]
+    for array in arrays:
+        array[0] = range(1, 1 + array.shape[1])
+    assert pool.in_order(*calls)(*arrays) is None
+    for array in arrays:
+        assert (array == [array[0, :: (-1) ** p] for p in range(len(array))]).all()
+
+
 def test_many_jobs_one_after_the_other(own):
     for i in range(300):
         assert reversed_often(2 + i % 3, 1 + i % 4)

@@ -139,7 +139,7 @@ def test_steps_that_are_ready_find_x_and_y_of_each_call(rows, count):
     with lm.threads(count):
         fixed = model.for_inference()
         first = [fixed(x) for x in xs]
-        matmul._shape.cache_clear()  # what a program needs of it, it keeps
+        matmul.product.cache_clear()  # what a program needs of it, it keeps
         gc.collect()
         again = [fixed(x) for x in xs]
         for x, y, other in zip(xs, first, again, strict=True):

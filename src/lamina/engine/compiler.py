@@ -34,7 +34,7 @@ from numba.np.arrayobj import make_array, populate_array
 
 from .jit import Elsewhere, Kernel, Operation, machine
 from .memory import HEADER
-from .pool import ROW, X, Y
+from .pool import MOST, ROW
 
 _i64: Final = ir.IntType(64)
 _pointer: Final = ir.PointerType()
@@ -138,19 +138,21 @@ def _rest(typing_context: Any) -> Any:
 
 
 @intrinsic
-def _filled(typing_context: Any, row: Any, x: Any, y: Any) -> Any:
+def _filled(typing_context: Any, row: Any, late: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        row, x, y = values
+        row, late = values
         once: Any = cgutils.alloca_once
-        memory = once(builder, _i64, size=ROW - 3)
-        for i in range(ROW - 3):
-            word = builder.load(_word(builder, row, _i64(3 + i)), typ=_i64)
-            for stands, value in ((X, x), (Y, y)):
-                word = builder.select(builder.icmp_signed("==", word, _i64(stands)), value, word)
-            builder.store(word, builder.gep(memory, [_i64(i)], source_etype=_i64))
+        memory = once(builder, _i64, size=MOST)
+        for i in range(MOST):
+            place = _word(builder, row, _i64(ROW - MOST + i))
+            word = builder.load(place, typ=_i64)
+            stands = builder.icmp_signed("<", word, _i64(0))
+            place = builder.select(stands, _word(builder, late, builder.not_(word)), place)
+            into = builder.gep(memory, [_i64(i)], source_etype=_i64)
+            builder.store(builder.load(place, typ=_i64), into)
         return builder.ptrtoint(memory, _i64)
 
-    return types.int64(types.int64, types.int64, types.int64), codegen
+    return types.int64(types.int64, types.int64), codegen
 
 
 OPERATIONS: Final = {
@@ -384,7 +386,7 @@ def emit(kernel: Kernel, kinds: tuple[Any, ...] | int, name: str) -> str:
     # As Numba calls: where to put the result and what is raised come first.
     given = ", ".join(f"i64 %{i}" for i in range(count))
     entry = _ENTRY.format(name=name, inner=found.fndesc.llvm_func_name, given=given)
-    found.library.finalize()
+    found.library._ensure_finalized()  # as part of another kernel, it is
     module = llvm.parse_assembly(found.library.get_llvm_str() + entry)
     for function in module.functions:
         if not function.is_declaration and function.name != name:

@@ -43,8 +43,8 @@ class Each(Code):
     ----------
     name : str
     words : callable
-        `words(functions, builder, *vectors, number)` returns a vector for each array that is
-        written. `number(i)` is the i-th of the numbers, in every lane.
+        `words(functions, builder, *vectors, number)` returns the vector that is written, alone in
+        a tuple. `number(i)` is the i-th of the numbers, in every lane.
     twin : callable
         `twin(*arrays, *numbers)` returns the same of NumPy's arrays.
     arrays : int
@@ -103,8 +103,7 @@ def _twin(function: Twin, arrays: int, *given: Any) -> None:
 
 @jit.kernel
 def _some(g: int, at: int) -> None:
-    fixed, a, b, c, d = jit.constants(at, 5)
-    parts, size, n, numbers, code = jit.constants(fixed, 5)
+    parts, size, n, numbers, code, a, b, c, d = jit.constants(at, 9)
     a, b, c, d, numbers = data(a), data(b), data(c), data(d), data(numbers)
     i0, i1 = n * g // parts // 64 * 64, n if g == parts - 1 else n * (g + 1) // parts // 64 * 64
     done = i0 * size
@@ -135,22 +134,20 @@ class Bound:
     def __init__(
         self, code: Each, n: int, dtype: np.dtype[Any], numbers: tuple[float, ...], parts: int
     ) -> None:
-        self.n, self.parts, self.arrays = n, parts, code.arrays
+        self.code, self.n, self.dtype, self.parts = code, n, dtype, parts
         self.numbers = np.array(numbers, dtype)
-        fixed = parts, dtype.itemsize, n, held(self.numbers)
-        self.usual = self.past = jit.Constants(*fixed, code(dtype))
+        late = [pool.late(i) for i in range(code.arrays + 1)]
+        self.usual = self.past = pool.in_order(self._ready(code, *late))
         self.streams = code.past is not None and n * dtype.itemsize >= STREAM
         if code.past is not None and self.streams:
-            self.past = jit.Constants(*fixed, code.past(dtype))
+            self.past = pool.in_order(self._ready(code.past, *late))
 
     def __call__(self, *arrays: NDArray) -> None:
         """Run."""
-        if self.n == 0:
-            return
-        chosen = self.past
-        if self.streams and any(pointer(a) % ALIGNMENT for a in arrays[self.arrays :]):
-            chosen = self.usual
-        pool.share(_some, self.parts, chosen.at, *_places(*map(held, arrays)))
+        if self.streams and pointer(arrays[-1]) % ALIGNMENT == 0:
+            self.past(*arrays)
+        elif self.n:
+            self.usual(*arrays)
 
     def ready(self, *places: Any) -> pool.Ready | None:
         """Return it for what `held` says of the arrays; the scratch behind them is not used.
@@ -159,12 +156,12 @@ class Bound:
         """
         if self.n == 0 or self.streams:
             return None
-        return pool.Ready(_some, self.parts, (self.usual.at, *_places(*places[:-1])), self)
+        return self._ready(self.code, *places[:-1])
 
-
-def _places(*places: Any) -> tuple[Any, ...]:
-    """Return so many places of arrays as kernels take, some of them twice."""
-    return places + places[:1] * (MOST - len(places))
+    def _ready(self, code: Code, *places: Any) -> pool.Ready:
+        fixed = self.parts, self.dtype.itemsize, self.n, held(self.numbers), code(self.dtype)
+        places += places[:1] * (MOST - len(places))
+        return pool.Ready(_some, self.parts, (*fixed, *places), self.numbers)
 
 
 _bound = lru_cache(KEPT)(Bound)

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -23,7 +23,7 @@ import llvmlite.binding as llvm
 import numpy as np
 import numpy.typing as npt
 
-from .memory import pointer
+from .memory import HEADER, pointer
 
 NDArray = npt.NDArray[Any]
 Task: TypeAlias = tuple[Any, ...]
@@ -233,7 +233,7 @@ data: Final = operation("data", _data_twin)
 """`data(held)`, in a kernel: where the data of an array begins."""
 
 
-def table(rows: Sequence[tuple[Any, ...]]) -> NDArray:
+def table(rows: Sequence[Any]) -> NDArray:
     """Return integers and addresses as an array of so many rows, for a kernel to read."""
     return np.array(rows, object if DISABLED else np.int64)
 
@@ -464,8 +464,7 @@ declare void @PyEval_RestoreThread(ptr)
 declare ptr @Py_BuildValue(ptr, ...)
 @nothing = private constant [1 x i8] zeroinitializer
 
-define ptr @enter(ptr %code, ptr %arguments, i64 %count) {{
-  %address = call i64 @PyLong_AsLongLong(ptr %code)
+define ptr @enter(ptr %self, ptr %arguments, i64 %count) {{
 {read}
   %error = call ptr @PyErr_Occurred()
   %right = icmp eq ptr %error, null
@@ -473,7 +472,7 @@ define ptr @enter(ptr %code, ptr %arguments, i64 %count) {{
 
 run:
   %state = call ptr @PyEval_SaveThread()
-  %function = inttoptr i64 %address to ptr
+  %function = inttoptr i64 %code to ptr
   call void %function({given})
   call void @PyEval_RestoreThread(ptr %state)
   %none = call ptr (ptr, ...) @Py_BuildValue(ptr @nothing)
@@ -487,6 +486,17 @@ _READ: Final = """
   %place{i} = getelementptr ptr, ptr %arguments, i64 {i}
   %object{i} = load ptr, ptr %place{i}
   %integer{i} = call i64 @PyLong_AsLongLong(ptr %object{i})
+"""
+_READ_CODE: Final = """
+  %code = call i64 @PyLong_AsLongLong(ptr %self)
+"""
+_READ_TABLE: Final = f"""
+  %field = getelementptr i8, ptr %self, i64 {HEADER}
+  %table = load i64, ptr %field
+  %first = inttoptr i64 %table to ptr
+  %code = load i64, ptr %first
+  %late = getelementptr ptr, ptr %arguments, i64 1
+  %held = ptrtoint ptr %late to i64
 """
 
 
@@ -505,25 +515,43 @@ _FASTCALL: Final = 0x80
 
 
 @cache
-def _method(count: int) -> _Method:
-    """Return how Python calls code of so many integers."""
-    for name in re.findall(r"declare \w+ @(\w+)", _ENTER):
-        function = ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p)
-        llvm.add_symbol(name, function.value)
+def _method(name: str, read: str, given: str) -> _Method:
+    """Return how Python calls code: what it reads of its arguments, and gives to the code."""
+    for symbol in re.findall(r"declare \w+ @(\w+)", _ENTER):
+        function = ctypes.cast(getattr(ctypes.pythonapi, symbol), ctypes.c_void_p)
+        llvm.add_symbol(symbol, function.value)
+    emit = partial(_ENTER.format, read=read, given=given)
+    return _Method(b"enter", native(f"enter-{name}", emit, "enter"), _FASTCALL, None)
 
-    def emit() -> str:
-        read = "".join(_READ.format(i=i) for i in range(count))
-        return _ENTER.format(read=read, given=", ".join(f"i64 %integer{i}" for i in range(count)))
 
-    return _Method(b"enter", native(f"enter-{count}", emit, "enter"), _FASTCALL, None)
+_prototype: Final = ctypes.PYFUNCTYPE(
+    ctypes.py_object, ctypes.c_void_p, ctypes.py_object, ctypes.py_object
+)
+_new: Final = _prototype(("PyCFunction_NewEx", ctypes.pythonapi))
+
+
+def _function(method: _Method, own: Any, keep: Any) -> Callable[..., None]:
+    """Return a function of Python that lets the GIL go; it holds on to what is its own."""
+    found: Callable[..., None] = _new(ctypes.addressof(method), own, keep)
+    return found
 
 
 def _callable(code: int, count: int) -> Callable[..., None]:
-    """Return code of so many integers as a function of Python, which lets the GIL go."""
-    create = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)
-    new = create(("PyCFunction_NewEx", ctypes.pythonapi))
-    found: Callable[..., None] = new(ctypes.addressof(_method(count)), code, None)
-    return found
+    """Return code of so many integers as a function of Python."""
+    read = _READ_CODE + "".join(_READ.format(i=i) for i in range(count))
+    given = ", ".join(f"i64 %integer{i}" for i in range(count))
+    return _function(_method(str(count), read, given), code, None)
+
+
+def with_table(table: NDArray, keep: Any) -> Callable[..., None]:
+    """Return a function of Python that runs the code whose address a table of integers begins with.
+
+    It takes an integer and any number of arrays, which it hands on as where they are `held`: those
+    that CPython calls with lie in a row. The code takes the integer, the table and that place.
+    """
+    read = _READ.format(i=0) + _READ_TABLE
+    method = _method("table", read, "i64 %integer0, i64 %table, i64 %held")
+    return _function(method, table, keep)
 
 
 def _after_fork() -> None:

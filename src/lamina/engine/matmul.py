@@ -12,7 +12,7 @@ the blocking nor the grid changes a bit.
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -285,14 +285,38 @@ def contiguous(x: NDArray) -> NDArray:
     return x if x.flags.num & _READY == _READY else np.array(x, order="C")
 
 
-class _Shape(NamedTuple):
-    """What a product asks for whatever its arrays."""
+@dataclass(frozen=True, eq=False)
+class Product:
+    """How to compute a product, whatever its arrays.
+
+    Attributes
+    ----------
+    parts : int
+    panels : int
+        The elements of the workspace.
+    turned : bool
+    zeros : array
+        What begins the sums where there is no bias.
+    constants : Constants
+    """
 
     parts: int
     panels: int
     turned: bool
-    zeros: Any
+    zeros: NDArray
     constants: jit.Constants
+
+    def ready(self, a: Any, b: Any, c: Any, panels: Any, bias: Any = None) -> pool.Ready:
+        """Return it as a call, for what `held` says of the arrays."""
+        a, b = (b, a) if self.turned else (a, b)
+        start = held(self.zeros) if bias is None else bias
+        keep = self.constants, self.zeros
+        return pool.Ready(_part, self.parts, (self.constants.at, a, b, start, c, panels), keep)
+
+    @cached_property
+    def run(self) -> pool.Run:
+        """`run(a, b, c, panels, start)`: compute it; without a bias the sums start at zeros."""
+        return pool.in_order(self.ready(*map(pool.late, range(5))))
 
 
 def _better_turned(m: int, n: int, k: int, lane: int) -> bool:
@@ -301,15 +325,16 @@ def _better_turned(m: int, n: int, k: int, lane: int) -> bool:
     return m > MOST and beside + COPY * m * (n + k) < COPY * n * k
 
 
-@lru_cache(maxsize=1024)
-def _shape(
-    dtype: np.dtype[Any], m: int, n: int, k: int,
-    a_row: int, a_col: int, b_row: int, b_col: int,
-    before: bool, bias: bool, relu: bool, count: int,
-) -> _Shape:  # fmt: skip
-    """Choose how to compute a product, on `count` threads at the most."""
+@lru_cache(maxsize=512)
+def product(
+    dtype: np.dtype[Any], m: int, n: int, k: int, a_row: int, a_col: int, b_row: int, b_col: int,
+    count: int, before: bool = False, bias: bool = False, relu: bool = False,
+) -> Product:  # fmt: skip
+    """Choose how to compute a product, with the arguments of `matmul`, on so many threads."""
     plan = plan_of(dtype)
     lane, wide, few = plan.lane, plan.wide, 0
+    if m * n * k <= SERIAL and n * k <= SERIAL_B:
+        count = 1
     turned = b_col != 1 and not bias and not relu and _better_turned(m, n, k, lane)
     if turned:
         m, n, a_row, a_col, b_row, b_col = n, m, b_col, b_row, a_col, a_row
@@ -353,7 +378,7 @@ def _shape(
         a_row, a_col, b_row, b_col, way, int(bias), int(relu), span, terms, room, a_room,
         c_room, block, gap, plan.origin_at, few,
     )  # fmt: skip
-    return _Shape(m_parts * n_parts, m_parts * n_parts * room, turned, held(plan.zeros), constants)
+    return Product(m_parts * n_parts, m_parts * n_parts * room, turned, plan.zeros, constants)
 
 
 @dataclass(frozen=True, eq=False)
@@ -412,10 +437,6 @@ def _panels(b: NDArray, b_row: int, b_col: int, n: int, k: int) -> NDArray:
     return panels
 
 
-def _threads(m: int, n: int, k: int) -> int:
-    return threads.count() if m * n * k > SERIAL or n * k > SERIAL_B else 1
-
-
 def matmul(
     a: NDArray, a_row: int, a_col: int,
     b: NDArray | Packed, b_row: int, b_col: int,
@@ -444,18 +465,10 @@ def matmul(
     before = False
     if isinstance(b, Packed):
         (b, before), b_row, b_col = b.read_by(m), n, 1
-    count = _threads(m, n, k)
-    shape = _shape(
-        c.dtype, m, n, k, a_row, a_col, b_row, b_col, before, bias is not None, relu, count
-    )
-    if shape.turned:
-        a, b = b, a
-    panels = workspace(shape.panels, c.dtype) if shape.panels else None
-    pool.share(
-        _part, shape.parts, shape.constants.at, held(a), held(b),
-        shape.zeros if bias is None else held(bias), held(c),
-        shape.zeros if panels is None else held(panels),
-    )  # fmt: skip
+    options = threads.count(), before, bias is not None, relu
+    found = product(c.dtype, m, n, k, a_row, a_col, b_row, b_col, *options)
+    panels = workspace(found.panels, c.dtype) if found.panels else c
+    found.run(a, b, c, panels, found.zeros if bias is None else bias)
 
 
 class Given:
@@ -469,7 +482,6 @@ class Given:
     ) -> None:
         self.b, self.bias, self.relu = b, bias, relu
         self.k, self.n = (b.k, b.n) if isinstance(b, Packed) else b.shape
-        self.start = held(plan_of(b.dtype).zeros if bias is None else bias)
 
     def __call__(self, a: NDArray, m: int, c: NDArray) -> None:
         """Write C."""
@@ -477,30 +489,30 @@ class Given:
 
     def scratch(self, m: int) -> int:
         """Return the bytes beside A and C that `ready` works in."""
-        found = self._shape(m)
+        found = self._product(m)
         size = 0 if found is None else found[0].panels * self.b.dtype.itemsize
         return size if size <= SCRATCH else 0
 
     def ready(self, m: int, a: int, c: int, scratch: NDArray) -> pool.Ready | None:
         """Return it for what `held` says of A and C, unless the scratch would be large."""
-        found = self._shape(m)
+        found = self._product(m)
         if found is None:
             return None
-        shape, b = found
-        if shape.panels and not self.scratch(m):
+        how, b = found
+        if how.panels and not self.scratch(m):
             return None
-        panels = held(scratch) if shape.panels else shape.zeros
-        places = shape.constants.at, a, held(b), self.start, c, panels
-        return pool.Ready(_part, shape.parts, places, (self, b, shape))
+        bias = None if self.bias is None else held(self.bias)
+        ready = how.ready(a, held(b), c, held(scratch), bias)
+        return ready._replace(keep=(self, b, how))
 
-    def _shape(self, m: int) -> tuple[_Shape, NDArray] | None:
-        """Return what a product of m rows asks for, and what it reads; None if that is nothing."""
+    def _product(self, m: int) -> tuple[Product, NDArray] | None:
+        """Return how to compute m rows, and from what; None if there is nothing to compute."""
         n, k = self.n, self.k
         if m * n * k == 0:
             return None
         b, before = self.b.read_by(m) if isinstance(self.b, Packed) else (self.b, False)
-        options = before, self.bias is not None, self.relu, _threads(m, n, k)
-        return _shape(b.dtype, m, n, k, k, 1, n, 1, *options), b
+        options = threads.count(), before, self.bias is not None, self.relu
+        return product(b.dtype, m, n, k, k, 1, n, 1, *options), b
 
 
 def column_sums(a: NDArray) -> NDArray:

@@ -10,17 +10,21 @@ sleeps until a call wakes it: maybe on the core of the caller, where it has to w
 import atexit
 import contextlib
 import ctypes
+import itertools
 import os
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from . import jit
-from .jit import BYTES, DISABLED, Entry, Words, call, item, packer, words
+from .jit import BYTES, DISABLED, Entry, Words, call, held, item, packer, words
 from .memory import pointer
+
+NDArray = npt.NDArray[Any]
 
 LOOKS: Final = 40_000
 """How often a worker looks for work before it sleeps."""
@@ -41,14 +45,13 @@ BELOW: Final = (1 << INDEX) - 1
 ALONE: Final = 0
 """In the place of what threads share: there are no others."""
 
-X, Y = -1, -2
-"""In the place of an argument that comes later."""
 TOGETHER: Final = 4
 """The most calls that are shared in a run of calls that are ready; so many that are not, one after
 the other, end it, too."""
-ROW: Final = 24
-"""The words of a call that is ready: how many there are from it on that run as one, the kernel, how
-many parts, the arguments."""
+MOST: Final = 20
+"""The most arguments of a call that is ready."""
+ROW: Final = 3 + MOST
+"""The words of such a call: the kernel, how many parts and phases, the arguments."""
 
 _libc: Final = ctypes.PyDLL(None) if hasattr(os, "sched_setaffinity") else None
 _cpu: Final[Callable[[], int]] = getattr(_libc, "sched_getcpu", lambda: -1)
@@ -72,7 +75,7 @@ _read: Final = jit.operation("read", _nobody)
 _rest: Final = jit.operation("rest", _nobody)
 """`_rest()` tells the CPU that this thread only waits."""
 _filled: Final = jit.operation("filled", _nobody)
-"""`_filled(row, x, y)`: where the arguments of a call are, x and y in the place of X and Y."""
+"""`_filled(row, late)`: where the arguments of a call are, with the arrays that came later."""
 
 
 # What they do
@@ -128,23 +131,15 @@ def _serve(shared: int, looks: int) -> None:
 
 
 @jit.kernel
-def _shared(shared: int, most: int, table: int, x: int, y: int) -> None:
-    """Run calls that are ready, for the ids of X and Y; none has more parts than `most`."""
-    for i in range(item(table, 0)):
-        row = table + i * ROW * 8
-        at = _filled(row, x, y)
-        if item(row, 2) == 1:
-            call(item(row, 1), (0, at))
+def _run_ready(shared: int, table: int, late: int) -> None:
+    """Run calls that are ready: behind its code, the table says how many, then each of them."""
+    for i in range(item(table, 1)):
+        row = table + (2 + i * ROW) * 8
+        code, parts, phases, at = item(row, 0), item(row, 1), item(row, 2), _filled(row, late)
+        if parts * phases == 1:
+            call(code, (0, at))
         else:
-            _offer(shared, item(row, 2), item(row, 1), at, 1)
-
-
-@jit.kernel
-def _alone(table: int, x: int, y: int) -> None:
-    """Run calls that are ready and have one part each."""
-    for i in range(item(table, 0)):
-        row = table + i * ROW * 8
-        call(item(row, 1), (0, _filled(row, x, y)))
+            _offer(shared, parts, code, at, phases)
 
 
 class Pool:
@@ -254,18 +249,24 @@ def launch(kernel: Any, count: int, fixed: Words, *arguments: Any) -> None:
         _run(kernel.entry(kinds), count, packer(len(found))(*found), 1)
 
 
-class Ready(NamedTuple):
-    """A call of `share`, in one phase, or of `launch`, with all at hand.
+def late(i: int) -> int:
+    """Return what stands for the i-th of the arrays that come later."""
+    return ~i
 
-    Of its arguments, X and Y stand for what `held` will say of two arrays that come later; the
-    others are not negative. `keep` is what they point to, `kinds` what `words` says of them.
+
+class Ready(NamedTuple):
+    """A call of `share`, or of `launch`, with all at hand but arrays that come later.
+
+    An argument below 0 is `late`: it stands for what `held` will say of one of them. `keep` is what
+    the others point to, `kinds` what `words` says of them.
     """
 
     kernel: Any
     parts: int
-    arguments: Sequence[int]
+    arguments: Sequence[Any]
     keep: Any
     kinds: tuple[Any, ...] | int = 2
+    phases: int = 1
 
 
 def ready(kernel: Any, count: int, fixed: Words, *arguments: Any) -> Ready:
@@ -274,34 +275,58 @@ def ready(kernel: Any, count: int, fixed: Words, *arguments: Any) -> Ready:
     return Ready(kernel, count, found, (fixed, arguments), kinds)
 
 
-def in_order(calls: list[Ready]) -> tuple[list[Callable[[int, int], Any]], Any]:
-    """Return calls that are ready as functions to call one after the other, and what to keep.
+Run: TypeAlias = Callable[..., Any]
+"""`run(*arrays)`: with the arrays that came later, all C-contiguous."""
 
-    Each takes the ids of the arrays X and Y. Any number of threads may call one at once.
+
+def in_order(*calls: Ready) -> Run:
+    """Return calls that are ready as one function, which does one after the other.
+
+    Any number of threads may call it at once.
     """
-    table = np.zeros((len(calls), ROW), np.int64)
     # Workers may fall asleep where they are not needed, or find no core: each run wakes them.
-    firsts, shared, alone = [0], 0, 0
-    for i, ready in enumerate(calls):
+    runs: list[Run] = []
+    some: list[Ready] = []
+    shared = alone = 0
+    for ready in calls:
         if ready.parts == 1:
             alone += 1
-            continue
-        if shared == TOGETHER or alone >= TOGETHER:
-            firsts.append(i)
-            shared = 0
-        shared, alone = shared + 1, 0
-    runs: list[Callable[[int, int], Any]] = []
-    for first, end in zip(firsts, [*firsts[1:], len(calls)], strict=True):
-        for i in range(first, end):
-            kernel, parts, arguments, _, kinds = calls[i]
-            table[i, : 3 + len(arguments)] = end - first, kernel.entry(kinds).at, parts, *arguments
-        at, parts = pointer(table[first:]), max(ready.parts for ready in calls[first:end])
-        runs.append(
-            partial(_alone.entry(3).run, at)
-            if parts == 1
-            else partial(_with_others, _shared.entry(5).run, parts, at)
-        )
-    return runs, (table, calls)
+        else:
+            if shared == TOGETHER or alone >= TOGETHER:
+                runs.append(_as_one(some))
+                some, shared = [], 0
+            shared, alone = shared + 1, 0
+        some.append(ready)
+    runs.append(_as_one(some))
+    return runs[0] if len(runs) == 1 else partial(_one_by_one, runs)
+
+
+def _as_one(calls: Sequence[Ready]) -> Run:
+    if DISABLED:
+        return partial(_one_by_one, [partial(_filled_in_turn, ready) for ready in calls])
+    table = [_run_ready.entry(3).at, len(calls)]
+    for kernel, parts, arguments, _, kinds, phases in calls:
+        nothing = itertools.repeat(0, MOST - len(arguments))
+        table += kernel.entry(kinds).at, parts, phases, *arguments, *nothing
+    assert len(table) == 2 + len(calls) * ROW
+    run = jit.with_table(np.array(table, np.int64), calls)
+    most = max(ready.parts for ready in calls)
+    return partial(run, ALONE) if most == 1 else partial(_with_others, run, most)
+
+
+def _one_by_one(runs: Sequence[Run], *arrays: NDArray) -> None:
+    for run in runs:
+        run(*arrays)
+
+
+def _filled_in_turn(ready: Ready, *arrays: NDArray) -> None:
+    """Run a call that is ready where the JIT is disabled."""
+    if isinstance(ready.kinds, tuple):
+        fixed, arguments = ready.keep
+        _in_turn(ready.kernel, ready.parts, *fixed.arguments, *arguments)
+    else:
+        found = (held(arrays[~a]) if isinstance(a, int) and a < 0 else a for a in ready.arguments)
+        _in_turn(ready.kernel, ready.parts * ready.phases, tuple(found))
 
 
 def _in_turn(kernel: Callable[..., None], count: int, *arguments: Any) -> None:
@@ -316,14 +341,15 @@ def _run(entry: Entry, count: int, packed: bytes, phases: int) -> None:
     elif count == 1:
         _offer.entry(5).run(ALONE, 1, entry.at, at, phases)
     else:
-        _with_others(_offer.entry(5).run, count, entry.at, at, phases)
+        _with_others(_offer.entry(5).run, count, count, entry.at, at, phases)
 
 
-def _with_others(driver: Callable[..., None], count: int, *arguments: int) -> None:
+def _with_others(run: Callable[..., Any], most: int, *arguments: Any) -> None:
+    """Run what so many threads share at most."""
     pool = _pool
-    shared = pool.acquire(count)
+    shared = pool.acquire(most)
     try:
-        driver(shared, count, *arguments)
+        run(shared, *arguments)
     finally:
         pool.release(shared)
 

@@ -129,13 +129,13 @@ class _Memory(NamedTuple):
     """What a call of a program works with.
 
     `arrays` lacks x and y, and what is a view of them. `runs` are the steps, each with the numbers
-    of the arrays that it is called with; those that are ready, and run as one, are called with the
-    ids of x and y alone. `keep` is what these point to.
+    of the arrays that it is called with; those that are ready, and run as one, are called with x
+    and y alone. `scratch` is where they work.
     """
 
     arrays: list[Any]
     runs: list[tuple[Run, tuple[int, ...] | None]]
-    keep: list[Any]
+    scratch: NDArray
 
 
 class Program:
@@ -163,7 +163,7 @@ class Program:
             x = contiguous(x)
         if self.only is not None:
             y = self.new(self.shape, self.dtype)
-            self.only(id(x), id(y))
+            self.only(x, y)
             return y
         y = self.new(self.shape, self.dtype) if self.y else x
         self.write(x, y)
@@ -178,7 +178,7 @@ class Program:
         arrays: list[Any] = []
         for run, numbers in memory.runs:
             if numbers is None:
-                run(id(x), id(y))
+                run(x, y)
                 continue
             if not arrays:
                 arrays = self._arrays(memory, x, y)
@@ -186,12 +186,11 @@ class Program:
         if self.size <= KEPT:
             self.waiting.append(memory)
 
-    def _only(self) -> Callable[[int, int], Any] | None:
+    def _only(self) -> Run | None:
         """Return all steps as one run, if they are, with no other arrays than x and y: or None."""
         if self.places or self.plan.scratch or self.result != self.y:
             return None
         memory = self._memory()
-        self.keep = memory.keep
         found = [run for run, numbers in memory.runs if numbers is None]
         return found[0] if len(found) == len(memory.runs) == 1 else None
 
@@ -213,24 +212,21 @@ class Program:
                 first, count = self.places[owner], math.prod(shape) * plan.dtype.itemsize
                 arrays[i] = memory[first : first + count].view(plan.dtype).reshape(shape)
         runs: list[tuple[Run, tuple[int, ...] | None]] = []
-        keep: list[Any] = [scratch]
         steps = [(step, self._ready(step, arrays, scratch)) for step in plan.steps]
         for is_ready, group in itertools.groupby(steps, lambda pair: pair[1] is not None):
             some = list(group)
             calls = [ready for _, ready in some if ready is not None]
             if is_ready:
-                found, kept = pool.in_order(calls)
-                runs += [(run, None) for run in found]
-                keep.append(kept)
+                runs.append((pool.in_order(*calls), None))
             else:
                 runs += [(step.bind(scratch), (*step.sources, step.target)) for step, _ in some]
-        return _Memory(arrays, runs, keep)
+        return _Memory(arrays, runs, scratch)
 
     def _ready(self, step: Step, arrays: list[Any], scratch: NDArray) -> pool.Ready | None:
         """Return a step as a call that is ready, if it can be one."""
         if step.ready is None or DISABLED:
             return None
-        later = {self.y: pool.Y, 0: pool.X}
+        later = {self.y: pool.late(1), 0: pool.late(0)}
         numbers = *step.sources, step.target
         places = [later.get(self.plan.owners[i]) or held(arrays[i]) for i in numbers]
         return step.ready(*places, scratch)

@@ -1,17 +1,24 @@
 """Linear: the functions of formula.py, as matrix products on the engine."""
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from functools import lru_cache, partial
+from typing import Any, Final
 
+import numpy as np
 import numpy.typing as npt
 
 from ..arrays import mask_steps
-from ..engine.matmul import Given, column_sums, contiguous, matmul, pack
-from ..engine.memory import empty
+from ..engine import pool
+from ..engine.jit import held
+from ..engine.matmul import Given, contiguous, matmul, pack, plan_of, product
+from ..engine.memory import empty, workspace
 from ..engine.program import Plan
+from ..engine.threads import count as count_threads
 
 NDArray = npt.NDArray[Any]
+
+KEPT: Final = 256
+"""For how many sizes it is kept how to compute the gradients."""
 
 
 def forward(
@@ -72,27 +79,52 @@ def _planned(product: Given, plan: Plan, x: int) -> int:
 
 def backward(dy: NDArray, cache: tuple[Any, ...]) -> tuple[NDArray, dict[str, NDArray]]:
     """Return dx, shape (..., I), and the gradients of weight and bias."""
-    x, weight, _, lengths = cache
-    dy = contiguous(mask_steps(dy, lengths))
-    I, O = weight.shape  # noqa: E741
+    x, *_ = cache
     dx = empty(x.shape, x.dtype)
-    matmul(dy, O, 1, weight, 1, O, x.size // I, I, O, dx)  # (2)
-    return dx, _gradients(dy, cache)
+    return dx, _backward(dy, cache, dx)
 
 
 def gradients(dy: NDArray, cache: tuple[Any, ...]) -> dict[str, NDArray]:
     """Return the gradients of weight and bias."""
-    *_, lengths = cache
-    return _gradients(contiguous(mask_steps(dy, lengths)), cache)
+    return _backward(dy, cache, None)
 
 
-def _gradients(dy: NDArray, cache: tuple[Any, ...]) -> dict[str, NDArray]:
-    """Return the gradients of weight and bias, of dy that is 0 at padding."""
-    x, weight, bias, _ = cache
+def _backward(dy: NDArray, cache: tuple[Any, ...], dx: NDArray | None) -> dict[str, NDArray]:
+    """Return the gradients of weight and bias, and write dx if it is given."""
+    x, weight, bias, lengths = cache
+    dy = contiguous(mask_steps(dy, lengths))
     I, O = weight.shape  # noqa: E741
-    N = x.size // I
     grads = {"weight": empty((I, O), x.dtype)}
-    matmul(x, 1, I, dy, O, 1, I, O, N, grads["weight"])  # (3)
     if bias is not None:
-        grads["bias"] = column_sums(dy)  # (4)
+        grads["bias"] = np.empty(O, x.dtype)
+    if x.size == 0:
+        for g in grads.values():
+            g[...] = 0
+        return grads
+    options = x.dtype, count_threads(), dx is not None, bias is not None
+    run, room = _products(x.size // I, I, O, *options)
+    panels = workspace(room, x.dtype) if room else dy
+    run(dy, x, weight, panels, dy if dx is None else dx, *grads.values())
     return grads
+
+
+@lru_cache(KEPT)
+def _products(
+    N: int,
+    I: int,  # noqa: E741
+    O: int,  # noqa: E741
+    dtype: np.dtype[Any],
+    threads: int,
+    of_x: bool,
+    of_bias: bool,
+) -> tuple[pool.Run, int]:
+    """Return a function of dy, x, weight, panels, dx, dweight and dbias, and the panels' size."""
+    dy, x, weight, panels, dx, dweight, dbias = map(pool.late, range(7))
+    ones = plan_of(dtype).one
+    found = [
+        (product(dtype, N, I, O, O, 1, 1, O, threads), (dy, weight, dx), of_x),  # (2)
+        (product(dtype, I, O, N, 1, I, O, 1, threads), (x, dy, dweight), True),  # (3)
+        (product(dtype, 1, O, N, 0, 0, O, 1, threads), (held(ones), dy, dbias), of_bias),  # (4)
+    ]
+    calls = [how.ready(*arrays, panels) for how, arrays, wanted in found if wanted]
+    return pool.in_order(*calls), max(how.panels for how, _, _ in found)

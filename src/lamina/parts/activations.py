@@ -158,14 +158,9 @@ class _Activation(Layer):
         self, x: NDArray, *, lengths: Any = None, training: bool = False
     ) -> tuple[NDArray, Any]:
         """Return y, of x's shape, and the cache of `backward`."""
-        program = self._planned(x, lengths, training)
-        how = kernels.beside(__name__)
-        if program is not None:
-            y, cache = self._function(how.Planned(program), x)
-            return y, (y.shape, y.dtype, None, how, cache)
         x = arguments.array(self, "x", x)
         self.output_shape(x.shape)
-        lengths = arguments.lengths(self, lengths, x)
+        lengths, how = arguments.lengths(self, lengths, x), kernels.beside(__name__)
         y, cache = self._function(how, mask_steps(x, lengths))
         return mask_steps(y, lengths), (y.shape, y.dtype, lengths, how, cache)
 

@@ -122,9 +122,6 @@ def _gate(e: Any, b: Any, z: Any) -> tuple[Any, Any]:
 codes: Final[dict[str, elements.Each]] = {}
 """That of each function of single elements, by name."""
 
-keeps_y: Final[set[str]] = set()
-"""Those whose gradient follows from y; that of the others, from x."""
-
 Forward = Callable[..., tuple[NDArray, Any]]
 Backward = Callable[[NDArray, Any], NDArray]
 
@@ -146,8 +143,6 @@ def _functions(
     code = codes[name] = elements.Each(name, words, twin, light=light)
     backward_name = f"{name}_backward"  # from y, it takes few operations
     backward_code = elements.Each(backward_name, backward_words, backward_twin, 2, from_y)
-    if from_y:
-        keeps_y.add(name)
 
     def forward(x: NDArray, *numbers: float) -> tuple[NDArray, Any]:
         x = contiguous(x)
@@ -175,26 +170,6 @@ gelu, gelu_backward = _functions("gelu", _gelu, _gelu_backward, False, False)
 gelu_tanh, gelu_tanh_backward = _functions(
     "gelu_tanh", _gelu_tanh, _gelu_tanh_backward, False, False
 )
-
-
-class Planned:
-    """The functions of this module where a program computes y of x: they return the cache, too."""
-
-    def __init__(self, program: Callable[[NDArray], NDArray]) -> None:
-        self.program = program
-
-    def softmax(self, x: NDArray) -> tuple[NDArray, NDArray]:
-        """Return y, which is the cache of `softmax_backward` too."""
-        y = self.program(x)
-        return y, y
-
-    def __getattr__(self, name: str) -> Forward:
-        def forward(x: NDArray, *numbers: float) -> tuple[NDArray, Any]:
-            x = contiguous(x)
-            y = self.program(x)
-            return y, (y if name in keeps_y else x, numbers)
-
-        return forward
 
 
 class Steps:

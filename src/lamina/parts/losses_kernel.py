@@ -10,7 +10,7 @@ where w is the polynomial that equals (2 artanh(s) − 2 s)/s³ at the Chebyshev
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Final
 
 import numpy as np
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from llvmlite import ir
 
 from ..engine import jit, pool
-from ..engine.jit import Address, Code, call, data, held
+from ..engine.jit import Address, Code, call, data
 from ..engine.matmul import contiguous
 from ..engine.memory import empty
 from ..engine.pointwise import Functions
@@ -36,6 +36,8 @@ SERIAL: Final = 16_384
 """Up to so many elements a call stays on one core."""
 BLOCK: Final = 4096
 """Elements whose terms are added in `COLUMNS` sums."""
+KEPT: Final = 256
+"""For how many sizes it is kept what a call needs."""
 COLUMNS: Final = 16
 """How many sums go side by side, whatever the width of a vector."""
 
@@ -173,16 +175,21 @@ def _run(
 ) -> tuple[NDArray, NDArray]:
     """Return the sums over all elements, and ∂L/∂y."""
     y, target = contiguous(y), contiguous(target)
-    dy, n, dtype = empty(y.shape, y.dtype), y.size, y.dtype
+    dy, n = empty(y.shape, y.dtype), y.size
     found = np.empty((-(-n // BLOCK), sums, COLUMNS), DOUBLE)
-    numbers = np.array((total, *own), dtype)
-    parts = 1 if n <= SERIAL else count_threads()
-    pool.share(
-        _some, parts, parts, dtype.itemsize, sums * COLUMNS * DOUBLE.itemsize, code(dtype), n,
-        held(y), held(target), held(dy), held(numbers), held(found),
-    )  # fmt: skip
+    _bound(code, n, y.dtype, count_threads(), sums)(
+        y, target, dy, np.array((total, *own), y.dtype), found
+    )
     of_all: NDArray = found.sum(axis=(0, 2))
     return of_all, dy
+
+
+@lru_cache(KEPT)
+def _bound(code: Code, n: int, dtype: np.dtype[Any], threads: int, sums: int) -> pool.Run:
+    """Return a function of y, target, dy, the numbers and the sums."""
+    parts, size = 1 if n <= SERIAL else threads, sums * COLUMNS * DOUBLE.itemsize
+    task = parts, dtype.itemsize, size, code(dtype), n, *map(pool.late, range(5))
+    return pool.in_order(pool.Ready(_some, parts, task, None))
 
 
 # The functions: L and ∂L/∂y, where K R is the total

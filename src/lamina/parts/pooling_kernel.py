@@ -10,7 +10,8 @@ places in rising order, as in the formula, so threads change no bit.
 
 import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from dataclasses import dataclass
+from functools import cached_property, lru_cache, partial
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from llvmlite import ir
 
 from ..arrays import mask_steps
 from ..engine import jit, pool, program
-from ..engine.jit import Address, Code, Constants, address, call, data, held, item
+from ..engine.jit import Address, Code, Constants, address, call, data, item
 from ..engine.loops import for_range
 from ..engine.matmul import contiguous
 from ..engine.memory import empty
@@ -484,7 +485,8 @@ def _runs(table: NDArray) -> NDArray:
     return np.column_stack((table[begin], begin, lengths)).astype(np.int64)
 
 
-class _Bound(NamedTuple):
+@dataclass(frozen=True)
+class _Bound:
     """What does all rows of arrays of given shapes; `fixed` has the addresses of what is kept."""
 
     parts: int
@@ -495,13 +497,18 @@ class _Bound(NamedTuple):
     def __call__(self, a: NDArray, b: NDArray, c: NDArray, d: NDArray) -> None:
         """Read a and b, write c and d."""
         if not self.nothing:
-            pool.share(_pool, self.parts, self.fixed.at, held(a), held(b), held(c), held(d))
+            self._run(a, b, c, d)
+
+    @cached_property
+    def _run(self) -> pool.Run:
+        return pool.in_order(self._ready(*map(pool.late, range(4))))
+
+    def _ready(self, *places: Any) -> pool.Ready:
+        return pool.Ready(_pool, self.parts, (self.fixed.at, *places), (self.fixed, self.kept))
 
     def ready(self, a: int, c: int, scratch: NDArray) -> pool.Ready | None:
         """Return it for what `held` says of an array to read and one to write."""
-        if self.nothing:
-            return None
-        return pool.Ready(_pool, self.parts, (self.fixed.at, a, a, c, c), self)
+        return None if self.nothing else self._ready(a, a, c, c)
 
 
 def _parts(*shapes: Ints, alone: int = SERIAL) -> int:

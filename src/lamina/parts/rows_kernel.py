@@ -7,7 +7,7 @@ same bits in any batch, on any number of threads and for any width of vectors.
 
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from llvmlite import ir
 
 from ..engine import jit, pool
-from ..engine.jit import Address, Code, call, data, held
+from ..engine.jit import Address, Code, call, data
 from ..engine.loops import for_range
 from ..engine.matmul import contiguous
 from ..engine.memory import empty
@@ -32,6 +32,8 @@ ROWS: Final = 2
 """Rows that go side by side: their vectors, each a chain of operations, keep the processor busy."""
 SERIAL: Final = 16_384
 """Up to so many elements a call stays on one core."""
+KEPT: Final = 256
+"""For how many sizes it is kept what a call needs."""
 
 
 # Vector code. Its arguments are three arrays of rows, the class, the term and the sum of each row,
@@ -363,18 +365,26 @@ def _run(code: Code, a: NDArray, *others: NDArray) -> None:
     many of them as the code uses.
     """
     if a.size:
-        task = _task(code, a.shape, a.dtype, held(a), *map(held, others))
-        pool.share(_some, task[0], *task)
+        _bound(code, a.shape, a.dtype, count_threads(), 1 + len(others))(a, *others)
 
 
-def _task(
-    code: Code, shape: tuple[int, ...], dtype: np.dtype[Any], *places: Any
-) -> tuple[Any, ...]:
-    """Return what `_some` is told; the first place stands for those that are not given."""
+@lru_cache(KEPT)
+def _bound(
+    code: Code, shape: tuple[int, ...], dtype: np.dtype[Any], threads: int, arrays: int
+) -> pool.Run:
+    """Return `_run` as a function of so many arrays."""
+    return pool.in_order(_ready(code, shape, dtype, threads, *map(pool.late, range(arrays))))
+
+
+def _ready(
+    code: Code, shape: tuple[int, ...], dtype: np.dtype[Any], threads: int, *places: Any
+) -> pool.Ready:
+    """Return `_run` for what `held` says of the arrays."""
     size, width = math.prod(shape), shape[-1]
-    parts = 1 if size <= SERIAL else count_threads()
-    others = places[:1] * (6 - len(places))
-    return (parts, dtype.itemsize, code(dtype), size // width, width, *places, *others)
+    parts = 1 if size <= SERIAL else threads
+    others = places[:1] * (6 - len(places))  # for those that are not given
+    task = parts, dtype.itemsize, code(dtype), size // width, width, *places, *others
+    return pool.Ready(_some, parts, task, None)
 
 
 # The functions
@@ -399,8 +409,7 @@ def ready_softmax(
     """Return `write_softmax` for what `held` says of x and y."""
     if 0 in shape:
         return None
-    task = _task(_softmax, shape, dtype, x, y)
-    return pool.Ready(_some, task[0], task, None)
+    return _ready(_softmax, shape, dtype, count_threads(), x, y)
 
 
 def softmax_backward(dy: NDArray, y: NDArray) -> NDArray:
