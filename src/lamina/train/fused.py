@@ -295,7 +295,9 @@ class Updates:
                 rows.append((self.total, count, at, k, *places, address(self.numbers[kind])))
                 self.total += count
         self.table = jit.Words(jit.table(rows))
+        self.gradients = jit.table([held(p) for p in params])  # until there are some
         self.sums = np.empty((len(rows), COLUMNS), DOUBLE)
+        self.runs: dict[Any, pool.Run] = {}
 
     def read(self, gradients: Sequence[NDArray]) -> list[NDArray]:
         """Return gradients as kernels read them."""
@@ -303,18 +305,16 @@ class Updates:
 
     def squares(self, gradients: Sequence[NDArray]) -> float:
         """Return Σ g² in float64; NaN or infinite where a gradient holds such, or it overflows."""
-        return self._sum(squares(self.dtype), gradients)
+        with np.errstate(over="ignore"):
+            return self._sum(squares, gradients)
 
     def zeros(self, gradients: Sequence[NDArray]) -> float:
         """Return Σ 0 g: 0, but NaN where a gradient holds NaN or infinity; sooner than squares."""
-        return self._sum(zeros(self.dtype), gradients)
+        return self._sum(zeros, gradients)
 
-    def _sum(self, code: Any, gradients: Sequence[NDArray]) -> float:
-        if not self.total:
-            return 0.0
-        with np.errstate(invalid="ignore", over="ignore"):
-            self._launch(_sum, code, address(self.sums), gradients)
-            return float(self.sums.sum())
+    def _sum(self, code: Code, gradients: Sequence[NDArray]) -> float:
+        self._launch(_sum, code(self.dtype), address(self.sums), gradients)
+        return float(np.add.reduce(self.sums, axis=None))
 
     def update(self, gradients: Sequence[NDArray], numbers: Sequence[Sequence[float]]) -> None:
         """Write the new values of parameters and slots.
@@ -322,10 +322,16 @@ class Updates:
         The numbers are, for each kind, scale, decay and shrink of (1), then those of the rule.
         """
         self.numbers[...] = numbers
-        if self.total:
-            self._launch(_update, self.code, 0, gradients)
+        self._launch(_update, self.code, 0, gradients)
 
     def _launch(self, kernel: Any, code: Any, sums: Any, gradients: Sequence[NDArray]) -> None:
+        if not self.total:
+            return
         parts = 1 if self.total <= SERIAL else count_threads()
-        places = jit.table([held(g) for g in gradients])
-        pool.launch(kernel, parts, self.table, (parts, self.total, code, sums), places)
+        run = self.runs.get((code, parts))
+        if run is None:
+            task = parts, self.total, code, sums
+            ready = pool.ready(kernel, parts, self.table, task, self.gradients)
+            run = self.runs[code, parts] = pool.in_order(ready)
+        self.gradients[:] = [held(g) for g in gradients]
+        run()

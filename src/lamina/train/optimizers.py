@@ -10,6 +10,7 @@ if they were one vector (Pascanu et al. 2013, sec. 3.2), and is taken in float64
 decay; it is 0 for parameters that `no_decay` names. η is the learning rate of the update.
 """
 
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
@@ -121,9 +122,10 @@ class Optimizer(ABC):
         self._check(sums, params, gradients)
         scale = self._clip(sums)
         for kind in plan.kinds:
-            kind.lr, kind.decay = self._settings(kind.first)
+            kind.lr, kind.decay = self._settings(kind)
             if "updates" in kind.slots:
-                kind.slots["updates"] += 1
+                updates = kind.slots["updates"]
+                updates[...] = int(updates) + 1  # += takes longer of an array of no axes
         for table, own in zip(plan.tables, read, strict=True):
             numbers = [
                 (scale, *self._decay_numbers(k.lr, k.decay), *self._numbers(k.lr, k.slots))
@@ -162,16 +164,14 @@ class Optimizer(ABC):
         """Return the gradient with that of the weight decay."""
         return g + decay * p  # (2)
 
-    def _settings(self, name: str) -> tuple[float, float]:
-        """Return the learning rate and the weight decay of a parameter at this update."""
-        settings: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay}
-        for pattern, own in self.groups.items():
-            if matches(pattern, name):
-                settings |= own
-        decay = settings["weight_decay"]
-        if decay and matches(self.no_decay, name):
-            decay = 0.0
-        return rate(settings["lr"], self.steps), decay
+    def _settings(self, kind: "_Kind") -> tuple[float, float]:
+        """Return the learning rate and the weight decay of a kind of parameters at this update."""
+        lr, decay = self.lr, 0.0 if kind.spared else self.weight_decay
+        for pattern in kind.patterns:
+            own = self.groups[pattern]
+            lr = own.get("lr", lr)
+            decay = decay if kind.spared else own.get("weight_decay", decay)
+        return rate(lr, self.steps), decay
 
     def _gradients(self, params: Arrays, grads: Arrays) -> list[NDArray]:
         """Return the gradients of the parameters, in order; refuse those of another shape."""
@@ -504,16 +504,19 @@ class _Kind:
 
     Attributes
     ----------
-    first : str
-        The name of one of them.
     slots : dict of str to array
-        Its slots; the count of updates there is one array for all.
+        Those of one of them; the count of updates there is one array for all.
+    spared : bool
+        Whether weight decay spares them.
+    patterns : list of str
+        Those of the groups that they are in.
     lr, decay : float
         The settings of this update.
     """
 
-    first: str
     slots: Arrays
+    spared: bool
+    patterns: list[str]
     lr: float = 0.0
     decay: float = 0.0
 
@@ -544,13 +547,13 @@ class _Plan:
             alike.setdefault((self._dtype(i), *optimizer._alike(name, p)), []).append(i)
         self.kinds = []
         by_dtype: dict[Any, dict[int, _Kind]] = {}
-        for (dtype, *_), members in alike.items():
+        for (dtype, _, spared, *fit), members in alike.items():
             slots = self.slots[members[0]]
             if "updates" in slots:
                 count = slots["updates"].copy()
                 for i in members:
                     self.slots[i]["updates"] = count
-            kind = _Kind(self.names[members[0]], slots)
+            kind = _Kind(slots, spared, [*itertools.compress(optimizer.groups, fit)])
             self.kinds.append(kind)
             by_dtype.setdefault(dtype, {}).update(dict.fromkeys(members, kind))
         self.others = by_dtype.pop(None, {})
