@@ -582,10 +582,10 @@ class Concat(_Parallel):
 
 def _joined_at(layers: list[tuple[str, Layer]], i: int) -> bool:
     """Return whether a layer is done with the one after it, if that is not with its next one."""
-    (_, layer), *after = layers[i : i + 3]
-    if not after or not layer._joins(after[0][1]):
+    count = len(layers)
+    if i + 1 == count or not layers[i][1]._joins(layers[i + 1][1]):
         return False
-    return len(after) == 1 or not after[0][1]._joins(after[1][1])
+    return i + 2 == count or not layers[i + 1][1]._joins(layers[i + 2][1])
 
 
 def _sum(dxs: list[Any]) -> Any:
