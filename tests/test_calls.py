@@ -74,6 +74,31 @@ def test_activations(layer, shape, dtype, rng):
     assert same(layer.backward(x.T, its_cache)[0], layer.backward(x.T, cache)[0])
 
 
+@pytest.mark.parametrize("options", [{}, {"gamma": False, "running": False}, {"momentum": None}])
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("shape", [(6, 5), (3, 4, 70), (2, 1)])
+def test_batchnorm_in_training(shape, relu, options, rng):
+    """A pass that is planned does what it does for an x whose shape is new."""
+    features = shape[-1]
+    layer = lm.BatchNorm(features, **options)
+    model = lm.Sequential(layer, lm.ReLU()) if relu else layer
+    for turn in range(4):
+        x, dy = rng.standard_normal((2, *shape)).astype(np.float32)
+        layer.params["beta"][...] = rng.standard_normal(features)
+        if turn == 3:
+            layer.params["beta"] = layer.beta + 1
+        fresh = copy.deepcopy(model)
+        (y, cache), (wanted, its_cache) = (m.forward(x, training=True) for m in (model, fresh))
+        assert same(y, wanted)
+        (dx, grads), (its_dx, its_grads) = model.backward(dy, cache), fresh.backward(dy, its_cache)
+        assert same(dx, its_dx)
+        assert all(same(g, its_grads[name]) for name, g in grads.items())
+        for name, a in model.buffers.items():
+            assert same(a, fresh.buffers[name])
+    with pytest.raises(ValueError, match="2 values a channel"):
+        model.forward(x[:1, ..., :1].reshape(1, 1) if features == 1 else x[:0], training=True)
+
+
 CONVOLUTIONS = {
     "narrow": (lm.Conv2d(1, 32, 3, rng=0), (1, 28, 28, 1)),
     "sequences": (lm.Conv1d(9, 64, 5, padding="same", rng=0), (2, 30, 9)),

@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from .layer import Layer
 
 NDArray = npt.NDArray[Any]
-Kind: TypeAlias = tuple[tuple[int, ...], np.dtype[Any], int | None, bool]
-"""What a plan is for: the shape and dtype of x, the threads asked for, whether by formulas."""
+Shape: TypeAlias = tuple[int, ...]
+Kind: TypeAlias = tuple[Shape, np.dtype[Any], int | None, bool, tuple[bool, ...]]
+"""What a plan is for: the shape and dtype of x, the threads asked for, whether by formulas, and the
+options of `_live`."""
+Run: TypeAlias = Callable[[NDArray], Any]
 
 KINDS: Final = 16
 """For how many kinds a layer keeps plans."""
@@ -30,12 +33,24 @@ KINDS: Final = 16
 class Live(NamedTuple):
     """How to plan a call of a layer with the arrays that it has.
 
-    `plan(plan, number)` notes the steps from the array of that number, x, and returns y's number.
-    `serves(layer)` tells whether the layer still has these arrays; their values may have changed.
+    `bind(shape, dtype)` returns the function of x that does it. `serves(layer)` tells whether the
+    layer still has these arrays; their values may have changed.
     """
 
-    plan: Callable[["Plan", int], int]
+    bind: Callable[[Shape, np.dtype[Any]], Run | None]
     serves: Callable[[Any], bool]
+
+
+def by_steps(note: Callable[["Plan", int], int]) -> Callable[[Shape, np.dtype[Any]], "Program"]:
+    """Return how to bind steps: `note(plan, x)` notes them and returns the number of y."""
+
+    def bind(shape: Shape, dtype: np.dtype[Any]) -> "Program":
+        from .engine.program import Plan, Program  # not before it is known that there are kernels
+
+        plan = Plan(shape, dtype)
+        return Program(plan, note(plan, 0))
+
+    return bind
 
 
 def has(weight: NDArray, bias: NDArray | None) -> Callable[[Any], bool]:
@@ -54,11 +69,23 @@ def has(weight: NDArray, bias: NDArray | None) -> Callable[[Any], bool]:
     return serves
 
 
+def has_all(layer: "Layer") -> Callable[[Any], bool]:
+    """Return the same of all arrays that a layer has now, which takes longer."""
+    arrays = [*layer._params.values(), *layer._buffers.values()]
+    ids, sizes = [*map(id, arrays)], [a.size for a in arrays]
+
+    def serves(layer: "Layer") -> bool:
+        found = [*map(id, layer._params.values()), *map(id, layer._buffers.values())]
+        return found == ids and [a.size for a in arrays] == sizes
+
+    return serves
+
+
 class Known(NamedTuple):
     """A call that was planned."""
 
     serves: Callable[[Any], bool]
-    run: "Program"
+    run: Run
 
 
 class Calls:
@@ -67,12 +94,12 @@ class Calls:
     def __init__(self) -> None:
         self.known: dict[Kind, Known | None] = {}
 
-    def program(self, x: NDArray, layer: "Layer") -> "Program | None":
-        """Return a function of x that computes y, if there is one.
+    def program(self, x: NDArray, layer: "Layer", *options: bool) -> Run | None:
+        """Return a function of x that does what the layer does of it, if there is one.
 
         There is for a kind that comes for the second time, if the layer takes such an x.
         """
-        kind = x.shape, x.dtype, chosen(), by_formulas()
+        kind = x.shape, x.dtype, chosen(), by_formulas(), options
         known = self.known.get(kind)
         if known is not None and known.serves(layer):
             return known.run
@@ -89,16 +116,12 @@ class Calls:
 
 
 def _planned(kind: Kind, layer: "Layer") -> Known | None:
-    shape, dtype, _, _ = kind
+    shape, dtype, _, _, options = kind
     if 0 in shape or dtype not in FLOATS or not used():
         return None
-    from .engine.program import Plan, Program  # not before it is known that there are kernels
-
     try:
-        live = layer._live()
-        if live is None:
-            return None
-        plan = Plan(shape, dtype)
-        return Known(live.serves, Program(plan, live.plan(plan, 0)))
+        live = layer._live(*options)
+        run = None if live is None else live.bind(shape, dtype)
     except (ValueError, TypeError):  # what is wrong, a call without a plan says
         return None
+    return None if live is None or run is None else Known(live.serves, run)

@@ -18,7 +18,7 @@ from .initializers import RNG, Blank, generator
 from .summary import page, table
 
 if TYPE_CHECKING:
-    from .engine.program import Plan, Program
+    from .engine.program import Plan
     from .fusion import Inference
 
 NDArray = npt.NDArray[Any]
@@ -195,7 +195,8 @@ class Layer(ABC):
         if self._calls is not None and not options and type(x) is np.ndarray:
             program = self._calls.program(x, self)
             if program is not None:
-                return program(x)
+                y: NDArray = program(x)
+                return y
         if "training" in options:
             raise TypeError(
                 f"{say(self)}: a call is inference; a pass to differentiate is "
@@ -243,20 +244,23 @@ class Layer(ABC):
         """
         raise NotImplementedError
 
-    def _live(self) -> Live | None:
+    def _live(self, *options: bool) -> Live | None:
         """Return how to plan a call with the arrays that the layer has, whose values may change.
 
-        None says that it cannot be planned, or is not worth it: the default.
+        Options are those that the layer itself asks for; without, it is for inference. None says
+        that it cannot be planned, or is not worth it: the default.
         """
         return None
 
-    def _planned(self, x: NDArray, lengths: Any, training: bool) -> "Program | None":
-        """Return a function of x that computes y in a pass of training, if there is one.
+    def _planned(
+        self, x: NDArray, lengths: Any, training: bool, *options: bool
+    ) -> Callable[[NDArray], Any] | None:
+        """Return a function of x that does a pass of training, if there is one.
 
         At inference, `__call__` has looked for it already.
         """
         if training and lengths is None and self._calls is not None and type(x) is np.ndarray:
-            return self._calls.program(x, self)
+            return self._calls.program(x, self, *options)
         return None
 
     def _prepared(self) -> Prepared:

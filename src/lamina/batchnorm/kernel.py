@@ -13,7 +13,8 @@ then count as one row of `fold` C columns, and what falls to a channel is made o
 
 import functools
 import math
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,7 @@ from ..engine import jit, pool
 from ..engine.elements import STREAM
 from ..engine.jit import call, data, held, item
 from ..engine.matmul import contiguous
-from ..engine.memory import ALIGNMENT, empty, pointer
+from ..engine.memory import ALIGNMENT, empty, pointer, workspace
 from ..engine.packing import copy
 from ..engine.sweep import DOUBLE
 from ..engine.threads import count as count_threads
@@ -165,9 +166,9 @@ def _repeat(copy: int, lane: int, source: int, fold: int, c: int, into: int) -> 
 def _forward(phase: int, g: int, at: int) -> None:
     """Do part g: 0 moments of blocks, 1 make them one, 2 the line of each channel, 3 y."""
     (
-        _, _, fixed, x, y, gamma, beta, numbers, wide, table,
-        follows, running_mean, running_var, mean_shares, var_shares,
-    ) = jit.constants(at, 15)  # fmt: skip
+        _, _, fixed, follows, x, y, gamma, beta, numbers, wide, table,
+        running_mean, running_var, next_mean, next_var, mean_shares, var_shares,
+    ) = jit.constants(at, 17)  # fmt: skip
     (
         parts, size, lane, full, tail, fold, c, n, group,
         moments, merge, settle, line, apply, copy, follow,
@@ -181,7 +182,7 @@ def _forward(phase: int, g: int, at: int) -> None:
     if fold > 1:
         pivots = wide + 3 * width * size
     mean, slope, intercept, rest = numbers, numbers + step, numbers + 2 * step, numbers + 3 * step
-    var, scale, after = rest + step, rest + 2 * step, rest + 3 * step
+    var, scale = rest + step, rest + 2 * step
     c0, c1 = _channels(g, parts, c)
     at = c0 * size
     if phase == 0:
@@ -220,9 +221,9 @@ def _forward(phase: int, g: int, at: int) -> None:
             _repeat(copy, lane, slope, fold, c, wide_slope)
             _repeat(copy, lane, intercept, fold, c, wide_intercept)
         if follows:
-            before, into, shares = data(running_mean) + at, after + at, data(mean_shares)
+            before, into, shares = data(running_mean) + at, data(next_mean) + at, data(mean_shares)
             call(follow, (before, mean + at, into, into, c1 - c0, shares))  # (5)
-            before, into, shares = data(running_var) + at, into + step, data(var_shares)
+            before, into, shares = data(running_var) + at, data(next_var) + at, data(var_shares)
             call(follow, (before, var + at, into, into, c1 - c0, shares))  # (6)
     elif phase == 3:
         some = max(2, BLOCK // width)
@@ -238,7 +239,7 @@ def _forward(phase: int, g: int, at: int) -> None:
 
 @jit.kernel
 def _forward_steps(part: int, at: int) -> None:
-    arguments = jit.constants(at, 15)
+    arguments = jit.constants(at, 17)
     parts, steps = arguments[0], data(arguments[1])
     for i in range(2):
         _forward(item(steps, 2 * (part // parts) + i), part % parts, at)
@@ -248,7 +249,7 @@ def _forward_steps(part: int, at: int) -> None:
 def _backward(phase: int, g: int, at: int) -> None:
     """Do part g: 0 sums of blocks, 1 make them one, 2 the plane of each channel, 3 and 4 dx."""
     (
-        _, _, fixed, x, dy, dx, gamma, known, known_wide, numbers, wide, zeros, table,
+        _, _, fixed, zeros, x, dy, dx, gamma, known, known_wide, numbers, wide, table,
     ) = jit.constants(at, 13)  # fmt: skip
     (
         parts, size, lane, full, tail, fold, c, n, group,
@@ -326,17 +327,19 @@ def _backward_steps(part: int, at: int) -> None:
 
 
 NOTHING: Final = -1
-OF_BATCH: Final = np.array([[0, NOTHING], [1, 2], [3, NOTHING]])
-"""The phases of a forward pass with the statistics of x; threads wait at the end of a row."""
-GIVEN: Final = np.array([[2, NOTHING], [3, NOTHING]])
+Steps: TypeAlias = tuple[tuple[int, int], ...]
+"""The phases of a pass; threads wait at the end of a row."""
+OF_BATCH: Final = (0, NOTHING), (1, 2), (3, NOTHING)
+"""Those of a forward pass with the statistics of x."""
+GIVEN: Final = (2, NOTHING), (3, NOTHING)
 """Those of a pass with given statistics, or given sums."""
-ONLY_STATISTICS: Final = np.array([[0, NOTHING], [1, NOTHING]])
+ONLY_STATISTICS: Final = (0, NOTHING), (1, NOTHING)
 """Those that statistics alone take."""
 MOVED: Final = OF_BATCH
 """Those of a backward pass, of statistics that x moves."""
-FIXED: Final = np.array([[0, NOTHING], [1, 2], [4, NOTHING]])
+FIXED: Final = (0, NOTHING), (1, 2), (4, NOTHING)
 """Those of a backward pass, of statistics that are constants."""
-ONLY_SUMS: Final = np.array([[0, NOTHING], [1, 2]])
+ONLY_SUMS: Final = (0, NOTHING), (1, 2)
 """Those that the sums of a backward pass alone take."""
 
 
@@ -378,27 +381,34 @@ class _Pass(NamedTuple):
     """What follows from sizes, dtype and options alone; `ones` and `zeros` nobody writes to."""
 
     cut: Layout
-    fixed: jit.Constants
+    run: pool.Run
     ones: NDArray
     zeros: NDArray
 
 
 @functools.lru_cache(LAYOUTS)
-def _pass(M: int, C: int, dtype: np.dtype[Any], threads: int, relu: bool, past: bool) -> _Pass:
-    """Return what forward passes begin with: with a ReLU, y written past the caches."""
+def _pass(
+    steps: Steps, M: int, C: int, dtype: np.dtype[Any], threads: int, relu: bool, past: bool,
+    follows: bool,
+) -> _Pass:  # fmt: skip
+    """Return how forward passes go: with a ReLU, y written past the caches, running values."""
     c, cut = columns, layout(M, C, threads)
     past = past and cut.fold * C * dtype.itemsize % ALIGNMENT == 0
     first = c.moments(dtype), c.merge(DOUBLE), c.settle(dtype), c.line(dtype)
     last = (c.apply_past if past else c.apply)[relu](dtype), copy(dtype), c.follow(dtype)
     fixed = jit.Constants(*cut.sizes(C, M, dtype), *first, *last)
-    return _Pass(cut, fixed, np.ones(C, dtype), np.zeros(C, dtype))
+    phases = np.array(steps)
+    arguments = cut.parts, held(phases), fixed.at, follows, *map(pool.late, range(13))
+    keep = phases, fixed
+    ready = pool.Ready(_forward_steps, cut.parts, arguments, keep, phases=len(steps))
+    return _Pass(cut, pool.in_order(ready), np.ones(C, dtype), np.zeros(C, dtype))
 
 
 @functools.lru_cache(LAYOUTS)
 def _pass_back(
-    M: int, C: int, n: int, dtype: np.dtype[Any], threads: int, relu: bool, past: bool
+    steps: Steps, M: int, C: int, n: int, dtype: np.dtype[Any], threads: int, relu: bool, past: bool
 ) -> _Pass:
-    """Return what backward passes begin with, of n values a channel: of a ReLU, dx past the caches.
+    """Return how backward passes go, of n values a channel: of a ReLU, dx past the caches.
 
     n counts those of the whole batch, M those that are here.
     """
@@ -408,7 +418,11 @@ def _pass_back(
     sums = c.products[relu](dtype), c.add(DOUBLE), c.plane(dtype)
     last = gradient[relu](dtype), apply[False](dtype), copy(dtype)
     fixed = jit.Constants(*cut.sizes(C, n, dtype), *sums, *last)
-    return _Pass(cut, fixed, np.ones(C, dtype), np.zeros(cut.fold * C, dtype))
+    phases, zeros = np.array(steps), np.zeros(cut.fold * C, dtype)
+    arguments = cut.parts, held(phases), fixed.at, held(zeros), *map(pool.late, range(9))
+    keep = phases, fixed, zeros
+    ready = pool.Ready(_backward_steps, cut.parts, arguments, keep, phases=len(steps))
+    return _Pass(cut, pool.in_order(ready), np.ones(C, dtype), zeros)
 
 
 def _past(result: NDArray | None) -> bool:
@@ -419,9 +433,10 @@ def _past(result: NDArray | None) -> bool:
 def stats(x: NDArray, lengths: NDArray | None = None) -> Statistics:
     """Return the statistics of a batch, or of a part of one."""
     rows = contiguous(x) if lengths is None else _pack(x, lengths)
-    M, numbers = rows.size // rows.shape[-1], np.zeros((NUMBERS, rows.shape[-1]), x.dtype)
+    C = rows.shape[-1]
+    M, numbers = rows.size // C, np.zeros((NUMBERS, C), x.dtype)
     if M:
-        _run_forward(ONLY_STATISTICS, rows, numbers)
+        _bound(ONLY_STATISTICS, M, C, x.dtype)(rows, rows, numbers)
     mean, rest, var = numbers[0], numbers[3], numbers[4]
     return Statistics(mean, rest, var * var.dtype.type(M), M)
 
@@ -445,7 +460,7 @@ def forward(
     rows = contiguous(x) if lengths is None else _pack(x, lengths)
     C = x.shape[-1]
     M: int | None = rows.size // C
-    steps = OF_BATCH
+    steps: Steps = OF_BATCH
     numbers = np.zeros((NUMBERS, C), x.dtype)
     if stats is not None:
         steps, M = GIVEN, stats.count
@@ -455,49 +470,74 @@ def forward(
         numbers[0], numbers[4] = mean, var
     y, wide = empty(rows.shape, x.dtype), numbers
     if rows.size:
-        wide = _run_forward(steps, rows, numbers, gamma, beta, eps, y, running, relu)
+        given = gamma, beta, eps, running, relu, _past(y)
+        wide = _bound(steps, rows.size // C, C, x.dtype, *given)(rows, y, numbers)
     else:
         np.divide(1, np.sqrt(numbers[4] + eps), out=numbers[5])
     cache = Cache(rows, numbers, wide, gamma, beta, M, lengths, relu)
     return _unpack(y, lengths, x.shape), cache
 
 
-def _run_forward(
-    steps: NDArray, rows: NDArray, numbers: NDArray, gamma: NDArray | None = None,
-    beta: NDArray | None = None, eps: float = 1.0, y: NDArray | None = None,
-    running: Running | None = None, relu: bool = False,
-) -> NDArray:  # fmt: skip
-    """Go through phases; without the last ones there is no y. Return the `wide` of a cache."""
-    dtype, C = rows.dtype, rows.shape[-1]
-    M = rows.size // C
-    cut, fixed, ones, zeros = _pass(M, C, dtype, count_threads(), relu, _past(y))
-    table = empty(2 * cut.table + 1, DOUBLE)
-    table[0] = eps
+def live(
+    shape: tuple[int, ...], dtype: np.dtype[Any], gamma: NDArray | None, beta: NDArray | None,
+    eps: float, running: Running | None, relu: bool,
+) -> Callable[[NDArray], tuple[NDArray, Cache]] | None:  # fmt: skip
+    """Return `forward` of an x of that shape, with arrays whose values may change.
+
+    It writes the next running values where these are. None where arrays lie apart, the running
+    values are means over all batches, or it depends on y how to write it.
+    """
+    arrays = gamma, beta, *(() if running is None else running[:2])
+    apart = any(a is not None and contiguous(a) is not a for a in arrays)
+    C = shape[-1]
+    M, past = math.prod(shape) // C, math.prod(shape) * dtype.itemsize >= STREAM
+    if apart or past or (running is not None and running.momentum is None):
+        return None
+    run = _bound(OF_BATCH, M, C, dtype, gamma, beta, eps, running, relu, in_place=True)
+
+    def forward(x: NDArray) -> tuple[NDArray, Cache]:
+        x, y, numbers = contiguous(x), empty(shape, dtype), np.empty((NUMBERS, C), dtype)
+        return y, Cache(x, numbers, run(x, y, numbers), gamma, beta, M, None, relu)
+
+    return forward
+
+
+def _bound(
+    steps: Steps, M: int, C: int, dtype: np.dtype[Any], gamma: NDArray | None = None,
+    beta: NDArray | None = None, eps: float = 1.0, running: Running | None = None,
+    relu: bool = False, past: bool = False, in_place: bool = False,
+) -> Callable[[NDArray, NDArray, NDArray], NDArray]:  # fmt: skip
+    """Return what goes through phases: of x, y and the numbers, it returns the `wide` of a cache.
+
+    Without the last phases, y is not written. The next running values go to the numbers, or to
+    where these are.
+    """
+    options = dtype, count_threads(), relu, past, running is not None
+    cut, run, ones, zeros = _pass(steps, M, C, *options)
     gamma = ones if gamma is None else contiguous(gamma)
     beta = zeros if beta is None else contiguous(beta)
-    wide = numbers
-    if cut.fold > 1:
-        wide = np.empty((4, cut.fold, C), dtype)
-        wide[3] = rows.reshape(-1)[:C]  # the pivots
-    running_mean = running_var = mean_shares = var_shares = numbers
-    follows = running is not None
+    before = shares = ones, ones
     if running is not None:
-        running_mean, running_var = contiguous(running.mean), contiguous(running.var)
-        mean_shares = _shares(running.kept, None, dtype)
-        var_shares = _shares(running.kept, M if running.unbiased else None, dtype)
-    pool.share(
-        _forward_steps, cut.parts, cut.parts, held(steps), fixed.at, held(rows),
-        held(rows if y is None else y), held(gamma), held(beta), held(numbers), held(wide),
-        held(table), follows, held(running_mean), held(running_var),
-        held(mean_shares), held(var_shares), phases=len(steps),
-    )  # fmt: skip
-    return wide
+        before = contiguous(running.mean), contiguous(running.var)
+        shares = _shares(running.kept, M / (M - 1) if running.unbiased else 1.0, dtype)
+
+    def through(x: NDArray, y: NDArray, numbers: NDArray) -> NDArray:
+        table, wide = workspace(2 * cut.table + 1, DOUBLE), numbers
+        table[0] = eps
+        if cut.fold > 1:
+            wide = np.empty((4, cut.fold, C), dtype)
+            wide[3] = x.reshape(-1)[:C]  # the pivots
+        after = before if in_place else numbers[6:]
+        run(x, y, gamma, beta, numbers, wide, table, *before, *after, *shares)
+        return wide
+
+    return through
 
 
 @functools.lru_cache(LAYOUTS)
-def _shares(kept: float, M: int | None, dtype: np.dtype[Any]) -> NDArray:
-    """Return the numbers by which running values follow; M makes a variance unbiased."""
-    return np.array([kept, 1 - kept, 1 if M is None else M / (M - 1)], dtype)
+def _shares(kept: float, unbiased: float, dtype: np.dtype[Any]) -> tuple[NDArray, NDArray]:
+    """Return the numbers by which running values follow a mean, and a variance."""
+    return np.array([kept, 1 - kept, 1], dtype), np.array([kept, 1 - kept, unbiased], dtype)
 
 
 def sums(dy: NDArray, cache: Cache) -> Sums:
@@ -533,30 +573,24 @@ def backward(
 
 
 def _run_backward(
-    steps: NDArray, rows: NDArray, cache: Cache, dx: NDArray | None = None,
+    steps: Steps, rows: NDArray, cache: Cache, dx: NDArray | None = None,
     total: Sums | None = None,
 ) -> tuple[NDArray, NDArray]:  # fmt: skip
     """Go through phases; without the last ones there is no dx. Return dgamma and dbeta."""
     dtype, C = rows.dtype, rows.shape[-1]
-    M = rows.size // C
     numbers = np.empty((5, C), dtype)  # of_dy, of_x, constant, dgamma, dbeta
     # Of constants, no share of the sums goes back to x: any count but 0 serves.
-    options = dtype, count_threads(), cache.relu, _past(dx)
-    cut, fixed, ones, zeros = _pass_back(M, C, cache.M or 1, *options)
+    options = cache.M or 1, dtype, count_threads(), cache.relu, _past(dx)
+    cut, run, ones, _ = _pass_back(steps, rows.size // C, C, *options)
     gamma = ones if cache.gamma is None else contiguous(cache.gamma)
-    table = empty(2 * cut.table, DOUBLE)
+    table = workspace(2 * cut.table, DOUBLE)
     if total is not None:
         rest, scale = cache.numbers[3], cache.numbers[5]
         table[:C] = total.beta
         table[cut.table : cut.table + C] = total.gamma / scale.astype(DOUBLE) + rest * table[:C]
-    wide = numbers
-    if cut.fold > 1:
-        wide = np.empty((3, cut.fold, C), dtype)
-    pool.share(
-        _backward_steps, cut.parts, cut.parts, held(steps), fixed.at, held(cache.x), held(rows),
-        held(rows if dx is None else dx), held(gamma), held(cache.numbers), held(cache.wide),
-        held(numbers), held(wide), held(zeros), held(table), phases=len(steps),
-    )  # fmt: skip
+    wide = numbers if cut.fold == 1 else np.empty((3, cut.fold, C), dtype)
+    dx = rows if dx is None else dx
+    run(cache.x, rows, dx, gamma, cache.numbers, cache.wide, numbers, wide, table)
     return numbers[3], numbers[4]
 
 

@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from .. import arguments, initializers
 from ..arguments import say
-from ..kernels import functions, used
+from ..calls import Live, has_all
+from ..kernels import functions, kernel, used
 from ..layer import Arrays, Joined, Layer, NDArray, Parameter, Shape
 from ..parts.activations import ReLU
 from . import formula
@@ -237,11 +238,19 @@ class BatchNorm(Layer):
         stats: formula.Statistics | None,
         **options: bool,
     ) -> tuple[NDArray, Any]:
-        self._check_arrays()
-        x = arguments.array(self, "x", x, self.dtype)
+        of_batch = training and not self.frozen
+        if of_batch and stats is None:
+            planned = self._planned(x, lengths, True, options.get("relu", False))
+            if planned is not None:
+                y, cache = planned(x)
+                if self.running and self.update:
+                    self._count()  # the running values have followed
+                return y, (y.shape, kernel(__name__), cache)
+        dtype = self.dtype
+        self._check_arrays(dtype)
+        x = arguments.array(self, "x", x, dtype)
         arguments.features(self, x, self.features)
         lengths = arguments.lengths(self, lengths, x)
-        of_batch = training and not self.frozen
         if stats is not None:
             self._check_stats(stats, of_batch)
         mean = var = running = None
@@ -257,6 +266,22 @@ class BatchNorm(Layer):
         if running is not None:
             self._follow(running, *cache.running)
         return y, (y.shape, how, cache)
+
+    def _live(self, *options: bool) -> Live | None:
+        """Return how to plan a pass of training, whose option is whether a ReLU goes on top."""
+        if type(self) is not BatchNorm or not options:
+            return None
+        self._check_arrays(self.dtype)
+        running = self._running() if self.running and self.update else None
+        given = self._params.get("gamma"), self._params.get("beta"), self.eps, running
+
+        def bind(shape: Shape, dtype: np.dtype[Any]) -> Any:
+            x = arguments.array(self, "x", np.broadcast_to(np.zeros((), dtype), shape), self.dtype)
+            arguments.features(self, x, self.features)
+            self._check_count(x, None, None)
+            return kernel(__name__).live(shape, dtype, *given, *options)
+
+        return Live(bind, has_all(self))
 
     def follow(self, stats: formula.Statistics) -> None:
         """Let the running values follow the statistics of a batch that came in parts."""
@@ -290,12 +315,11 @@ class BatchNorm(Layer):
         found: tuple[NDArray, Arrays] = how.backward(dy, cache, sums)
         return found
 
-    def _check_arrays(self) -> None:
-        shape, dtype = (self.features,), self.dtype
-        for arrays in (self._params, self._buffers):
-            for name, a in arrays.items():
-                if name != "batches" and not (a.shape == shape and a.dtype is dtype):
-                    arguments.parameter(self, name, a, shape)
+    def _check_arrays(self, dtype: np.dtype[Any] | None) -> None:
+        shape = (self.features,)
+        for name, a in (*self._params.items(), *self._buffers.items()):
+            if not (a.shape == shape and a.dtype is dtype) and name != "batches":
+                arguments.parameter(self, name, a, shape)
 
     def _check_count(
         self, x: NDArray, lengths: NDArray | None, stats: formula.Statistics | None
@@ -335,7 +359,12 @@ class BatchNorm(Layer):
     def _follow(self, running: formula.Running, mean: NDArray, var: NDArray) -> None:
         """Let the running values be those after one batch more."""
         running.mean[...], running.var[...] = mean, var
-        running.batches[...] = int(running.batches) + 1
+        self._count()
+
+    def _count(self) -> None:
+        """Count a batch that the running values have seen."""
+        batches = self._buffers["batches"]
+        batches[...] = int(batches) + 1  # += takes longer of an array of no axes
 
     def output_shape(self, shape: Shape) -> Shape:
         """Return `shape`."""

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import arguments, initializers
-from ..calls import Live, has
+from ..calls import Live, by_steps, has
 from ..kernels import functions, gradients, kernel, used
 from ..layer import Arrays, Layer, NDArray, Parameter, Prepared, Shape
 from ..parts.activations import ReLU
@@ -144,13 +144,15 @@ class _Conv(Windowed):
             "groups": self.groups,
         }
 
-    def _live(self) -> Live | None:
+    def _live(self, *options: bool) -> Live | None:
         """Return how to plan a call with the parameters that are there now."""
         if type(self) not in (Conv1d, Conv2d, Conv3d):
             return None
         weight, bias = self._arrays()
         live = kernel(__name__).live(weight, bias, **self._options())
-        return None if live is None else Live(partial(self._plan, live), has(weight, bias))
+        return (
+            None if live is None else Live(by_steps(partial(self._plan, live)), has(weight, bias))
+        )
 
     def _prepared(self, relu: bool = False) -> Prepared:
         """Return how the layer computes in an inference model, with a ReLU on top if asked for."""

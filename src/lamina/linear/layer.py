@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import arguments, initializers
-from ..calls import Live, has
+from ..calls import Live, by_steps, has
 from ..kernels import functions, gradients, kernel, used
 from ..layer import Arrays, Layer, NDArray, Parameter, Prepared, Shape
 from ..parts.activations import ReLU
@@ -142,13 +142,15 @@ class Linear(Layer):
         arguments.features(self, x, self.in_features)
         return x, arguments.lengths(self, lengths, x)
 
-    def _live(self) -> Live | None:
+    def _live(self, *options: bool) -> Live | None:
         """Return how to plan a call with the parameters that are there now."""
         if type(self) is not Linear:
             return None
         weight, bias = self._arrays()
         live = kernel(__name__).live(weight, bias)
-        return None if live is None else Live(partial(self._plan, live), has(weight, bias))
+        return (
+            None if live is None else Live(by_steps(partial(self._plan, live)), has(weight, bias))
+        )
 
     def _prepared(self, relu: bool = False) -> Prepared:
         """Return how the layer computes in an inference model, with a ReLU on top if asked for."""

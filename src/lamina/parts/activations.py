@@ -26,7 +26,7 @@ from typing import Any
 
 from .. import arguments, kernels
 from ..arrays import Array, mask_steps, namespace
-from ..calls import Live
+from ..calls import Live, by_steps
 from ..dropout import Dropout
 from ..layer import Arrays, Joined, Layer, NDArray, Prepared, Shape
 from .erfc import erfc
@@ -170,10 +170,10 @@ class _Activation(Layer):
         dy = arguments.gradient(self, dy, shape, dtype)
         return self._gradient(how, mask_steps(dy, lengths), cache), {}
 
-    def _live(self) -> Live | None:
+    def _live(self, *options: bool) -> Live | None:
         """Return how to plan a call."""
         known = type(self).forward is _Activation.forward and type(self) is not Identity
-        return Live(self._plan, lambda layer: True) if known else None
+        return Live(by_steps(self._plan), lambda layer: True) if known else None
 
     def _prepared(self) -> Prepared:
         """Return how the layer computes in an inference model."""

@@ -28,7 +28,7 @@ import numpy as np
 
 from .. import arguments, kernels
 from ..arrays import Array, is_step, mask_steps, namespace
-from ..calls import Live
+from ..calls import Live, by_steps
 from ..layer import Arrays, Layer, NDArray, Prepared, Shape
 from ..windowed import Windowed
 from ..windows import Ints, Pads, Windows, crop, fill
@@ -205,10 +205,10 @@ class _Pool(Windowed):
         padding = self._windows(shape[1:-1]).pads
         return {"pool_size": self.window, "stride": self.stride, "padding": padding}
 
-    def _live(self) -> Live | None:
+    def _live(self, *options: bool) -> Live | None:
         """Return how to plan a call."""
         known = type(self).forward is _Pool.forward
-        return Live(self._plan, lambda layer: True) if known else None
+        return Live(by_steps(self._plan), lambda layer: True) if known else None
 
     def _prepared(self) -> Prepared:
         """Return how the layer computes in an inference model."""
