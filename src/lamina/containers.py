@@ -41,16 +41,12 @@ class Container(Layer):
             adopted[str(i)] = layer
         return adopted
 
-    def _named(self, arrays: str) -> Iterator[tuple[str, NDArray]]:
+    def _distinct(self, arrays: str) -> Arrays:
+        first: dict[int, tuple[str, NDArray]] = {}
         for name, child in self._children.items():
             for key, a in getattr(child, arrays).items():
-                yield f"{name}.{key}", a
-
-    def _distinct(self, arrays: str) -> Arrays:
-        first: dict[int, str] = {}
-        return ByName(
-            (name, a) for name, a in self._named(arrays) if first.setdefault(id(a), name) == name
-        )
+                first.setdefault(id(a), (f"{name}.{key}", a))
+        return ByName(first.values())
 
     @property  # type: ignore[misc]
     def params(self) -> Arrays:
@@ -65,19 +61,21 @@ class Container(Layer):
     def _gather(self, grads: dict[str, Arrays]) -> Arrays:
         """Join the gradients of the children by name; those of a shared parameter add."""
         first: dict[int, str] = {}
-        owner = {name: first.setdefault(id(a), name) for name, a in self._named("params")}
         total: Arrays = {}
         for name, child in self._children.items():
-            for key, g in grads[name].items():
-                if f"{name}.{key}" not in owner:
-                    raise ValueError(
-                        f"{type(self).__name__}: layer {name}, {say(child)}: backward gave a "
-                        f"gradient of {key!r}, which is none of its parameters "
-                        f"({', '.join(child.params) or 'it has none'}); a layer made of layers "
-                        "derives from Sequential, Residual or Concat"
-                    )
-                full = owner[f"{name}.{key}"]
-                total[full] = total[full] + g if full in total else g
+            own, found = child.params, grads[name]
+            for key, a in own.items():
+                full = first.setdefault(id(a), f"{name}.{key}")
+                if key in found:
+                    g = found[key]
+                    total[full] = total[full] + g if full in total else g
+            for key in found.keys() - own.keys():
+                raise ValueError(
+                    f"{type(self).__name__}: layer {name}, {say(child)}: backward gave a "
+                    f"gradient of {key!r}, which is none of its parameters "
+                    f"({', '.join(own) or 'it has none'}); a layer made of layers "
+                    "derives from Sequential, Residual or Concat"
+                )
         return total
 
     @property
