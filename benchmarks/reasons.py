@@ -168,9 +168,8 @@ REASONS: Final = (
     Reason(
         "Groups",
         "Depthwise with 3x3 taps, a vector takes some 15 cycles, of which its nine multiply-adds "
-        "are 9; that is half of the time, and a quarter goes to copying each row of the image "
-        "beside its padding first. In groups of a few channels every multiply-add wants a shuffle "
-        "of its own.",
+        "are 9; that is half of the time or more, and x and y are read and written meanwhile. In "
+        "groups of a few channels every multiply-add wants a shuffle of its own.",
         _of(Convolution, lambda case: case.groups > 1),
     ),
     Reason(

@@ -229,8 +229,9 @@ def test_taps_are_vector_code(target, groups, dtype):
     """With AVX-512 they stay in registers."""
     inputs, _ = groups
     together, rest = taps.split(3, inputs, True)
-    heights = range(1, taps.tallest(inputs) + 1)
-    rows_of = {k: taps.most_rows(k, inputs) for k in range(1, taps.most_taps(inputs) + 1)}
+    heights = range(1, taps.tallest(*groups) + 1)
+    most, abreast = taps.most_taps(inputs), taps.abreast(*groups)
+    rows_of = {k: taps.most_rows(k, inputs, abreast) for k in range(1, most + 1)}
     sums = sum(heights) * (together + rest)
     sums_back = sum(r * k for k, most in rows_of.items() for r in range(1, most + 1))
     for code, count in (

@@ -291,12 +291,12 @@ def test_tiles_of_taps(inputs, outputs, run, dtype):
         pytest.skip("vectors of this CPU are too short for the group")
     rng, n = np.random.default_rng(0), tile.lanes(dtype)
     turn = itertools.count()
-    tallest = taps.tallest(inputs)
+    tallest = taps.tallest(inputs, outputs)
     for terms in (1, 3, 6, 8):
         for height, tiles in ((1, 1), (1, 3), (2, 2), (3, 0), (tallest - 1, 1), (tallest, 2)):
             i = next(turn)
             move, step, segments = ((1, 1), (2, 1), (1, 2), (3, 3))[i % 4] + (i % 4,)
-            o = outputs * (1, n // outputs, n // outputs + 1, 2 * n // outputs + 1)[i // 4 % 4]
+            o = outputs * (1, 3 * n // outputs, n // outputs + 1, 2 * n // outputs + 1)[i // 4 % 4]
             c = o // outputs * inputs
             columns = (max(tiles * height, 1) - 1) * move + (terms - 1) * step + 1
             x = whole(rng, (max(segments, 1), columns, c), dtype)
@@ -309,7 +309,7 @@ def test_tiles_of_taps(inputs, outputs, run, dtype):
                 code, dtype, height, tiles, (x, 0), (np.arange(4) * columns * c, 0), move * c,
                 step * c, (w, 0), (np.arange(4) * terms * inputs * o, 0), inputs * o, o, segments,
                 terms, (start, 0), n if i % 3 else 0, (y, 0), o + 1, vectors + 1, last + 1,
-                int(i % 5 == 0),
+                int(i % 5 == 0), (x, 0), i % 3, 1,
             )  # fmt: skip
             sums = group_sums(x, w, move, step, terms, segments, outputs)[: tiles * height]
             expected = sums + start[:o]
@@ -326,7 +326,7 @@ def test_the_twin_of_taps_refuses_a_stray_address():
             "height": 3, "tiles": 1, "x": (x, 0), "x_at": FIRST, "move": 3, "step": 3, "w": (w, 0),
             "w_at": FIRST, "tap": 3, "line": 3, "segments": 1, "terms": 2, "start": (start, 0),
             "start_step": 0, "y": (y, 0), "ldy": 3, "vectors": 1, "last": 3,
-            "relu": 0,
+            "relu": 0, "ahead": (x, 0), "lines": 1, "apart": 1,
         } | {k: (v if isinstance(v, int) else ({"x": x, "w": w, "start": start, "y": y}[k], v[0]))
              for k, v in wrong.items()}  # fmt: skip
         return given.values()
@@ -361,11 +361,14 @@ def test_gradients_of_taps(inputs, outputs, run, dtype):
     rng, n = np.random.default_rng(0), tile.lanes(dtype)
     code, turn = taps.taps_gradient(inputs, outputs), itertools.count()
     for terms in range(1, taps.most_taps(inputs) + 1):
-        for rows in range(1, taps.most_rows(terms, inputs) + 1):
+        for rows in range(1, taps.most_rows(terms, inputs, taps.abreast(inputs, outputs)) + 1):
             for places in (1, taps.AT_ONCE, 2 * taps.AT_ONCE + 3):
                 i = next(turn)
                 move, step = ((1, 1), (2, 1), (1, 2), (2, 2))[i % 4]
-                o = outputs * (1, n // outputs, n // outputs + 1, 2 * n // outputs + 1)[i % 7 % 4]
+                o = (
+                    outputs
+                    * (1, 3 * n // outputs, n // outputs + 1, 2 * n // outputs + 1)[i % 7 % 4]
+                )
                 c = o // outputs * inputs
                 columns = (places - 1) * move + (terms - 1) * step + 1
                 x = whole(rng, (rows, columns, c), dtype)
@@ -379,7 +382,7 @@ def test_gradients_of_taps(inputs, outputs, run, dtype):
                     code, dtype, 16 * rows + terms, (x, 0), (np.arange(rows) * columns * c, 0),
                     move * c, step * c, (dy, 0), o, places, (dw, 0),
                     (np.arange(rows) * terms * inputs * line, 0), inputs * line, line,
-                    vectors + 1, last + 1,
+                    vectors + 1, last + 1, o, (x, 0), i % 3, 1,
                 )  # fmt: skip
                 assert_same(dw, expected, f"{rows} x {terms} taps, {places} places, turn {i}")
 
@@ -390,6 +393,7 @@ def test_the_twin_of_the_gradient_of_taps_refuses_a_stray_address():
         given = {
             "size": 16 + 2, "x": 0, "x_at": FIRST, "move": 3, "step": 3, "y": 0, "ldy": 3,
             "places": 3, "w": 0, "w_at": FIRST, "tap": 3, "line": 3, "vectors": 1, "last": 3,
+            "below": 0, "ahead": 0, "lines": 1, "apart": 1,
         } | wrong  # fmt: skip
         return [(arrays[k], v) if k in arrays else v for k, v in given.items()]
 

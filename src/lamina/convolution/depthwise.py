@@ -12,12 +12,11 @@ mode come to. Along the three axes together, with c and o going through a group'
 
 are the same sum: for each place of the result over the pairs of a tap and a source that it meets.
 Neighbours for which only the source moves on make up a *run*, and tiles of the engine take a run of
-columns together: all those of y, for dx those of a phase of the stride. To that end zeros around a
-row count as columns of it; where padding repeats x, the columns that it touches are runs of one.
-The rows that windows meet are kept at hand in a scratch block, and each result is written once.
+columns together: the windows that meet no padding, for dx those of a phase of the stride. Other
+columns are runs of one. Nothing is padded or copied, and each result is written once. Tiles read
+columns far apart, which no hardware foresees: they ask for the rows behind those they meet.
 """
 
-import itertools
 import math
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,17 +28,16 @@ import numpy.typing as npt
 from ..engine import jit, pool
 from ..engine.jit import Task, Words, address, call
 from ..engine.matmul import SERIAL, plan_of
-from ..engine.memory import aligned
-from ..engine.taps import most_rows, most_taps, serves, split, tallest, taps, taps_gradient
+from ..engine.taps import abreast, most_rows, most_taps, serves, split, tallest, taps, taps_gradient
 from ..engine.threads import count as count_threads
 from ..engine.tile import lanes
 from ..windows import Ints, Windows, pad
-from .direct import PLANS, zeros_of
+from .direct import PLANS
 
 NDArray = npt.NDArray[Any]
 
-SCRATCH: Final = 160 * 1024
-"""Bytes of the rows that a thread keeps at hand, in its level-2 cache, where windows let it."""
+NEAR: Final = 256 * 1024
+"""Bytes of the rows that a row of windows meets, which level 2 holds, where windows let it."""
 
 
 def fits(channels: int, outputs: int, groups: int, dtype: np.dtype[Any]) -> bool:
@@ -75,27 +73,19 @@ class _Axis:
 
 
 def _axis(
-    size: int, k: int, stride: int, dilation: int, pads: tuple[int, int], mode: str, back: bool,
-    beyond: bool,
-) -> _Axis:  # fmt: skip
-    """Return the runs of an axis of x of that size: of places of y or, for `back`, of x.
-
-    Sources may lie `beyond` the ends, where there are zeros; else these are passed over.
-    """
+    size: int, k: int, stride: int, dilation: int, pads: tuple[int, int], mode: str, back: bool
+) -> _Axis:
+    """Return the runs of an axis of x of that size: of places of y or, for `back`, of x."""
     windows = Windows((k,), (stride,), (dilation,), (pads,))
     (outputs,) = windows.outputs((size,))
     # The middle of a long axis is all alike: leave out a part of it, so many windows.
     left_out = max(0, (size - 4 * (windows.spans[0] + max(pads) + stride)) // stride)
     short, short_outputs = size - left_out * stride, outputs - left_out
-    more = windows.spans[0] // stride + 1 if beyond and back else 0
-    met = np.arange(-more, short_outputs + more)
-    at = stride * met[:, None] + dilation * np.arange(k) - pads[0]
+    at = stride * np.arange(short_outputs)[:, None] + dilation * np.arange(k) - pads[0]
     if mode != "zeros":
         at = pad(np.arange(short)[None, :, None], (pads,), mode)[0, :, 0][at + pads[0]]
-    inside = (at >= 0) & (at < short)
-    window, tap = np.nonzero(inside | (beyond and not back))
+    window, tap = np.nonzero((at >= 0) & (at < short))
     position = at[window, tap]
-    window -= more
     if back:
         place, places, source, sources = position, short, window, short_outputs
         apart, move = stride, 1
@@ -140,73 +130,23 @@ def _axis(
 
 
 @jit.kernel
-def _slot(held: NDArray, row: int) -> int:
-    """Return the slot that holds a row, -1 if none does."""
-    for slot in range(len(held)):
-        if held[slot, 0] == row:
-            return slot
-    return -1
-
-
-@jit.kernel
-def _oldest(held: NDArray) -> int:
-    """Return the slot whose row was used least recently."""
-    oldest = 0
-    for slot in range(1, len(held)):
-        if held[slot, 1] < held[oldest, 1]:
-            oldest = slot
-    return oldest
-
-
-@jit.kernel
-def _fetch(
-    g: int, u: int, shape: Task,
+def _met(
+    u: int, strips: NDArray, shape: Task,
     runs_d: NDArray, pairs_d: NDArray, places_d: NDArray,
-    runs_h: NDArray, pairs_h: NDArray, places_h: NDArray,
-    strips: NDArray, copies: NDArray, held: NDArray, segments: NDArray,
+    runs_h: NDArray, pairs_h: NDArray, places_h: NDArray, segments: NDArray,
 ) -> int:  # fmt: skip
-    """Bring the rows that a strip of a row meets to the slots; return how many there are."""
-    (
-        size, lane, copy, blocks, n, sources_d, sources_h, sources_w, channels, wide, x, zeros,
-        taps_h, taps_w, out_d, out_h, vectors, scratch, slot_size, pitch,
-    ) = shape  # fmt: skip
-    slots = held.shape[1]
-    mine = scratch + g * slots * slot_size * size
-    q_h, strip = u % out_h, u // out_h % len(strips)
-    image = u // out_h // len(strips)  # of one plane of y, one sample, one block of channels
-    q_d, sample, block = image % out_d, image // out_d % n, image // out_d // n
-    v0, v1 = vectors * block // blocks, vectors * (block + 1) // blocks
-    inputs = min(channels, v1 * wide) - v0 * wide
-    whole = (inputs + lane - 1) // lane
+    """List the rows that a strip of a row meets, and their taps; return how many there are."""
+    n, sources_d, sources_h, line, taps_h, taps_w, tap, out_d, out_h = shape
+    q_h, image = u % out_h, u // out_h // (len(strips) - 1)
+    q_d, sample = image % out_d, image // out_d % n
     run_d, run_h = places_d[q_d, 0], places_h[q_h, 0]
-
-    # Copy the rows that are not there yet in the place of those that were used least recently.
-    for again in range(2):
-        s = 0
-        for i in range(runs_d[run_d, 3], runs_d[run_d, 4]):
-            plane = (block * n + sample) * sources_d + pairs_d[i, 1] + places_d[q_d, 1]
-            for j in range(runs_h[run_h, 3], runs_h[run_h, 4]):
-                row = plane * sources_h + pairs_h[j, 1] + places_h[q_h, 1]
-                slot = _slot(held[g], row * len(strips) + strip)
-                if slot < 0 and again == 1:
-                    slot = _oldest(held[g])
-                    held[g, slot, 0] = row * len(strips) + strip
-                    row -= block * n * sources_d * sources_h
-                    for t in range(strips[strip, 2], strips[strip, 3]):
-                        source, step = zeros, 0
-                        if copies[t, 0] >= 0:
-                            column = row * sources_w + copies[t, 0]
-                            source, step = x + (column * channels + v0 * wide) * size, channels
-                        call(copy, (
-                            source, step, copies[t, 1], whole,
-                            inputs - (whole - 1) * lane,
-                            mine + (slot * slot_size + copies[t, 2] * pitch) * size, pitch,
-                        ))  # fmt: skip
-                if slot >= 0:
-                    held[g, slot, 1] = u + 1
-                segments[g, 0, s] = slot * slot_size
-                segments[g, 1, s] = (pairs_d[i, 0] * taps_h + pairs_h[j, 0]) * taps_w
-                s += 1
+    s = 0
+    for i in range(runs_d[run_d, 3], runs_d[run_d, 4]):
+        plane = sample * sources_d + pairs_d[i, 1] + places_d[q_d, 1]
+        for j in range(runs_h[run_h, 3], runs_h[run_h, 4]):
+            segments[0, s] = (plane * sources_h + pairs_h[j, 1] + places_h[q_h, 1]) * line
+            segments[1, s] = (pairs_d[i, 0] * taps_h + pairs_h[j, 0]) * taps_w * tap
+            s += 1
     return s
 
 
@@ -215,40 +155,42 @@ def _rows(
     g: int, codes: NDArray,
     runs_d: NDArray, pairs_d: NDArray, places_d: NDArray,
     runs_h: NDArray, pairs_h: NDArray, places_h: NDArray,
-    strips: NDArray, copies: NDArray, runs_w: NDArray, pairs_w: NDArray,
-    shape: Task, task: Task, held: NDArray, segments: NDArray,
+    strips: NDArray, runs_w: NDArray, pairs_w: NDArray,
+    shape: Task, task: Task, segments: NDArray,
 ) -> None:  # fmt: skip
     """Compute part g of the strips of rows."""
     (
-        parts, size, lane, most, blocks, n, w, tap, line, start, start_step,
-        y, out_d, out_h, out_w, outputs, vectors, move, lists, longest, scratch, slot_size, pitch,
-        relu,
+        parts, size, lane, most, abreast, wide, channels, x, size_x, lines, apart_x, w, tap, line,
+        start, start_step, y, out_d, out_h, out_w, outputs, blocks, vectors, move, lists, relu,
     ) = task  # fmt: skip
-    slots = held.shape[1]
-    units = blocks * n * out_d * len(strips) * out_h
+    n, line_x, longest = shape[0], shape[3], segments.shape[2]
+    units = n * out_d * (len(strips) - 1) * out_h  # of a block of channels
     list_x = lists + (g * 4 + 2) * longest * 8
     list_w = list_x + longest * 8
-    mine = scratch + g * slots * slot_size * size
-    for u in range(units * g // parts, units * (g + 1) // parts):
-        q_h, strip = u % out_h, u // out_h % len(strips)
-        image = u // out_h // len(strips)  # of one plane of y, one sample, one block of channels
-        q_d, sample, block = image % out_d, image // out_d % n, image // out_d // n
+    for u in range(blocks * units * g // parts, blocks * units * (g + 1) // parts):
+        block, unit = u // units, u % units
+        strip, image = unit // out_h % (len(strips) - 1), unit // out_h // (len(strips) - 1)
         v0, v1 = vectors * block // blocks, vectors * (block + 1) // blocks
         last = min(lane, outputs - (v1 - 1) * lane)
-        rows = _fetch(
-            g, u, shape, runs_d, pairs_d, places_d, runs_h, pairs_h, places_h, strips, copies,
-            held, segments,
-        )  # fmt: skip
-        for r in range(strips[strip, 0], strips[strip, 1]):
-            first, apart, count = runs_w[r, 0], runs_w[r, 1], runs_w[r, 2]
-            terms = runs_w[r, 5]
+        fresh = ((v1 - v0) // abreast + (v1 - v0) % abreast) * lines * apart_x  # of each place
+        rows = _met(
+            unit, strips, shape, runs_d, pairs_d, places_d, runs_h, pairs_h, places_h, segments[g]
+        )
+        for r in range(strips[strip], strips[strip + 1]):
+            first, apart, count, pair0, pair1 = (
+                runs_w[r, 0], runs_w[r, 1], runs_w[r, 2], runs_w[r, 3], runs_w[r, 4]
+            )  # fmt: skip
+            terms, tap_step, step, moved = runs_w[r, 5], runs_w[r, 6], runs_w[r, 7], runs_w[r, 8]
             s = 0
             for i in range(rows):
-                for e in range(runs_w[r, 3], runs_w[r, 4], terms):
-                    segments[g, 2, s] = segments[g, 0, i] + pairs_w[e, 1] * pitch
-                    segments[g, 3, s] = (segments[g, 1, i] + pairs_w[e, 0]) * tap + v0 * lane
+                for e in range(pair0, pair1, terms):
+                    segments[g, 2, s] = segments[g, 0, i] + (pairs_w[e, 1] + moved) * channels
+                    segments[g, 3, s] = segments[g, 1, i] + pairs_w[e, 0] * tap
                     s += 1
-            place = ((sample * out_d + q_d) * out_h + q_h) * out_w + first
+            # The rows of X behind those that are met, which the next row of the result may meet.
+            behind = segments[g, 2, max(0, s - 1)] + line_x + v0 * wide
+            asked = lines if s > 0 and behind + count * fresh <= size_x else 0
+            place = (image * out_h + unit % out_h) * out_w + first
             tiles = (count + most - 1) // most  # their heights equalised
             height, higher = count // tiles, count % tiles
             for part in range(2):
@@ -257,77 +199,36 @@ def _rows(
                 if many == 0:
                     continue
                 call(codes[r], (
-                    height + (1 - part), many, mine + skipped * move * pitch * size, list_x,
-                    move * pitch, runs_w[r, 7] * pitch, w, list_w, runs_w[r, 6] * tap, line,
+                    height + (1 - part), many,
+                    x + (skipped * move * channels + v0 * wide) * size, list_x,
+                    move * channels, step * channels,
+                    w + v0 * lane * size, list_w, tap_step * tap, line,
                     s, terms, start + v0 * start_step * size, start_step,
                     y + ((place + skipped * apart) * outputs + v0 * lane) * size, apart * outputs,
-                    v1 - v0, last, relu,
+                    v1 - v0, last, relu, x + (behind + skipped * fresh) * size, asked, apart_x,
                 ))  # fmt: skip
 
 
-def _strips(
-    axis: _Axis, places: int, sources: int, most: int
-) -> tuple[NDArray, NDArray, NDArray, NDArray, int]:
+def _strips(axis: _Axis, places: int, most: int) -> tuple[NDArray, NDArray]:
     """Cut the runs of an axis to strips of so many places at the most.
 
     Returns
     -------
-    strips : array, shape (S, 4)
-        From and to which run; from and to which copy.
-    copies : array, shape (all, 3)
-        The first column of the source or -1 for zeros, their number, the first column in the slot.
-    runs, pairs : array
-        As of the axis; sources are columns in the slot.
-    width : int
-        The most columns of a strip.
+    strips : array, shape (S + 1,)
+        The first run of each strip, and the end of them.
+    runs : array, shape (all, 9)
+        As of the axis, and how far the sources of the first place are from those of the pairs.
     """
     count = -(-places // most)
-    strips: list[Ints] = []
-    copies: list[Ints] = []
-    runs: list[Ints] = []
-    pairs: list[NDArray] = []
-    widest, done = 0, 0
+    strips, runs = [0], []
     for i in range(count):
         p0, p1 = places * i // count, places * (i + 1) // count
-        mine = []
-        for first, apart, number, a, b, *even in axis.runs.tolist():
+        for first, apart, number, *rest in axis.runs.tolist():
             j0, j1 = max(0, -((first - p0) // apart)), min(number, -((first - p1) // apart))
             if j0 < j1:
-                moved = axis.pairs[a:b] + np.array([0, j0 * axis.move])
-                mine.append((first + j0 * apart, apart, j1 - j0, even, moved))
-        spans = sorted(
-            (int(met[:, 1].min()), int(met[:, 1].max()) + (number - 1) * axis.move + 1)
-            for _, _, number, _, met in mine if len(met)
-        )  # fmt: skip
-        joined: list[list[int]] = []
-        for low, high in spans:
-            if joined and low <= joined[-1][1]:
-                joined[-1][1] = max(high, joined[-1][1])
-            else:
-                joined.append([low, high])
-        lows = np.array([low for low, _ in joined], np.int64)
-        into = np.cumsum([0] + [high - low for low, high in joined])
-        new = [
-            (a if 0 <= a < sources else -1, b - a, at + a - low)
-            for (low, high), at in zip(joined, into, strict=False)
-            for a, b in itertools.pairwise(
-                (low, *(p for p in (0, sources) if low < p < high), high)
-            )
-        ]
-        strips.append((len(runs), len(runs) + len(mine), len(copies), len(copies) + len(new)))
-        copies += new
-        widest = max(widest, int(into[-1]))
-        for first, apart, number, even, met in mine:
-            if len(met):
-                part = np.searchsorted(lows, met[:, 1], side="right") - 1
-                met[:, 1] += into[part] - lows[part]
-            runs.append((first, apart, number, done, done + len(met), *even))
-            pairs.append(met)
-            done += len(met)
-    return (
-        np.array(strips), np.array(copies or [(0, 0, 0)]), np.array(runs),
-        np.concatenate(pairs), widest,
-    )  # fmt: skip
+                runs.append((first + j0 * apart, apart, j1 - j0, *rest, j0 * axis.move))
+        strips.append(len(runs))
+    return np.array(strips), np.array(runs)
 
 
 @dataclass(frozen=True)
@@ -341,10 +242,6 @@ class _Plan:
     longest: int
     """The most segments of a tile."""
     blocks: int
-    slots: int
-    slot_size: int
-    pitch: int
-    zeros: NDArray
 
 
 @lru_cache(PLANS)
@@ -357,50 +254,47 @@ def _plan(
         fill + sizes, fill + windows.size, fill + windows.stride, fill + windows.dilation,
         ((0, 0),) * len(fill) + windows.pads, strict=True,
     )  # fmt: skip
-    deep, rows, columns = (
-        _axis(*axis, mode, back, beyond=mode == "zeros" and i == 2)
-        for i, axis in enumerate(described)
-    )
+    deep, rows, columns = (_axis(*axis, mode, back) for axis in described)
     volume, made = fill + sizes, fill + windows.outputs(sizes)
     sources, places = (made, volume) if back else (volume, made)
 
     met = [int(np.diff(axis.runs[:, 3:5]).max(initial=1)) for axis in (deep, rows, columns)]
-    slots = met[0] * met[1]
+    lines = met[0] * met[1]
     size, lane = dtype.itemsize, lanes(dtype)
     reach = 8 * columns.move + met[2]
     vectors = -(-groups * outputs // lane)
-    wide = lane * inputs // outputs
-    blocks = min(vectors, -(-slots * reach * groups * inputs * size // SCRATCH))
-    line = 64 // size
-    most_vectors = -(-vectors // blocks)
-    pitch = (-(-most_vectors * wide // line) | 1) * line  # odd, so that sets of caches fill evenly
-    most = max(8, (SCRATCH // (slots * pitch * size) - met[2]) // columns.move)
-    strips, copies, runs, pairs, widest = _strips(columns, places[2], sources[2], most)
+    blocks = min(vectors, -(-lines * reach * groups * inputs * size // NEAR))
+    column = lines * -(-vectors // blocks) * lane * inputs // outputs * size
+    strips, runs = _strips(columns, places[2], max(8, (NEAR // column - met[2]) // columns.move))
     codes = []
-    for _, _, count, _, _, terms, _, step in runs:
+    for _, _, count, _, _, terms, _, step, _ in runs:
         slides = count > 1 and step == columns.move
         codes.append(taps(inputs, outputs, *split(int(terms), inputs, slides))(dtype))
     fixed = Words(
         np.array(codes), deep.runs, deep.pairs, deep.places, rows.runs, rows.pairs, rows.places,
-        strips, copies, runs, pairs,
+        strips, runs, columns.pairs,
     )  # fmt: skip
-    return _Plan(
-        fixed, sources, places, columns.move, math.prod(met), blocks, slots, widest * pitch, pitch,
-        zeros_of(pitch, dtype),
-    )  # fmt: skip
+    return _Plan(fixed, sources, places, columns.move, math.prod(met), blocks)
 
 
-def _shape(
-    plan: _Plan, x: NDArray, y: Ints, inputs: int, outputs: int, kernel: Ints, scratch: NDArray
-) -> Task:
-    """Return what `_fetch` is told, for y of that shape."""
-    machine = plan_of(x.dtype)
-    lane = machine.lane
-    return (
-        machine.size, lane, machine.codes[1], plan.blocks, len(x), *plan.sources, x.shape[-1],
-        lane * inputs // outputs, address(x), address(plan.zeros), *kernel[1:], *plan.places[:2],
-        -(-y[-1] // lane), address(scratch), plan.slot_size, plan.pitch,
+def _given(
+    plan: _Plan, x: NDArray, inputs: int, y: NDArray, outputs: int, kernel: Ints
+) -> tuple[Task, Task, Task]:
+    """Return what `_met` is told; how the sources x lie; how their places y do, and go by."""
+    c, o, lane = x.shape[-1], y.shape[-1], lanes(x.dtype)
+    many = abreast(inputs, outputs)
+    shape = (
+        len(x), *plan.sources[:2], plan.sources[2] * c, *kernel[1:], inputs * o, *plan.places[:2],
     )  # fmt: skip
+    # For each place and vectors abreast there are so many sources that others do not ask for.
+    own = many * lane * x.size // y.size if plan.places[1] > 1 else 0
+    line = 64 // x.itemsize
+    sources = (
+        many, lane * inputs // outputs, c, address(x), x.size, -(-own // line),
+        min(line, own),
+    )  # fmt: skip
+    places = address(y), *plan.places, o, plan.blocks, -(-o // lane), plan.move
+    return shape, sources, places
 
 
 def _correlate(
@@ -409,21 +303,16 @@ def _correlate(
 ) -> None:  # fmt: skip
     """Write y, given x and weights (*K, inputs of a group, channels of y)."""
     machine = plan_of(x.dtype)
-    size, lane = machine.size, machine.lane
-    work = y.size * weight.size // y.shape[-1]
-    parts = count_threads() if work > SERIAL else 1
-    held = np.full((parts, plan.slots, 2), -1)
+    size, lane, o = machine.size, machine.lane, y.shape[-1]
+    parts = count_threads() if y.size * weight.size // o > SERIAL else 1
     segments = np.empty((parts, 4, plan.longest), np.int64)
-    scratch = aligned(parts * plan.slots * plan.slot_size, x.dtype)
     start, start_step = (machine.zeros_at, 0) if bias is None else (address(bias), lane)
-    shape = _shape(plan, x, y.shape, inputs, outputs, kernel, scratch)
+    shape, sources, places = _given(plan, x, inputs, y, outputs, kernel)
     task = (
-        parts, size, lane, tallest(inputs), plan.blocks, len(y), address(weight),
-        inputs * y.shape[-1], y.shape[-1], start, start_step, address(y), *plan.places,
-        y.shape[-1], -(-y.shape[-1] // lane), plan.move, address(segments), plan.longest,
-        address(scratch), plan.slot_size, plan.pitch, int(relu),
+        parts, size, lane, tallest(inputs, outputs), *sources, address(weight), inputs * o, o,
+        start, start_step, *places, address(segments), int(relu),
     )  # fmt: skip
-    pool.launch(_rows, parts, plan.fixed, shape, task, held, segments)
+    pool.launch(_rows, parts, plan.fixed, shape, task, segments)
 
 
 def forward(
@@ -459,52 +348,63 @@ def _weights(
     g: int, codes: NDArray,
     runs_d: NDArray, pairs_d: NDArray, places_d: NDArray,
     runs_h: NDArray, pairs_h: NDArray, places_h: NDArray,
-    strips: NDArray, copies: NDArray, runs_w: NDArray, pairs_w: NDArray,
-    shape: Task, task: Task, held: NDArray, segments: NDArray,
+    strips: NDArray, runs_w: NDArray, pairs_w: NDArray,
+    shape: Task, task: Task, segments: NDArray,
 ) -> None:  # fmt: skip
     """Add the chunks of part g: each of some strips of rows, to a dW of its own."""
     (
-        parts, chunks, size, lane, inputs, code, most, blocks, n, dw, dw_size, tap, line,
-        y, out_d, out_h, out_w, outputs, vectors, move, lists, longest, scratch, slot_size, pitch,
+        parts, size, lane, most, abreast, wide, channels, x, size_x, lines, apart_x, dw, tap, line,
+        chunks, dw_size, y, out_d, out_h, out_w, outputs, blocks, vectors, move, lists, inputs,
+        code,
     ) = task  # fmt: skip
-    units = blocks * n * out_d * len(strips) * out_h
+    n, line_x, longest = shape[0], shape[3], segments.shape[2]
+    units = n * out_d * (len(strips) - 1) * out_h  # of a block of channels
     list_x = lists + (g * 4 + 2) * longest * 8
     list_w = list_x + longest * 8
-    mine = scratch + g * held.shape[1] * slot_size * size
     for chunk in range(chunks * g // parts, chunks * (g + 1) // parts):
-        for u in range(units * chunk // chunks, units * (chunk + 1) // chunks):
-            q_h, strip = u % out_h, u // out_h % len(strips)
-            image = u // out_h // len(strips)
-            q_d, sample, block = image % out_d, image // out_d % n, image // out_d // n
+        for u in range(blocks * units * chunk // chunks, blocks * units * (chunk + 1) // chunks):
+            block, unit = u // units, u % units
+            strip, image = unit // out_h % (len(strips) - 1), unit // out_h // (len(strips) - 1)
             v0, v1 = vectors * block // blocks, vectors * (block + 1) // blocks
             last = min(lane, outputs - (v1 - 1) * lane)
-            rows = _fetch(
-                g, u, shape, runs_d, pairs_d, places_d, runs_h, pairs_h, places_h, strips, copies,
-                held, segments,
+            fresh = ((v1 - v0) // abreast + (v1 - v0) % abreast) * lines * apart_x
+            rows = _met(
+                unit, strips, shape, runs_d, pairs_d, places_d, runs_h, pairs_h, places_h,
+                segments[g],
             )  # fmt: skip
-            for r in range(strips[strip, 0], strips[strip, 1]):
-                first, apart, count = runs_w[r, 0], runs_w[r, 1], runs_w[r, 2]
-                terms = runs_w[r, 5]
+            for r in range(strips[strip], strips[strip + 1]):
+                first, apart, count, pair0, pair1 = (
+                    runs_w[r, 0], runs_w[r, 1], runs_w[r, 2], runs_w[r, 3], runs_w[r, 4]
+                )  # fmt: skip
+                terms, tap_step, step, moved = (
+                    runs_w[r, 5], runs_w[r, 6], runs_w[r, 7], runs_w[r, 8]
+                )  # fmt: skip
                 pieces = (terms + most - 1) // most
-                place = ((sample * out_d + q_d) * out_h + q_h) * out_w + first
-                for e in range(runs_w[r, 3], runs_w[r, 4], terms):
+                place = (image * out_h + unit % out_h) * out_w + first
+                for e in range(pair0, pair1, terms):
                     for piece in range(pieces):
                         k0, k1 = terms * piece // pieces, terms * (piece + 1) // pieces
-                        together = most_rows(k1 - k0, inputs)
+                        together = most_rows(k1 - k0, inputs, abreast)
                         for i0 in range(0, rows, together):
                             i1 = min(rows, i0 + together)
                             for i in range(i0, i1):
-                                column = pairs_w[e, 1] + k0 * runs_w[r, 7]
-                                element = pairs_w[e, 0] + k0 * runs_w[r, 6]
-                                segments[g, 2, i - i0] = segments[g, 0, i] + column * pitch
-                                segments[g, 3, i - i0] = (
-                                    segments[g, 1, i] + element
-                                ) * tap + v0 * lane
+                                column = pairs_w[e, 1] + moved + k0 * step
+                                element = pairs_w[e, 0] + k0 * tap_step
+                                segments[g, 2, i - i0] = segments[g, 0, i] + column * channels
+                                segments[g, 3, i - i0] = segments[g, 1, i] + element * tap
+                            # The rows of X and Y behind these, once for all pieces of a row.
+                            behind = segments[g, 2, i1 - i0 - 1] + line_x + v0 * wide
+                            asked = 0
+                            if i1 == rows and piece == 0 and unit + 1 < units:
+                                asked = lines if behind + count * fresh <= size_x else 0
                             call(code, (
-                                16 * (i1 - i0) + k1 - k0, mine, list_x, move * pitch,
-                                runs_w[r, 7] * pitch, y + (place * outputs + v0 * lane) * size,
-                                apart * outputs, count, dw + chunk * dw_size * size, list_w,
-                                runs_w[r, 6] * tap, line, v1 - v0, last,
+                                16 * (i1 - i0) + k1 - k0, x + v0 * wide * size, list_x,
+                                move * channels, step * channels,
+                                y + (place * outputs + v0 * lane) * size, apart * outputs, count,
+                                dw + (chunk * dw_size + v0 * lane) * size, list_w,
+                                tap_step * tap, line, v1 - v0, last,
+                                out_w * outputs if asked > 0 else 0, x + behind * size, asked,
+                                apart_x,
                             ))  # fmt: skip
 
 
@@ -514,24 +414,18 @@ def weight_gradient(
     """Return dW, of the shape `weight`: sums over chunks of a fixed size, added in their order."""
     c, o = weight[-2], weight[-1] // groups
     plan = _plan(x.shape[1:-1], windows, mode, groups, c, o, x.dtype, False)
-    machine = plan_of(x.dtype)
-    size, lane = machine.size, machine.lane
-    rows = len(x) * dy[0].size // (dy.shape[-1] * dy.shape[-2])
+    size, lane, channels = x.itemsize, lanes(x.dtype), weight[-1]
+    rows = len(x) * dy[0].size // (channels * dy.shape[-2])
     chunks = max(1, min(CHUNKS, rows // 8))
-    work = dy.size * math.prod(weight[:-1])
-    parts = min(count_threads(), chunks) if work > SERIAL else 1
+    parts = min(count_threads(), chunks) if dy.size * math.prod(weight[:-1]) > SERIAL else 1
     dweights = np.zeros((chunks, *weight), x.dtype)
-    held = np.full((parts, plan.slots, 2), -1)
     segments = np.empty((parts, 4, max(plan.longest, 3)), np.int64)
-    scratch = aligned(parts * plan.slots * plan.slot_size, x.dtype)
-    shape = _shape(plan, x, dy.shape, c, o, _three(windows.size), scratch)
+    shape, sources, places = _given(plan, x, c, dy, o, _three(windows.size))
     task = (
-        parts, chunks, size, lane, c, taps_gradient(c, o)(x.dtype), most_taps(c), plan.blocks,
-        len(x), address(dweights), math.prod(weight), c * weight[-1], weight[-1], address(dy),
-        *plan.places, weight[-1], -(-weight[-1] // lane), plan.move, address(segments),
-        segments.shape[2], address(scratch), plan.slot_size, plan.pitch,
+        parts, size, lane, most_taps(c), *sources, address(dweights), c * channels, channels,
+        chunks, math.prod(weight), *places, address(segments), c, taps_gradient(c, o)(x.dtype),
     )  # fmt: skip
-    pool.launch(_weights, parts, plan.fixed, shape, task, held, segments)
+    pool.launch(_weights, parts, plan.fixed, shape, task, segments)
     total: NDArray = dweights[0] if chunks == 1 else dweights.sum(axis=0)
     return total
 

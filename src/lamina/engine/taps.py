@@ -5,17 +5,21 @@ With c inputs and o outputs a group, output j is one of group ⌊j / o⌋. A til
     Y[m, j] = start[j] + Σ_s Σ_k Σ_i X[x_s + m·move + k·step + ⌊j / o⌋ c + i]
                                      · W[w_s + k·tap + i·line + j]                              (1)
 
-for 0 <= m < H and all channels j, a vector of them after the other, with its H sums in registers,
-and at the end max(0, Y) where a ReLU is asked for. Segments s are rows of taps, of K taps k each; i
-goes over the c inputs of the group. With c = o = 1 this is a depthwise convolution: a lane of X
-meets the same lane of W. Else the inputs of a vector of outputs lie side by side too, and a shuffle
-puts the i-th of each group in its outputs' lanes.
+for 0 <= m < H and all channels j, some vectors of them after the others, with their sums in
+registers, and at the end max(0, Y) where a ReLU is asked for. Segments s are rows of taps, of K
+taps k each; i goes over the c inputs of the group. With c = o = 1 this is a depthwise convolution:
+a lane of X meets the same lane of W. Else the inputs of a vector of outputs lie side by side too,
+and a shuffle puts the i-th of each group in its outputs' lanes.
 
 Where places are as far apart as taps (move = step), place m meets with tap k + 1 what place m + 1
 meets with tap k. Then a few taps are taken together: a vector of X is read once for all of them,
 and their weights once for all places.
 
 Each element is ONE chain of multiply-adds, over s, k and i in rising order.
+
+Places lie far apart in memory, so that no hardware foresees what later ones read: tiles ask for it.
+It begins `ahead`, and for a place and the vectors that go together is so many `lines`, each `apart`
+from the one before.
 
 The gradient of W for R rows of taps, K of each, goes over M places with its sums in registers:
 
@@ -54,16 +58,26 @@ def serves(inputs: int, outputs: int, dtype: np.dtype[Any]) -> bool:
 
 def split(terms: int, inputs: int, slides: bool) -> tuple[int, int]:
     """Return how many taps of a row go together, and how many are left over at its end."""
-    most = {1: 4, 2: 3}.get(inputs, 1) if slides else 1
+    most = 3 if slides and inputs <= 2 else 1
     return (terms, 0) if terms <= most else (most, terms % most)
 
 
-def tallest(inputs: int) -> int:
+def abreast(inputs: int, outputs: int) -> int:
+    """Return how many vectors of outputs go together.
+
+    Depthwise it is those of a line of the caches, or two. Places often lie a power of two apart,
+    and level 1 holds a few such lines only: it would lose them before their other half is read.
+    """
+    return min(2, 64 // jit.vector_bytes()) if inputs == outputs == 1 else 1
+
+
+def tallest(inputs: int, outputs: int) -> int:
     """Return the height of the tallest tile that stays in registers with the weights of a chunk.
 
     Of two inputs LLVM reads so many ahead that taller ones do not, though 32 registers were enough.
     """
-    return 12 if jit.vector_registers() == 32 and inputs != 2 else 8
+    most = 12 if jit.vector_registers() == 32 and inputs != 2 else 8
+    return most // abreast(inputs, outputs)
 
 
 class _Words(Emitter):
@@ -131,18 +145,45 @@ def _loop(
     return now
 
 
+def _vectors(
+    b: ir.IRBuilder, most: int, body: Callable[[int, _State], _State], state: _State,
+    vectors: ir.Value,
+) -> _State:  # fmt: skip
+    """Emit a loop over vectors, which state[0] counts: `most` abreast, one where fewer are left."""
+    for many in sorted({most, 1}, reverse=True):
+
+        def going(state: _State, many: int = many) -> ir.Value:
+            return b.icmp_signed("<=", b.add(state[0], _i64(many)), vectors)
+
+        state = _loop(b, state, going, partial(body, many))
+    return state
+
+
+def _fetch(
+    b: ir.IRBuilder, e: _Words, ahead: ir.Value, lines: ir.Value, apart: ir.Value
+) -> ir.Value:
+    """Ask for some lines of X; return the pointer behind them."""
+
+    def one(state: _State) -> _State:
+        left, ahead = state
+        e.prefetch(b, ahead)
+        return [b.sub(left, _i64(1)), e.at(b, ahead, apart)]
+
+    return _loop(b, [lines, ahead], lambda state: b.icmp_signed(">", state[0], _i64(0)), one)[1]
+
+
 # The sums of places
 
 
 def _tile(e: _Words, height: int, together: int, rest: int) -> ir.Function:
     """Emit the tiles of one height: `tiles` of them, one beside the other."""
     kinds = [_i64, _pointer, _pointer, _i64, _i64, _pointer, _pointer, _i64, _i64, _i64, _i64,
-             _pointer, _i64, _pointer, _i64, _i64, _i64, _i64]  # fmt: skip
+             _pointer, _i64, _pointer, _i64, _i64, _i64, _i64, _pointer, _i64, _i64]  # fmt: skip
     f = ir.Function(e.module, ir.FunctionType(ir.VoidType(), kinds), f"taps_{height}")
     f.linkage = "internal"
     f.attributes.add("nounwind")
     (tiles, x, x_at, move, step, w, w_at, tap, line, segments, terms, start, start_step, y, ldy,
-     vectors, last, relu) = f.args  # fmt: skip
+     vectors, last, relu, ahead, lines, apart) = f.args  # fmt: skip
     b = ir.IRBuilder(f.append_basic_block("entry"))
     whole = b.sub(vectors, b.zext(b.icmp_signed("<", last, _i64(e.lanes)), _i64))
     # Nothing is below -inf, and NaN is below nothing.
@@ -150,30 +191,33 @@ def _tile(e: _Words, height: int, together: int, rest: int) -> ir.Function:
     low = e.spread(b, floor, e.vector)
     mask, wide_mask = e.first_lanes(b, last), e.group_lanes(b, last)
 
-    def vector(
-        x: ir.Value, w: ir.Value, start: ir.Value, y: ir.Value, below: ir.Value, masked: bool
-    ) -> None:
+    def some(below: ir.Value, many: int, state: _State, masked: bool = False) -> _State:
+        """Compute so many vectors of all places."""
+        v, x, w, start, y, ahead = state
         masks = (mask, wide_mask) if masked else (None, None)
+        each = range(many)
 
         def taps(count: int, state: _State) -> _State:
             k, x_k, w_k, *sums = state
-            weights = [
-                [
-                    e.load(b, e.at(b, e.at(b, w_k, b.mul(tap, _i64(t))), b.mul(line, _i64(i))),
-                           masks[0])
-                    for i in range(e.inputs)
-                ]
-                for t in range(count)
-            ]  # fmt: skip
+            weights = []
+            for t in range(count):
+                w_t = e.at(b, w_k, b.mul(tap, _i64(t)))
+                inputs = [e.at(b, w_t, b.mul(line, _i64(i))) for i in range(e.inputs)]
+                weights.append([
+                    [e.load(b, e.at(b, w_i, j * e.lanes), masks[0]) for w_i in inputs]
+                    for j in each
+                ])  # fmt: skip
             at = x_k
             for place in range(height + count - 1):
-                values = e.place(b, at, masks[1])
+                values = [e.place(b, e.at(b, at, j * e.wide.lanes), masks[1]) for j in each]
                 for t in range(count):
                     m = place - t
                     if 0 <= m < height:
-                        for value, weight in zip(values, weights[t], strict=True):
-                            sums[m] = e.multiply_add(b, value, weight, sums[m])
-                at = e.step(b, at, move, sums[min(place, height - 1)])
+                        for j in each:
+                            n = m * many + j
+                            for value, weight in zip(values[j], weights[t][j], strict=True):
+                                sums[n] = e.multiply_add(b, value, weight, sums[n])
+                at = e.step(b, at, move, sums[min(place, height - 1) * many])
             moved = e.at(b, x_k, b.mul(step, _i64(count))), e.at(b, w_k, b.mul(tap, _i64(count)))
             return [b.sub(k, _i64(count)), *moved, *sums]
 
@@ -193,45 +237,40 @@ def _tile(e: _Words, height: int, together: int, rest: int) -> ir.Function:
                 left = taps(rest, left)
             return [b.add(s, _i64(1)), *left[3:]]
 
-        first = e.load(b, start, masks[0])
+        first = [e.load(b, e.at(b, start, b.mul(start_step, _i64(j))), masks[0]) for j in each]
         _, *sums = _loop(
             b,
-            [_i64(0), *[first] * height],
+            [_i64(0), *first * height],
             lambda state: b.icmp_signed("<", state[0], segments),
             segment,
         )
-        for value in sums:
-            value = b.select(b.fcmp_ordered("<", value, low), low, value)
-            e.store(b, value, y, masks[0])
+        moved = [
+            b.add(v, _i64(many)), e.at(b, x, many * e.wide.lanes), e.at(b, w, many * e.lanes),
+            e.at(b, start, b.mul(start_step, _i64(many))), e.at(b, y, many * e.lanes),
+        ]  # fmt: skip
+        for m in range(height):
+            for j in each:
+                value = sums[m * many + j]
+                value = b.select(b.fcmp_ordered("<", value, low), low, value)
+                e.store(b, value, e.at(b, y, j * e.lanes), masks[0])
             e.prefetch(b, e.at(b, y, below), write=True)
             y = e.step(b, y, ldy, value)
-
-    def all_vectors(below: ir.Value, state: _State) -> _State:
-        v, x, w, start, y = state
-        vector(x, w, start, y, below, masked=False)
-        return [
-            b.add(v, _i64(1)), e.at(b, x, e.wide.lanes), e.at(b, w, e.lanes),
-            e.at(b, start, start_step), e.at(b, y, e.lanes),
-        ]  # fmt: skip
+        return [*moved, _fetch(b, e, ahead, b.mul(lines, _i64(height)), apart)]
 
     def one_tile(state: _State) -> _State:
-        t, x, y = state
+        t, x, y, ahead = state
         # Where the next tile writes, which would else wait for memory. What is behind the last one
         # may be another thread's, which would wait for it: there it is the tile's own.
         last_one = b.icmp_signed("==", b.add(t, _i64(1)), tiles)
         below = b.select(last_one, _i64(0), b.mul(ldy, _i64(height)))
-        v, *ends = _loop(
-            b,
-            [_i64(0), x, w, start, y],
-            lambda state: b.icmp_signed("<", state[0], whole),
-            partial(all_vectors, below),
-        )
-        with b.if_then(b.icmp_signed("<", v, vectors)):
-            vector(ends[0], ends[1], ends[2], ends[3], below, masked=True)
-        ahead = e.at(b, x, b.mul(move, _i64(height))), e.at(b, y, b.mul(ldy, _i64(height)))
-        return [b.add(t, _i64(1)), *ahead]
+        done = [_i64(0), x, w, start, y, ahead]
+        done = _vectors(b, abreast(e.inputs, e.outputs), partial(some, below), done, whole)
+        with b.if_then(b.icmp_signed("<", done[0], vectors)):
+            some(below, 1, done, masked=True)
+        moved = e.at(b, x, b.mul(move, _i64(height))), e.at(b, y, b.mul(ldy, _i64(height)))
+        return [b.add(t, _i64(1)), *moved, done[-1]]
 
-    _loop(b, [_i64(0), x, y], lambda state: b.icmp_signed("<", state[0], tiles), one_tile)
+    _loop(b, [_i64(0), x, y, ahead], lambda state: b.icmp_signed("<", state[0], tiles), one_tile)
     b.ret_void()
     return f
 
@@ -260,7 +299,7 @@ def _by_size(e: _Words, name: str, functions: dict[int, ir.Function]) -> str:
 
 def _emit(name: str, inputs: int, outputs: int, together: int, rest: int, dtype: Any) -> str:
     e = _Words(dtype, inputs, outputs)
-    heights = range(1, tallest(inputs) + 1)
+    heights = range(1, tallest(inputs, outputs) + 1)
     return _by_size(e, name, {height: _tile(e, height, together, rest) for height in heights})
 
 
@@ -269,10 +308,11 @@ def _twin(
     height: int, tiles: int, x: Address, x_at: Address, move: int, step: int,
     w: Address, w_at: Address, tap: int, line: int, segments: int, terms: int,
     start: Address, start_step: int, y: Address, ldy: int, vectors: int, last: int, relu: int,
+    ahead: Address, lines: int, apart: int,
 ) -> None:  # fmt: skip
     """Compute equation (1) in plain Python: what the machine code does, each access checked."""
     n = lanes(y.dtype)
-    if not (1 <= height <= tallest(inputs) and 1 <= last <= n):
+    if not (1 <= height <= tallest(inputs, outputs) and 1 <= last <= n):
         raise IndexError(f"no tile of {height} places and {last} lanes")
     for v in range(vectors):
         width = last if v == vectors - 1 else n
@@ -302,31 +342,37 @@ def most_taps(inputs: int) -> int:
 
 
 @jit.kernel
-def most_rows(terms: int, inputs: int) -> int:
+def most_rows(terms: int, inputs: int, abreast: int) -> int:
     """Return of how many rows, of so many taps, there are sums at the most."""
-    return max(1, min(3, 9 // (terms * inputs)))
+    return max(1, min(3, (9 if abreast == 1 else 6) // (terms * inputs)))
 
 
+MOST_ABREAST: Final = 6
+"""Sums of so many taps at the most stay in registers for two vectors abreast."""
 AT_ONCE: Final = 4
-"""How many places share the vectors of X that their taps meet."""
+"""How many places share the vectors of X that their taps meet, of one vector of them."""
 
 
 def _gradient(e: _Words, rows: int, terms: int) -> ir.Function:
     """Emit equation (2) for so many rows and taps."""
     kinds = [_pointer, _pointer, _i64, _i64, _pointer, _i64, _i64,
-             _pointer, _pointer, _i64, _i64, _i64, _i64]  # fmt: skip
+             _pointer, _pointer, _i64, _i64, _i64, _i64, _i64, _pointer, _i64, _i64]  # fmt: skip
     name = f"gradient_{rows}x{terms}"
     f = ir.Function(e.module, ir.FunctionType(ir.VoidType(), kinds), name)
     f.linkage = "internal"
     f.attributes.add("nounwind")
-    x, x_at, move, step, y, ldy, places, w, w_at, tap, line, vectors, last = f.args
+    (x, x_at, move, step, y, ldy, places, w, w_at, tap, line, vectors, last,
+     below, ahead, lines, apart) = f.args  # fmt: skip
     b = ir.IRBuilder(f.append_basic_block("entry"))
     whole = b.sub(vectors, b.zext(b.icmp_signed("<", last, _i64(e.lanes)), _i64))
     mask, wide_mask = e.first_lanes(b, last), e.group_lanes(b, last)
     slides = b.icmp_signed("==", move, step)
 
-    def vector(x: ir.Value, y: ir.Value, w: ir.Value, masked: bool) -> None:
+    def some(many: int, state: _State, masked: bool = False) -> _State:
+        """Add to the sums of so many vectors, of all places."""
+        v, x, y, w, ahead = state
         masks = (mask, wide_mask) if masked else (None, None)
+        each = range(many)
 
         def row(base: ir.Value, at: ir.Value, r: int) -> ir.Value:
             return e.at(b, base, b.load(b.gep(at, [_i64(r)], source_etype=_i64), typ=_i64))
@@ -337,55 +383,56 @@ def _gradient(e: _Words, rows: int, terms: int) -> ir.Function:
                 place = row(w, w_at, r)
                 for k in range(terms):
                     at = e.at(b, place, b.mul(tap, _i64(k)))
-                    found += [e.at(b, at, b.mul(line, _i64(i))) for i in range(e.inputs)]
+                    for i in range(e.inputs):
+                        w_i = e.at(b, at, b.mul(line, _i64(i)))
+                        found += [e.at(b, w_i, j * e.lanes) for j in each]
             return found
 
         def add(count: int, state: _State) -> _State:
-            m, y_m, *rest = state
+            m, ahead, y_m, *rest = state
             x_m, sums = rest[:rows], rest[rows:]
-            ys, at = [], y_m
+            at = y_m
             for _ in range(count):
-                ys.append(e.load(b, at, masks[0]))
-                at = e.step(b, at, ldy, ys[-1])
-            moved = []
-            for r in range(rows):
-                place = x_m[r]
-                for n in range(count + terms - 1):
-                    values = e.place(b, place, masks[1])
-                    for k in range(terms):
-                        if 0 <= n - k < count:
-                            for i, value in enumerate(values):
-                                s = (r * terms + k) * e.inputs + i
-                                sums[s] = e.multiply_add(b, value, ys[n - k], sums[s])
-                    after = sums[(r * terms + min(n, terms - 1)) * e.inputs]
-                    place = e.step(b, place, step if count == 1 else move, after)
-                moved.append(e.at(b, x_m[r], b.mul(move, _i64(count))))
-            return [b.sub(m, _i64(count)), at, *moved, *sums]
+                e.prefetch(b, e.at(b, at, below))
+                at = e.at(b, at, ldy)
+            ahead = _fetch(b, e, ahead, b.mul(lines, _i64(count)), apart)
+            for j in each:
+                ys, at = [], y_m
+                for _ in range(count):
+                    ys.append(e.load(b, e.at(b, at, j * e.lanes), masks[0]))
+                    at = e.step(b, at, ldy, ys[-1])
+                for r in range(rows):
+                    place = x_m[r]
+                    for n in range(count + terms - 1):
+                        values = e.place(b, e.at(b, place, j * e.wide.lanes), masks[1])
+                        for k in range(terms):
+                            if 0 <= n - k < count:
+                                for i, value in enumerate(values):
+                                    s = ((r * terms + k) * e.inputs + i) * many + j
+                                    sums[s] = e.multiply_add(b, value, ys[n - k], sums[s])
+                        after = sums[(r * terms + min(n, terms - 1)) * e.inputs * many + j]
+                        place = e.step(b, place, step if count == 1 else move, after)
+            moved = [e.at(b, x_r, b.mul(move, _i64(count))) for x_r in x_m]
+            return [b.sub(m, _i64(count)), ahead, at, *moved, *sums]
 
         begin = [e.load(b, at, masks[0]) for at in weights()]
-        left = [places, y, *(row(x, x_at, r) for r in range(rows)), *begin]
-        for count in (AT_ONCE, 1):
+        left = [places, ahead, y, *(row(x, x_at, r) for r in range(rows)), *begin]
+        for count in (AT_ONCE // many, 1):
 
             def going(state: _State, count: int = count) -> ir.Value:
                 enough = b.icmp_signed(">=", state[0], _i64(count))
                 return enough if count == 1 else b.and_(enough, slides)
 
             left = _loop(b, left, going, partial(add, count))
-        for at, value in zip(weights(), left[2 + rows :], strict=True):
+        for at, value in zip(weights(), left[3 + rows :], strict=True):
             e.store(b, value, at, masks[0])
+        moved = (e.at(b, at, many * n) for at, n in ((x, e.wide.lanes), (y, e.lanes), (w, e.lanes)))
+        return [b.add(v, _i64(many)), *moved, left[1]]
 
-    def all_vectors(state: _State) -> _State:
-        v, x, y, w = state
-        vector(x, y, w, masked=False)
-        return [
-            b.add(v, _i64(1)), e.at(b, x, e.wide.lanes), e.at(b, y, e.lanes), e.at(b, w, e.lanes)
-        ]  # fmt: skip
-
-    v, x, y, w = _loop(
-        b, [_i64(0), x, y, w], lambda state: b.icmp_signed("<", state[0], whole), all_vectors
-    )
-    with b.if_then(b.icmp_signed("<", v, vectors)):
-        vector(x, y, w, masked=True)
+    most = abreast(e.inputs, e.outputs) if terms <= MOST_ABREAST else 1
+    done = _vectors(b, most, some, [_i64(0), x, y, w, ahead], whole)
+    with b.if_then(b.icmp_signed("<", done[0], vectors)):
+        some(1, done, masked=True)
     b.ret_void()
     return f
 
@@ -395,7 +442,7 @@ def _emit_gradient(name: str, inputs: int, outputs: int, dtype: Any) -> str:
     sizes = [
         (rows, terms)
         for terms in range(1, most_taps(inputs) + 1)
-        for rows in range(1, most_rows(terms, inputs) + 1)
+        for rows in range(1, most_rows(terms, inputs, abreast(inputs, outputs)) + 1)
     ]
     return _by_size(e, name, {16 * r + k: _gradient(e, r, k) for r, k in sizes})
 
@@ -404,11 +451,13 @@ def _gradient_twin(
     inputs: int, outputs: int,
     size: int, x: Address, x_at: Address, move: int, step: int, y: Address, ldy: int, places: int,
     w: Address, w_at: Address, tap: int, line: int, vectors: int, last: int,
+    below: int, ahead: Address, lines: int, apart: int,
 ) -> None:  # fmt: skip
     """Compute equation (2) in plain Python; `size` is 16 times the rows, and the taps of a row."""
     n = lanes(y.dtype)
     rows, terms = divmod(size, 16)
-    fits = 1 <= terms <= most_taps(inputs) and 1 <= rows <= most_rows(terms, inputs)
+    most = most_rows(max(terms, 1), inputs, abreast(inputs, outputs))
+    fits = 1 <= terms <= most_taps(inputs) and 1 <= rows <= most
     if not (fits and 1 <= last <= n):
         raise IndexError(f"no sums for {rows} x {terms} taps and {last} lanes")
     width = (vectors - 1) * n + last
