@@ -486,6 +486,7 @@ class TestPredictAndEvaluate:
         assert lm.accuracy(y, [1, 1]) == 0.5
         assert lm.accuracy(y, [[0.3, 0.7], [0.2, 0.8]]) == 0.5
         assert lm.accuracy([[0.5], [-0.5], [2.0]], [[1], [1], [1]]) == pytest.approx(2 / 3)
+        assert lm.accuracy([[0.5], [-0.5], [2.0]], [1, 1, 1]) == pytest.approx(2 / 3)
         assert lm.accuracy([0.5, -0.5], [1, 0]) == 1.0
         steps = np.array([[[1, 0], [1, 0]], [[0, 1], [0, 1]]])
         assert lm.accuracy(steps, [[0, 1], [1, 0]], [1, 2]) == pytest.approx(2 / 3)

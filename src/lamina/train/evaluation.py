@@ -58,7 +58,7 @@ def accuracy(
         yes-or-no question, whose answer is yes where it is above 0.
     target : array
         Classes, shape (N, ...), or their shares, y's shape, of which the largest counts. Or, to
-        yes-or-no questions, the answers 0 and 1 in y's shape.
+        yes-or-no questions, the answers 0 and 1, in y's shape or without its last axis.
     lengths : integer array, shape (N,), optional
         y has shape (N, T, ..., C); steps from lengths[n] on are padding.
 
@@ -73,6 +73,8 @@ def accuracy(
     0.75
     """
     y, target = np.asarray(y), np.asarray(target)
+    if y.ndim > 1 and y.shape[-1] == 1 and target.shape == y.shape[:-1]:
+        target = target[..., None]
     if y.ndim > 1 and target.shape == y.shape[:-1]:
         right = np.argmax(y, axis=-1) == target
     elif target.shape == y.shape and y.ndim and (y.ndim == 1 or y.shape[-1] == 1):
