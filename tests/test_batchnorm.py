@@ -435,6 +435,11 @@ def test_refuses_statistics():
         layer.follow(lm.BatchNorm(3).stats(x[:, :3]))
     with pytest.raises(ValueError, match="a training batch needs 2 values a channel or more"):
         layer.forward(x[:1], stats=layer.stats(x[:1]), training=True)
+    with pytest.raises(TypeError, match="stats must be what the method `stats` gives, got tuple"):
+        layer.forward(x, stats=(stats.mean, stats.var), training=True)
+    y, cache = layer.forward(x, stats=stats, training=True)
+    with pytest.raises(TypeError, match="sums must be what the method `sums` gives, got list"):
+        layer.backward(y, cache, sums=[layer.sums(y, cache)])
 
 
 @pytest.mark.parametrize("unbiased", [True, False])

@@ -312,6 +312,10 @@ class BatchNorm(Layer):
         """
         shape, how, cache = cache
         dy = arguments.gradient(self, dy, shape, self.dtype)
+        if not (sums is None or isinstance(sums, formula.Sums)):
+            raise TypeError(
+                f"{say(self)}: sums must be what the method `sums` gives, got {type(sums).__name__}"
+            )
         found: tuple[NDArray, Arrays] = how.backward(dy, cache, sums)
         return found
 
@@ -343,6 +347,11 @@ class BatchNorm(Layer):
             raise ValueError(
                 f"{say(self)}: stats= are those of a training batch; pass training=True, on a "
                 "layer that is not frozen"
+            )
+        if not isinstance(stats, formula.Statistics):
+            raise TypeError(
+                f"{say(self)}: stats must be what the method `stats` gives, got "
+                f"{type(stats).__name__}"
             )
         if stats.mean.shape != (self.features,) or stats.mean.dtype != self.dtype:
             raise ValueError(
