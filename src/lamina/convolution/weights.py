@@ -3,8 +3,8 @@
     dW[t, (k, c), o] = Σ_n Σ_q X̃[n, q s + t d + k, c] dY[n, q, o]                               (1)
 
 t goes over rows of taps, k over the taps of a row, which lie side by side in X̃, as their channels
-do. So for one row of taps this is the product of a matrix that lies in X̃ as it is, transposed,
-with dY, and rows of Y are the segments of its sum.
+do; where dilation parts them, each is a row of its own. So for one row of taps this is the product
+of a matrix that lies in X̃ as it is, transposed, with dY, and rows of Y are the segments of its sum.
 
 The positions go by *blocks* that stay in level 1: columns of a row of Y, some rows, or some planes.
 The rows of X̃ that a block meets are copied with their padding, a small part of what is read of dY.
@@ -51,10 +51,10 @@ def _copy_rows(
 ) -> None:  # fmt: skip
     """Copy the rows of X̃ that a block of dY meets: the block goes from p0, h0, w0 to p1, h1, w1."""
     (
-        size, lane, copy, out_d, deep, high, wide, c, kd, kh, kw, s_d, s_h, s_w, d_d, d_h,
+        size, lane, copy, out_d, deep, high, wide, c, kd, kh, reach, s_d, s_h, s_w, d_d, d_h,
         b_d, b_h, b_w, every, slots, pitch,
     ) = windows  # fmt: skip
-    columns = (w1 - w0 - 1) * s_w + kw
+    columns = (w1 - w0 - 1) * s_w + reach
     first = w0 * s_w - b_w
     low = min(max(0, -first), columns)
     high_end = max(low, min(columns, wide - first))
@@ -91,7 +91,7 @@ def _blocks(g: int, shape: Task, windows: Task, edges: NDArray, at: Task, lists:
     """Sum up the chunks of part g."""
     (
         parts, chunks, size, lane, tile, copy, planes, lines, columns, all_planes, out_h, out_w,
-        kd, kh, rows, across, step_h, tap_h, slots, pitch, held, widest, packs, outputs,
+        kd, kh, kw, rows, across, step_h, tap_h, tap_w, slots, pitch, held, widest, packs, outputs,
     ) = shape  # fmt: skip
     x, dy, dw, zeros, scratch, lists_at = at
     many_w, many_h = (out_w + columns - 1) // columns, (out_h + lines - 1) // lines
@@ -103,7 +103,7 @@ def _blocks(g: int, shape: Task, windows: Task, edges: NDArray, at: Task, lists:
     packed = mine + planes * kd * slots * pitch * size
     for chunk in range(chunks * g // parts, chunks * (g + 1) // parts):
         u0, u1 = units * chunk // chunks, units * (chunk + 1) // chunks
-        sums = dw + chunk * kd * kh * rows * outputs * size
+        sums = dw + chunk * kd * kh * kw * rows * outputs * size
         for u in range(u0, u1):
             i, j, k = u // many_w // many_h, u // many_w % many_h, u % many_w
             p0, p1 = all_planes * i // many_p, all_planes * (i + 1) // many_p
@@ -128,14 +128,15 @@ def _blocks(g: int, shape: Task, windows: Task, edges: NDArray, at: Task, lists:
                 ahead, step = zeros, 0
                 if u + 2 < units:  # dY of the next block, unless dY may end within reach
                     ahead, step = block + (segments * terms * outputs + o) * size, outputs
-                for t in range(kd * kh):
+                for t in range(kd * kh * kw):
                     into = sums + (t * rows * outputs + o) * size
                     begin, lds = into, outputs
                     if u == u0:
                         begin, lds = zeros, 0
-                    row = t // kh * slots + t % kh * tap_h
+                    line = t // kw
+                    first = (line // kh * slots + line % kh * tap_h) * pitch + t % kw * tap_w
                     call(tile, (
-                        rows, vectors, mine + row * pitch * size, list_x, 1, across,
+                        rows, vectors, mine + first * size, list_x, 1, across,
                         panel, list_y, ldb, segments, terms, begin, lds, into, outputs, last, 0,
                         ahead, step,
                     ))  # fmt: skip
@@ -175,42 +176,49 @@ def weights(
     moves = groups, stride, dilation, before, dtype, threads
     kd, kh, kw, c, o = dw
     planes, (_, _, high, wide, _) = dy[0] * dy[1], dy
-    if groups > 1 or dilation[2] > 1:
+    if groups > 1:
         return product(x, dy, dw, *moves)
     plan = plan_of(dtype)
     size, lane, heights = plan.size, plan.lane, plan.heights
-    rows = kw * c
+    # Taps that lie apart are rows of taps of their own.
+    taps_w, rows, reach = 1, kw * c, kw
+    if dilation[2] > 1:
+        taps_w, rows, reach = kw, c, (kw - 1) * dilation[2] + 1
     edges = edges_of(rows, o, NEAR // 64, 0, lane, heights)
     widest = edges[1]
     positions = NEAR // (widest * lane * size)
+    if dilation[2] > 1:
+        positions = min(positions, HELD // (kd * kh * c * size) - reach)
+        if 2 * positions < reach:  # too much of what is copied would be copied again
+            return product(x, dy, dw, *moves)
     columns = -(-wide // -(-wide // positions))
     lines = -(-high // -(-high // max(1, positions // wide)))
     together = max(1, positions // (high * wide))
     # With one row of Y a block needs no rows of X̃ between those of its taps.
     every = dilation[1] if lines == 1 else 1
     slots = ((lines - 1) * stride[1] + (kh - 1) * dilation[1]) // every + 1
-    pitch = ((columns - 1) * stride[2] + kw) * c
+    pitch = ((columns - 1) * stride[2] + reach) * c
     together = max(1, min(together, planes, HELD // (kd * slots * pitch * size)))
     units = -(-planes // together) * -(-high // lines) * -(-wide // columns)
-    weights = kd * kh * rows * o
+    weights = kd * kh * kw * c * o
     chunks = CHUNKS
     while chunks > 1 and chunks > units // BLOCKS:
         chunks //= 2
     large = kd * slots * pitch * size > HELD or weights * size > SUM
     if large or (c >= MANY and chunks < SEVERAL):
         return product(x, dy, dw, *moves)
-    parts = min(threads, chunks) if math.prod(dy) * kd * kh * rows > SERIAL else 1
+    parts = min(threads, chunks) if math.prod(dy) * kd * kh * kw * c > SERIAL else 1
     packs = len(edges) > 2
     held = together * kd * slots * pitch + APART
     if packs:
         held += together * lines * columns * widest * lane
     shape = (
         parts, chunks, size, lane, *plan.codes[:2], together, lines, columns, planes, high, wide,
-        kd, kh, rows, stride[2] * c, stride[1], dilation[1] // every, slots, pitch, held, widest,
-        int(packs), o,
+        kd, kh, taps_w, rows, stride[2] * c, stride[1], dilation[1] // every, dilation[2] * c,
+        slots, pitch, held, widest, int(packs), o,
     )  # fmt: skip
     windows = (
-        size, lane, plan.codes[1], dy[1], *x[1:], kd, kh, kw, *stride, *dilation[:2], *before,
+        size, lane, plan.codes[1], dy[1], *x[1:], kd, kh, reach, *stride, *dilation[:2], *before,
         every, slots, pitch,
     )  # fmt: skip
     return Chunks(
