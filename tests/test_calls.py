@@ -138,6 +138,48 @@ def test_convolutions(name, rng):
         layer(x[0])
 
 
+RECURRENT = {
+    "few steps": (lm.RNN(20, 32, rng=0), (1, 3, 20)),
+    "one step": (lm.LSTM(16, 128, rng=0), (1, 1, 16)),
+    "columns": (lm.RNN(16, 256, bias=False, rng=0), (1, 7, 16)),
+    "ReLU": (lm.RNN(5, 40, activation="relu", dtype=np.float64, rng=0), (3, 9, 5)),
+    "batch": (lm.LSTM(7, 33, rng=0), (9, 20, 7)),
+    "both directions": (lm.LSTM(7, 12, bidirectional=True, layers=2, rng=0), (2, 5, 7)),
+    "their sum": (lm.RNN(7, 12, bidirectional=True, merge="sum", rng=0), (2, 5, 7)),
+    "their mean": (lm.RNN(7, 12, bidirectional=True, merge="mean", rng=0), (2, 5, 7)),
+    "copies of weights": (lm.RNN(16, 256, rng=0), (2, 9, 16)),
+    "large": (lm.RNN(128, 128, rng=0), (32, 50, 128)),
+    "projection": (lm.LSTM(7, 12, projection=5, rng=0), (2, 5, 7)),
+    "peepholes": (lm.LSTM(7, 12, peepholes=True, rng=0), (2, 5, 7)),
+    "dropout": (lm.RNN(7, 12, layers=2, dropout=0.5, recurrent_dropout=0.5, rng=0), (2, 5, 7)),
+    "no steps": (lm.LSTM(7, 12, rng=0), (2, 0, 7)),
+}
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_recurrent_layers(name, rng):
+    layer, shape = copy.deepcopy(RECURRENT[name])
+    x = rng.standard_normal(shape).astype(layer.dtype)
+    wanted = layer.forward(x)[0]
+    fixed = layer.for_inference()
+    for model in (layer, fixed):
+        assert same(planned(model, x), wanted)
+        assert same(planned(model, x), wanted)  # a state that is left behind would show
+        with lm.threads(1):
+            assert same(planned(model, x), wanted)
+        with lm.flush_denormals():
+            assert same(planned(model, x), wanted)
+        assert same(model(x, lengths=[shape[1]] * len(x)), wanted)
+    for a in layer.params.values():
+        a *= 2
+    assert same(layer(x), layer.forward(x)[0])
+    layer.params["weight_h"] = layer.weight_h * 3
+    assert same(planned(layer, x), layer.forward(x)[0])
+    assert same(fixed(x), wanted)
+    with pytest.raises(ValueError, match="expected"):
+        layer(x[0])
+
+
 def test_softmax(rng):
     x = rng.standard_normal((7, 13)).astype(np.float32)
     softmax, (wanted, cache) = lm.Softmax(), lm.Softmax().forward(x)

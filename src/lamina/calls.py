@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .arguments import FLOATS
+from .engine.denormals import flushing
 from .engine.threads import chosen
 from .kernels import by_formulas, used
 
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
 
 NDArray = npt.NDArray[Any]
 Shape: TypeAlias = tuple[int, ...]
-Kind: TypeAlias = tuple[Shape, np.dtype[Any], int | None, bool, tuple[bool, ...]]
-"""What a plan is for: the shape and dtype of x, the threads asked for, whether by formulas, and the
-options of `_live`."""
+Kind: TypeAlias = tuple[Shape, np.dtype[Any], int | None, bool, int, tuple[bool, ...]]
+"""What a plan is for: the shape and dtype of x, the threads asked for, whether by formulas, whether
+denormal numbers count as zero, and the options of `_live`."""
 Run: TypeAlias = Callable[[NDArray], Any]
 
 KINDS: Final = 16
@@ -82,10 +83,10 @@ def has_all(layer: "Layer") -> Callable[[Any], bool]:
 
 
 class Known(NamedTuple):
-    """A call that was planned."""
+    """A call that was planned; or was not, since it cannot be, or does not pay."""
 
     serves: Callable[[Any], bool]
-    run: Run
+    run: Run | None
 
 
 class Calls:
@@ -99,7 +100,7 @@ class Calls:
 
         There is for a kind that comes for the second time, if the layer takes such an x.
         """
-        kind = x.shape, x.dtype, chosen(), by_formulas(), options
+        kind = x.shape, x.dtype, chosen(), by_formulas(), flushing(), options
         known = self.known.get(kind)
         if known is not None and known.serves(layer):
             return known.run
@@ -116,12 +117,13 @@ class Calls:
 
 
 def _planned(kind: Kind, layer: "Layer") -> Known | None:
-    shape, dtype, _, _, options = kind
+    shape, dtype, *_, options = kind
     if 0 in shape or dtype not in FLOATS or not used():
         return None
+    live = None
     try:
         live = layer._live(*options)
         run = None if live is None else live.bind(shape, dtype)
     except (ValueError, TypeError):  # what is wrong, a call without a plan says
-        return None
-    return None if live is None or run is None else Known(live.serves, run)
+        return None if live is None else Known(live.serves, None)
+    return None if live is None else Known(live.serves, run)

@@ -25,7 +25,7 @@ from .batchnorm.formula import affine
 from .containers import Concat, Residual, Sequential, lengths_after, place, within
 from .convolution import Conv1d, Conv2d, Conv3d
 from .dropout import Dropout
-from .engine import threads
+from .engine import denormals, threads
 from .engine.memory import placed
 from .gru import GRU
 from .initializers import RNG
@@ -52,6 +52,7 @@ from .parts import (
     Tanh,
     activations,
 )
+from .recurrence import Recurrent
 from .rnn import RNN
 
 if TYPE_CHECKING:
@@ -385,7 +386,7 @@ class _Segment:
     def __call__(self, x: NDArray) -> NDArray:
         """Return y."""
         if type(x) is np.ndarray:
-            program = self.program(x.shape, x.dtype, threads.chosen())
+            program = self.program(x.shape, x.dtype, threads.chosen(), denormals.flushing())
             if program is not None:
                 return program(x)
         try:
@@ -406,13 +407,15 @@ def _planned(parts: list[_Part], plan: "Plan", x: int) -> int:
 
 
 def _program(
-    parts: list[_Part], shape: Shape, dtype: np.dtype[Any], threads: int | None
+    parts: list[_Part], shape: Shape, dtype: np.dtype[Any], threads: int | None, flushing: int = 0
 ) -> Callable[[NDArray], NDArray] | None:
     """Return a program for x of that shape and dtype; None where calls must do, or refuse it."""
     if 0 in shape or dtype not in FLOATS or any(part.run.plan is None for part in parts):
         return None
+    # The samples of a batch share each step of a recurrent layer, and the weights of vectors.
+    together = len(shape) < 3 or any(isinstance(part.layers[0], Recurrent) for part in parts)
     try:
-        return _whole(parts, shape, dtype) if len(shape) < 3 else _chunked(parts, shape, dtype)
+        return _whole(parts, shape, dtype) if together else _chunked(parts, shape, dtype)
     except (ValueError, TypeError):
         return None
 

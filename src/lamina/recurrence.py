@@ -1,8 +1,9 @@
 """What RNN, LSTM and GRU share: depth, directions, dropout between layers, lengths, state."""
 
 from abc import abstractmethod
+from collections.abc import Callable
 from types import ModuleType
-from typing import Any, ClassVar, Final, NamedTuple, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -10,8 +11,12 @@ import numpy.typing as npt
 from . import arguments, initializers
 from .arguments import say
 from .arrays import reverse_steps
+from .calls import Live, by_steps, has_all
 from .dropout import Dropout
 from .layer import Arrays, ByName, Layer, NDArray, Parameter, Prepared, Shape
+
+if TYPE_CHECKING:
+    from .engine.program import Plan
 
 State: TypeAlias = tuple[tuple[NDArray, ...], ...]
 """An entry a layer and direction, each a tuple of arrays of shape (N, H)."""
@@ -210,11 +215,11 @@ class Recurrent(Layer):
         )
         return y, cache
 
-    def __call__(self, x: NDArray, **options: Any) -> NDArray:
-        """Return y, at inference: nothing is kept, and any number of threads may call."""
+    def _infer(self, x: NDArray, **options: Any) -> NDArray:
+        """Return y of a call that was not planned: nothing is kept."""
         if type(self).forward is Recurrent.forward and options.keys() <= {"lengths", "sample_ids"}:
             return self._through(x, **options, keep=False)[0]
-        return super().__call__(x, **options)
+        return super()._infer(x, **options)
 
     def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
         """Return dx, shape (N, T, I), and the gradients of the parameters."""
@@ -380,12 +385,12 @@ class Recurrent(Layer):
             for layer in range(self.layers)
             for suffix in self._suffixes(layer)
         }
-        whole = {suffix: infer for suffix, (infer, _) in prepared.items()}
-        run = [step for _, step in prepared.values()]
+        whole = {suffix: infer for suffix, (infer, *_) in prepared.items()}
+        run = [step for _, step, _ in prepared.values()]
+        plans = {suffix: plan for suffix, (*_, plan) in prepared.items()}
 
         dtype, inputs, sizes = self.dtype, self.in_features, tuple(self.state_sizes.values())
         depth, count, stepwise, ndarray = len(run), len(sizes), self.stepwise, np.ndarray
-        alike = stepwise and not self.dropouts and not self.recurrent_dropouts
 
         def are_plain(x_t: Any, state: Any) -> bool:
             if not (type(x_t) is ndarray and x_t.dtype is dtype and x_t.flags.carray):
@@ -420,15 +425,41 @@ class Recurrent(Layer):
             return x_t, tuple(after)
 
         def call(x: NDArray, *, lengths: Any = None, sample_ids: Any = None) -> NDArray:
-            if alike and lengths is None and type(x) is np.ndarray and x.shape[1:2] == (1,):
-                x_t, state = x[:, 0], self._zeros(len(x))
-                if are_plain(x_t, state):
-                    return step(x_t, state)[0][:, None]
             return self._through(
                 x, lengths=lengths, sample_ids=sample_ids, keep=False, prepared=whole
             )[0]
 
-        return Prepared(call, step)
+        return Prepared(call, step, self._plans(plans))
+
+    def _planned_live(self) -> Live | None:
+        """Return how to plan a call with the parameters that are there now."""
+        functions = self._functions()
+        if self.children() or not hasattr(functions, "live"):
+            return None
+        suffixes = [suffix for layer in range(self.layers) for suffix in self._suffixes(layer)]
+        plans = {suffix: functions.live(*self._weights(suffix), **self.cell) for suffix in suffixes}
+        plan = self._plans(plans)
+        return None if plan is None else Live(by_steps(plan), has_all(self))
+
+    def _plans(
+        self, given: dict[str, Callable[..., int] | None]
+    ) -> Callable[["Plan", int], int] | None:
+        """Return how to plan the whole from how each layer and direction is, if all can be."""
+        plans = {suffix: one for suffix, one in given.items() if one is not None}
+        drops = any(child.always for child in (*self.dropouts, *self.recurrent_dropouts))
+        if drops or len(plans) < len(given):
+            return None
+
+        def whole(plan: "Plan", x: int) -> int:
+            plan.check(self.dtype)
+            shape = self.output_shape(plan.shapes[x])
+            for layer in range(self.layers):
+                suffixes = enumerate(self._suffixes(layer))
+                ys = [plans[suffix](plan, x, bool(reverse)) for reverse, suffix in suffixes]
+                x = ys[0] if len(ys) == 1 else plan.add(shape, self._join_into, *ys)
+            return x
+
+        return whole
 
     def _draw_mask(self, place: int, n: int, sample_ids: Any) -> NDArray:
         """Draw what h of a layer and direction is multiplied by in this pass: 0, or 1 / (1 - p)."""
@@ -444,6 +475,16 @@ class Recurrent(Layer):
             return np.concatenate(ys, axis=-1)
         total = ys[0] + ys[1]
         return total if self.merge == "sum" else total / 2
+
+    def _join_into(self, *arrays: NDArray) -> None:
+        """Write what `_join` returns for all arrays but the last into that."""
+        *ys, y = arrays
+        if self.merge == "concat":
+            np.concatenate(ys, axis=-1, out=y)
+            return
+        np.add(ys[0], ys[1], out=y)
+        if self.merge == "mean":
+            y /= 2
 
     def _split(self, dy: NDArray) -> list[NDArray]:
         """Return dy of each direction."""

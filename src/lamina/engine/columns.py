@@ -16,9 +16,9 @@ from . import denormals, jit, pool
 from .few import few_rows
 from .jit import Code, address, call, held, int64, item
 from .matmul import plan_of
-from .memory import empty, workspace
+from .memory import empty
 from .mode import flush as flush_code
-from .steps import AHEAD, Kept, Steps, Weights, pack, places, product, widest, zeros_and_ones
+from .steps import AHEAD, Kept, Pass, Steps, Weights, pack, places, product, widest, zeros_and_ones
 
 NDArray = npt.NDArray[Any]
 
@@ -37,11 +37,16 @@ MOST: Final = 2
 """The most sequences for each thread: with more, each is busy on its own."""
 
 
-def is_better(weights: Weights, n: int, steps: int, threads: int) -> bool:
-    """Tell whether threads should share the columns rather than the sequences."""
-    if weights.p is not None or (n > 1 and steps < SOME and weights.panels is None):
+def is_better(
+    hidden: int, columns: int, n: int, steps: int, threads: int, packed: bool = False
+) -> bool:
+    """Tell whether threads should share the columns of W_h rather than the sequences.
+
+    `packed` tells that weights stay in panels from call to call.
+    """
+    if n > 1 and steps < SOME and not packed:
         return False
-    size, (hidden, columns) = weights.h.size, weights.h.shape
+    size = hidden * columns
     alone = size * min(columns // hidden, 2) >= ALONE and steps * size >= WORTH
     enough = alone if n == 1 else size >= LEAST
     return threads > 1 and n <= MOST * threads and enough
@@ -51,21 +56,21 @@ def is_better(weights: Weights, n: int, steps: int, threads: int) -> bool:
 def _forward(part: int, at: int) -> None:
     """Go through step t with the units of part g. Arrays come as `jit.held` gave them."""
     (
-        fixed, x, bias, weight_x, weight_h, h, c, y, mask, h_before, c_before, kept, work,
+        fixed, x, bias, weight_x, weight_h, h, c, c_next, y, mask, h_before, c_before, kept, work,
         first, active, before,
-    ) = jit.constants(at, 16)  # fmt: skip
+    ) = jit.constants(at, 17)  # fmt: skip
     (
         parts, steps, chunk, stride, size, lane, tile, copy, origin, cell, width, width_x,
-        inputs, hidden, gates, n, bias_col, mask_row, keep, set_mode, flush, heights, few,
-        sums, x_ahead, modes,
-    ) = jit.constants(fixed, 26)  # fmt: skip
-    work, x, bias, weight_x, weight_h, h, c, y, mask, h_before, c_before, kept = (
+        inputs, hidden, gates, n, bias_col, mask_row, cells, keep, set_mode, flush, heights, few,
+        sums, x_ahead, states, modes,
+    ) = jit.constants(fixed, 28)  # fmt: skip
+    work, x, bias, weight_x, weight_h, h, c, c_next, y, mask, h_before, c_before, kept = (
         jit.data(work), jit.data(x), jit.data(bias), jit.data(weight_x), jit.data(weight_h),
-        jit.data(h), jit.data(c), jit.data(y), jit.data(mask), jit.data(h_before),
-        jit.data(c_before), jit.data(kept),
+        jit.data(h), jit.data(c), jit.data(c_next), jit.data(y), jit.data(mask),
+        jit.data(h_before), jit.data(c_before), jit.data(kept),
     )  # fmt: skip
     first, active, before = jit.data(first), jit.data(active), jit.data(before)
-    sums, x_ahead, modes = work + sums, work + x_ahead, work + modes
+    sums, x_ahead, states, modes = work + sums, work + x_ahead, work + states, work + modes
     t, g = part // parts, part % parts
     rows, first_row = item(active, t), item(first, t)
     if rows == 0:
@@ -100,7 +105,11 @@ def _forward(part: int, at: int) -> None:
                 zero, bias_col, sums + gate, columns,
             )  # fmt: skip
     a = sums + offset * columns * size
-    here, there = h + t % 2 * n * hidden * size, h + (t + 1) % 2 * n * hidden * size
+    here, there = states + t % 2 * n * hidden * size, states + (t + 1) % 2 * n * hidden * size
+    if t == 0:
+        here = h
+        if cells:
+            call(copy, (c + unit, hidden, rows, unit_vectors, last, c_next + unit, hidden))
     row = first_row * hidden * size + unit
     if keep:
         call(copy, (
@@ -118,7 +127,7 @@ def _forward(part: int, at: int) -> None:
                 weights, zero, hidden, gate, columns, one, gate, columns,
             )  # fmt: skip
     call(cell, (
-        rows, unit_vectors, last, hidden, a + unit, columns, c + unit, hidden,
+        rows, unit_vectors, last, hidden, a + unit, columns, c_next + unit, hidden,
         y + row, stride * hidden, there + unit, hidden, mask + unit, mask_row,
         keep, item(first, t + 1) - first_row if t + 1 < steps else 0,
         c_before + row * keep, kept + (first_row * columns * size + unit) * keep,
@@ -211,33 +220,35 @@ def _panels(matrix: NDArray, gates: int, parts: int, width: int, transposed: boo
 
 
 def forward(
-    cell: Code, steps: Steps, parts: int, x: NDArray, weights: Weights, h: NDArray,
-    c: NDArray | None, mask: NDArray | None, y: NDArray, kept: Kept | None,
-) -> None:  # fmt: skip
-    """Do what `recurrent.forward` does, on so many threads."""
-    (hidden, columns), n = weights.h.shape, steps.n
+    cell: Code, steps: Steps, dtype: np.dtype[Any], parts: int, inputs: int, hidden: int,
+    columns: int, bias: bool, packed: bool, cells: bool, masked: bool, keep: bool, flushing: int,
+) -> Pass:  # fmt: skip
+    """Return how to do what `recurrent.forward` does, on so many threads."""
     plan = _plan(
-        y.dtype, cell, n, steps.steps, parts, steps.stride, x.shape[1], hidden, columns,
-        weights.bias is not None, weights.panels is not None, mask is not None, kept is not None,
-        denormals.flushing(),
+        dtype, cell, steps.n, steps.steps, parts, steps.stride, inputs, hidden, columns, bias,
+        packed, cells, masked, keep, flushing,
     )  # fmt: skip
-    w_x, w_h = weights.x, weights.h
-    if not plan.in_place:
-        w_x, w_h = (
-            _known(weights, name, columns // hidden, parts, wide)
-            for name, wide in (("x", plan.width_x), ("h", plan.width))
-        )
-    both = empty((2, n, hidden), y.dtype)
-    both[0] = h if mask is None else h * mask
-    before = [y if kept is None or a is None else a for a in kept or (None,) * 3]
-    scratch = workspace(plan.work, y.dtype)
-    pool.share(
-        _forward, parts, plan.constants.at, held(x),
-        held(plan.zeros if weights.bias is None else weights.bias), held(w_x), held(w_h),
-        held(both), held(both if c is None else c), held(y),
-        held(plan.ones if mask is None else mask), *map(held, before), held(scratch),
-        held(steps.first), held(steps.active), held(steps.before), phases=steps.steps,
-    )  # fmt: skip
+
+    def given(weights: Weights) -> tuple[NDArray, ...]:
+        x, h, bias = weights.x, weights.h, weights.bias
+        if not plan.in_place:
+            x, h = (
+                _known(weights, name, columns // hidden, parts, wide)
+                for name, wide in (("x", plan.width_x), ("h", plan.width))
+            )
+        return plan.zeros if bias is None else bias, x, h
+
+    def bind(
+        given: tuple[NDArray, ...], x: Any, h: Any, c: Any, c_next: Any, s: Any, y: Any, work: Any,
+        mask: Any, *before: Any,
+    ) -> tuple[Any, ...]:  # fmt: skip
+        return (
+            plan.constants.at, x, *map(held, given), h, c, c_next, y,
+            held(plan.ones) if mask is None else mask, *before, work, held(steps.first),
+            held(steps.active), held(steps.before),
+        )  # fmt: skip
+
+    return Pass(_forward, parts, steps.steps, plan.work, plan.in_place, given, bind)
 
 
 class _Plan(NamedTuple):
@@ -255,7 +266,8 @@ class _Plan(NamedTuple):
 @lru_cache(maxsize=1024)
 def _plan(
     dtype: np.dtype[Any], cell: Code, n: int, steps: int, parts: int, stride: int, inputs: int,
-    hidden: int, columns: int, bias: bool, panels: bool, masked: bool, keep: bool, flushing: int,
+    hidden: int, columns: int, bias: bool, panels: bool, cells: bool, masked: bool, keep: bool,
+    flushing: int,
 ) -> _Plan:  # fmt: skip
     """Choose how to go forward."""
     plan = plan_of(dtype)
@@ -263,15 +275,16 @@ def _plan(
     width, width_x = (widest(rows, hidden // parts, dtype) for rows in (n, chunk * n))
     # A thread's columns of several gates lie apart in each row: panels bring them together.
     in_place = n == 1 and steps < MANY // min(gates, 2) and not panels
-    (sums, x_ahead, modes), work = places(
-        plan.size, chunk * n * columns, parts * chunk * n * inputs, parts * 8 // plan.size
-    )
+    (sums, x_ahead, states, modes), work = places(
+        plan.size, chunk * n * columns, parts * chunk * n * inputs, 2 * n * hidden,
+        parts * 8 // plan.size,
+    )  # fmt: skip
     _, ones = zeros_and_ones(hidden, dtype)
     constants = jit.Constants(
         parts, steps, chunk, stride, plan.size, plan.lane, *plan.codes[:2], plan.origin_at,
         cell(dtype), width, width_x, inputs, hidden, gates, n, int(bias), hidden * masked,
-        int(keep), flush_code(dtype), flushing, address(plan.heights),
-        few_rows(dtype) if in_place else 0, sums, x_ahead, modes,
+        int(cells), int(keep), flush_code(dtype), flushing, address(plan.heights),
+        few_rows(dtype) if in_place else 0, sums, x_ahead, states, modes,
     )  # fmt: skip
     return _Plan(in_place, width, width_x, work, plan.zeros, ones, constants)
 

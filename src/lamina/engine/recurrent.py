@@ -37,7 +37,20 @@ from .matmul import BEFORE, IN_PLACE, WITHIN, matmul, plan_of
 from .memory import LINE, aligned, empty, workspace
 from .mode import flush as flush_code
 from .pointwise import Functions
-from .steps import AHEAD, Kept, Steps, Weights, pack, places, product, widest, zeros_and_ones
+from .program import Plan
+from .steps import (
+    AHEAD,
+    Kept,
+    Pass,
+    Steps,
+    Weights,
+    pack,
+    places,
+    product,
+    steps_like,
+    widest,
+    zeros_and_ones,
+)
 from .tile import lanes
 
 NDArray = npt.NDArray[Any]
@@ -52,6 +65,8 @@ REUSED: Final = 3
 """Weights that so many rows of tiles or fewer meet are not worth a copy."""
 TOGETHER: Final = 96
 """Rows of da that stay in level 2 while the panels of W_xᵀ pass."""
+PLANNED: Final = 2**19
+"""The most bytes of y, and that a pass works in, for a plan."""
 FEWEST: Final = 4
 """The most sequences that a `stepper` takes: more fill taller tiles than it has."""
 
@@ -63,15 +78,15 @@ def _forward(part: int, at: int) -> None:
     Arrays come as `jit.held` gave them.
     """
     (
-        fixed, x, weight_x, weight_h, weight_p, bias, h, c, mask, s, y, h_before, c_before, gates,
-        work, first, live, begin,
-    ) = jit.constants(at, 18)  # fmt: skip
+        fixed, x, weight_x, weight_h, weight_p, bias, h, c, c_next, mask, s, y, h_before, c_before,
+        gates, work, first, live, begin,
+    ) = jit.constants(at, 19)  # fmt: skip
     (
         parts, steps, apart, stride, size, lane, tile, copy, transpose, affine, origin, cell,
         width, width_p, width_x, inputs, hidden, outputs, columns, most, bias_col, way, stacked,
-        projected, mask_row, ones, zeros, keep, set_mode, flush,
+        projected, mask_row, ones, zeros, cells, keep, set_mode, flush,
         panels_x, panels_h, panels_p, xh, sums, ahead, modes, heights,
-    ) = jit.constants(fixed, 38)  # fmt: skip
+    ) = jit.constants(fixed, 39)  # fmt: skip
     phase, g, work = part // parts, part % parts, jit.data(work)
     weight_x, weight_h, weight_p = jit.data(weight_x), jit.data(weight_h), jit.data(weight_p)
     zero, one = int64(0), int64(1)  # not literals: kernels are compiled once
@@ -97,17 +112,17 @@ def _forward(part: int, at: int) -> None:
         tall_p = hidden
     if way == WITHIN:
         weight_x, weight_h, weight_p = work + panels_x, work + panels_h, work + panels_p
-    x, bias, h, c, mask, s, y, h_before, c_before, gates, first, live, begin = (
-        jit.data(x), jit.data(bias), jit.data(h), jit.data(c), jit.data(mask), jit.data(s),
-        jit.data(y), jit.data(h_before), jit.data(c_before), jit.data(gates), jit.data(first),
-        jit.data(live), jit.data(begin),
+    x, bias, h, c, c_next, mask, s, y, h_before, c_before, gates, first, live, begin = (
+        jit.data(x), jit.data(bias), jit.data(h), jit.data(c), jit.data(c_next), jit.data(mask),
+        jit.data(s), jit.data(y), jit.data(h_before), jit.data(c_before), jit.data(gates),
+        jit.data(first), jit.data(live), jit.data(begin),
     )  # fmt: skip
     live = live + g * steps * 8
     modes = work + modes
     call(set_mode, (flush, 0, modes + g * 8))
     rank, own = item(begin, g), item(live, 0)
     mine = work + sums + g * most * columns * size
-    xh_mine, c_mine = work + xh + rank * both * size, c + rank * hidden * size
+    xh_mine, c_mine = work + xh + rank * both * size, c_next + rank * hidden * size
     h_mine, mask_mine = xh_mine + inputs * size, mask + rank * mask_row * size
     if mask_row == 0:
         mask_mine = ones
@@ -122,6 +137,10 @@ def _forward(part: int, at: int) -> None:
     call(copy, (
         h + rank * outputs * size, apart * outputs, own, h_vectors, h_last, h_mine, apart * both
     ))  # fmt: skip
+    if cells:
+        call(copy, (
+            c + rank * hidden * size, apart * hidden, own, vectors, last, c_mine, apart * hidden
+        ))  # fmt: skip
     until, before, a = 0, 0, mine
     for t in range(steps):
         rows = item(live, t)
@@ -304,7 +323,7 @@ def _fixed_panels(matrices: list[NDArray], wide: int) -> NDArray:
 
 def forward(
     cell: Code, steps: Steps, x: NDArray, weights: Weights, h: NDArray, c: NDArray | None,
-    mask: NDArray | None, s: NDArray, y: NDArray, kept: Kept | None,
+    c_next: NDArray | None, mask: NDArray | None, s: NDArray, y: NDArray, kept: Kept | None,
 ) -> None:  # fmt: skip
     """Go through the steps of a batch, by equation (1).
 
@@ -318,7 +337,9 @@ def forward(
     x : array, shape (rows, I)
     weights : Weights
     h, c : array, shapes (N, P), (N, H), by rank
-        The state before the first step. c becomes that after the last.
+        The state before the first step.
+    c_next : array, shape (N, H), by rank
+        Becomes c after the last step, where there is a step; it may be c.
     mask : array, shape (N, P), by rank, optional
         m, by which h is multiplied before W_h.
     s, y : array, shapes (rows, H), (rows, P)
@@ -327,37 +348,116 @@ def forward(
     """
     if not x.size:
         return
-    if by_columns.is_better(weights, steps.n, steps.steps, threads.count()):
-        by_columns.forward(cell, steps, threads.count(), x, weights, h, c, mask, y, kept)
-        return
-    (outputs, columns), hidden = weights.h.shape, s.shape[1]
-    work = steps.rows * (x.shape[1] + outputs) * columns
-    begin, live, apart = steps.shares(min(threads.count(), steps.n) if work > SERIAL else 1)
-    plan = _plan(
-        y.dtype, cell, steps.n, steps.steps, len(begin), -(-steps.most // len(begin)), apart,
-        steps.stride, x.shape[1], hidden, outputs, columns, weights.bias is not None,
-        weights.p is not None, weights.panels is not None, mask is not None, kept is not None,
-        denormals.flushing(),
-    )  # fmt: skip
-    w_x, w_h, w_p = weights.x, weights.h, x if weights.p is None else weights.p
-    if weights.panels is not None:
-        if plan.stacked:
-            w_x = w_h = _packed([w_x, w_h], plan.width, weights.panels)
-        else:
-            w_x = _packed([w_x], plan.width_x, weights.panels)
-            w_h = _packed([w_h], plan.width, weights.panels)
-        if weights.p is not None:
-            w_p = _packed([w_p], plan.width_p, weights.panels)
+    found = _pass(cell, steps, weights, c is not None, mask is not None, kept is not None)
+    given = found.given(weights)
     before = [y if kept is None or a is None else a for a in kept or (None,) * 3]
+    scratch = workspace(found.work, y.dtype)
     start = h if mask is None else h * mask
-    scratch = workspace(plan.work, y.dtype)
-    pool.share(
-        _forward, len(begin), plan.constants.at, held(x), held(w_x), held(w_h), held(w_p),
-        held(plan.zeros if weights.bias is None else weights.bias),
-        held(start), held(y if c is None else c),
-        held(y if mask is None else mask), held(s), held(y), *map(held, before), held(scratch),
-        held(steps.first), held(live), held(begin), phases=2 if plan.way == WITHIN else 1,
+    arguments = found.bind(
+        given, held(x), held(start), held(y if c is None else c),
+        held(y if c_next is None else c_next), held(s), held(y), held(scratch),
+        None if mask is None else held(mask), *map(held, before),
     )  # fmt: skip
+    pool.share(found.kernel, found.parts, *arguments, phases=found.phases)
+
+
+def planned(
+    cell: Code, cells: bool, weights: Weights, plan: Plan, x: int, reverse: bool = False
+) -> int:
+    """Plan y of the array of that number, from a state of 0; return the number of y.
+
+    `cells` tells whether the state has c. There is no projection.
+
+    Raises
+    ------
+    ValueError
+        It is not worth a plan: the memory of large batches is better shared by all calls, and where
+        each packs weights for many steps, there is little besides.
+    """
+    n, T, inputs = plan.shapes[x]
+    hidden, size = len(weights.h), plan.dtype.itemsize
+    steps = steps_like(n, T, None, reverse)
+    if n * T * hidden * size > PLANNED:
+        raise ValueError("a batch for which a plan does not pay")
+    found = _pass(cell, steps, weights, cells, False, False)
+    (at, c_at), room = places(size, found.work, n * hidden)
+    if room * size > PLANNED or not (found.in_place or weights.panels is not None):
+        raise ValueError("steps for which a plan does not pay")
+    zeros, _ = zeros_and_ones(n * hidden, plan.dtype)
+    start, given = zeros.reshape(n, hidden), found.given(weights)
+
+    def run(x: NDArray, y: NDArray) -> None:
+        rows, s = x.reshape(steps.rows, inputs), y.reshape(steps.rows, hidden)
+        c, c_next = (start, np.empty_like(start)) if cells else (None, None)
+        forward(cell, steps, rows, weights, start, c, c_next, None, s, s, None)
+
+    def ready(x: int, y: int, scratch: NDArray) -> pool.Ready:
+        work, c = scratch[at:].view(plan.dtype), scratch[c_at:].view(plan.dtype)
+        arguments = found.bind(
+            given, x, held(start), held(start), held(c), y, y, held(work), None, y, y, y
+        )
+        keep = found, given, start, work, c
+        return pool.Ready(found.kernel, found.parts, arguments, keep, phases=found.phases)
+
+    return plan.add((n, T, hidden), run, x, scratch=room * size, ready=ready)
+
+
+def _pass(
+    cell: Code, steps: Steps, weights: Weights, cells: bool, masked: bool, keep: bool
+) -> Pass:
+    """Choose how a batch goes forward."""
+    return _chosen(
+        cell, steps, weights.x.dtype, len(weights.x), *weights.h.shape,
+        None if weights.p is None else len(weights.p), weights.bias is not None,
+        weights.panels is not None, cells, masked, keep, threads.count(), denormals.flushing(),
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=64)  # as many as there are steps known
+def _chosen(
+    cell: Code, steps: Steps, dtype: np.dtype[Any], inputs: int, outputs: int, columns: int,
+    inner: int | None, bias: bool, before: bool, cells: bool, masked: bool, keep: bool, count: int,
+    flushing: int,
+) -> Pass:  # fmt: skip
+    """Choose for weights of this kind; with a projection there are so many `inner` units."""
+    projected, hidden = inner is not None, inner or outputs
+    if not projected and by_columns.is_better(
+        outputs, columns, steps.n, steps.steps, count, before
+    ):
+        return by_columns.forward(
+            cell, steps, dtype, count, inputs, outputs, columns, bias, before, cells, masked, keep,
+            flushing,
+        )  # fmt: skip
+    work = steps.rows * (inputs + outputs) * columns
+    begin, live, apart = steps.shares(min(count, steps.n) if work > SERIAL else 1)
+    plan = _plan(
+        dtype, cell, steps.n, steps.steps, len(begin), -(-steps.most // len(begin)), apart,
+        steps.stride, inputs, hidden, outputs, columns, bias, projected, before, cells, masked,
+        keep, flushing,
+    )  # fmt: skip
+
+    def given(weights: Weights) -> tuple[NDArray, ...]:
+        x, h, bias, p, panels = weights
+        bias, p = plan.zeros if bias is None else bias, x if p is None else p
+        if panels is None:
+            return x, h, p, bias
+        if plan.stacked:
+            x = h = _packed([x, h], plan.width, panels)
+        else:
+            x, h = _packed([x], plan.width_x, panels), _packed([h], plan.width, panels)
+        return x, h, _packed([p], plan.width_p, panels) if projected else p, bias
+
+    def bind(
+        given: tuple[NDArray, ...], x: Any, h: Any, c: Any, c_next: Any, s: Any, y: Any, work: Any,
+        mask: Any, *before: Any,
+    ) -> tuple[Any, ...]:  # fmt: skip
+        return (
+            plan.constants.at, x, *map(held, given), h, c, c_next, y if mask is None else mask, s,
+            y, *before, work, held(steps.first), held(live), held(begin),
+        )  # fmt: skip
+
+    phases = 2 if plan.way == WITHIN else 1
+    return Pass(_forward, len(begin), phases, plan.work, True, given, bind)
 
 
 class _Plan(NamedTuple):
@@ -377,7 +477,7 @@ class _Plan(NamedTuple):
 def _plan(
     dtype: np.dtype[Any], cell: Code, n: int, steps: int, parts: int, rows: int, apart: int,
     stride: int, inputs: int, hidden: int, outputs: int, columns: int,
-    bias: bool, projected: bool, before: bool, masked: bool, keep: bool, flushing: int,
+    bias: bool, projected: bool, before: bool, cells: bool, masked: bool, keep: bool, flushing: int,
 ) -> _Plan:  # fmt: skip
     """Choose how to go forward; a part has so many `rows` at most."""
     plan = plan_of(dtype)
@@ -401,7 +501,7 @@ def _plan(
         parts, steps, apart, stride, plan.size, plan.lane, *plan.codes, affine(dtype),
         plan.origin_at, cell(dtype), width, width_p, width_x, inputs, hidden, outputs, columns,
         most, int(bias), way, int(stacked), int(projected), outputs * masked, address(ones),
-        address(zeros), int(keep), flush_code(dtype), flushing,
+        address(zeros), int(cells), int(keep), flush_code(dtype), flushing,
         panels_x, panels_x if stacked else panels_h, panels_p, xh, sums, ahead, modes,
         address(plan.heights),
     )  # fmt: skip
@@ -434,12 +534,14 @@ def backward(
     """
     if not da.size:
         return
-    if by_columns.is_better(weights, steps.n, steps.steps, threads.count()):
+    outputs, columns = weights.h.shape
+    if weights.p is None and by_columns.is_better(
+        outputs, columns, steps.n, steps.steps, threads.count()
+    ):
         by_columns.backward(
             cell, steps, threads.count(), weights, dh, dc, mask, y, dy, kept, da, affine
         )
         return
-    outputs, columns = weights.h.shape
     hidden = outputs if weights.p is None else len(weights.p)
     work = steps.rows * outputs * columns
     begin, live, apart = steps.shares(min(threads.count(), steps.n) if work > SERIAL else 1)

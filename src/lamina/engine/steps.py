@@ -7,6 +7,7 @@ steps, x itself, row by row (stride T); else step by step (stride 1). Cost follo
 In reverse, step 0 is a sequence's last.
 """
 
+from collections.abc import Callable
 from functools import cached_property, lru_cache
 from typing import Any, Final, NamedTuple
 
@@ -153,11 +154,12 @@ def steps_of(x: NDArray, lengths: NDArray | None, reverse: bool = False) -> Step
     """Return the rows of x, shape (N, T, ...)."""
     n, steps = x.shape[:2]
     given = None if lengths is None else np.asarray(lengths, np.int64).tobytes()
-    return _steps(n, steps, given, reverse)
+    return steps_like(n, steps, given, reverse)
 
 
 @lru_cache(maxsize=64)  # the layers and the passes of a batch ask for the same
-def _steps(n: int, steps: int, lengths: bytes | None, reverse: bool) -> Steps:
+def steps_like(n: int, steps: int, lengths: bytes | None = None, reverse: bool = False) -> Steps:
+    """Return the rows of N sequences of T steps, or of these lengths."""
     return Steps(n, steps, None if lengths is None else np.frombuffer(lengths, np.int64), reverse)
 
 
@@ -307,6 +309,33 @@ class Weights(NamedTuple):
     bias: NDArray | None
     p: NDArray | None = None
     panels: dict[tuple[Any, ...], NDArray] | None = None
+
+
+class Pass(NamedTuple):
+    """How a batch goes forward, whatever its arrays.
+
+    Attributes
+    ----------
+    kernel, parts, phases
+        As `pool.share` takes them.
+    work : int
+        The elements that it works in.
+    in_place : bool
+        Whether the kernel reads the weights where they are: no copy was made for this pass.
+    given : callable
+        Returns the weights as the kernel reads them.
+    bind : callable
+        Returns the arguments for these and for what `held` says of x, h, c, c_next, s, y and where
+        the kernel works, of the mask or None, and of the arrays of `Kept`.
+    """
+
+    kernel: Any
+    parts: int
+    phases: int
+    work: int
+    in_place: bool
+    given: Callable[[Any], tuple[NDArray, ...]]
+    bind: Callable[..., tuple[Any, ...]]
 
 
 class Kept(NamedTuple):

@@ -21,6 +21,9 @@ Infer: TypeAlias = Callable[..., tuple[NDArray, State, None]]
 Step: TypeAlias = Callable[[NDArray, State], tuple[NDArray, State]]
 
 
+Planned: TypeAlias = Callable[..., int]
+"""`planned(plan, x, reverse)` plans y, and returns its number."""
+
 REVERSES: Final = True
 """Whether `run` and `infer` take ``reverse=``: then nobody has to turn x, y and their gradients."""
 
@@ -56,10 +59,11 @@ def infer(
     return _run(x, state, _contiguous(*weights), lengths, mask, reverse, keep=False)
 
 
-def prepare(*given: NDArray | None) -> tuple[Infer, Step]:
-    """Return `infer` and `step` with weights that will not change, which are packed once.
+def prepare(*given: NDArray | None) -> tuple[Infer, Step, Planned | None]:
+    """Return how to compute with weights that will not change, and are packed once.
 
-    `step` is given x_t and the state, and returns y_t, which is not the state's h, and the next.
+    There are `infer`, `step` and, if there is one, a plan. `step` is given x_t and the state, and
+    returns y_t, which is not the state's h, and the next.
     """
     weights = _contiguous(*given)._replace(panels={})
 
@@ -83,7 +87,20 @@ def prepare(*given: NDArray | None) -> tuple[Infer, Step]:
     ) -> tuple[NDArray, State, None]:
         return _run(x, state, weights, lengths, mask, reverse, keep=False)
 
-    return infer, step
+    return infer, step, _planned(weights)
+
+
+def live(*given: NDArray | None) -> Planned | None:
+    """Return how to plan y with weights whose values may change; None where there is no plan."""
+    if any(a is not None and contiguous(a) is not a for a in given):
+        return None
+    return _planned(Weights(*given))  # type: ignore[arg-type]
+
+
+def _planned(weights: Weights) -> Planned | None:
+    if weights.p is not None:
+        return None
+    return functools.partial(recurrent.planned, cell.forward, True, weights)
 
 
 def run(
@@ -117,7 +134,9 @@ def _run(
     H = columns // 4
     steps = steps_of(x, lengths, reverse)
     rows = steps.pack(contiguous(x))
-    h, c = steps.by_rank(state[0]), steps.ranked(state[1])
+    h, c = map(steps.by_rank, state)
+    # Of sequences without steps, c stays as it is.
+    c_next = empty(c.shape, c.dtype) if lengths is None and steps.steps else steps.ranked(state[1])
     mask = None if mask is None else steps.by_rank(mask)
     s = y = empty((steps.rows, H), x.dtype)
     if weights.p is not None:
@@ -125,8 +144,8 @@ def _run(
     kept = None
     if keep:
         kept = Kept(*(empty((steps.rows, width), x.dtype) for width in (P, H, columns)))
-    recurrent.forward(cell.forward, steps, rows, weights, h, c, mask, s, y, kept)
-    after = steps.unranked(steps.ends(y, h)), steps.unranked(c)
+    recurrent.forward(cell.forward, steps, rows, weights, h, c, c_next, mask, s, y, kept)
+    after = steps.unranked(steps.ends(y, h)), steps.unranked(c_next)
     cache = None if kept is None else Cache(steps, rows, s, y, mask, kept, weights)
     return steps.unpack(y), after, cache
 

@@ -21,6 +21,9 @@ Infer: TypeAlias = Callable[..., tuple[NDArray, State, None]]
 Step: TypeAlias = Callable[[NDArray, State], tuple[NDArray, State]]
 
 
+Planned: TypeAlias = Callable[..., int]
+"""`planned(plan, x, reverse)` plans y, and returns its number."""
+
 REVERSES: Final = True
 """Whether `run` and `infer` take ``reverse=``: then nobody has to turn x, y and their gradients."""
 
@@ -62,10 +65,11 @@ def infer(
     return _run(x, state, _contiguous(*weights), activation, lengths, mask, reverse, keep=False)
 
 
-def prepare(*given: NDArray | None, activation: str = "tanh") -> tuple[Infer, Step]:
-    """Return `infer` and `step` with weights that will not change, which are packed once.
+def prepare(*given: NDArray | None, activation: str = "tanh") -> tuple[Infer, Step, Planned | None]:
+    """Return how to compute with weights that will not change, and are packed once.
 
-    `step` is given x_t and the state, and returns y_t, which is not the state's h, and the next.
+    There are `infer`, `step` and, if there is one, a plan. `step` is given x_t and the state, and
+    returns y_t, which is not the state's h, and the next.
     """
     weights = _contiguous(*given)._replace(panels={})
 
@@ -90,7 +94,18 @@ def prepare(*given: NDArray | None, activation: str = "tanh") -> tuple[Infer, St
     ) -> tuple[NDArray, State, None]:
         return _run(x, state, weights, activation, lengths, mask, reverse, keep=False)
 
-    return infer, step
+    return infer, step, _planned(weights, activation)
+
+
+def live(*given: NDArray | None, activation: str = "tanh") -> Planned | None:
+    """Return how to plan y with weights whose values may change; None where there is no plan."""
+    if any(a is not None and contiguous(a) is not a for a in given):
+        return None
+    return _planned(Weights(*given), activation)  # type: ignore[arg-type]
+
+
+def _planned(weights: Weights, activation: str) -> Planned:
+    return functools.partial(recurrent.planned, cell.forward[activation], False, weights)
 
 
 def run(
@@ -128,7 +143,7 @@ def _run(
     packed = empty((steps.rows, H), x.dtype)
     kept = Kept(empty((steps.rows, H), x.dtype)) if keep else None
     code = cell.forward[activation]
-    recurrent.forward(code, steps, rows, weights, h, None, mask, packed, packed, kept)
+    recurrent.forward(code, steps, rows, weights, h, None, None, mask, packed, packed, kept)
     y, after = steps.unpack(packed), steps.unranked(steps.ends(packed, h))
     cache = None if kept is None else Cache(steps, rows, y, mask, kept, weights, activation)
     return y, (after,), cache
