@@ -29,11 +29,14 @@ REVERSES: Final = True
 
 
 class Cache(NamedTuple):
-    """What `run_backward` needs: arrays of the real steps, in the order of `steps`."""
+    """What `run_backward` needs: arrays of the real steps, in the order of `steps`.
+
+    s is kept for a projection alone; y, as it is, is for `trace`.
+    """
 
     steps: Steps
     x: NDArray
-    s: NDArray
+    s: NDArray | None
     y: NDArray
     mask: NDArray | None
     kept: Kept
@@ -138,29 +141,31 @@ def _run(
     # Of sequences without steps, c stays as it is.
     c_next = empty(c.shape, c.dtype) if lengths is None and steps.steps else steps.ranked(state[1])
     mask = None if mask is None else steps.by_rank(mask)
-    s = y = empty((steps.rows, H), x.dtype)
+    s = packed = empty((steps.rows, H), x.dtype)
     if weights.p is not None:
-        y = empty((steps.rows, P), x.dtype)
+        packed = empty((steps.rows, P), x.dtype)
     kept = None
     if keep:
         kept = Kept(*(empty((steps.rows, width), x.dtype) for width in (P, H, columns)))
-    recurrent.forward(cell.forward, steps, rows, weights, h, c, c_next, mask, s, y, kept)
-    after = steps.unranked(steps.ends(y, h)), steps.unranked(c_next)
-    cache = None if kept is None else Cache(steps, rows, s, y, mask, kept, weights)
-    return steps.unpack(y), after, cache
+    recurrent.forward(cell.forward, steps, rows, weights, h, c, c_next, mask, s, packed, kept)
+    y, after = steps.unpack(packed), (steps.unranked(steps.ends(packed, h)), steps.unranked(c_next))
+    shown = None if weights.p is None else s
+    cache = None if kept is None else Cache(steps, rows, shown, y, mask, kept, weights)
+    return y, after, cache
 
 
 def run_backward(
     dy: NDArray, dstate: State, cache: Cache, trace: dict[str, NDArray] | None = None
 ) -> tuple[NDArray, State, dict[str, NDArray]]:
     """Return dx, the gradient of the state before the first step, and those of the weights."""
-    steps, x, s, y, mask, kept, weights = cache
+    steps, x, s, _, mask, kept, weights = cache
     (P, columns), M = weights.h.shape, steps.rows
     dy = steps.pack(contiguous(dy))
     dh, dc = (steps.ranked(a) for a in dstate)
     da = empty((M, columns), x.dtype)
     dhs = dy if weights.p is None else empty((M, P), x.dtype)
-    recurrent.backward(cell.backward, steps, weights, dh, dc, mask, y, dy, kept, da, dhs)
+    unused = dy  # the cell has no use for y
+    recurrent.backward(cell.backward, steps, weights, dh, dc, mask, unused, dy, kept, da, dhs)
     if trace is not None:
         trace["da"] = steps.unpack(da).copy()
 
@@ -170,8 +175,8 @@ def run_backward(
     )  # (24) to
     if weights.bias is None:  # (26)
         del grads["bias"]
-    if weights.p is not None:
-        H = len(weights.p)
+    if s is not None:
+        H = s.shape[1]
         grads["weight_p"] = empty((H, P), x.dtype)
         matmul(s, 1, H, dhs, P, 1, H, P, M, grads["weight_p"])  # (27)
     return steps.unpack(dx), (steps.unranked(dh), steps.unranked(dc)), grads
@@ -181,8 +186,9 @@ def trace(cache: Cache) -> dict[str, NDArray]:
     """Return what a run went through by step: i, f, g, o, c and h, each 0 in padding."""
     assert cache.kept.gates is not None
     i, f, g, o = np.split(cache.kept.gates, 4, axis=1)
-    found = {"i": i, "f": f, "g": g, "o": o, "c": f * cache.kept.c + i * g, "h": cache.y}
-    return {name: cache.steps.unpack(a).copy() for name, a in found.items()}
+    found = {"i": i, "f": f, "g": g, "o": o, "c": f * cache.kept.c + i * g}
+    found = {name: cache.steps.unpack(a).copy() for name, a in found.items()}
+    return found | {"h": cache.y.copy()}
 
 
 def forward(
