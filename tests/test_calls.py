@@ -170,9 +170,20 @@ def test_recurrent_layers(name, rng):
         with lm.flush_denormals():
             assert same(planned(model, x), wanted)
         assert same(model(x, lengths=[shape[1]] * len(x)), wanted)
+    dy = rng.standard_normal(wanted.shape).astype(layer.dtype)
+    passes = [layer.forward(x, training=not layer.children()) for _ in range(4)]
+    dx, grads = layer.backward(dy, passes[0][1])
+    for y, cache in passes:
+        its_dx, its_grads = layer.backward(dy, cache)
+        assert same(y, wanted)
+        assert same(its_dx, dx)
+        assert its_grads.keys() == grads.keys()
+        assert all(same(its_grads[name], g) for name, g in grads.items())
     for a in layer.params.values():
         a *= 2
     assert same(layer(x), layer.forward(x)[0])
+    y, _ = layer.forward(x, training=not layer.children())
+    assert same(y, layer.forward(x)[0])
     layer.params["weight_h"] = layer.weight_h * 3
     assert same(planned(layer, x), layer.forward(x)[0])
     assert same(fixed(x), wanted)

@@ -210,6 +210,11 @@ class Recurrent(Layer):
         trace: bool = False,
     ) -> tuple[NDArray, Cache]:
         """Return y, shape (N, T, out_features), and the cache of `backward`: `run` from 0."""
+        if sample_ids is None and not trace:
+            bound = self._planned(x, lengths, training, True)
+            if bound is not None:
+                y, cell = bound(x)
+                return y, Cache(y.shape, None, self._functions(), [(None, [cell])], None)
         y, _, cache = self.run(
             x, lengths=lengths, training=training, sample_ids=sample_ids, trace=trace
         )
@@ -431,11 +436,24 @@ class Recurrent(Layer):
 
         return Prepared(call, step, self._plans(plans))
 
-    def _planned_live(self) -> Live | None:
-        """Return how to plan a call with the parameters that are there now."""
+    def _planned_live(self, training: bool = False) -> Live | None:
+        """Return how to plan a call, or a pass of training, with the parameters there are now."""
         functions = self._functions()
         if self.children() or not hasattr(functions, "live"):
             return None
+        if training:
+            if self.layers * self.directions > 1:
+                return None
+            weights = self._weights("")
+
+            def bind(shape: Shape, dtype: np.dtype[Any]) -> Callable[[NDArray], Any] | None:
+                if len(shape) != 3 or shape[2] != self.in_features or dtype != self.dtype:
+                    return None
+                n, T, _ = shape
+                bound: Callable[[NDArray], Any] | None = functions.bind(weights, n, T, **self.cell)
+                return bound
+
+            return Live(bind, has_all(self))
         suffixes = [suffix for layer in range(self.layers) for suffix in self._suffixes(layer)]
         plans = {suffix: functions.live(*self._weights(suffix), **self.cell) for suffix in suffixes}
         plan = self._plans(plans)

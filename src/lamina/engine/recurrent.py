@@ -402,6 +402,42 @@ def planned(
     return plan.add((n, T, hidden), run, x, scratch=room * size, ready=ready)
 
 
+def bound(
+    cell: Code, cells: bool, weights: Weights, n: int, T: int
+) -> Callable[[NDArray], tuple[NDArray, Kept]] | None:
+    """Return `forward` from a state of 0, bound to sizes: a function of the rows of x.
+
+    It returns y and `Kept`, by row; any number of threads may call it. None where `planned` would
+    refuse. There is no projection.
+    """
+    (hidden, columns), dtype = weights.h.shape, weights.h.dtype
+    found = _pass(cell, steps_like(n, T), weights, cells, False, True)
+    rows, size = n * T, dtype.itemsize
+    if max(rows * columns, found.work) * size > PLANNED or not found.in_place:
+        return None
+    zeros, _ = zeros_and_ones(n * hidden, dtype)
+    given, start = found.given(weights), held(zeros)
+    widths = (hidden, hidden, columns) if cells else (hidden,)
+    x, y, work, c, *before = map(pool.late, range(4 + len(widths)))
+    arguments = found.bind(given, x, start, start, c, y, y, work, None, *[*before, y, y][:3])
+    run = pool.in_order(
+        pool.Ready(found.kernel, found.parts, arguments, (found, given, zeros), phases=found.phases)
+    )
+    waiting: list[tuple[NDArray, NDArray]] = []  # what calls that are over worked in
+
+    def forward(x: NDArray) -> tuple[NDArray, Kept]:
+        y, kept = empty((rows, hidden), dtype), [empty((rows, k), dtype) for k in widths]
+        try:
+            own = waiting.pop()
+        except IndexError:
+            own = aligned(found.work, dtype), aligned(n * hidden, dtype)
+        run(x, y, *own, *kept)
+        waiting.append(own)
+        return y, Kept(*kept)
+
+    return forward
+
+
 def _pass(
     cell: Code, steps: Steps, weights: Weights, cells: bool, masked: bool, keep: bool
 ) -> Pass:

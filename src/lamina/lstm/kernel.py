@@ -11,7 +11,7 @@ from ..engine import recurrent
 from ..engine.matmul import contiguous, matmul
 from ..engine.memory import empty
 from ..engine.outer import outer
-from ..engine.steps import Kept, Steps, Weights, steps_of
+from ..engine.steps import Kept, Steps, Weights, steps_like, steps_of
 from . import cell
 
 NDArray = npt.NDArray[Any]
@@ -98,6 +98,29 @@ def live(*given: NDArray | None) -> Planned | None:
     if any(a is not None and contiguous(a) is not a for a in given):
         return None
     return _planned(Weights(*given))  # type: ignore[arg-type]
+
+
+def bind(
+    given: tuple[NDArray | None, ...], n: int, T: int
+) -> Callable[[NDArray], tuple[NDArray, Cache]] | None:
+    """Return `forward` for x of N sequences of T steps, with weights whose values may change.
+
+    None where it would not take less time.
+    """
+    weights = _contiguous(*given)
+    if any(a is not b for a, b in zip(given, weights, strict=False)) or weights.p is not None:
+        return None
+    run, steps = recurrent.bound(cell.forward, True, weights, n, T), steps_like(n, T)
+    if run is None:
+        return None
+
+    def forward(x: NDArray) -> tuple[NDArray, Cache]:
+        rows = steps.pack(contiguous(x))
+        found, kept = run(rows)
+        y = steps.unpack(found)
+        return y, Cache(steps, rows, found, found, None, kept, weights)
+
+    return forward
 
 
 def _planned(weights: Weights) -> Planned | None:

@@ -245,7 +245,7 @@ class LSTM(Recurrent):
 
     def _live(self, *options: bool) -> Live | None:
         """Return how to plan a call with the parameters that are there now."""
-        return self._planned_live() if type(self) is LSTM else None
+        return self._planned_live(*options) if type(self) is LSTM else None
 
     @property
     def state_sizes(self) -> dict[str, int]:

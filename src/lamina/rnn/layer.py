@@ -172,7 +172,7 @@ class RNN(Recurrent):
 
     def _live(self, *options: bool) -> Live | None:
         """Return how to plan a call with the parameters that are there now."""
-        return self._planned_live() if type(self) is RNN else None
+        return self._planned_live(*options) if type(self) is RNN else None
 
     def _draw(self, inputs: int, rng: np.random.Generator) -> Arrays:
         """Draw the parameters of one layer in one direction, by name."""
