@@ -28,9 +28,9 @@ from .direct import equal, zeros_of
 
 NDArray = npt.NDArray[Any]
 
-WIDEST: Final = 2
-"""The vectors of a panel: the tallest tiles that are fast use what is gathered most often."""
-POSITIONS: Final = 256
+WIDEST: Final = 3
+"""The vectors of a panel: few panels read what is gathered seldom, and tiles are still tall."""
+POSITIONS: Final = 384
 """The most positions of a block."""
 GATHERED: Final = 128 * 1024
 """About how many bytes of X̃ are gathered at a time."""
