@@ -118,7 +118,7 @@ def bind(
         rows = steps.pack(contiguous(x))
         found, kept = run(rows)
         y = steps.unpack(found)
-        return y, Cache(steps, rows, found, found, None, kept, weights)
+        return y, Cache(steps, rows, None, y, None, kept, weights)
 
     return forward
 
