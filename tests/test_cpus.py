@@ -527,5 +527,11 @@ def test_a_first_call_from_many_threads(tmp_path):
     """
     (names,) = run("-c", script, LAMINA_CACHE_DIR=str(tmp_path))
     emitted = [f"{name}-float32" for name in ("copy", "spread", "tile", "transpose")]
-    compiled = ["engine.matmul-_part", "enter-2"]
+    compiled = [
+        "engine.matmul-_part",
+        "engine.pool-_run_ready",
+        "enter-2",
+        "enter-3",
+        "enter-table",
+    ]
     assert names.split() == [f"{name}.code" for name in sorted(emitted + compiled)]
