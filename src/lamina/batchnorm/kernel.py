@@ -22,7 +22,7 @@ import numpy.typing as npt
 from ..engine import jit, pool
 from ..engine.elements import STREAM
 from ..engine.jit import call, data, held, item
-from ..engine.matmul import contiguous
+from ..engine.matmul import are_contiguous, contiguous
 from ..engine.memory import ALIGNMENT, empty, pointer, workspace
 from ..engine.packing import copy
 from ..engine.sweep import DOUBLE
@@ -487,8 +487,7 @@ def live(
     It writes the next running values where these are. None where arrays lie apart, the running
     values are means over all batches, or it depends on y how to write it.
     """
-    arrays = gamma, beta, *(() if running is None else running[:2])
-    apart = any(a is not None and contiguous(a) is not a for a in arrays)
+    apart = not are_contiguous(gamma, beta, *(() if running is None else running[:2]))
     C = shape[-1]
     M, past = math.prod(shape) // C, math.prod(shape) * dtype.itemsize >= STREAM
     if apart or past or (running is not None and running.momentum is None):

@@ -219,7 +219,9 @@ def product(
         *before, rows, run,
     )  # fmt: skip
     fixed = Words(shape, windows, np.array(edges))
-    return Product(fixed, parts * cols, parts * cols * held, zeros_of(max(ldt, widest * lane), dtype))
+    return Product(
+        fixed, parts * cols, parts * cols * held, zeros_of(max(ldt, widest * lane), dtype)
+    )
 
 
 def multiply(plan: Product, x: NDArray, dy: NDArray, dw: NDArray, add: bool) -> None:

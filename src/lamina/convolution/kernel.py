@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ..arrays import mask_steps
 from ..engine import matmul
-from ..engine.matmul import column_sums, contiguous
+from ..engine.matmul import are_contiguous, column_sums, contiguous
 from ..engine.memory import empty
 from ..engine.program import Plan
 from ..engine.threads import count as count_threads
@@ -161,9 +161,7 @@ class Live(Fixed):
 
 def live(weight: NDArray, bias: NDArray | None, **options: Any) -> Live | None:
     """Return `Live` with these options of `Fixed`; None where parameters do not lie row by row."""
-    if any(a is not None and contiguous(a) is not a for a in (weight, bias)):
-        return None
-    return Live(weight, bias, **options)
+    return Live(weight, bias, **options) if are_contiguous(weight, bias) else None
 
 
 def by_program(

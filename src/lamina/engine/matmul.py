@@ -285,6 +285,11 @@ def contiguous(x: NDArray) -> NDArray:
     return x if x.flags.num & _READY == _READY else np.array(x, order="C")
 
 
+def are_contiguous(*arrays: NDArray | None) -> bool:
+    """Return whether kernels read all those that there are where they lie, without a copy."""
+    return all(a is None or contiguous(a) is a for a in arrays)
+
+
 @dataclass(frozen=True, eq=False)
 class Product:
     """How to compute a product, whatever its arrays.

@@ -33,7 +33,7 @@ from . import columns as by_columns
 from . import denormals, few, jit, pool, threads
 from .jit import Address, Code, address, call, held, int64, item
 from .loops import for_range
-from .matmul import BEFORE, IN_PLACE, WITHIN, matmul, plan_of
+from .matmul import BEFORE, IN_PLACE, WITHIN, are_contiguous, contiguous, matmul, plan_of
 from .memory import LINE, aligned, empty, workspace
 from .mode import flush as flush_code
 from .pointwise import Functions
@@ -404,14 +404,16 @@ def planned(
 
 def bound(
     cell: Code, cells: bool, weights: Weights, n: int, T: int
-) -> Callable[[NDArray], tuple[NDArray, Kept]] | None:
-    """Return `forward` from a state of 0, bound to sizes: a function of the rows of x.
+) -> Callable[[NDArray], tuple[Steps, NDArray, NDArray, Kept]] | None:
+    """Return `forward` from a state of 0, bound to sizes: a function of x.
 
-    It returns y and `Kept`, by row; any number of threads may call it. None where `planned` would
-    refuse. There is no projection.
+    It returns the steps, the rows of x, y and `Kept`; any number of threads may call it. None where
+    `planned` would refuse, weights do not lie row by row, or there is a projection.
     """
-    (hidden, columns), dtype = weights.h.shape, weights.h.dtype
-    found = _pass(cell, steps_like(n, T), weights, cells, False, True)
+    if weights.p is not None or not are_contiguous(weights.x, weights.h, weights.bias):
+        return None
+    (hidden, columns), dtype, steps = weights.h.shape, weights.h.dtype, steps_like(n, T)
+    found = _pass(cell, steps, weights, cells, False, True)
     rows, size = n * T, dtype.itemsize
     if max(rows * columns, found.work) * size > PLANNED or not found.in_place:
         return None
@@ -425,7 +427,8 @@ def bound(
     )
     waiting: list[tuple[NDArray, NDArray]] = []  # what calls that are over worked in
 
-    def forward(x: NDArray) -> tuple[NDArray, Kept]:
+    def forward(x: NDArray) -> tuple[Steps, NDArray, NDArray, Kept]:
+        x = steps.pack(contiguous(x))
         y, kept = empty((rows, hidden), dtype), [empty((rows, k), dtype) for k in widths]
         try:
             own = waiting.pop()
@@ -433,7 +436,7 @@ def bound(
             own = aligned(found.work, dtype), aligned(n * hidden, dtype)
         run(x, y, *own, *kept)
         waiting.append(own)
-        return y, Kept(*kept)
+        return steps, x, steps.unpack(y), Kept(*kept)
 
     return forward
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from ..arrays import mask_steps
 from ..engine import pool
 from ..engine.jit import held
-from ..engine.matmul import Given, contiguous, matmul, pack, plan_of, product
+from ..engine.matmul import Given, are_contiguous, contiguous, matmul, pack, plan_of, product
 from ..engine.memory import empty, workspace
 from ..engine.program import Plan
 from ..engine.threads import count as count_threads
@@ -60,9 +60,7 @@ class Fixed:
 
 def live(weight: NDArray, bias: NDArray | None = None) -> Callable[[Plan, int], int] | None:
     """Return how to plan y with parameters whose values may change; None where they lie apart."""
-    if any(a is not None and contiguous(a) is not a for a in (weight, bias)):
-        return None
-    return partial(_planned, Given(weight, bias))
+    return partial(_planned, Given(weight, bias)) if are_contiguous(weight, bias) else None
 
 
 def by_program(

@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..engine import recurrent
-from ..engine.matmul import contiguous, matmul
+from ..engine.matmul import are_contiguous, contiguous, matmul
 from ..engine.memory import empty
 from ..engine.outer import outer
-from ..engine.steps import Kept, Steps, Weights, steps_like, steps_of
+from ..engine.steps import Kept, Steps, Weights, steps_of
 from . import cell
 
 NDArray = npt.NDArray[Any]
@@ -95,9 +95,7 @@ def prepare(*given: NDArray | None) -> tuple[Infer, Step, Planned | None]:
 
 def live(*given: NDArray | None) -> Planned | None:
     """Return how to plan y with weights whose values may change; None where there is no plan."""
-    if any(a is not None and contiguous(a) is not a for a in given):
-        return None
-    return _planned(Weights(*given))  # type: ignore[arg-type]
+    return _planned(Weights(*given)) if are_contiguous(*given) else None  # type: ignore[arg-type]
 
 
 def bind(
@@ -107,17 +105,13 @@ def bind(
 
     None where it would not take less time.
     """
-    weights = _contiguous(*given)
-    if any(a is not b for a, b in zip(given, weights, strict=False)) or weights.p is not None:
-        return None
-    run, steps = recurrent.bound(cell.forward, True, weights, n, T), steps_like(n, T)
+    weights: Weights = Weights(*given)  # type: ignore[arg-type]
+    run = recurrent.bound(cell.forward, True, weights, n, T)
     if run is None:
         return None
 
     def forward(x: NDArray) -> tuple[NDArray, Cache]:
-        rows = steps.pack(contiguous(x))
-        found, kept = run(rows)
-        y = steps.unpack(found)
+        steps, rows, y, kept = run(x)
         return y, Cache(steps, rows, None, y, None, kept, weights)
 
     return forward

@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..engine import recurrent
-from ..engine.matmul import contiguous
+from ..engine.matmul import are_contiguous, contiguous
 from ..engine.memory import empty
 from ..engine.outer import outer
-from ..engine.steps import Kept, Steps, Weights, steps_like, steps_of
+from ..engine.steps import Kept, Steps, Weights, steps_of
 from . import cell
 
 NDArray = npt.NDArray[Any]
@@ -99,7 +99,7 @@ def prepare(*given: NDArray | None, activation: str = "tanh") -> tuple[Infer, St
 
 def live(*given: NDArray | None, activation: str = "tanh") -> Planned | None:
     """Return how to plan y with weights whose values may change; None where there is no plan."""
-    if any(a is not None and contiguous(a) is not a for a in given):
+    if not are_contiguous(*given):
         return None
     return _planned(Weights(*given), activation)  # type: ignore[arg-type]
 
@@ -111,17 +111,13 @@ def bind(
 
     None where it would not take less time.
     """
-    weights = _contiguous(*given)
-    if any(a is not b for a, b in zip(given, weights, strict=False)):
-        return None
-    run, steps = recurrent.bound(cell.forward[activation], False, weights, n, T), steps_like(n, T)
+    weights: Weights = Weights(*given)  # type: ignore[arg-type]
+    run = recurrent.bound(cell.forward[activation], False, weights, n, T)
     if run is None:
         return None
 
     def forward(x: NDArray) -> tuple[NDArray, Cache]:
-        rows = steps.pack(contiguous(x))
-        found, kept = run(rows)
-        y = steps.unpack(found)
+        steps, rows, y, kept = run(x)
         return y, Cache(steps, rows, y, None, kept, weights, activation)
 
     return forward
