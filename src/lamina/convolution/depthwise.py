@@ -28,6 +28,7 @@ import numpy.typing as npt
 from ..engine import jit, pool
 from ..engine.jit import Task, Words, address, call
 from ..engine.matmul import SERIAL, plan_of
+from ..engine.memory import LINE
 from ..engine.taps import abreast, most_rows, most_taps, serves, split, tallest, taps, taps_gradient
 from ..engine.threads import count as count_threads
 from ..engine.tile import lanes
@@ -288,7 +289,7 @@ def _given(
     )  # fmt: skip
     # For each place and vectors abreast there are so many sources that others do not ask for.
     own = many * lane * x.size // y.size if plan.places[1] > 1 else 0
-    line = 64 // x.itemsize
+    line = LINE // x.itemsize
     sources = (
         many, lane * inputs // outputs, c, address(x), x.size, -(-own // line),
         min(line, own),
