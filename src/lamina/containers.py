@@ -69,13 +69,14 @@ class Container(Layer):
                 if key in found:
                     g = found[key]
                     total[full] = total[full] + g if full in total else g
-            for key in found.keys() - own.keys():
-                raise ValueError(
-                    f"{type(self).__name__}: layer {name}, {say(child)}: backward gave a "
-                    f"gradient of {key!r}, which is none of its parameters "
-                    f"({', '.join(own) or 'it has none'}); a layer made of layers "
-                    "derives from Sequential, Residual or Concat"
-                )
+            for key in found:
+                if key not in own:
+                    raise ValueError(
+                        f"{type(self).__name__}: layer {name}, {say(child)}: backward gave a "
+                        f"gradient of {key!r}, which is none of its parameters "
+                        f"({', '.join(own) or 'it has none'}); a layer made of layers "
+                        "derives from Sequential, Residual or Concat"
+                    )
         return total
 
     @property
