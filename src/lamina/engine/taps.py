@@ -38,6 +38,7 @@ from llvmlite import ir
 
 from . import jit
 from .jit import Address, Code
+from .memory import LINE
 from .tile import Emitter, lanes
 
 MOST: Final = 8
@@ -68,7 +69,7 @@ def abreast(inputs: int, outputs: int) -> int:
     Depthwise it is those of a line of the caches, or two. Places often lie a power of two apart,
     and level 1 holds a few such lines only: it would lose them before their other half is read.
     """
-    return min(2, 64 // jit.vector_bytes()) if inputs == outputs == 1 else 1
+    return min(2, LINE // jit.vector_bytes()) if inputs == outputs == 1 else 1
 
 
 def tallest(inputs: int, outputs: int) -> int:

@@ -71,8 +71,8 @@ def by_program(
     return program(x), (x, weight, bias, None)
 
 
-def _planned(product: Given, plan: Plan, x: int) -> int:
-    return plan.multiply(x, product, (*plan.shapes[x][:-1], product.n))
+def _planned(given: Given, plan: Plan, x: int) -> int:
+    return plan.multiply(x, given, (*plan.shapes[x][:-1], given.n))
 
 
 def backward(dy: NDArray, cache: tuple[Any, ...]) -> tuple[NDArray, dict[str, NDArray]]:
@@ -118,11 +118,12 @@ def _products(
 ) -> tuple[pool.Run, int]:
     """Return a function of dy, x, weight, panels, dx, dweight and dbias, and the panels' size."""
     dy, x, weight, panels, dx, dweight, dbias = map(pool.late, range(7))
-    ones = plan_of(dtype).one
-    found = [
-        (product(dtype, N, I, O, O, 1, 1, O, threads), (dy, weight, dx), of_x),  # (2)
-        (product(dtype, I, O, N, 1, I, O, 1, threads), (x, dy, dweight), True),  # (3)
-        (product(dtype, 1, O, N, 0, 0, O, 1, threads), (held(ones), dy, dbias), of_bias),  # (4)
-    ]
-    calls = [how.ready(*arrays, panels) for how, arrays, wanted in found if wanted]
-    return pool.in_order(*calls), max(how.panels for how, _, _ in found)
+    found = []
+    if of_x:
+        found.append((product(dtype, N, I, O, O, 1, 1, O, threads), (dy, weight, dx)))  # (2)
+    found.append((product(dtype, I, O, N, 1, I, O, 1, threads), (x, dy, dweight)))  # (3)
+    if of_bias:
+        ones = held(plan_of(dtype).one)
+        found.append((product(dtype, 1, O, N, 0, 0, O, 1, threads), (ones, dy, dbias)))  # (4)
+    calls = [how.ready(*arrays, panels) for how, arrays in found]
+    return pool.in_order(*calls), max(how.panels for how, _ in found)

@@ -148,9 +148,9 @@ class Linear(Layer):
             return None
         weight, bias = self._arrays()
         live = kernel(__name__).live(weight, bias)
-        return (
-            None if live is None else Live(by_steps(partial(self._plan, live)), has(weight, bias))
-        )
+        if live is None:
+            return None
+        return Live(by_steps(partial(self._plan, live)), has(weight, bias))
 
     def _prepared(self, relu: bool = False) -> Prepared:
         """Return how the layer computes in an inference model, with a ReLU on top if asked for."""
