@@ -292,6 +292,23 @@ def test_gradients_in_other_memory(name, form):
         assert_same(other[key], g)
 
 
+@pytest.mark.parametrize("form", ["swapped", "misaligned", "read-only", "Fortran order"])
+@pytest.mark.parametrize("layer", [lm.RNN, lm.LSTM])
+def test_steps_from_other_memory(layer, form):
+    model, x_t = layer(5, 7, layers=2, rng=0), random("x", (3, 5), np.float32)
+    state = model.initial_state(3)
+    _, state = model.step(x_t, state)
+    other = tuple(tuple(SERVED[form](a) for a in entry) for entry in state)
+    for one in (model, model.for_inference()):
+        y_t, after = one.step(x_t, state)
+        other_y, other_after = one.step(SERVED[form](x_t), other)
+        assert_same(other_y, y_t)
+        for entry, other_entry in zip(after, other_after, strict=True):
+            for a, b in zip(entry, other_entry, strict=True):
+                assert_same(b, a)
+                assert b.flags.aligned
+
+
 def test_values_from_the_array_itself():
     """Assigning what overlaps the array takes the values of before."""
     layer = lm.Linear(4, 4, rng=0)

@@ -188,6 +188,25 @@ def test_a_cache_keeps_few_numbers_a_step_and_unit(layer, most):
     assert kept <= most * problem.n * problem.steps * problem.hidden
 
 
+@pytest.mark.parametrize("lengths", [None, [40, 3, 17, 25, 40]], ids=["full", "ragged"])
+@pytest.mark.parametrize(("layer", "floats"), [(lm.RNN, 1), (lm.LSTM, 6)])
+def test_a_pass_of_training_keeps_so_many_floats_a_step_and_unit_beside_x_and_y(
+    layer, floats, lengths
+):
+    layer, x = layer(8, 64, rng=0), np.ones((5, 40, 8), np.float32)
+    for _ in range(3):  # which leave what serves all passes
+        layer.forward(x, lengths=lengths, training=True)
+    tracemalloc.start()
+    try:
+        y, cache = layer.forward(x, lengths=lengths, training=True)
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert cache is not None
+    share = 1 if lengths is None else sum(lengths) / 200
+    assert kept < (1 + share * floats) * y.nbytes + share * x.nbytes + 10_000
+
+
 # Inference
 
 
@@ -257,25 +276,6 @@ def test_a_thousand_streams_take_their_states_and_no_more(layer):
         _, together = fixed.step(x_t, together)
     for j, a in enumerate(together[0]):
         assert_same(np.concatenate([state[0][j] for state in streams]), a)
-
-
-@pytest.mark.parametrize("lengths", [None, [40, 3, 17, 25, 40]], ids=["full", "ragged"])
-@pytest.mark.parametrize(("layer", "floats"), [(lm.RNN, 1), (lm.LSTM, 6)])
-def test_a_pass_of_training_keeps_so_many_floats_a_step_and_unit_beside_x_and_y(
-    layer, floats, lengths
-):
-    layer, x = layer(8, 64, rng=0), np.ones((5, 40, 8), np.float32)
-    for _ in range(3):  # which leave what serves all passes
-        layer.forward(x, lengths=lengths, training=True)
-    tracemalloc.start()
-    try:
-        y, cache = layer.forward(x, lengths=lengths, training=True)
-        kept, _ = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert cache is not None
-    share = 1 if lengths is None else sum(lengths) / 200
-    assert kept < (1 + share * floats) * y.nbytes + share * x.nbytes + 10_000
 
 
 # Denormal numbers

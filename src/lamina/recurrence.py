@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Self, TypeAlias
 
@@ -396,6 +397,7 @@ class Recurrent(Layer):
 
         dtype, inputs, sizes = self.dtype, self.in_features, tuple(self.state_sizes.values())
         depth, count, stepwise, ndarray = len(run), len(sizes), self.stepwise, np.ndarray
+        whole_rows = partial(np.require, requirements=("C", "A"))
 
         def are_plain(x_t: Any, state: Any) -> bool:
             if not (type(x_t) is ndarray and x_t.dtype is dtype and x_t.flags.carray):
@@ -420,9 +422,8 @@ class Recurrent(Layer):
                 self._refuse_steps()
                 x_t = arguments.array(self, "x_t", x_t, dtype)
                 arguments.features(self, x_t, inputs, ndim=2)
-                x_t = np.ascontiguousarray(x_t)
                 state = self._checked_state("state", state, len(x_t))
-                state = tuple(tuple(map(np.ascontiguousarray, entry)) for entry in state)
+                x_t, state = whole_rows(x_t), tuple(tuple(map(whole_rows, e)) for e in state)
             after = []
             for k, one in enumerate(run):
                 x_t, end = one(x_t, state[k])
@@ -450,7 +451,7 @@ class Recurrent(Layer):
                 if len(shape) != 3 or shape[2] != self.in_features or dtype != self.dtype:
                     return None
                 n, T, _ = shape
-                bound: Callable[[NDArray], Any] | None = functions.bind(weights, n, T, **self.cell)
+                bound: Callable[[NDArray], Any] | None = functions.bind(n, T, *weights, **self.cell)
                 return bound
 
             return Live(bind, has_all(self))
@@ -474,7 +475,7 @@ class Recurrent(Layer):
             for layer in range(self.layers):
                 suffixes = enumerate(self._suffixes(layer))
                 ys = [plans[suffix](plan, x, bool(reverse)) for reverse, suffix in suffixes]
-                x = ys[0] if len(ys) == 1 else plan.add(shape, self._join_into, *ys)
+                x = ys[0] if len(ys) == 1 else plan.add(shape, self._joined, *ys)
             return x
 
         return whole
@@ -487,22 +488,14 @@ class Recurrent(Layer):
 
     def _join(self, ys: list[NDArray]) -> NDArray:
         """Return y of a layer from those of its directions."""
-        if len(ys) == 1:
-            return ys[0]
-        if self.merge == "concat":
-            return np.concatenate(ys, axis=-1)
-        total = ys[0] + ys[1]
-        return total if self.merge == "sum" else total / 2
+        return ys[0] if len(ys) == 1 else self._joined(*ys)
 
-    def _join_into(self, *arrays: NDArray) -> None:
-        """Write what `_join` returns for all arrays but the last into that."""
-        *ys, y = arrays
+    def _joined(self, forth: NDArray, back: NDArray, y: NDArray | None = None) -> NDArray:
+        """Return y from those of both directions; it is written to the array that is given."""
         if self.merge == "concat":
-            np.concatenate(ys, axis=-1, out=y)
-            return
-        np.add(ys[0], ys[1], out=y)
-        if self.merge == "mean":
-            y /= 2
+            return np.concatenate((forth, back), axis=-1, out=y)
+        total: NDArray = np.add(forth, back, out=y)
+        return total if self.merge == "sum" else np.divide(total, 2, out=total)
 
     def _split(self, dy: NDArray) -> list[NDArray]:
         """Return dy of each direction."""

@@ -403,12 +403,13 @@ def planned(
 
 
 def bound(
-    cell: Code, cells: bool, weights: Weights, n: int, T: int
-) -> Callable[[NDArray], tuple[Steps, NDArray, NDArray, Kept]] | None:
+    cell: Code, cells: bool, weights: Weights, n: int, T: int, cache: Callable[..., Any]
+) -> Callable[[NDArray], tuple[NDArray, Any]] | None:
     """Return `forward` from a state of 0, bound to sizes: a function of x.
 
-    It returns the steps, the rows of x, y and `Kept`; any number of threads may call it. None where
-    `planned` would refuse, weights do not lie row by row, or there is a projection.
+    It returns y and what `cache` makes of the steps, the rows of x, y and `Kept`; any number of
+    threads may call it. None where `planned` would refuse, weights do not lie row by row, or there
+    is a projection.
     """
     if weights.p is not None or not are_contiguous(weights.x, weights.h, weights.bias):
         return None
@@ -427,16 +428,17 @@ def bound(
     )
     waiting: list[tuple[NDArray, NDArray]] = []  # what calls that are over worked in
 
-    def forward(x: NDArray) -> tuple[Steps, NDArray, NDArray, Kept]:
+    def forward(x: NDArray) -> tuple[NDArray, Any]:
         x = steps.pack(contiguous(x))
-        y, kept = empty((rows, hidden), dtype), [empty((rows, k), dtype) for k in widths]
+        s, kept = empty((rows, hidden), dtype), [empty((rows, k), dtype) for k in widths]
         try:
             own = waiting.pop()
         except IndexError:
             own = aligned(found.work, dtype), aligned(n * hidden, dtype)
-        run(x, y, *own, *kept)
+        run(x, s, *own, *kept)
         waiting.append(own)
-        return steps, x, steps.unpack(y), Kept(*kept)
+        y = steps.unpack(s)
+        return y, cache(steps, x, y, Kept(*kept))
 
     return forward
 

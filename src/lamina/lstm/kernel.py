@@ -65,8 +65,8 @@ def infer(
 def prepare(*given: NDArray | None) -> tuple[Infer, Step, Planned | None]:
     """Return how to compute with weights that will not change, and are packed once.
 
-    There are `infer`, `step` and, if there is one, a plan. `step` is given x_t and the state, and
-    returns y_t, which is not the state's h, and the next.
+    There are `infer`, `step` and, if there is one, a plan. `step` is given x_t and the state, which
+    lie row by row, and returns y_t, which is not the state's h, and the next.
     """
     weights = _contiguous(*given)._replace(panels={})
 
@@ -99,22 +99,18 @@ def live(*given: NDArray | None) -> Planned | None:
 
 
 def bind(
-    given: tuple[NDArray | None, ...], n: int, T: int
+    n: int, T: int, *given: NDArray | None
 ) -> Callable[[NDArray], tuple[NDArray, Cache]] | None:
     """Return `forward` for x of N sequences of T steps, with weights whose values may change.
 
     None where it would not take less time.
     """
     weights: Weights = Weights(*given)  # type: ignore[arg-type]
-    run = recurrent.bound(cell.forward, True, weights, n, T)
-    if run is None:
-        return None
 
-    def forward(x: NDArray) -> tuple[NDArray, Cache]:
-        steps, rows, y, kept = run(x)
-        return y, Cache(steps, rows, None, y, None, kept, weights)
+    def cache(steps: Steps, rows: NDArray, y: NDArray, kept: Kept) -> Cache:
+        return Cache(steps, rows, None, y, None, kept, weights)
 
-    return forward
+    return recurrent.bound(cell.forward, True, weights, n, T, cache)
 
 
 def _planned(weights: Weights) -> Planned | None:

@@ -68,8 +68,8 @@ def infer(
 def prepare(*given: NDArray | None, activation: str = "tanh") -> tuple[Infer, Step, Planned | None]:
     """Return how to compute with weights that will not change, and are packed once.
 
-    There are `infer`, `step` and, if there is one, a plan. `step` is given x_t and the state, and
-    returns y_t, which is not the state's h, and the next.
+    There are `infer`, `step` and, if there is one, a plan. `step` is given x_t and the state, which
+    lie row by row, and returns y_t, which is not the state's h, and the next.
     """
     weights = _contiguous(*given)._replace(panels={})
 
@@ -105,22 +105,18 @@ def live(*given: NDArray | None, activation: str = "tanh") -> Planned | None:
 
 
 def bind(
-    given: tuple[NDArray | None, ...], n: int, T: int, activation: str
+    n: int, T: int, *given: NDArray | None, activation: str = "tanh"
 ) -> Callable[[NDArray], tuple[NDArray, Cache]] | None:
     """Return `forward` for x of N sequences of T steps, with weights whose values may change.
 
     None where it would not take less time.
     """
     weights: Weights = Weights(*given)  # type: ignore[arg-type]
-    run = recurrent.bound(cell.forward[activation], False, weights, n, T)
-    if run is None:
-        return None
 
-    def forward(x: NDArray) -> tuple[NDArray, Cache]:
-        steps, rows, y, kept = run(x)
-        return y, Cache(steps, rows, y, None, kept, weights, activation)
+    def cache(steps: Steps, rows: NDArray, y: NDArray, kept: Kept) -> Cache:
+        return Cache(steps, rows, y, None, kept, weights, activation)
 
-    return forward
+    return recurrent.bound(cell.forward[activation], False, weights, n, T, cache)
 
 
 def _planned(weights: Weights, activation: str) -> Planned:
