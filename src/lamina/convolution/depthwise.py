@@ -131,15 +131,23 @@ def _axis(
 
 
 @jit.kernel
-def _met(
+def _strip(
     u: int, strips: NDArray, shape: Task,
     runs_d: NDArray, pairs_d: NDArray, places_d: NDArray,
     runs_h: NDArray, pairs_h: NDArray, places_h: NDArray, segments: NDArray,
-) -> int:  # fmt: skip
-    """List the rows that a strip of a row meets, and their taps; return how many there are."""
-    n, sources_d, sources_h, line, taps_h, taps_w, tap, out_d, out_h = shape
-    q_h, image = u % out_h, u // out_h // (len(strips) - 1)
-    q_d, sample = image % out_d, image // out_d % n
+) -> Task:  # fmt: skip
+    """List the rows of X that strip u meets, and their taps.
+
+    Strips of rows of one block of channels come before those of the next. Return the strip's first
+    vector and the end, its first run and the end, the row of the result, how many rows are listed,
+    and how many strips of the block come behind.
+    """
+    n, sources_d, sources_h, line, taps_h, taps_w, tap, out_d, out_h, blocks, vectors = shape
+    count = len(strips) - 1
+    units = n * out_d * count * out_h  # of a block of channels
+    block, unit = u // units, u % units
+    q_h, strip, image = unit % out_h, unit // out_h % count, unit // out_h // count
+    q_d, sample = image % out_d, image // out_d
     run_d, run_h = places_d[q_d, 0], places_h[q_h, 0]
     s = 0
     for i in range(runs_d[run_d, 3], runs_d[run_d, 4]):
@@ -148,7 +156,10 @@ def _met(
             segments[0, s] = (plane * sources_h + pairs_h[j, 1] + places_h[q_h, 1]) * line
             segments[1, s] = (pairs_d[i, 0] * taps_h + pairs_h[j, 0]) * taps_w * tap
             s += 1
-    return s
+    return (
+        vectors * block // blocks, vectors * (block + 1) // blocks, strips[strip],
+        strips[strip + 1], image * out_h + q_h, s, units - 1 - unit,
+    )  # fmt: skip
 
 
 @jit.kernel
@@ -162,22 +173,18 @@ def _rows(
     """Compute part g of the strips of rows."""
     (
         parts, size, lane, most, abreast, wide, channels, x, size_x, lines, apart_x, w, tap, line,
-        start, start_step, y, out_d, out_h, out_w, outputs, blocks, vectors, move, lists, relu,
+        start, start_step, y, out_w, outputs, units, move, lists, relu,
     ) = task  # fmt: skip
-    n, line_x, longest = shape[0], shape[3], segments.shape[2]
-    units = n * out_d * (len(strips) - 1) * out_h  # of a block of channels
+    line_x, longest = shape[3], segments.shape[2]
     list_x = lists + (g * 4 + 2) * longest * 8
     list_w = list_x + longest * 8
-    for u in range(blocks * units * g // parts, blocks * units * (g + 1) // parts):
-        block, unit = u // units, u % units
-        strip, image = unit // out_h % (len(strips) - 1), unit // out_h // (len(strips) - 1)
-        v0, v1 = vectors * block // blocks, vectors * (block + 1) // blocks
+    for u in range(units * g // parts, units * (g + 1) // parts):
+        v0, v1, r0, r1, row, rows, _ = _strip(
+            u, strips, shape, runs_d, pairs_d, places_d, runs_h, pairs_h, places_h, segments[g]
+        )
         last = min(lane, outputs - (v1 - 1) * lane)
         fresh = ((v1 - v0) // abreast + (v1 - v0) % abreast) * lines * apart_x  # of each place
-        rows = _met(
-            unit, strips, shape, runs_d, pairs_d, places_d, runs_h, pairs_h, places_h, segments[g]
-        )
-        for r in range(strips[strip], strips[strip + 1]):
+        for r in range(r0, r1):
             first, apart, count, pair0, pair1 = (
                 runs_w[r, 0], runs_w[r, 1], runs_w[r, 2], runs_w[r, 3], runs_w[r, 4]
             )  # fmt: skip
@@ -191,7 +198,7 @@ def _rows(
             # The rows of X behind those that are met, which the next row of the result may meet.
             behind = segments[g, 2, max(0, s - 1)] + line_x + v0 * wide
             asked = lines if s > 0 and behind + count * fresh <= size_x else 0
-            place = (image * out_h + unit % out_h) * out_w + first
+            place = row * out_w + first
             tiles = (count + most - 1) // most  # their heights equalised
             height, higher = count // tiles, count % tiles
             for part in range(2):
@@ -242,7 +249,10 @@ class _Plan:
     move: int
     longest: int
     """The most segments of a tile."""
+    strips: int
+    """Of a row."""
     blocks: int
+    """Of channels."""
 
 
 @lru_cache(PLANS)
@@ -275,17 +285,18 @@ def _plan(
         np.array(codes), deep.runs, deep.pairs, deep.places, rows.runs, rows.pairs, rows.places,
         strips, runs, columns.pairs,
     )  # fmt: skip
-    return _Plan(fixed, sources, places, columns.move, math.prod(met), blocks)
+    return _Plan(fixed, sources, places, columns.move, math.prod(met), len(strips) - 1, blocks)
 
 
 def _given(
     plan: _Plan, x: NDArray, inputs: int, y: NDArray, outputs: int, kernel: Ints
 ) -> tuple[Task, Task, Task]:
-    """Return what `_met` is told; how the sources x lie; how their places y do, and go by."""
+    """Return what `_strip` is told; how the sources x lie; how their places y do, and go by."""
     c, o, lane = x.shape[-1], y.shape[-1], lanes(x.dtype)
     many = abreast(inputs, outputs)
     shape = (
         len(x), *plan.sources[:2], plan.sources[2] * c, *kernel[1:], inputs * o, *plan.places[:2],
+        plan.blocks, -(-o // lane),
     )  # fmt: skip
     # For each place and vectors abreast there are so many sources that others do not ask for.
     own = many * lane * x.size // y.size if plan.places[1] > 1 else 0
@@ -294,7 +305,8 @@ def _given(
         many, lane * inputs // outputs, c, address(x), x.size, -(-own // line),
         min(line, own),
     )  # fmt: skip
-    places = address(y), *plan.places, o, plan.blocks, -(-o // lane), plan.move
+    out_d, out_h, out_w = plan.places
+    places = address(y), out_w, o, plan.blocks * len(x) * out_d * out_h * plan.strips, plan.move
     return shape, sources, places
 
 
@@ -355,25 +367,19 @@ def _weights(
     """Add the chunks of part g: each of some strips of rows, to a dW of its own."""
     (
         parts, size, lane, most, abreast, wide, channels, x, size_x, lines, apart_x, dw, tap, line,
-        chunks, dw_size, y, out_d, out_h, out_w, outputs, blocks, vectors, move, lists, inputs,
-        code,
+        chunks, dw_size, y, out_w, outputs, units, move, lists, inputs, code,
     ) = task  # fmt: skip
-    n, line_x, longest = shape[0], shape[3], segments.shape[2]
-    units = n * out_d * (len(strips) - 1) * out_h  # of a block of channels
+    line_x, longest = shape[3], segments.shape[2]
     list_x = lists + (g * 4 + 2) * longest * 8
     list_w = list_x + longest * 8
     for chunk in range(chunks * g // parts, chunks * (g + 1) // parts):
-        for u in range(blocks * units * chunk // chunks, blocks * units * (chunk + 1) // chunks):
-            block, unit = u // units, u % units
-            strip, image = unit // out_h % (len(strips) - 1), unit // out_h // (len(strips) - 1)
-            v0, v1 = vectors * block // blocks, vectors * (block + 1) // blocks
+        for u in range(units * chunk // chunks, units * (chunk + 1) // chunks):
+            v0, v1, r0, r1, row, rows, left = _strip(
+                u, strips, shape, runs_d, pairs_d, places_d, runs_h, pairs_h, places_h, segments[g]
+            )
             last = min(lane, outputs - (v1 - 1) * lane)
             fresh = ((v1 - v0) // abreast + (v1 - v0) % abreast) * lines * apart_x
-            rows = _met(
-                unit, strips, shape, runs_d, pairs_d, places_d, runs_h, pairs_h, places_h,
-                segments[g],
-            )  # fmt: skip
-            for r in range(strips[strip], strips[strip + 1]):
+            for r in range(r0, r1):
                 first, apart, count, pair0, pair1 = (
                     runs_w[r, 0], runs_w[r, 1], runs_w[r, 2], runs_w[r, 3], runs_w[r, 4]
                 )  # fmt: skip
@@ -381,7 +387,7 @@ def _weights(
                     runs_w[r, 5], runs_w[r, 6], runs_w[r, 7], runs_w[r, 8]
                 )  # fmt: skip
                 pieces = (terms + most - 1) // most
-                place = (image * out_h + unit % out_h) * out_w + first
+                place = row * out_w + first
                 for e in range(pair0, pair1, terms):
                     for piece in range(pieces):
                         k0, k1 = terms * piece // pieces, terms * (piece + 1) // pieces
@@ -396,7 +402,7 @@ def _weights(
                             # The rows of X and Y behind these, once for all pieces of a row.
                             behind = segments[g, 2, i1 - i0 - 1] + line_x + v0 * wide
                             asked = 0
-                            if i1 == rows and piece == 0 and unit + 1 < units:
+                            if i1 == rows and piece == 0 and left > 0:
                                 asked = lines if behind + count * fresh <= size_x else 0
                             call(code, (
                                 16 * (i1 - i0) + k1 - k0, x + v0 * wide * size, list_x,
