@@ -443,7 +443,9 @@ def test_refuses_statistics():
 
 
 @pytest.mark.parametrize("unbiased", [True, False])
-def test_recalibrate(unbiased):
+@pytest.mark.parametrize("cut", [(0, 10, 30, 40), (0, 10, 20, 30, 40)])
+def test_recalibrate(unbiased, cut):
+    cut = [slice(*ends) for ends in itertools.pairwise(cut)]
     options = {"unbiased": unbiased, "dtype": np.float64}
     model = lm.Sequential(
         lm.BatchNorm(5, **options),
@@ -453,22 +455,30 @@ def test_recalibrate(unbiased):
     )
     x = 3 + random("x", (40, 5))
     before = copy.deepcopy(model.buffers)
-    lm.recalibrate(model, [x[:10], x[10:30], x[30:]])
+    y = np.zeros(40)
+    lm.recalibrate(model, [(x[at], y[at]) for at in cut])
     assert_close(model[0].running_mean, x.mean(axis=0), np.float64)
     assert_close(model[0].running_var, x.var(axis=0, ddof=int(unbiased)), np.float64)
-    assert model[0].batches == model[2][1].batches == 3
+    assert model[0].batches == model[2][1].batches == len(cut)
     assert not np.allclose(model[2][1].running_mean, 0)
     for name in ("1.calls", "3.running_mean", "3.running_var", "3.batches"):
         assert_same(model.buffers[name], before[name], name)
-    with pytest.raises(ValueError, match="recalibrate: no batch came"):
+    in_parts = copy.deepcopy(model.buffers)
+    lm.recalibrate(model, (x, y), batch_size=10)
+    assert_close(model[0].running_var, in_parts["0.running_var"], np.float64)
+    with pytest.raises(ValueError, match="recalibrate: the data has no batches"):
         lm.recalibrate(model, [])
-    with pytest.raises(TypeError, match=r"an iterable of them; of one array: \[x\]"):
-        lm.recalibrate(model, x)
+    for data in (x, [x]):
+        with pytest.raises(TypeError, match=r"recalibrate: data must be \(x, y\)"):
+            lm.recalibrate(model, data)
 
 
 def test_recalibrate_with_lengths():
     layer, x = lm.BatchNorm(5, dtype=np.float64), random("x", (4, 6, 5))
-    lm.recalibrate(layer, [(x, [3, 0, 6, 1]), (x, [0, 2, 0, 0])])
+    y = np.array([0, 1, 2, 3])  # which would do for lengths
+    lm.recalibrate(layer, [((x, [3, 0, 6, 1]), y), ((x, [0, 2, 0, 0]), y)])
     real = np.concatenate([x[0, :3], x[2], x[3, :1], x[1, :2]])
     assert_close(layer.running_mean, real.mean(axis=0), np.float64)
     assert_close(layer.running_var, real.var(axis=0, ddof=1), np.float64)
+    lm.recalibrate(layer, (x, y))
+    assert_close(layer.running_mean, x.mean(axis=(0, 1)), np.float64)

@@ -14,7 +14,7 @@ from . import (
     rnn,
     train,
 )
-from .batchnorm import BatchNorm, recalibrate
+from .batchnorm import BatchNorm
 from .checking import CheckError, check
 from .containers import Concat, Residual, Sequential
 from .convolution import Conv1d, Conv2d, Conv3d
@@ -71,6 +71,7 @@ from .train import (
     fit,
     load,
     predict,
+    recalibrate,
     save,
 )
 

@@ -2,6 +2,5 @@
 
 from . import formula
 from .layer import BatchNorm
-from .recalibrate import recalibrate
 
-__all__ = ["BatchNorm", "formula", "recalibrate"]
+__all__ = ["BatchNorm", "formula"]

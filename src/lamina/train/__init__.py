@@ -5,6 +5,7 @@ from .evaluation import Evaluation, accuracy, evaluate, predict
 from .fit import fit
 from .history import History
 from .optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
+from .recalibration import recalibrate
 from .schedules import Constant, Cosine, StepDecay, WarmUp
 from .stopping import EarlyStopping
 
@@ -27,5 +28,6 @@ __all__ = [
     "fit",
     "load",
     "predict",
+    "recalibrate",
     "save",
 ]

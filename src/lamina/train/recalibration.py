@@ -1,18 +1,17 @@
 """Running values of BatchNorm found anew, after the parameters have changed."""
 
 import copy
-from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from ..batchnorm import BatchNorm, formula
 from ..layer import Layer
-from . import formula
-from .layer import BatchNorm
+from .batches import Batches, Data
 
 
-def recalibrate(model: Layer, batches: Iterable[Any]) -> None:
+def recalibrate(model: Layer, data: Data, *, batch_size: int = 256) -> None:
     """Set the running values of all BatchNorm layers to the statistics of data.
 
     Running values lag behind the parameters, and after averaging or changing these they are wrong.
@@ -25,15 +24,15 @@ def recalibrate(model: Layer, batches: Iterable[Any]) -> None:
     model : Layer
         Its other buffers stay as they are. BatchNorm layers that are frozen, keep no running
         values or do not update them are passed over.
-    batches : iterable
-        Arrays x, or pairs of x and lengths.
+    data : (x, y) or iterable of such batches
+        As in `fit`. The targets y are not used.
+    batch_size : int
+        How many samples pass at a time, where data is ``(x, y)``.
 
     Raises
     ------
-    ValueError
-        There is no batch.
-    TypeError
-        An array comes in the place of batches.
+    ValueError, TypeError
+        `data` is not of that form, or has no batches.
 
     References
     ----------
@@ -44,12 +43,12 @@ def recalibrate(model: Layer, batches: Iterable[Any]) -> None:
     >>> import numpy as np
     >>> import lamina as lm
     >>> model = lm.Sequential(lm.BatchNorm(1, unbiased=False, dtype=np.float64))
-    >>> lm.recalibrate(model, [np.array([[1.0], [3.0]]), np.array([[5.0], [7.0]])])
+    >>> x, y = np.array([[1.0], [3.0], [5.0], [7.0]]), np.array([0, 0, 1, 1])
+    >>> lm.recalibrate(model, (x, y), batch_size=2)
     >>> model[0].running_mean, model[0].running_var
     (array([4.]), array([5.]))
     """
-    if isinstance(batches, np.ndarray):
-        raise TypeError("recalibrate: batches must be an iterable of them; of one array: [x]")
+    batches = Batches("recalibrate", data, batch_size, model.dtype)
     probe = copy.deepcopy(model)  # whose passes may count and draw as they like
     layers = dict(model.walk())
     found: list[tuple[BatchNorm, list[formula.Statistics]]] = []
@@ -60,12 +59,9 @@ def recalibrate(model: Layer, batches: Iterable[Any]) -> None:
         if layer.running and layer.update and not layer.frozen:
             found.append((original, []))
             vars(layer)["_forward"] = partial(_note, layer._forward, found[-1][1])
-    for batch in batches:
-        x, *lengths = batch if isinstance(batch, tuple) else (batch,)
-        probe.forward(x, training=True, **({"lengths": lengths[0]} if lengths else {}))
+    for batch in batches.epoch():
+        probe.forward(batch.x, **probe._accepted(batch.lengths, None), training=True)
     for layer, parts in found:
-        if not parts:
-            raise ValueError("recalibrate: no batch came; give one or more")
         whole = formula.merge(parts)
         unbiased = whole.count / max(whole.count - 1, 1) if layer.unbiased else 1
         layer.running_mean = whole.mean + whole.rest
