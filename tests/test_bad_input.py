@@ -110,7 +110,7 @@ def test_gradients_of_another_dtype(name, form):
 def test_ragged_lists(name):
     ways, _ = calls(name)
     for call in ways:
-        with pytest.raises(ValueError, match="inhomogeneous"):
+        with pytest.raises(ValueError, match=r"\): x is no array, its rows differ in shape; .*pad"):
             call([[1.0, 2.0], [3.0]])
 
 
@@ -215,10 +215,28 @@ def test_assignment_of_another_form():
         (np.ones((4, 3), complex), TypeError, "weight has dtype float32, got complex128"),
         (np.full((4, 3), "a"), TypeError, "weight has dtype float32, got <U1"),
         (np.full((4, 3), None), TypeError, "weight has dtype float32, got object"),
+        ([[1.0], [1.0, 2.0]], ValueError, r"Linear\(4, 3\): weight is no array, its rows"),
+        (np.ma.masked_array(before), TypeError, r"Linear\(4, 3\): weight is a masked array"),
     ):
         with pytest.raises(error, match=message):
             layer.weight = value
     assert_same(layer.weight, before)
+
+
+@pytest.mark.parametrize("layer", [lm.Linear(4, 3), lm.BatchNorm(4), lm.LSTM(4, 3)])
+def test_what_is_no_array_does_not_become_one(layer):
+    for arrays in (layer.params, layer.buffers):
+        for name, before in list(arrays.items()):
+            refused = pytest.raises(TypeError, match=f"^{name} must be a NumPy array, got .* write")
+            with refused:
+                arrays[name] = before.tolist()
+            with refused:
+                arrays.update({name: 1.0})
+            with refused:
+                arrays |= {name: None}
+            assert arrays[name] is before
+    with pytest.raises(TypeError, match=r"^scale must be a NumPy array, got 1"):
+        layer.params = {"scale": 1}
 
 
 # Served

@@ -471,6 +471,14 @@ def test_summary_of_one_layer(capsys):
     assert "  Linear(2, 3)  (10, 3)           9    150\n" in capsys.readouterr().out
 
 
+def test_summary_refuses_what_is_no_shape():
+    model = lm.Sequential(lm.Linear(2, 3))
+    with pytest.raises(TypeError, match=r"each size of shape must be an integer, got None"):
+        model.summary((None, 2))
+    with pytest.raises(TypeError, match=r"shape must be a tuple, batch first, got 2"):
+        model.summary(2)
+
+
 def test_summary_of_ids_and_of_large_layers(capsys):
     lm.Sequential(lm.Embedding(1000, 8), lm.LastStep(), lm.Linear(8, 200), rng=0).summary((4, 6))
     lines = capsys.readouterr().out.splitlines()

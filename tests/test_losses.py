@@ -270,6 +270,8 @@ def test_refuses_targets(loss):
         loss(y, np.zeros(4))
     with pytest.raises(TypeError, match=r"target has dtype <U1, expected real numbers"):
         loss(y, [["a"]] * 4)
+    with pytest.raises(TypeError, match=r"MeanSquaredError\(\): target is a masked array"):
+        lm.MeanSquaredError()(np.zeros(2), np.ma.masked_array([0.0, 1.0]))
 
 
 @pytest.mark.parametrize("bad", [-0.1, 1.5, np.nan])

@@ -183,6 +183,8 @@ def test_embedding_refuses():
         layer(np.array([True]))
     with pytest.raises(ValueError, match=r"lengths go with x of shape \(N, T, ...\)"):
         layer(np.array([1, 2]), lengths=[1, 1])
+    with pytest.raises(TypeError, match=r"Embedding\(5, 2\): x is a masked array, whose mask"):
+        layer(np.ma.masked_array([0, 1]))
     y, cache = layer.forward(np.array([0, 1]))
     with pytest.raises(ValueError, match=r"dy has shape \(2, 1\), expected \(2, 2\)"):
         layer.backward(y[:, :1], cache)
@@ -194,6 +196,9 @@ def test_embedding_refuses():
         lm.Embedding(0, 2)
     with pytest.raises(TypeError, match=r"features must be an integer, got 2.0"):
         lm.Embedding(5, 2.0)
+    layer.params["weight"] = layer.weight[:4]
+    with pytest.raises(ValueError, match=r"weight has become an array of shape \(4, 2\)"):
+        layer(np.array([0, 1]))
 
 
 def test_pytorch_gives_the_same_embedding():

@@ -46,6 +46,13 @@ def integers(owner: object, name: str, value: Any, count: int, least: int = 1) -
     return (integer(owner, name, value, least),) * count
 
 
+def sizes(owner: object, shape: Any) -> tuple[int, ...]:
+    """Return a shape as a tuple of ints."""
+    if not isinstance(shape, (tuple, list)):
+        raise TypeError(f"{say(owner)}: shape must be a tuple, batch first, got {shape!r}")
+    return tuple(integer(owner, "each size of shape", size, least=0) for size in shape)
+
+
 def number(
     owner: object, name: str, value: Any, low: float = -np.inf, high: float = np.inf
 ) -> float:
@@ -87,6 +94,22 @@ def float_dtype(owner: object, dtype: npt.DTypeLike | None) -> np.dtype[Any]:
     return found
 
 
+def as_array(owner: object, name: str, x: Any) -> NDArray:
+    """Return `x` as an array of whatever dtype; it has no mask that could be lost."""
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(
+            f"{say(owner)}: {name} is a masked array, whose mask would be lost; "
+            f"fill it first ({name}.filled(0)) or, for padded sequences, pass lengths="
+        )
+    try:
+        return np.asarray(x)
+    except ValueError as error:
+        raise ValueError(
+            f"{say(owner)}: {name} is no array, its rows differ in shape; "
+            "join sequences of unequal lengths by lamina.data.pad"
+        ) from error
+
+
 def array(owner: object, name: str, x: Any, dtype: np.dtype[Any] | None = None) -> NDArray:
     """Return `x` as an array of `dtype`; None takes float32 and float64 alike.
 
@@ -95,12 +118,7 @@ def array(owner: object, name: str, x: Any, dtype: np.dtype[Any] | None = None) 
     """
     if type(x) is np.ndarray and (x.dtype is dtype or (dtype is None and x.dtype in FLOATS)):
         return x  # what comes mostly, sooner: a check must not cost as much as a small layer
-    if isinstance(x, np.ma.MaskedArray):
-        raise TypeError(
-            f"{say(owner)}: {name} is a masked array, whose mask would be lost; "
-            f"fill it first ({name}.filled(0)) or, for padded sequences, pass lengths="
-        )
-    found: NDArray = np.asarray(x)
+    found = as_array(owner, name, x)
     if not found.dtype.isnative:
         found = found.astype(found.dtype.newbyteorder("="))
     if dtype is not None and found.dtype != dtype:
@@ -178,7 +196,7 @@ def lengths(owner: object, lengths: Any, x: NDArray, ndim: int = 3) -> NDArray |
             f"{say(owner)}: lengths go with x of shape (N, T, ...), {ndim} axes or more; "
             f"x has shape {x.shape}"
         )
-    found = np.asarray(lengths)
+    found = as_array(owner, "lengths", lengths)
     if found.size == 0 and found.ndim == 1:
         found = found.astype(np.int64)
     if found.dtype.kind not in "iu":

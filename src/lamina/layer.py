@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-from .arguments import float_dtype, say
+from .arguments import as_array, float_dtype, say, sizes
 from .calls import Calls, Live
 from .engine.memory import placed
 from .initializers import RNG, Blank, generator
@@ -26,7 +26,28 @@ Arrays = dict[str, NDArray]
 Shape = tuple[int, ...]
 
 
-class ByName(dict[str, NDArray]):
+class Named(dict[str, NDArray]):
+    """The arrays of a layer by name; what is no array is refused."""
+
+    def __setitem__(self, name: str, array: NDArray) -> None:
+        if not isinstance(array, np.ndarray):
+            raise TypeError(
+                f"{name} must be a NumPy array, got {array!r}; to change the values of one that "
+                f"is there, write into it, params[{name!r}][...] = values"
+            )
+        super().__setitem__(name, array)
+
+    def update(self, *arrays: Any, **named: Any) -> None:
+        """Put each by assignment, which may refuse it."""
+        for name, array in dict(*arrays, **named).items():
+            self[name] = array
+
+    def __ior__(self, arrays: Any) -> Self:  # type: ignore[override,misc]
+        self.update(arrays)
+        return self
+
+
+class ByName(Named):
     """The arrays of several layers by dotted name: to read, and to write into the arrays."""
 
     def __setitem__(self, name: str, array: NDArray) -> None:
@@ -35,15 +56,6 @@ class ByName(dict[str, NDArray]):
             f"params[{name!r}][...] = array, or let the model check it: "
             f"model.assign({{{name!r}: array}})"
         )
-
-    def update(self, *arrays: Any, **named: Any) -> None:
-        """Refuse it, as assignments are refused."""
-        for name, array in dict(*arrays, **named).items():
-            self[name] = array
-
-    def __ior__(self, arrays: Any) -> Self:  # type: ignore[override,misc]
-        self.update(arrays)
-        return self
 
     def __reduce__(self) -> tuple[Any, ...]:
         return dict, (dict(self),)  # a copy or a pickle stands for itself
@@ -144,8 +156,8 @@ class Layer(ABC):
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Remember the arguments, which are the layer's `config`; a subclass need not call up."""
         self = super().__new__(cls)
-        object.__setattr__(self, "_params", {})
-        object.__setattr__(self, "_buffers", {})
+        object.__setattr__(self, "_params", Named())
+        object.__setattr__(self, "_buffers", Named())
         try:
             bound = cls.__signature__.bind(*args, **kwargs)
         except TypeError:  # __init__ will say it better; and pickle calls without arguments
@@ -322,7 +334,7 @@ class Layer(ABC):
 
     @params.setter
     def params(self, arrays: Mapping[str, NDArray]) -> None:
-        self._params = dict(arrays)
+        self._params = _named(arrays)
 
     @property
     def buffers(self) -> Arrays:
@@ -331,7 +343,7 @@ class Layer(ABC):
 
     @buffers.setter
     def buffers(self, arrays: Mapping[str, NDArray]) -> None:
-        self._buffers = dict(arrays)
+        self._buffers = _named(arrays)
 
     @property
     def dtype(self) -> np.dtype[Any] | None:
@@ -372,7 +384,7 @@ class Layer(ABC):
                 raise KeyError(
                     f"{say(self)}: no parameter or buffer named {name!r}; it has {known}"
                 )
-            value = np.asarray(value)
+            value = as_array(self, name, value)
             if value.shape != here[name].shape:
                 raise ValueError(
                     f"{say(self)}: {name} has shape {here[name].shape}, got {value.shape}"
@@ -428,7 +440,7 @@ class Layer(ABC):
 
     def summary(self, shape: Shape) -> None:
         """Print the layers with their output shapes, parameters and FLOPs for x of `shape`."""
-        print(table(self, shape))
+        print(table(self, sizes(self, shape)))
 
     def trace(self, shape: Shape, prefix: str = "") -> Iterator[tuple[str, "Layer", Shape]]:
         """Follow a shape through: dotted names, layers and the shapes that they are given."""
@@ -475,6 +487,12 @@ class Layer(ABC):
                 shown = f"np.{np.dtype(value)}" if is_dtype else repr(value)
                 said.append(f"{name}={shown}")
         return f"{type(self).__name__}({', '.join(said)})"
+
+
+def _named(arrays: Mapping[str, NDArray]) -> Named:
+    named = Named()
+    named.update(arrays)
+    return named
 
 
 @lru_cache(maxsize=256)

@@ -119,11 +119,12 @@ class Embedding(Layer):
         self, x: NDArray, *, lengths: Any = None, training: bool = False
     ) -> tuple[NDArray, Any]:
         """Return y, shape (..., F), and the cache of `backward`."""
-        x = np.asarray(x)
+        x = arguments.as_array(self, "x", x)
         if x.dtype.kind not in "iu":
             raise TypeError(
                 f"{self}: x has dtype {x.dtype}, expected integers; cast it: x.astype(np.int64)"
             )
+        arguments.parameter(self, "weight", self.weight, (self.count, self.features))
         lengths = arguments.lengths(self, lengths, x, ndim=2)
         x = mask_steps(x, lengths)
         if x.size and not (x.min() >= 0 and x.max() < self.count):

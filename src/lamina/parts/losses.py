@@ -117,7 +117,7 @@ class _Loss(ABC):
                 "more, batch first"
             )
         lengths = arguments.lengths(self, lengths, y)
-        target = np.asarray(target)
+        target = arguments.as_array(self, "target", target)
         goal = self._goal(y, target, lengths)
         if normalizer is None:
             count = self.count(target, lengths)

@@ -68,12 +68,7 @@ def batch(owner: str, data: Any, dtype: np.dtype[Any] | None) -> Batch:
 
 def inputs(owner: str, name: str, x: Any, dtype: np.dtype[Any] | None) -> NDArray:
     """Return an array of samples, floats cast to `dtype`, integers as they are."""
-    if isinstance(x, np.ma.MaskedArray):
-        raise TypeError(f"{owner}: {name} is a masked array, whose mask would be lost; fill it")
-    try:
-        found: NDArray = np.asarray(x)
-    except ValueError:  # sequences of unequal lengths
-        found = np.empty((), object)
+    found = arguments.as_array(owner, name, x)
     if found.dtype.kind not in "fiub":
         cure = ""
         if found.dtype.kind == "O":
