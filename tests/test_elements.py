@@ -11,7 +11,7 @@ from elements import KINDS, LAYOUTS, BatchNorm, Dropout
 from lamina.batchnorm import kernel as batchnorm_kernel
 from lamina.dropout import kernel as dropout_kernel
 from lamina.engine import elements as each
-from lamina.engine import threads
+from lamina.engine import memory, threads
 from lamina.engine.memory import aligned
 from lamina.parts import activations_kernel, rows_kernel, sums_kernel
 
@@ -141,16 +141,27 @@ def test_what_is_written_past_the_caches_has_the_same_bits(n, dtype, monkeypatch
         if code.past is None:
             continue
         results = {}
-        for stream in (2**62, 0):
-            monkeypatch.setattr(each, "STREAM", stream)
+        for level_3 in (2**62, 0):
+            monkeypatch.setattr(memory, "LEVEL_3", level_3)
             each._bound.cache_clear()
             for at in (0, 1):
-                memory = aligned(n + 1, given.dtype)
-                y = results[stream, at] = memory[at : at + n]
+                block = aligned(n + 1, given.dtype)
+                y = results[level_3, at] = block[at : at + n]
                 each.run(code, (*given[: code.arrays], y), (0.5,))
         each._bound.cache_clear()
         for result in results.values():
             assert_same(result, results[2**62, 0], code.name)
+
+
+@by_dtype
+@pytest.mark.parametrize("shape", [(4500, 64), (70_001, 3)])
+def test_batchnorm_past_the_caches_has_the_same_bits(shape, dtype, monkeypatch):
+    arrays = BatchNorm(shape, dtype).arrays()
+    expected = results(None, arrays)
+    monkeypatch.setattr(memory, "LEVEL_3", 0)
+    problems.cut(2, monkeypatch.setattr)
+    for name, a in results(None, arrays).items():
+        assert_same(a, expected[name], name)
 
 
 @by_dtype

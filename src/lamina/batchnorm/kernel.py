@@ -20,10 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..engine import jit, pool
-from ..engine.elements import STREAM
 from ..engine.jit import call, data, held, item
 from ..engine.matmul import are_contiguous, contiguous
-from ..engine.memory import ALIGNMENT, empty, pointer, workspace
+from ..engine.memory import ALIGNMENT, empty, past_caches, workspace
 from ..engine.packing import copy
 from ..engine.sweep import DOUBLE
 from ..engine.threads import count as count_threads
@@ -47,6 +46,8 @@ WIDE: Final = 512
 """So many channels are made one by several threads; fewer are not worth it."""
 BLOCK: Final = 4096
 """Values of a block of rows that is mapped with a strip's numbers in registers."""
+RUN: Final = 16
+"""Blocks that are mapped in their order; runs of them go from the last to the first."""
 NUMBERS: Final = 8
 """Those of a channel that forward works with: mean, slope, intercept, rest, var, scale, and the
 running mean and variance that come of them."""
@@ -119,6 +120,12 @@ def _unit(u: int, spans: int, group: int, blocks: int) -> tuple[int, int, int]:
     if first >= blocks:  # the tail
         return u % spans * COLUMNS, blocks, blocks + 1
     return u % spans * COLUMNS, first, min(first + group, blocks)
+
+
+@jit.kernel
+def _met_again(k: int, blocks: int) -> int:
+    """Return which block is mapped as the k-th: the sums' last ones are in the caches still."""
+    return max(blocks - (k // RUN + 1) * RUN, 0) + k % RUN
 
 
 @jit.kernel
@@ -228,7 +235,9 @@ def _forward(phase: int, g: int, at: int) -> None:
     elif phase == 3:
         some = max(2, BLOCK // width)
         count = _blocks(some, full, tail)
-        for u in range(count * g // parts, count * (g + 1) // parts):
+        first, end = count * g // parts, count * (g + 1) // parts
+        for k in range(end - first):
+            u = first + _met_again(k, end - first)
             i, rows, across = _block(u, some, full, tail, width)
             at = i * width * size
             call(apply, (
@@ -304,7 +313,9 @@ def _backward(phase: int, g: int, at: int) -> None:
     elif phase >= 3:
         some = max(2, BLOCK // width)
         count = _blocks(some, full, tail)
-        for u in range(count * g // parts, count * (g + 1) // parts):
+        first, end = count * g // parts, count * (g + 1) // parts
+        for k in range(end - first):
+            u = first + _met_again(k, end - first)
             i, rows, across = _block(u, some, full, tail, width)
             at = i * width * size
             if phase == 3:
@@ -358,6 +369,11 @@ class Layout(NamedTuple):
         cut = self.parts, dtype.itemsize, lanes(dtype), self.full, self.tail, self.fold
         return (*cut, C, M, self.group)
 
+    def writes_past(self, arrays: int, C: int, M: int, dtype: np.dtype[Any]) -> bool:
+        """Tell whether a pass over so many arrays writes past the caches, which it does by rows."""
+        row = self.fold * C * dtype.itemsize
+        return row % ALIGNMENT == 0 and past_caches(arrays, M * C * dtype.itemsize)
+
 
 @functools.lru_cache(LAYOUTS)
 def layout(M: int, C: int, threads: int) -> Layout:
@@ -388,12 +404,11 @@ class _Pass(NamedTuple):
 
 @functools.lru_cache(LAYOUTS)
 def _pass(
-    steps: Steps, M: int, C: int, dtype: np.dtype[Any], threads: int, relu: bool, past: bool,
-    follows: bool,
-) -> _Pass:  # fmt: skip
-    """Return how forward passes go: with a ReLU, y written past the caches, running values."""
+    steps: Steps, M: int, C: int, dtype: np.dtype[Any], threads: int, relu: bool, follows: bool
+) -> _Pass:
+    """Return how forward passes go: with a ReLU, running values."""
     c, cut = columns, layout(M, C, threads)
-    past = past and cut.fold * C * dtype.itemsize % ALIGNMENT == 0
+    past = cut.writes_past(2, C, M, dtype)
     first = c.moments(dtype), c.merge(DOUBLE), c.settle(dtype), c.line(dtype)
     last = (c.apply_past if past else c.apply)[relu](dtype), copy(dtype), c.follow(dtype)
     fixed = jit.Constants(*cut.sizes(C, M, dtype), *first, *last)
@@ -406,14 +421,14 @@ def _pass(
 
 @functools.lru_cache(LAYOUTS)
 def _pass_back(
-    steps: Steps, M: int, C: int, n: int, dtype: np.dtype[Any], threads: int, relu: bool, past: bool
+    steps: Steps, M: int, C: int, n: int, dtype: np.dtype[Any], threads: int, relu: bool
 ) -> _Pass:
-    """Return how backward passes go, of n values a channel: of a ReLU, dx past the caches.
+    """Return how backward passes go, of n values a channel: of a ReLU.
 
     n counts those of the whole batch, M those that are here.
     """
     c, cut = columns, layout(M, C, threads)
-    past = past and cut.fold * C * dtype.itemsize % ALIGNMENT == 0
+    past = cut.writes_past(3, C, M, dtype)
     gradient, apply = (c.gradient_past, c.apply_past) if past else (c.gradient, c.apply)
     sums = c.products[relu](dtype), c.add(DOUBLE), c.plane(dtype)
     last = gradient[relu](dtype), apply[False](dtype), copy(dtype)
@@ -423,11 +438,6 @@ def _pass_back(
     keep = phases, fixed, zeros
     ready = pool.Ready(_backward_steps, cut.parts, arguments, keep, phases=len(steps))
     return _Pass(cut, pool.in_order(ready), np.ones(C, dtype), zeros)
-
-
-def _past(result: NDArray | None) -> bool:
-    """Tell whether a result is to be written past the caches, and can be, if its rows allow it."""
-    return result is not None and result.nbytes >= STREAM and pointer(result) % ALIGNMENT == 0
 
 
 def stats(x: NDArray, lengths: NDArray | None = None) -> Statistics:
@@ -470,7 +480,7 @@ def forward(
         numbers[0], numbers[4] = mean, var
     y, wide = empty(rows.shape, x.dtype), numbers
     if rows.size:
-        given = gamma, beta, eps, running, relu, _past(y)
+        given = gamma, beta, eps, running, relu
         wide = _bound(steps, rows.size // C, C, x.dtype, *given)(rows, y, numbers)
     else:
         np.divide(1, np.sqrt(numbers[4] + eps), out=numbers[5])
@@ -484,14 +494,14 @@ def live(
 ) -> Callable[[NDArray], tuple[NDArray, Cache]] | None:  # fmt: skip
     """Return `forward` of an x of that shape, with arrays whose values may change.
 
-    It writes the next running values where these are. None where arrays lie apart, the running
-    values are means over all batches, or it depends on y how to write it.
+    It writes the next running values where these are. None where arrays lie apart or the running
+    values are means over all batches.
     """
     apart = not are_contiguous(gamma, beta, *(() if running is None else running[:2]))
-    C = shape[-1]
-    M, past = math.prod(shape) // C, math.prod(shape) * dtype.itemsize >= STREAM
-    if apart or past or (running is not None and running.momentum is None):
+    if apart or (running is not None and running.momentum is None):
         return None
+    C = shape[-1]
+    M = math.prod(shape) // C
     run = _bound(OF_BATCH, M, C, dtype, gamma, beta, eps, running, relu, in_place=True)
 
     def forward(x: NDArray) -> tuple[NDArray, Cache]:
@@ -504,14 +514,14 @@ def live(
 def _bound(
     steps: Steps, M: int, C: int, dtype: np.dtype[Any], gamma: NDArray | None = None,
     beta: NDArray | None = None, eps: float = 1.0, running: Running | None = None,
-    relu: bool = False, past: bool = False, in_place: bool = False,
+    relu: bool = False, in_place: bool = False,
 ) -> Callable[[NDArray, NDArray, NDArray], NDArray]:  # fmt: skip
     """Return what goes through phases: of x, y and the numbers, it returns the `wide` of a cache.
 
     Without the last phases, y is not written. The next running values go to the numbers, or to
     where these are.
     """
-    options = dtype, count_threads(), relu, past, running is not None
+    options = dtype, count_threads(), relu, running is not None
     cut, run, ones, zeros = _pass(steps, M, C, *options)
     gamma = ones if gamma is None else contiguous(gamma)
     beta = zeros if beta is None else contiguous(beta)
@@ -579,7 +589,7 @@ def _run_backward(
     dtype, C = rows.dtype, rows.shape[-1]
     numbers = np.empty((5, C), dtype)  # of_dy, of_x, constant, dgamma, dbeta
     # Of constants, no share of the sums goes back to x: any count but 0 serves.
-    options = cache.M or 1, dtype, count_threads(), cache.relu, _past(dx)
+    options = cache.M or 1, dtype, count_threads(), cache.relu
     cut, run, ones, _ = _pass_back(steps, rows.size // C, C, *options)
     gamma = ones if cache.gamma is None else contiguous(cache.gamma)
     table = workspace(2 * cut.table, DOUBLE)

@@ -15,7 +15,7 @@ from llvmlite import ir
 
 from . import jit, pool
 from .jit import Code, call, data, held
-from .memory import ALIGNMENT, pointer
+from .memory import ALIGNMENT, past_caches, pointer
 from .pointwise import Functions
 from .threads import count as count_threads
 
@@ -26,8 +26,6 @@ SERIAL: Final = 16_384
 """Up to so many elements a call stays on one core."""
 KEPT: Final = 256
 """For how many sizes what a call needs is kept."""
-STREAM: Final = 2**24
-"""Bytes of a result from which on it is not kept in the caches, which it would sweep clear."""
 MOST: Final = 4
 """So many arrays there may be."""
 
@@ -138,8 +136,9 @@ class Bound:
         self.numbers = np.array(numbers, dtype)
         late = [pool.late(i) for i in range(code.arrays + 1)]
         self.usual = self.past = pool.in_order(self._ready(code, *late))
-        self.streams = code.past is not None and n * dtype.itemsize >= STREAM
-        if code.past is not None and self.streams:
+        self.streams = False
+        if code.past is not None and past_caches(code.arrays + 1, n * dtype.itemsize):
+            self.streams = True
             self.past = pool.in_order(self._ready(code.past, *late))
 
     def __call__(self, *arrays: NDArray) -> None:

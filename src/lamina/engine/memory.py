@@ -1,8 +1,10 @@
 """Large arrays whose memory is used again: the system would map and clear it anew each time."""
 
+import contextlib
 import ctypes
 import math
 import threading
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -20,6 +22,28 @@ LINE: Final = 64
 """Bytes of a line of the cache."""
 ALIGNMENT: Final = LINE
 """That of a line, which is that of the widest vectors, too."""
+
+
+def _level_3() -> int:
+    """Return the bytes of the cache of level 3, as far as one process may count on them."""
+    found = most = 2**25
+    with contextlib.suppress(OSError, ValueError):
+        text = Path("/sys/devices/system/cpu/cpu0/cache/index3/size").read_text()
+        found = int(text.strip().removesuffix("K")) * 2**10
+    return min(found, most)
+
+
+LEVEL_3: Final = _level_3()
+
+
+def past_caches(arrays: int, size: int) -> bool:
+    """Tell whether a pass over so many arrays, of that many bytes each, should write past caches.
+
+    They do not fit into these; and what is written past them need not be read before. It must come
+    from `empty`, and is aligned then.
+    """
+    return size >= LEAST and arrays * size > LEVEL_3
+
 
 _waiting: dict[int, list[NDArray]] = {}  # blocks of bytes that nobody uses, by size
 
