@@ -102,7 +102,7 @@ def _forward(part: int, at: int) -> None:
             product(
                 many, inputs, units, width_x, size, lane, tile, origin, heights, mine, inputs,
                 weight_x + (q * gate_x + first_x) * size, columns, tall, bias + gate * bias_col,
-                zero, bias_col, sums + gate, columns,
+                zero, bias_col, sums + gate, columns, zero,
             )  # fmt: skip
     a = sums + offset * columns * size
     here, there = states + t % 2 * n * hidden * size, states + (t + 1) % 2 * n * hidden * size
@@ -115,7 +115,8 @@ def _forward(part: int, at: int) -> None:
         call(copy, (
             here + unit, hidden, rows, unit_vectors, last, h_before + row, stride * hidden
         ))  # fmt: skip
-    for q in range(gates):
+    for i in range(gates):
+        q = gates - 1 - i if t % 2 else i
         gate, weights = a + (q * hidden + u0) * size, weight_h + (q * gate_h + first_h) * size
         if few:
             call(few, (
@@ -124,7 +125,7 @@ def _forward(part: int, at: int) -> None:
         else:
             product(
                 rows, hidden, units, width, size, lane, tile, origin, heights, here, hidden,
-                weights, zero, hidden, gate, columns, one, gate, columns,
+                weights, zero, hidden, gate, columns, one, gate, columns, t % 2,
             )  # fmt: skip
     call(cell, (
         rows, unit_vectors, last, hidden, a + unit, columns, c_next + unit, hidden,
@@ -164,6 +165,7 @@ def _backward(part: int, at: int) -> None:
             rows, columns, units, width, size, lane, tile, origin, heights,
             da + item(first, t + 1) * columns * size, stride * columns,
             weight_h + u0 * columns * size, zero, columns, zeros, zero, zero, dh + unit, hidden,
+            t % 2,
         )  # fmt: skip
         if masked:
             call(scale, (

@@ -156,6 +156,7 @@ def _forward(part: int, at: int) -> None:
             product(
                 rows, both, columns, width, size, lane, tile, origin, heights,
                 xh_mine, apart * both, weight_x, columns, tall_x, bias, zero, bias_col, a, columns,
+                t % 2,
             )  # fmt: skip
         else:
             a = a + before * columns * size
@@ -174,10 +175,12 @@ def _forward(part: int, at: int) -> None:
                 product(
                     many, inputs, columns, width_x, size, lane, tile, origin, heights,
                     x_mine, inputs, weight_x, columns, tall_x, bias, zero, bias_col, a, columns,
+                    zero,
                 )  # fmt: skip
             product(
                 rows, outputs, columns, width, size, lane, tile, origin, heights,
                 h_mine, apart * both, weight_h, columns, tall_h, a, columns, one, a, columns,
+                t % 2,
             )  # fmt: skip
         h, h_row, m, m_row = h_mine, apart * both, mask_mine, apart * mask_row
         if projected:
@@ -194,7 +197,7 @@ def _forward(part: int, at: int) -> None:
             product(
                 rows, hidden, outputs, width_p, size, lane, tile, origin, heights,
                 s + cells, gap * hidden, weight_p, outputs, tall_p,
-                zeros, zero, zero, y_at, gap * outputs,
+                zeros, zero, zero, y_at, gap * outputs, t % 2,
             )  # fmt: skip
             call(affine, (
                 rows, h_vectors, h_last, y_at, gap * outputs, mask_mine, apart * mask_row,
@@ -259,7 +262,7 @@ def _backward(part: int, at: int) -> None:
             product(
                 rows, outputs, hidden, width_p, size, lane, tile, origin, heights,
                 dhs + shown, gap * outputs, weight_p, zero, outputs, zeros, zero, zero,
-                ds_mine, apart * hidden,
+                ds_mine, apart * hidden, t % 2,
             )  # fmt: skip
             into, into_row, reaching, reaching_row = ds_mine, apart * hidden, zeros, 0
         call(cell, (
@@ -277,7 +280,7 @@ def _backward(part: int, at: int) -> None:
             product(
                 rows, columns, outputs, width, size, lane, tile, origin, heights,
                 da + wide, gap * columns, weight_h, zero, columns, zeros, zero, zero,
-                dh_mine, apart * outputs,
+                dh_mine, apart * outputs, t % 2,
             )  # fmt: skip
         if masked:
             call(affine, (
@@ -662,6 +665,7 @@ def _inputs(part: int, at: int) -> None:
         product(
             some, columns, inputs, width, size, lane, tile, origin, heights, strip, pitch,
             panels, zero, columns, zeros, zero, zero, dx + row * inputs * size, inputs,
+            zero,
         )  # fmt: skip
 
 

@@ -242,18 +242,21 @@ def pack(
 def product(
     rows: int, k: int, columns: int, width: int, size: int, lane: int, tile: Any, origin: Any,
     heights: Any, a: Any, a_row: int, b: Any, b_row: int, tall: int,
-    start: Any, start_row: int, start_col: int, c: Any, ldc: int,
+    start: Any, start_row: int, start_col: int, c: Any, ldc: int, back: int,
 ) -> None:  # fmt: skip
     """Compute C = start + A B for a few rows and all columns.
 
-    B is in panels of `tall` rows; in place, by its stride of rows, where that is 0.
+    B is in panels of `tall` rows; in place, by its stride of rows, where that is 0. The panels pass
+    by from first to last, or `back` from last to first: where each step turns round, it begins with
+    those that the caches still hold from the step before.
     """
     vectors = (columns + lane - 1) // lane
     count = (vectors + width - 1) // width
     blocks = (k + TERMS - 1) // TERMS
-    p0 = 0
-    for p in range(count):
-        p1 = vectors * (p + 1) // count
+    for i in range(count):
+        p = count - 1 - i if back else i
+        p0, p1 = vectors * p // count, vectors * (p + 1) // count
+        beside = p0 if i + 1 == count else vectors * (p - 1) // count if back else p1
         last = min(lane, columns - (p1 - 1) * lane)
         panel, ldb = b + p0 * lane * size, b_row
         if tall:
@@ -277,17 +280,16 @@ def product(
             if (i1 - i0) * ldb * size % ALIAS == 0:
                 following, step = piece, 0
             elif i1 == k:
-                following = b + p1 * lane * (tall if tall else 1) * size if p + 1 < count else b
-            for i in range(tiles):
-                h = tall_rows + (1 if i < taller else 0)
+                following = b + beside * lane * (tall if tall else 1) * size
+            for m in range(tiles):
+                h = tall_rows + (1 if m < taller else 0)
                 call(tile, (
                     h, p1 - p0, part, origin, a_row, 1, piece, origin, ldb, 1, i1 - i0,
-                    begin, lds, into, ldc, last, 0, following + i % lines * LINE, step,
+                    begin, lds, into, ldc, last, 0, following + m % lines * LINE, step,
                 ))  # fmt: skip
                 part, into, begin = (
                     part + h * a_row * size, into + h * ldc * size, begin + h * lds * size
                 )  # fmt: skip
-        p0 = p1
 
 
 class Weights(NamedTuple):
