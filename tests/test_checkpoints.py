@@ -288,7 +288,7 @@ class TestSaving:
         assert os.listdir(path.parent) == []
 
     def test_refuses_what_is_no_layer(self, path):
-        with pytest.raises(TypeError, match="save: model must be a Layer, got 3"):
+        with pytest.raises(TypeError, match=r"save: model must be a Layer, .* got 3"):
             lm.save(3, path)
 
 

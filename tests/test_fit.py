@@ -549,10 +549,29 @@ def test_refuses_arguments(options, error, message):
 
 
 def test_refuses_what_is_no_model():
-    with pytest.raises(TypeError, match="fit: model must be a layer, Sequential"):
+    with pytest.raises(TypeError, match="fit: model must be a Layer, Sequential"):
         train(lm.Linear, moons())
+    for name, call in {
+        "predict": lambda: lm.predict(None, X),
+        "evaluate": lambda: lm.evaluate(None, (X, Y), metric="accuracy"),
+        "mc": lambda: lm.mc(None, X, 2),
+        "check": lambda: lm.check(None, X),
+        "recalibrate": lambda: lm.recalibrate(None, (X, Y)),
+    }.items():
+        with pytest.raises(TypeError, match=rf"^{name}: model must be a Layer, .* got None"):
+            call()
     with pytest.raises(ValueError, match=r"trainable '\*' fits no parameter; the .* are none"):
         train(lm.ReLU(), moons())
+
+
+def test_evaluate_and_accuracy_refuse():
+    for loss in ("mse", lm.CrossEntropy):
+        with pytest.raises(TypeError, match="evaluate: loss must be a loss, CrossEntropy"):
+            lm.evaluate(mlp(), (X, Y), loss=loss)
+    with pytest.raises(TypeError, match="accuracy: y is a masked array"):
+        lm.accuracy(np.ma.masked_array([[1.0, 2.0]]), [0])
+    with pytest.raises(ValueError, match="accuracy: target is no array, its rows differ"):
+        lm.accuracy([[1.0, 2.0]], [[1], [1, 2]])
 
 
 def test_predict_refuses():

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .arguments import FLOATS
+from .arguments import FLOATS, as_array
 from .initializers import RNG, generator
 from .kernels import formulas
-from .layer import Layer
+from .layer import Layer, check_layer
 
 NDArray = npt.NDArray[Any]
 
@@ -122,7 +122,8 @@ def check(
     True
     """
     rng = generator(rng).spawn(1)[0]  # or else x drawn from the same seed would be u
-    x = np.asarray(x)
+    check_layer("check", layer)
+    x = as_array("check", "x", x)
     options: dict[str, Any] = {"training": training}
     if lengths is not None:
         options["lengths"] = np.asarray(lengths)

@@ -495,6 +495,12 @@ def _named(arrays: Mapping[str, NDArray]) -> Named:
     return named
 
 
+def check_layer(owner: str, model: Any) -> None:
+    """Check that a model is a layer: neither a class of layers nor a list of them."""
+    if not isinstance(model, Layer):
+        raise TypeError(f"{owner}: model must be a Layer, Sequential(...) say, got {model!r}")
+
+
 @lru_cache(maxsize=256)
 def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
     """Return what a function takes: to look it up takes longer than a small layer."""

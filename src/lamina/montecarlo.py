@@ -13,7 +13,7 @@ from .containers import Sequential
 from .dropout import Dropout
 from .fusion import Inference, flat
 from .initializers import RNG, generator
-from .layer import Layer, NDArray
+from .layer import Layer, NDArray, check_layer
 from .train.batches import cuts, inputs
 
 
@@ -75,6 +75,7 @@ def mc(
     ((100, 3, 1), (3, 1), True)
     """
     n = integer("mc", "n", n)
+    check_layer("mc", model)
     batch_size = integer("mc", "batch_size", batch_size)
     x = inputs("mc", "x", x, model.dtype)
     lengths = checked_lengths("mc", lengths, x, ndim=2)

@@ -16,7 +16,7 @@ from typing import TypeAlias
 import numpy as np
 
 from ..arguments import say
-from ..layer import Arrays, Layer
+from ..layer import Arrays, Layer, check_layer
 from .architecture import DTYPES, ArchitectureError, build, describe
 
 Shapes: TypeAlias = dict[str, tuple[tuple[int, ...], str]]
@@ -65,8 +65,7 @@ def save(model: Layer, path: str | os.PathLike[str]) -> None:
     >>> bool((again.params["1.weight"] == model.params["1.weight"]).all())
     True
     """
-    if not isinstance(model, Layer):
-        raise TypeError(f"save: model must be a Layer, got {model!r}")
+    check_layer("save", model)
     try:
         arrays = {name: np.asarray(a, order="C") for name, a in _arrays(model).items()}
         text, classes = describe(model)

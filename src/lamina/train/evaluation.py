@@ -6,10 +6,10 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ..arguments import integer
+from ..arguments import as_array, integer
 from ..arguments import lengths as checked_lengths
 from ..arrays import is_step
-from ..layer import Layer, NDArray
+from ..layer import Layer, NDArray, check_layer
 from .batches import Batches, Data, cuts, inputs
 
 Loss: TypeAlias = Callable[..., tuple[float, NDArray]]
@@ -72,7 +72,7 @@ def accuracy(
     >>> accuracy([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]], [1, 0, 1, 1])
     0.75
     """
-    y, target = np.asarray(y), np.asarray(target)
+    y, target = as_array("accuracy", "y", y), as_array("accuracy", "target", target)
     if y.ndim > 1 and y.shape[-1] == 1 and target.shape == y.shape[:-1]:
         target = target[..., None]
     if y.ndim > 1 and target.shape == y.shape[:-1]:
@@ -113,6 +113,7 @@ def predict(
     >>> predict(Linear(3, 2, rng=0), np.ones((1000, 3))).shape
     (1000, 2)
     """
+    check_layer("predict", model)
     batch_size = integer("predict", "batch_size", batch_size)
     if isinstance(x, tuple):
         raise TypeError(
@@ -164,6 +165,9 @@ def evaluate(
     """
     if loss is None and metric is None:
         raise ValueError('evaluate: nothing to evaluate; give loss= or metric="accuracy"')
+    check_layer("evaluate", model)
+    if loss is not None:
+        check_loss("evaluate", loss)
     batches = Batches("evaluate", data, batch_size, model.dtype)
     return score(model, batches, loss, as_metric("evaluate", metric))
 
@@ -180,6 +184,12 @@ def score(model: Layer, batches: Batches, loss: Loss | None, metric: Metric | No
         if metric is not None:
             metrics.add(metric(y, batch.y, lengths), real_count(batch.y, lengths))
     return Evaluation(losses.value if loss else None, metrics.value if metric else None)
+
+
+def check_loss(owner: str, loss: Any) -> None:
+    """Check that a loss can be called as one: a call of a class would build a loss."""
+    if isinstance(loss, type) or not callable(loss):
+        raise TypeError(f"{owner}: loss must be a loss, CrossEntropy() say, got {loss!r}")
 
 
 def as_metric(owner: str, metric: Metric | str | None) -> Metric | None:

@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..arguments import integer, say
-from ..layer import Arrays, Layer, NDArray
+from ..layer import Arrays, Layer, NDArray, check_layer
 from .batches import Batch, Batches, Data
 from .evaluation import (
     Evaluation,
@@ -17,6 +17,7 @@ from .evaluation import (
     Mean,
     Metric,
     as_metric,
+    check_loss,
     loss_count,
     output_lengths,
     real_count,
@@ -126,12 +127,10 @@ def fit(
     >>> model.weight.round(2), model.bias.round(2)
     (array([[3.]], dtype=float32), array([1.], dtype=float32))
     """
-    if not isinstance(model, Layer):
-        raise TypeError(f"fit: model must be a layer, Sequential(...) say, got {model!r}")
+    check_layer("fit", model)
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"fit: optimizer must be an optimizer, Adam(1e-3) say, got {optimizer!r}")
-    if isinstance(loss, type) or not callable(loss):
-        raise TypeError(f"fit: loss must be a loss, CrossEntropy() say, got {loss!r}")
+    check_loss("fit", loss)
     epochs = integer("fit", "epochs", epochs)
     accumulate = integer("fit", "accumulate", accumulate)
     seed = integer("fit", "seed", seed, least=0)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..batchnorm import BatchNorm, formula
-from ..layer import Layer
+from ..layer import Layer, check_layer
 from .batches import Batches, Data
 
 
@@ -48,6 +48,7 @@ def recalibrate(model: Layer, data: Data, *, batch_size: int = 256) -> None:
     >>> model[0].running_mean, model[0].running_var
     (array([4.]), array([5.]))
     """
+    check_layer("recalibrate", model)
     batches = Batches("recalibrate", data, batch_size, model.dtype)
     probe = copy.deepcopy(model)  # whose passes may count and draw as they like
     layers = dict(model.walk())
