@@ -41,7 +41,6 @@ autodoc_typehints = "none"  # the docstrings have types and shapes
 napoleon_google_docstring = False
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
-doctest_global_setup = "import numpy as np\nimport lamina as lm"
 doctest_default_flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 doctest_test_doctest_blocks = ""  # those of docstrings are run by the tests of the package
 
