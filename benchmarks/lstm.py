@@ -15,7 +15,6 @@ class LSTM(Recurrence):
     """Four gates that decide what a cell takes in, keeps and shows."""
 
     layer: ClassVar[str] = "lstm"
-    title_of_layer: ClassVar[str] = "LSTM"
     gates: ClassVar[int] = 4
     shares = {"forward": 0.82, "both": 0.78}
 

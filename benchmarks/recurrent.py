@@ -20,8 +20,9 @@ class Recurrence(Case):
     bidirectional : bool
     """
 
-    title_of_layer: ClassVar[str]
     gates: ClassVar[int]
+    shares: ClassVar[Mapping[Pass, float]]
+    """What share of the limit a large case should reach, by pass."""
     batch: int
     steps: int
     inputs: int
@@ -41,7 +42,7 @@ class Recurrence(Case):
     @property
     def title(self) -> str:
         """What is computed, apart from the dtype."""
-        said = [f"{self.title_of_layer} {self.batch}x{self.steps}x{self.inputs} -> {self.hidden}"]
+        said = [f"{self.layer.upper()} {self.batch}x{self.steps}x{self.inputs} -> {self.hidden}"]
         if self.layers > 1:
             said.append(f"{self.layers} layers")
         if self.bidirectional:
@@ -79,8 +80,6 @@ class Recurrence(Case):
     def share_wanted(self, which: Pass) -> float:
         """Return the share of the limit that is the bar of a pass: large cases have one."""
         return self.shares[which] if self.hidden >= 128 and self.batch >= 32 else 0
-
-    shares: ClassVar[Mapping[Pass, float]]
 
     def layer_of(self) -> "lm.RNN | lm.LSTM":
         """Return Lamina's layer."""
@@ -121,19 +120,14 @@ def cases(kind: type[Recurrence]) -> tuple[Recurrence, ...]:
         for family, shapes in families.items()
         for n, t, i, h in shapes
     ]  # fmt: skip
-    for depth, both in ((1, True), (2, False), (2, True)):
-        for n, t, i, h in ((32, 50, 128, 128), (16, 40, 64, 250)):
-            found.append(
-                kind(
-                    family="Deep, or in both directions",
-                    batch=n,
-                    steps=t,
-                    inputs=i,
-                    hidden=h,
-                    layers=depth,
-                    bidirectional=both,
-                )
-            )
+    found += [
+        kind(
+            family="Deep, or in both directions", batch=n, steps=t, inputs=i, hidden=h,
+            layers=depth, bidirectional=both,
+        )
+        for depth, both in ((1, True), (2, False), (2, True))
+        for n, t, i, h in ((32, 50, 128, 128), (16, 40, 64, 250))
+    ]  # fmt: skip
     by_title = {case.title: case for case in found}
     of_float64 = [(1, 50, 128, 128), (32, 50, 128, 128), (20, 35, 100, 100)]
     for n, t, i, h in of_float64:

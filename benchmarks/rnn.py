@@ -15,7 +15,6 @@ class RNN(Recurrence):
     """h_t = tanh(x_t W_x + h_{t-1} W_h + b)."""
 
     layer: ClassVar[str] = "rnn"
-    title_of_layer: ClassVar[str] = "RNN"
     gates: ClassVar[int] = 1
     shares = {"forward": 0.75, "both": 0.70}
 

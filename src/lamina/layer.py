@@ -470,10 +470,9 @@ class Layer(ABC):
         return page(self)
 
     def __repr__(self) -> str:
-        signature = inspect.signature(type(self).__init__).parameters
         config = self.config()
         said: list[str] = []
-        for name, parameter in list(signature.items())[1:]:
+        for name, parameter in type(self).__signature__.parameters.items():
             if name not in config:
                 continue
             value = config[name]

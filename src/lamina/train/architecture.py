@@ -249,8 +249,7 @@ class _Reader:
 
 def _call(cls: type[Layer], config: dict[str, Any], rng: Blank) -> Layer:
     """Return `cls` called with arguments by name."""
-    signature = inspect.signature(cls.__init__)
-    signature = signature.replace(parameters=list(signature.parameters.values())[1:])  # no self
+    signature = cls.__signature__
     unknown = set(config) - set(signature.parameters)
     if unknown:
         raise TypeError(f"{cls.__name__} takes no argument {', '.join(sorted(unknown))}")
