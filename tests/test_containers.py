@@ -516,6 +516,8 @@ def test_arrays_put_into_params_are_not_lost():
         operator.ior(model.params, {"0.bias": np.ones(3, np.float32)})
     model.params["0.bias"][...] = 1
     assert model[0].bias.tolist() == [1, 1, 1]
+    model.params["0.bias"] -= 0.5  # a step of one's own, which is written into the array
+    assert model[0].bias.tolist() == [0.5, 0.5, 0.5]
 
 
 def test_arrays_that_layers_share_stay_shared_in_a_cast():

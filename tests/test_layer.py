@@ -197,6 +197,13 @@ def test_parameter_refuses():
         Halve().assign({"a": 1})
 
 
+def test_a_sum_without_axes_stays_an_array():
+    layer = Tall(2, mode="a")
+    layer.buffers["seen"] = layer.buffers["seen"] + 1
+    layer.seen = 5
+    assert layer.buffers["seen"].tolist() == 5
+
+
 def test_dtype_of_a_layer_whose_argument_is_none():
     class Late(Scale):
         def __init__(self, dtype=None):

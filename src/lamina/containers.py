@@ -478,6 +478,11 @@ class Residual(_Parallel):
     shortcut : Layer, optional
         The identity where left out; a 1x1 convolution where shapes change.
 
+    Raises
+    ------
+    ValueError
+        At a call: the shapes of the body's and the shortcut's outputs differ.
+
     References
     ----------
     K. He, X. Zhang, S. Ren, J. Sun, *Deep Residual Learning for Image Recognition* (2016), eq. 1-2.
@@ -547,6 +552,11 @@ class Concat(_Parallel):
     ----------
     *branches : Layer
         At least one. Their outputs agree in all axes but the last.
+
+    Raises
+    ------
+    ValueError
+        There is no branch; at a call: their outputs do not agree.
 
     Examples
     --------

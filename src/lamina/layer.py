@@ -30,6 +30,8 @@ class Named(dict[str, NDArray]):
     """The arrays of a layer by name; what is no array is refused."""
 
     def __setitem__(self, name: str, array: NDArray) -> None:
+        if isinstance(array, np.generic):
+            array = np.array(array)  # NumPy makes a scalar of the sum of two arrays without axes
         if not isinstance(array, np.ndarray):
             raise TypeError(
                 f"{name} must be a NumPy array, got {array!r}; to change the values of one that "
@@ -51,6 +53,8 @@ class ByName(Named):
     """The arrays of several layers by dotted name: to read, and to write into the arrays."""
 
     def __setitem__(self, name: str, array: NDArray) -> None:
+        if array is self.get(name):
+            return  # params[name] -= step has been written into it
         raise TypeError(
             f"an array put here would reach no layer; write into the one that is there, "
             f"params[{name!r}][...] = array, or let the model check it: "

@@ -1,4 +1,4 @@
-"""GRU: a recurrent network with two gates and one state."""
+"""GRU: two gates decide how much of the state to forget and to renew."""
 
 from . import formula
 from .layer import GRU

@@ -1,4 +1,4 @@
-"""LSTM: a recurrent network whose gates decide what its cell keeps."""
+"""LSTM: gates decide what a cell takes in, keeps and shows."""
 
 from . import formula
 from .layer import LSTM

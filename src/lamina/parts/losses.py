@@ -192,6 +192,11 @@ class MeanSquaredError(_Pointwise):
     y and target have one shape (N, ...), with ``lengths`` (N, T, ...); K counts the samples or the
     real steps, R the elements of each.
 
+    Raises
+    ------
+    ValueError, TypeError
+        The target has another shape than y, or holds no real numbers; y is no float32 or float64.
+
     Examples
     --------
     >>> loss = MeanSquaredError()
@@ -225,6 +230,11 @@ class Huber(_Pointwise):
     -----
     y and target have one shape (N, ...), with ``lengths`` (N, T, ...); K counts the samples or the
     real steps, R the elements of each.
+
+    Raises
+    ------
+    ValueError, TypeError
+        The target has another shape than y, or holds no real numbers; y is no float32 or float64.
 
     References
     ----------
@@ -267,6 +277,12 @@ class BinaryCrossEntropy(_Pointwise):
     -----
     y (logits) and target (from 0 to 1, or booleans) have one shape (N, ...), with ``lengths``
     (N, T, ...); K counts the samples or the real steps, R the elements of each.
+
+    Raises
+    ------
+    ValueError, TypeError
+        The target has another shape than y, or holds what lies outside 0 ... 1; y is no float32 or
+        float64.
 
     References
     ----------
@@ -337,6 +353,12 @@ class CrossEntropy(_Loss):
 
     With `weights` and targets of y's shape PyTorch divides by the number of samples. Here a target
     means the same in both forms: the weight of a mixture is the mean of its classes'.
+
+    Raises
+    ------
+    ValueError, TypeError
+        The target fits y neither as classes nor as shares, or holds a class that y does not have; y
+        is no float32 or float64.
 
     References
     ----------

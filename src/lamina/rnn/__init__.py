@@ -1,4 +1,4 @@
-"""RNN: the simple recurrent network of Elman, with tanh, relu or sigmoid."""
+"""RNN: the next state is a function of the input and of the state before."""
 
 from . import formula
 from .layer import RNN

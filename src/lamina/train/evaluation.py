@@ -67,6 +67,11 @@ def accuracy(
     float
         NaN where there are no samples or steps.
 
+    Raises
+    ------
+    ValueError
+        The shapes of y and target do not fit together.
+
     Examples
     --------
     >>> accuracy([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]], [1, 0, 1, 1])
@@ -106,6 +111,11 @@ def predict(
         For padded sequences, x of shape (N, T, ...).
     batch_size : int
         How many samples are computed at a time: it bounds the memory.
+
+    Raises
+    ------
+    ValueError, TypeError
+        x is no array of real numbers, or `lengths` do not fit it.
 
     Examples
     --------
@@ -154,6 +164,11 @@ def evaluate(
     -------
     Evaluation
         A named tuple: ``loss, metric = evaluate(...)``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Neither a loss nor a metric is given; data is not of that form.
 
     Examples
     --------
