@@ -15,8 +15,8 @@ import numpy.typing as npt
 from . import denormals, jit, pool
 from .few import few_rows
 from .jit import Code, address, call, held, int64, item
-from .matmul import plan_of
-from .memory import empty
+from .matmul import BEFORE, IN_PLACE, WITHIN, plan_of
+from .memory import empty, workspace
 from .mode import flush as flush_code
 from .steps import AHEAD, Kept, Pass, Steps, Weights, pack, places, product, widest, zeros_and_ones
 
@@ -62,8 +62,8 @@ def _forward(part: int, at: int) -> None:
     (
         parts, steps, chunk, stride, size, lane, tile, copy, origin, cell, width, width_x,
         inputs, hidden, gates, n, bias_col, mask_row, cells, keep, set_mode, flush, heights, few,
-        sums, x_ahead, states, modes,
-    ) = jit.constants(fixed, 28)  # fmt: skip
+        way, panels_x, panels_h, sums, x_ahead, states, modes,
+    ) = jit.constants(fixed, 31)  # fmt: skip
     work, x, bias, weight_x, weight_h, h, c, c_next, y, mask, h_before, c_before, kept = (
         jit.data(work), jit.data(x), jit.data(bias), jit.data(weight_x), jit.data(weight_h),
         jit.data(h), jit.data(c), jit.data(c_next), jit.data(y), jit.data(mask),
@@ -82,8 +82,13 @@ def _forward(part: int, at: int) -> None:
     units, padded = u1 - u0, vectors * lane
     tall, first_x, first_h = inputs, u0 * inputs, u0 * hidden  # from panels
     gate_x, gate_h = padded * inputs, padded * hidden
-    if few:  # in place
+    given_x, given_h = weight_x, weight_h
+    if way == IN_PLACE:
         tall, first_x, first_h, gate_x, gate_h = zero, u0, u0, hidden, hidden
+    elif way == WITHIN:
+        weight_x, weight_h = work + panels_x, work + panels_h
+        if steps <= chunk:
+            gate_x = zero  # the panels of a gate make room for those of the next
     unit_vectors, unit = (units + lane - 1) // lane, u0 * size
     last = units - (unit_vectors - 1) * lane
     begun = t - t % chunk
@@ -98,11 +103,16 @@ def _forward(part: int, at: int) -> None:
             ))  # fmt: skip
             many += item(active, u)
         for q in range(gates):
-            gate = (q * hidden + u0) * size
+            gate, weights = (q * hidden + u0) * size, weight_x + (q * gate_x + first_x) * size
+            if way == WITHIN and t == 0:
+                pack(
+                    zero, one, zero, inputs, inputs, units, width_x, size, lane, copy, copy,
+                    given_x + gate, columns, one, weights,
+                )  # fmt: skip
             product(
                 many, inputs, units, width_x, size, lane, tile, origin, heights, mine, inputs,
-                weight_x + (q * gate_x + first_x) * size, columns, tall, bias + gate * bias_col,
-                zero, bias_col, sums + gate, columns, zero,
+                weights, columns, tall, bias + gate * bias_col, zero, bias_col, sums + gate,
+                columns, zero,
             )  # fmt: skip
     a = sums + offset * columns * size
     here, there = states + t % 2 * n * hidden * size, states + (t + 1) % 2 * n * hidden * size
@@ -117,7 +127,13 @@ def _forward(part: int, at: int) -> None:
         ))  # fmt: skip
     for i in range(gates):
         q = gates - 1 - i if t % 2 else i
-        gate, weights = a + (q * hidden + u0) * size, weight_h + (q * gate_h + first_h) * size
+        gate, weights = (q * hidden + u0) * size, weight_h + (q * gate_h + first_h) * size
+        if way == WITHIN and t == 0:
+            pack(
+                zero, one, zero, hidden, hidden, units, width, size, lane, copy, copy,
+                given_h + gate, columns, one, weights,
+            )  # fmt: skip
+        gate = a + gate
         if few:
             call(few, (
                 1, here, 0, 1, weights, columns, hidden, gate, 1, gate, 0, unit_vectors, last, 0
@@ -140,32 +156,38 @@ def _forward(part: int, at: int) -> None:
 def _backward(part: int, at: int) -> None:
     """Go back through step t with the units of part g; t = -1 hands on what step 0 gives."""
     (
-        fixed, weight_h, mask, y, dy, dh, dc, c_before, kept, da, modes, first, active,
+        fixed, weight_h, mask, y, dy, dh, dc, c_before, kept, da, work, first, active,
     ) = jit.constants(at, 13)  # fmt: skip
     (
         parts, steps, stride, size, lane, tile, scale, origin, cell, width, hidden, gates,
-        masked, zeros, set_mode, flush, heights,
-    ) = jit.constants(fixed, 17)  # fmt: skip
-    weight_h, mask, y, dy, dh, dc, c_before, kept, da, modes, first, active = (
+        masked, zeros, set_mode, flush, heights, transpose, modes,
+    ) = jit.constants(fixed, 19)  # fmt: skip
+    weight_h, mask, y, dy, dh, dc, c_before, kept, da, work, first, active = (
         jit.data(weight_h), jit.data(mask), jit.data(y), jit.data(dy), jit.data(dh), jit.data(dc),
-        jit.data(c_before), jit.data(kept), jit.data(da), jit.data(modes), jit.data(first),
+        jit.data(c_before), jit.data(kept), jit.data(da), jit.data(work), jit.data(first),
         jit.data(active),
     )  # fmt: skip
+    modes = work + modes
     t, g = steps - 1 - part // parts, part % parts
     call(set_mode, (flush, 0, modes + g * 8))
-    zero = int64(0)  # not a literal: `product` is compiled once
+    zero, one = int64(0), int64(1)  # not literals: `product` is compiled once
     columns, vectors = gates * hidden, (hidden + lane - 1) // lane
     u0, u1 = vectors * g // parts * lane, min(hidden, vectors * (g + 1) // parts * lane)
     units = u1 - u0
     unit_vectors, unit = (units + lane - 1) // lane, u0 * size
     last = units - (unit_vectors - 1) * lane
+    panels = work + u0 * columns * size
+    if t == steps - 1:
+        pack(
+            zero, one, zero, columns, columns, units, width, size, lane, transpose, transpose,
+            weight_h + u0 * columns * size, one, columns, panels,
+        )  # fmt: skip
     rows = item(active, t + 1) if t + 1 < steps else zero
     if rows > 0:
         product(
             rows, columns, units, width, size, lane, tile, origin, heights,
-            da + item(first, t + 1) * columns * size, stride * columns,
-            weight_h + u0 * columns * size, zero, columns, zeros, zero, zero, dh + unit, hidden,
-            t % 2,
+            da + item(first, t + 1) * columns * size, stride * columns, panels, zero, columns,
+            zeros, zero, zero, dh + unit, hidden, t % 2,
         )  # fmt: skip
         if masked:
             call(scale, (
@@ -185,39 +207,23 @@ def _backward(part: int, at: int) -> None:
     call(set_mode, (flush, 1, modes + g * 8))
 
 
-@jit.kernel
-def _pack(g: int, at: int) -> None:
-    """Copy the columns of each gate that belong to part g to their panels."""
-    (
-        parts, gates, gate, k, vectors, hidden, unit, row, col, width, size, lane, copy, transpose,
-        source, panels,
-    ) = jit.constants(at, 16)  # fmt: skip
-    zero, one = int64(0), int64(1)  # not literals: `pack` is compiled once
-    u0, u1 = vectors * g // parts * lane, min(hidden, vectors * (g + 1) // parts * lane)
-    for q in range(gates):
-        pack(
-            zero, one, zero, k, k, u1 - u0, width, size, lane, copy, transpose,
-            source + (q * gate + u0 * unit) * size, row, col,
-            panels + (q * vectors * lane + u0) * k * size,
-        )  # fmt: skip
-
-
-def _panels(matrix: NDArray, gates: int, parts: int, width: int, transposed: bool) -> NDArray:
-    """Return the columns of each gate and part, or rows of each part where transposed, in panels.
+def _panels(matrix: NDArray, gates: int, parts: int, width: int) -> NDArray:
+    """Return the columns of each gate and part in panels.
 
     Gates take whole vectors; the first column u of a part is at element u · k of its gate.
     """
-    plan = plan_of(matrix.dtype)
-    k, columns = matrix.shape[::-1] if transposed else matrix.shape
-    gates = 1 if transposed else gates
+    plan, (k, columns) = plan_of(matrix.dtype), matrix.shape
     hidden = columns // gates
     vectors = -(-hidden // plan.lane)
     panels = empty(k * gates * vectors * plan.lane, matrix.dtype)
-    unit, row, col = (k, 1, k) if transposed else (1, columns, 1)
-    pool.share(
-        _pack, parts, parts, gates, hidden, k, vectors, hidden, unit, row, col, width, plan.size,
-        plan.lane, *plan.codes[1:], address(matrix), address(panels),
-    )  # fmt: skip
+    for g in range(parts):
+        u0, u1 = vectors * g // parts * plan.lane, vectors * (g + 1) // parts * plan.lane
+        for q in range(gates):
+            jit.run(
+                pack, 0, 1, 0, k, k, min(hidden, u1) - u0, width, plan.size, plan.lane,
+                *plan.codes[1:], address(matrix[:, q * hidden + u0 :]), columns, 1,
+                address(panels[(q * vectors * plan.lane + u0) * k :]),
+            )  # fmt: skip
     return panels
 
 
@@ -233,7 +239,7 @@ def forward(
 
     def given(weights: Weights) -> tuple[NDArray, ...]:
         x, h, bias = weights.x, weights.h, weights.bias
-        if not plan.in_place:
+        if packed:
             x, h = (
                 _known(weights, name, columns // hidden, parts, wide)
                 for name, wide in (("x", plan.width_x), ("h", plan.width))
@@ -250,13 +256,12 @@ def forward(
             held(steps.active), held(steps.before),
         )  # fmt: skip
 
-    return Pass(_forward, parts, steps.steps, plan.work, plan.in_place, given, bind)
+    return Pass(_forward, parts, steps.steps, plan.work, given, bind)
 
 
 class _Plan(NamedTuple):
     """How a batch goes forward, whatever its arrays."""
 
-    in_place: bool
     width: int
     width_x: int
     work: int
@@ -268,7 +273,7 @@ class _Plan(NamedTuple):
 @lru_cache(maxsize=1024)
 def _plan(
     dtype: np.dtype[Any], cell: Code, n: int, steps: int, parts: int, stride: int, inputs: int,
-    hidden: int, columns: int, bias: bool, panels: bool, cells: bool, masked: bool, keep: bool,
+    hidden: int, columns: int, bias: bool, before: bool, cells: bool, masked: bool, keep: bool,
     flushing: int,
 ) -> _Plan:  # fmt: skip
     """Choose how to go forward."""
@@ -276,19 +281,23 @@ def _plan(
     gates, chunk = columns // hidden, max(1, AHEAD // n)
     width, width_x = (widest(rows, hidden // parts, dtype) for rows in (n, chunk * n))
     # A thread's columns of several gates lie apart in each row: panels bring them together.
-    in_place = n == 1 and steps < MANY // min(gates, 2) and not panels
-    (sums, x_ahead, states, modes), work = places(
-        plan.size, chunk * n * columns, parts * chunk * n * inputs, 2 * n * hidden,
-        parts * 8 // plan.size,
+    way = BEFORE if before else WITHIN
+    if n == 1 and steps < MANY // min(gates, 2) and not before:
+        way = IN_PLACE
+    padded = -(-hidden // plan.lane) * plan.lane * (way == WITHIN)
+    (panels_x, panels_h, sums, x_ahead, states, modes), work = places(
+        plan.size, padded * inputs * (gates if steps > chunk else 1), padded * hidden * gates,
+        chunk * n * columns, parts * chunk * n * inputs, 2 * n * hidden, parts * 8 // plan.size,
     )  # fmt: skip
     _, ones = zeros_and_ones(hidden, dtype)
     constants = jit.Constants(
         parts, steps, chunk, stride, plan.size, plan.lane, *plan.codes[:2], plan.origin_at,
         cell(dtype), width, width_x, inputs, hidden, gates, n, int(bias), hidden * masked,
         int(cells), int(keep), flush_code(dtype), flushing, address(plan.heights),
-        few_rows(dtype) if in_place else 0, sums, x_ahead, states, modes,
+        few_rows(dtype) if way == IN_PLACE else 0, way, panels_x, panels_h, sums, x_ahead, states,
+        modes,
     )  # fmt: skip
-    return _Plan(in_place, width, width_x, work, plan.zeros, ones, constants)
+    return _Plan(width, width_x, work, plan.zeros, ones, constants)
 
 
 def backward(
@@ -297,34 +306,42 @@ def backward(
 ) -> None:  # fmt: skip
     """Do what `recurrent.backward` does, on so many threads; `scale` is its `affine`."""
     hidden, columns = weights.h.shape
-    width = widest(steps.n, hidden // parts, da.dtype)
-    panels = _panels(weights.h, columns // hidden, parts, width, True)
-    constants = _plan_back(
-        da.dtype, cell, scale, width, steps.steps, parts, steps.stride, hidden, columns,
+    plan = _plan_back(
+        da.dtype, cell, scale, steps.n, steps.steps, parts, steps.stride, hidden, columns,
         mask is not None, denormals.flushing(),
     )  # fmt: skip
-    modes = np.empty(parts, np.int64)
+    scratch = workspace(plan.work, da.dtype)
     pool.share(
-        _backward, parts, constants.at, held(panels), held(dh if mask is None else mask), held(y),
-        held(dy), held(dh), held(dh if dc is None else dc),
-        *(held(y if a is None else a) for a in kept[1:]), held(da), held(modes),
+        _backward, parts, plan.constants.at, held(weights.h), held(dh if mask is None else mask),
+        held(y), held(dy), held(dh), held(dh if dc is None else dc),
+        *(held(y if a is None else a) for a in kept[1:]), held(da), held(scratch),
         held(steps.first), held(steps.active), phases=steps.steps + 1,
     )  # fmt: skip
 
 
+class _PlanBack(NamedTuple):
+    """How a batch goes backward, whatever its arrays."""
+
+    work: int
+    constants: jit.Constants
+
+
 @lru_cache(maxsize=1024)
 def _plan_back(
-    dtype: np.dtype[Any], cell: Code, scale: Code, width: int, steps: int, parts: int, stride: int,
+    dtype: np.dtype[Any], cell: Code, scale: Code, n: int, steps: int, parts: int, stride: int,
     hidden: int, columns: int, masked: bool, flushing: int,
-) -> jit.Constants:  # fmt: skip
-    """Return what a batch that goes backward asks for, whatever its arrays."""
+) -> _PlanBack:  # fmt: skip
+    """Choose how to go backward."""
     plan = plan_of(dtype)
     zeros, _ = zeros_and_ones(hidden, dtype)
-    return jit.Constants(
+    padded = -(-hidden // plan.lane) * plan.lane
+    (_, modes), work = places(plan.size, padded * columns, parts * 8 // plan.size)
+    constants = jit.Constants(
         parts, steps, stride, plan.size, plan.lane, plan.codes[0], scale(dtype), plan.origin_at,
-        cell(dtype), width, hidden, columns // hidden, int(masked), address(zeros),
-        flush_code(dtype), flushing, address(plan.heights),
+        cell(dtype), widest(n, hidden // parts, dtype), hidden, columns // hidden, int(masked),
+        address(zeros), flush_code(dtype), flushing, address(plan.heights), plan.codes[2], modes,
     )  # fmt: skip
+    return _PlanBack(work, constants)
 
 
 def _known(weights: Weights, name: str, gates: int, parts: int, width: int) -> NDArray:
@@ -332,7 +349,7 @@ def _known(weights: Weights, name: str, gates: int, parts: int, width: int) -> N
     key, known = (name, parts, width), weights.panels
     if known is not None and key in known:
         return known[key]
-    panels = _panels(getattr(weights, name), gates, parts, width, False)
+    panels = _panels(getattr(weights, name), gates, parts, width)
     if known is not None:
         known[key] = panels
     return panels

@@ -374,8 +374,7 @@ def planned(
     Raises
     ------
     ValueError
-        It is not worth a plan: the memory of large batches is better shared by all calls, and where
-        each packs weights for many steps, there is little besides.
+        It is not worth a plan: the memory of large batches is better shared by all calls.
     """
     n, T, inputs = plan.shapes[x]
     hidden, size = len(weights.h), plan.dtype.itemsize
@@ -384,7 +383,7 @@ def planned(
         raise ValueError("a batch for which a plan does not pay")
     found = _pass(cell, steps, weights, cells, False, False)
     (at, c_at), room = places(size, found.work, n * hidden)
-    if room * size > PLANNED or not (found.in_place or weights.panels is not None):
+    if room * size > PLANNED:
         raise ValueError("steps for which a plan does not pay")
     zeros, _ = zeros_and_ones(n * hidden, plan.dtype)
     start, given = zeros.reshape(n, hidden), found.given(weights)
@@ -419,7 +418,7 @@ def bound(
     (hidden, columns), dtype, steps = weights.h.shape, weights.h.dtype, steps_like(n, T)
     found = _pass(cell, steps, weights, cells, False, True)
     rows, size = n * T, dtype.itemsize
-    if max(rows * columns, found.work) * size > PLANNED or not found.in_place:
+    if max(rows * columns, found.work) * size > PLANNED:
         return None
     zeros, _ = zeros_and_ones(n * hidden, dtype)
     given, start = found.given(weights), held(zeros)
@@ -501,7 +500,7 @@ def _chosen(
         )  # fmt: skip
 
     phases = 2 if plan.way == WITHIN else 1
-    return Pass(_forward, len(begin), phases, plan.work, True, given, bind)
+    return Pass(_forward, len(begin), phases, plan.work, given, bind)
 
 
 class _Plan(NamedTuple):

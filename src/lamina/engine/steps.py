@@ -322,8 +322,6 @@ class Pass(NamedTuple):
         As `pool.share` takes them.
     work : int
         The elements that it works in.
-    in_place : bool
-        Whether the kernel reads the weights where they are: no copy was made for this pass.
     given : callable
         Returns the weights as the kernel reads them.
     bind : callable
@@ -335,7 +333,6 @@ class Pass(NamedTuple):
     parts: int
     phases: int
     work: int
-    in_place: bool
     given: Callable[[Any], tuple[NDArray, ...]]
     bind: Callable[..., tuple[Any, ...]]
 
