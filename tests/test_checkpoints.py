@@ -141,6 +141,19 @@ class TestRoundTrip:
         y, _ = model.forward(x, training=True)  # Dropout goes on where it was
         assert_same(again.forward(x, training=True)[0], y)
 
+    def test_options_that_were_set_anew(self, path):
+        model = lm.Sequential(lm.Linear(4, 3), lm.BatchNorm(3), lm.Dropout(0.5), rng=0)
+        model[1].frozen, model[2].rate = True, 0.25
+        lm.save(model, path)
+        _, norm, dropout = lm.load(path)
+        assert (norm.frozen, dropout.rate) == (True, 0.25)
+        assert (repr(norm), repr(dropout)) == ("BatchNorm(3, frozen=True)", "Dropout(rate=0.25)")
+        model[2].rate = 2
+        with pytest.raises(
+            ValueError, match=r"cannot be saved: .*rate must lie in \[0, 1\], got 2"
+        ):
+            lm.save(model, path)
+
     def test_a_layer_of_the_user_from_check_to_load(self, path):
         lm.check(Scale(3, rng=0), random("x", (4, 3)))
         model = lm.Sequential(lm.Linear(3, 3), Scale(3, rng=1), lm.Linear(3, 2), rng=0)

@@ -176,7 +176,12 @@ class Layer(ABC):
         return self
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute, and forget the calls that were planned with another value."""
+        """Set an attribute, and forget the calls that were planned with another value.
+
+        One that the constructor set from an argument of that name becomes part of `config`.
+        """
+        if name in self._config and name in vars(self):
+            self._config[name] = value
         super().__setattr__(name, value)
         if self._calls is not None:
             self._calls.known.clear()
@@ -439,7 +444,7 @@ class Layer(ABC):
             self._config["dtype"] = dtype
 
     def config(self) -> dict[str, Any]:
-        """Return the arguments that build this layer again, but for `rng`."""
+        """Return the arguments that build this layer again, as it is now, but for `rng`."""
         return dict(self._config)
 
     def summary(self, shape: Shape) -> None:
