@@ -149,6 +149,31 @@ def test_wrong_arrays(layer, message):
         lm.check(layer, x())
 
 
+def test_an_array_alone_is_not_taken_apart():
+    class Alone(lm.Layer):
+        def forward(self, x, *, training=False):
+            return 2 * x
+
+        def backward(self, dy, cache):
+            return 2 * dy, {}
+
+    class AloneBack(Alone):
+        def forward(self, x, *, training=False):
+            return 2 * x, None
+
+        def backward(self, dy, cache):
+            return 2 * dy
+
+    x = random("x", (2, 3))  # of two samples, which would unpack into y and a cache
+    message = r"Alone\(\): forward must return y and a cache, got ndarray"
+    for layer in (Alone(), lm.Sequential(Alone()), lm.Residual(Alone())):
+        for call in (layer, lambda x, layer=layer: lm.check(layer, x)):
+            with pytest.raises(TypeError, match=message):
+                call(x)
+    with pytest.raises(TypeError, match="backward must return dx and the gradients by name, got n"):
+        lm.check(AloneBack(), x)
+
+
 def test_a_wrong_layer_inside_a_network():
     model = lm.Sequential(lm.Linear(3, 3), lm.Residual(WrongInOneElement()), lm.Tanh(), rng=0)
     with pytest.raises(lm.CheckError, match=r"FAIL  gradient of 1.body.w"):

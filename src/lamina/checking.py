@@ -11,7 +11,7 @@ import numpy.typing as npt
 from .arguments import FLOATS, as_array
 from .initializers import RNG, generator
 from .kernels import formulas
-from .layer import Layer, check_layer
+from .layer import Layer, as_pair, check_layer
 
 NDArray = npt.NDArray[Any]
 
@@ -172,7 +172,7 @@ class _Probe:
         self._fits("y", self.y, self.y.shape)
 
     def _forward(self, layer: Layer, x: NDArray) -> tuple[NDArray, Any]:
-        return copy.deepcopy(layer).forward(x, **self.options)
+        return as_pair(layer, "forward", copy.deepcopy(layer).forward(x, **self.options))
 
     @property
     def arrays(self) -> dict[str, NDArray]:
@@ -181,7 +181,8 @@ class _Probe:
 
     def gradients(self, u: NDArray) -> dict[str, NDArray]:
         """Return the gradients of <y, u> by name."""
-        dx, grads = self.layer.backward(u.astype(self.dtype), self.cache)
+        returned = self.layer.backward(u.astype(self.dtype), self.cache)
+        dx, grads = as_pair(self.layer, "backward", returned)
         unknown = sorted(set(grads) - set(self.layer.params))
         if unknown:
             raise CheckError(f"{self.layer!r}: backward gave gradients for no parameter: {unknown}")

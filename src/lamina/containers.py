@@ -11,7 +11,7 @@ import numpy as np
 from . import kernels
 from .arguments import array, gradient, say
 from .initializers import RNG
-from .layer import Arrays, ByName, Joined, Layer, NDArray, Shape
+from .layer import Arrays, ByName, Joined, Layer, NDArray, Shape, as_pair
 from .parts import activations, sums
 from .parts.activations import Identity, ReLU
 
@@ -225,7 +225,8 @@ class Sequential(Container):
                         x, *both = layer._forward_joined(x, after, **options)
                         caches += both
                     else:
-                        x, cache = layer.forward(x, **options, training=training)
+                        found = layer.forward(x, **options, training=training)
+                        x, cache = as_pair(layer, "forward", found)
                         caches.append(cache)
                 lengths = lengths_after(layer, lengths)
         return x, caches
@@ -354,7 +355,8 @@ class _Parallel(Container):
         for name, layer in self._children.items():
             with within(self, name):
                 options = layer._accepted(lengths, sample_ids)
-                y, cache = layer.forward(x, **options, training=training)
+                found = layer.forward(x, **options, training=training)
+                y, cache = as_pair(layer, "forward", found)
             ys.append(y)
             caches.append(cache)
         self._check(ys, lengths)

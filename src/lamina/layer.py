@@ -247,7 +247,9 @@ class Layer(ABC):
 
     def _infer(self, x: NDArray, **options: Any) -> NDArray:
         """Return y of a call that was not planned."""
-        return self.forward(x, **options)[0]
+        y: NDArray
+        y, _ = as_pair(self, "forward", self.forward(x, **options))
+        return y
 
     # Two layers that a Sequential does at once in training: the bits are those of one by one, where
     # -0 counts as 0
@@ -501,6 +503,14 @@ def _named(arrays: Mapping[str, NDArray]) -> Named:
     named = Named()
     named.update(arrays)
     return named
+
+
+def as_pair(layer: Layer, method: str, found: Any) -> tuple[Any, Any]:
+    """Return what `forward` or `backward` returned: an array alone would unpack into samples."""
+    if isinstance(found, tuple) and len(found) == 2:
+        return found
+    expected = {"forward": "y and a cache", "backward": "dx and the gradients by name"}[method]
+    raise TypeError(f"{say(layer)}: {method} must return {expected}, got {type(found).__name__}")
 
 
 def check_layer(owner: str, model: Any) -> None:
