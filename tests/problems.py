@@ -181,11 +181,14 @@ def cut(parts: int, set: Callable[[Any, str, Any], Any] = setattr) -> None:
     for module in modules():
         for name, value in (
             ("SERIAL", 0), ("count_threads", lambda: parts), ("REUSED", 0), ("COPIED", 1),
+            ("TALL", 1), ("WEIGHTS", 1),
         ):  # fmt: skip
             if hasattr(module, name):
                 set(module, name, value)
     for module in modules():
-        for name in ("_bound", "_pass", "_pass_back", "_products", "layout", "product"):
+        for name in (
+            "_bound", "_pass", "_pass_back", "_products", "layout", "of_rows", "product",
+        ):  # fmt: skip
             if hasattr(plans := getattr(module, name, None), "cache_clear"):
                 plans.cache_clear()
     for plans in (

@@ -14,6 +14,7 @@ with a sum of its own, and these are added in their order.
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -24,7 +25,7 @@ from ..engine.jit import Task, Words, address, call
 from ..engine.matmul import SERIAL, plan_of
 from ..engine.memory import aligned, empty
 from ..windows import Ints
-from .direct import APART, edges_of, zeros_of
+from .direct import APART, PLANS, edges_of, zeros_of
 from .gathered import Product, multiply, product
 
 NDArray = npt.NDArray[Any]
@@ -42,6 +43,10 @@ MANY: Final = 32
 """So many channels are gathered, for a product whose tiles all threads share, unless there are so
 many chunks to share:"""
 SEVERAL: Final = 8
+TALL: Final = 2**13
+"""A product of two matrices of so many rows goes by chunks: each row is read once, as it lies."""
+WEIGHTS: Final = 2**10
+"""The least weights for that."""
 
 
 @jit.kernel
@@ -186,7 +191,7 @@ def weights(
         taps_w, rows, reach = kw, c, (kw - 1) * dilation[2] + 1
     edges = edges_of(rows, o, NEAR // 64, 0, lane, heights)
     widest = edges[1]
-    positions = NEAR // (widest * lane * size)
+    positions = max(1, min(NEAR // (widest * lane * size), HELD // (c * size)))
     if dilation[2] > 1:
         positions = min(positions, HELD // (kd * kh * c * size) - reach)
         if 2 * positions < reach:  # too much of what is copied would be copied again
@@ -225,6 +230,17 @@ def weights(
         chunks, parts, Words(shape, windows, np.array(edges)), parts * held, together * lines,
         zeros_of(max(pitch, 8 * lane), dtype),
     )  # fmt: skip
+
+
+@lru_cache(PLANS)
+def of_rows(count: int, c: int, o: int, dtype: np.dtype[Any], threads: int) -> Chunks | None:
+    """Plan dW = XᵀdY of matrices of so many rows; None where any other product takes less time."""
+    if count < TALL or c * o < WEIGHTS:
+        return None
+    one = 1, 1, 1
+    x, dy, dw = (*one, count, c), (*one, count, o), (*one, c, o)
+    plan = weights(x, dy, dw, 1, one, one, (0, 0, 0), dtype, threads)
+    return plan if isinstance(plan, Chunks) else None
 
 
 def weight_gradient(
