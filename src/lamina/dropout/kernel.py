@@ -6,6 +6,7 @@ threads nor the batch change a bit of it.
 """
 
 import math
+from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any, Final, NamedTuple
 
@@ -25,9 +26,10 @@ from . import formula
 from .formula import Affine, Draw, Mode
 
 NDArray = npt.NDArray[Any]
+Shape = tuple[int, ...]
 _i64, _i8, _pointer = ir.IntType(64), ir.IntType(8), ir.PointerType()
 
-UNROLLED: Final = 3
+UNROLLED: Final = 2
 """Vectors of counters that are worked on side by side, to hide the latency of their rounds."""
 CHUNK: Final = 8192
 """The most units of a sample that a thread takes at once; a multiple of 4."""
@@ -222,9 +224,11 @@ relu_drop_backward: Final = elements.Each(
 def _drop(g: int, at: int) -> None:
     """Do part g of all samples, chunk by chunk, as far as their units are real."""
     (
-        parts, size, code, n, units, x, y, ids, real, call_, k0, k1, threshold, affine,
-    ) = jit.constants(at, 14)  # fmt: skip
+        parts, size, code, n, units, threshold, affine, x, y, ids, real, numbers,
+    ) = jit.constants(at, 12)  # fmt: skip
     x, y, ids, real, affine = data(x), data(y), data(ids), data(real), data(affine)
+    numbers = data(numbers)
+    call_, k0, k1 = item(numbers, 0), item(numbers, 1), item(numbers, 2)
     chunks = (units + CHUNK - 1) // CHUNK
     total = n * chunks
     for u in range(total * g // parts, total * (g + 1) // parts):
@@ -314,36 +318,40 @@ def _apply(
 def _drawn(
     x: NDArray, keep: Draw, affine: Affine, lengths: NDArray | None, code: Code = drop
 ) -> NDArray:
-    n, threshold = x.shape[0], round(keep.rate * 2**32)
-    y, units = empty(x.shape, x.dtype), x.size // max(n, 1)
-    if lengths is not None:
-        for sample, length in zip(y, lengths.tolist(), strict=True):
-            sample[length:] = 0
-    if threshold == 2**32 or x.size == 0:
-        y[...] = 0
-        return y
-    ids, real = _whole(n, units)
-    if lengths is not None:
-        real = lengths.astype(np.int64) * (units // x.shape[1])
-    if keep.sample_ids is not None:
-        ids = keep.sample_ids.astype(np.uint64)
-    constants = _numbers(affine, x.dtype)
-    parts = 1 if x.size <= SERIAL else count_threads()
-    k0, k1 = keep.key.tolist()
-    pool.share(
-        _drop, parts, parts, x.dtype.itemsize, code(x.dtype), n, units, held(x), held(y), held(ids),
-        held(real), keep.call & formula.LOW, k0, k1, threshold, held(constants),
-    )  # fmt: skip
-    return y
+    dropped = _bound(code, x.shape, x.dtype, keep.rate, affine, count_threads())
+    return dropped(x, keep, lengths)
 
 
 # What follows from shapes and options alone, which nobody writes to
 
 
 @lru_cache(KEPT)
-def _whole(n: int, units: int) -> tuple[NDArray, NDArray]:
-    """Return the ids of samples by their place, and how many units of each are real: all."""
-    return np.arange(n, dtype=np.uint64), np.full(n, units)
+def _bound(
+    code: Code, shape: Shape, dtype: np.dtype[Any], rate: float, affine: Affine, threads: int
+) -> Callable[..., NDArray]:
+    """Return y as a function of an x of that shape, what draws its mask, and lengths."""
+    size, threshold = math.prod(shape), round(rate * 2**32)
+    if threshold == 2**32 or size == 0:
+        return lambda x, keep, lengths=None: np.zeros(shape, dtype)
+    n, units = shape[0], size // shape[0]
+    places, all_units = np.arange(n, dtype=np.uint64), np.full(n, units)
+    parts, constants = 1 if size <= SERIAL else threads, _numbers(affine, dtype)
+    fixed = parts, dtype.itemsize, code(dtype), n, units, threshold, held(constants)
+    arguments = *fixed, *map(pool.late, range(5))
+    run = pool.in_order(pool.Ready(_drop, parts, arguments, constants))
+
+    def dropped(x: NDArray, keep: Draw, lengths: NDArray | None = None) -> NDArray:
+        y, ids, real = empty(shape, dtype), places, all_units
+        if lengths is not None:
+            for sample, length in zip(y, lengths.tolist(), strict=True):
+                sample[length:] = 0
+            real = lengths.astype(np.int64) * (units // shape[1])
+        if keep.sample_ids is not None:
+            ids = keep.sample_ids.astype(np.uint64)
+        run(x, y, ids, real, np.array((keep.call & formula.LOW, *keep.key.tolist())))
+        return y
+
+    return dropped
 
 
 @lru_cache(KEPT)

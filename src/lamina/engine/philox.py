@@ -5,6 +5,8 @@ does not matter, as the multiplication that a CPU has for vectors, 32 x 32 -> 64
 it. So nothing is moved between lanes until the end.
 """
 
+from collections.abc import Sequence
+from functools import reduce
 from typing import TypeAlias
 
 from llvmlite import ir
@@ -56,12 +58,22 @@ def _product(b: ir.IRBuilder, word: ir.Value, which: int) -> ir.Value:
     return b.mul(b.and_(word, low), factor)
 
 
+def _shuffle(b: ir.IRBuilder, two: Words, which: Sequence[int]) -> ir.Value:
+    """Return 32-bit words of two vectors, by their numbers among the eight of each 16 bytes."""
+    n = 2 * lanes()
+    narrow = ir.VectorType(_i32, n)
+    numbers = [w % 4 + start + w // 4 * n for start in range(0, n, 4) for w in which]
+    first, second = (b.bitcast(v, narrow) for v in two)
+    return b.shuffle_vector(first, second, ir.Constant(narrow, numbers))
+
+
 def _mix(b: ir.IRBuilder, product: ir.Value, *words: ir.Value) -> ir.Value:
-    """Return the upper half of a product, with words."""
-    found = b.lshr(product, ir.Constant(product.type, [32] * product.type.count))
-    for word in words:
-        found = b.xor(found, word)
-    return found
+    """Return the upper half of a product, with words.
+
+    What moves it may be done where neither products nor shifts are.
+    """
+    upper = b.bitcast(_shuffle(b, [product] * 2, (1, 1, 3, 3)), product.type)
+    return b.xor(upper, reduce(b.xor, words))
 
 
 def ahead(b: ir.IRBuilder, rest: Words, key: list[Words]) -> Words:
@@ -103,15 +115,7 @@ def philox(b: ir.IRBuilder, counters: Words, done: Words, key: list[Words]) -> l
 def draws(b: ir.IRBuilder, words: Words) -> Words:
     """Return the words of all counters, those of one side by side, as vectors of 32-bit lanes.
 
-    Lanes of `words` are in the `order` that makes two vectors of them with two shuffles.
+    Lanes of `words` are in the `order` that needs no word to leave its 16 bytes.
     """
-    n = lanes()
-    vector, narrow = ir.VectorType(_i64, n), ir.VectorType(_i32, 2 * n)
-    low, half = (ir.Constant(vector, [v] * n) for v in (LOW, 32))
-    pairs = [b.or_(b.and_(even, low), b.shl(odd, half)) for even, odd in (words[:2], words[2:])]
-    found = []
-    for which in (0, 1):
-        lane = [2 * (j // 2) + which + j % 2 * n for j in range(n)]
-        numbers = ir.Constant(ir.VectorType(_i32, n), lane)
-        found.append(b.bitcast(b.shuffle_vector(*pairs, numbers), narrow))
-    return found
+    pairs = [_shuffle(b, two, (0, 2, 4, 6)) for two in (words[:2], words[2:])]
+    return [_shuffle(b, pairs, which) for which in ((0, 2, 4, 6), (1, 3, 5, 7))]
