@@ -225,8 +225,8 @@ def _turned(e: Emitter, rows: int) -> ir.Function:
                     mine = sums[v * rows : (v + 1) * rows]
                     at = places(v, i)
                     for u in range(count):
-                        lines = [e.load(b, e.at(b, place, u * n), None) for place in at]
-                        mine = add(b.add(i, _i64(u * n)), transposed(e, b, lines), mine)
+                        lines = transposed(e, b, [e.at(b, place, u * n) for place in at])
+                        mine = add(b.add(i, _i64(u * n)), lines, mine)
                     for place in at:
                         e.prefetch(b, e.at(b, place, soon))
                     found += mine
@@ -245,9 +245,8 @@ def _turned(e: Emitter, rows: int) -> ir.Function:
         rest = b.sdiv(b.sub(p.k, whole), _i64(n))
         sums = p.loop(rest, sums, blocks(1))
         done = b.add(whole, b.mul(rest, _i64(n)))
-        some_terms = e.first_lanes(b, b.sub(p.k, done))
         for v in range(many):
-            lines = transposed(e, b, [e.load(b, at, some_terms) for at in places(v, done)])
+            lines = transposed(e, b, places(v, done), b.sub(p.k, done))
             for q, values in enumerate(lines):
                 e.store(b, values, e.at(b, turned, q * n), None)
 

@@ -90,24 +90,32 @@ def _copy_twin(
         target.row(i * ldt, width)[...] = source.row(i * lds, width)
 
 
-def transposed(e: Emitter, b: ir.IRBuilder, lines: list[ir.Value]) -> list[ir.Value]:
-    """Transpose L vectors of L lanes, in log2(L) stages of shuffles of two vectors each.
+def transposed(
+    e: Emitter, b: ir.IRBuilder, places: list[ir.Value], count: ir.Value | None = None
+) -> list[ir.Value]:
+    """Load L vectors of L lanes and transpose them; lanes from `count` on are 0 and not read.
 
-    Within 128 bits stages interleave elements and then pairs of them, for which every CPU has an
-    instruction. Beyond, stage s exchanges, between vectors s apart, the lanes that are s apart.
+    They are loaded by blocks of 128 bits, each to where it belongs: to exchange such blocks between
+    registers takes some CPUs many cycles. Within a block, elements are interleaved and then pairs
+    of them, for which every CPU has an instruction.
     """
-    n = e.lanes
-    block, stage = 16 // e.align, 1
-    while stage < n:
+    n, block = e.lanes, 16 // e.align
+    part = e.of_lanes(block)
+    lines = []
+    for first in range(0, n, block):
+        mask = None if count is None else part.first_lanes(b, b.sub(count, _i64(first)))
+        for q in range(block):
+            parts = [part.load(b, e.at(b, place, first), mask) for place in places[q::block]]
+            while len(parts) > 1:
+                parts = [_joined(b, *pair) for pair in zip(parts[::2], parts[1::2], strict=True)]
+            lines += parts
+    stage = 1
+    while stage < block:
+        starts = [s + g for s in range(0, n, block) for g in range(0, block // 2, stage)]
+        low = [p + i for s in starts for p in (s, n + s) for i in range(stage)]
+        high = [p + block // 2 for p in low]
         shuffled = list(lines)
         for q in (q for q in range(n) if not q & stage):
-            if stage < block:
-                starts = [s + g for s in range(0, n, block) for g in range(0, block // 2, stage)]
-                low = [p + i for s in starts for p in (s, n + s) for i in range(stage)]
-                high = [p + block // 2 for p in low]
-            else:
-                low = [p if not p & stage else n + p - stage for p in range(n)]
-                high = [p + stage if not p & stage else n + p for p in range(n)]
             for into, order in ((q, low), (q + stage, high)):
                 chosen = ir.Constant(ir.VectorType(_i32, n), order)
                 shuffled[into] = b.shuffle_vector(lines[q], lines[q + stage], chosen)
@@ -116,6 +124,12 @@ def transposed(e: Emitter, b: ir.IRBuilder, lines: list[ir.Value]) -> list[ir.Va
     if block == 4:  # interleaving twice leaves the middle two of four exchanged
         lines = [lines[q - q % 4 + (0, 2, 1, 3)[q % 4]] for q in range(n)]
     return lines
+
+
+def _joined(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
+    """Return the lanes of x and behind them those of y."""
+    count = 2 * x.type.count
+    return b.shuffle_vector(x, y, ir.Constant(ir.VectorType(_i32, count), list(range(count))))
 
 
 def _emit_transpose(dtype: Any) -> str:
@@ -138,13 +152,9 @@ def _emit_transpose(dtype: Any) -> str:
         from_block = e.at(b, source, b.mul(j, lds))
         with for_range(b, row_blocks) as bi:
             i = b.mul(bi.index, _i64(n))
-            lines = [
-                e.load(b, e.at(b, e.at(b, from_block, i), b.mul(lds, _i64(q))), None)
-                for q in range(n)
-            ]
-            lines = transposed(e, b, lines)
+            rows_at = [e.at(b, e.at(b, from_block, i), b.mul(lds, _i64(q))) for q in range(n)]
             into_block = e.at(b, e.at(b, target, b.mul(i, ldt)), j)
-            for q, line in enumerate(lines):
+            for q, line in enumerate(transposed(e, b, rows_at)):
                 e.store(b, line, e.at(b, into_block, b.mul(ldt, _i64(q))), None)
 
     def singly(row_from: Any, column_from: Any, column_to: Any) -> None:
