@@ -42,8 +42,11 @@ SERIAL: Final = 400_000
 """Below so many multiply-adds a call stays on one core: a second one would cost more."""
 SERIAL_PLANNED: Final = 100_000
 """The same in a program, whose steps threads share sooner."""
+SERIAL_VECTORS: Final = 20_000
+"""The same of a product, in vectors, which it fills."""
 SERIAL_B: Final = 120_000
-"""Nor one whose B has fewer elements, as a level-2 cache holds: a few rows wait for B alone."""
+"""Nor one whose B and C have fewer elements, as a level-2 cache holds: few rows wait for B alone,
+few terms for C."""
 REUSED: Final = 3
 """A B that so many tiles or fewer use is not worth a copy."""
 COPIED: Final = 5
@@ -338,7 +341,7 @@ def product(
     """Choose how to compute a product, with the arguments of `matmul`, on so many threads."""
     plan = plan_of(dtype)
     lane, wide, few = plan.lane, plan.wide, 0
-    if m * n * k <= SERIAL and n * k <= SERIAL_B:
+    if m * -(-n // lane) * k <= SERIAL_VECTORS and max(n * k, m * n) <= SERIAL_B:
         count = 1
     turned = b_col != 1 and not bias and not relu and _better_turned(m, n, k, lane)
     if turned:
