@@ -213,8 +213,10 @@ class Update:
         rule = rule.get(self.rule, fused._momentum)
         expected = rule(fused.Plain(), shrink * value, gradient, own, rest)
         held = [fused.np.array(a) for a in arrays]  # on guarded pages, where kernels' memory is
-        updates = fused.Updates(self.rule, held[:1], [held[2:]], [0])
-        updates.update(held[1:2], [numbers])
+        before = fused.np.array(arrays[1])
+        updates = fused.Updates(self.rule, held[:1], [before], [held[2:]], [0])
+        assert updates.update(held[1:2], [numbers])
+        assert_same(before, arrays[0], "what the parameter was")
         assert_same(held[1], arrays[1], "the gradient")
         for found, exact in zip([held[0], *held[2:]], expected, strict=True):
             np.testing.assert_allclose(found, exact, rtol=0, atol=100 * EPS[found.dtype])

@@ -11,7 +11,6 @@ import pytest
 
 import lamina as lm
 from contract import assert_close, assert_same, random
-from lamina import kernels
 from lamina.engine.threads import threads
 from lamina.train import fused
 
@@ -224,7 +223,7 @@ def test_arrays_that_take_the_place_of_others_are_seen():
         elif t == 4:
             copied = copy.deepcopy(optimizer)
             copied.step(copy.deepcopy(theta), grads(9))
-        with kernels.formulas() if t == 5 else contextlib.nullcontext():
+        with lm.formulas() if t == 5 else contextlib.nullcontext():
             optimizer.step(theta, {n: np.asfortranarray(g) for n, g in grads(t).items()})
             for name, p in twin.items():
                 other.step({name: p}, grads(t))
@@ -323,7 +322,7 @@ def test_one_pass_is_the_update_term_by_term(make, dtype):
     shapes = {"a": (1,), "b": (33,), "c": (7, 5), "d": (300, 301), "e": (0,), "f_bias": (70,)}
     params = {name: rng.standard_normal(shape).astype(dtype) for name, shape in shapes.items()}
     results = []
-    for how in (kernels.formulas(), threads(1), threads(2)):
+    for how in (lm.formulas(), threads(1), threads(2)):
         optimizer = make()
         optimizer.weight_decay, optimizer.clip_norm = 0.1, 5.0
         mine, rng = copy.deepcopy(params), np.random.default_rng(1)
@@ -346,7 +345,8 @@ def test_sums_of_squares_and_of_zeros(size, dtype):
     a = np.random.default_rng(size).standard_normal(size).astype(dtype)
     ones, empty = np.ones(40_000, dtype), np.zeros((3, 0), dtype)
     gradients = [a, ones, empty]
-    updates = fused.Updates("sgd", [a.copy() for a in gradients], [[]] * 3, [0] * 3)
+    params = [a.copy() for a in gradients]
+    updates = fused.Updates("sgd", params, params, [[]] * 3, [0] * 3)
     found = updates.squares(gradients)
     np.testing.assert_allclose(found, np.sum(a.astype(np.float64) ** 2) + 40_000, rtol=1e-12)
     with threads(1):
@@ -382,6 +382,25 @@ def test_parameters_of_two_dtypes_and_of_a_layout_that_kernels_do_not_read(make)
         np.testing.assert_array_equal(p, apart[name], err_msg=name)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("size", [1, 15, 33, 40_000])
+@pytest.mark.parametrize("formulas", [False, True])
+def test_an_update_tells_whether_all_is_finite_and_what_was_before(size, dtype, formulas):
+    params, grads = {"p": np.ones(size, dtype)}, {"p": np.full(size, 0.5, dtype)}
+    before = {"p": np.empty(size, dtype)}
+    with lm.formulas() if formulas else contextlib.nullcontext():
+        optimizer = lm.SGD(1.0)
+        assert optimizer._step(params, grads, before)
+        assert (before["p"] == 1).all()
+        assert (params["p"] == 0.5).all()
+        for place in sorted({0, size // 2, size - 1}):
+            params["p"][place] = np.inf
+            assert not optimizer._step(params, grads, before)
+            assert before["p"][place] == np.inf
+            params["p"][place] = 0
+        assert optimizer._step(params, grads, before)
+
+
 def test_large_gradients_are_finite():
     """Their squares may not be."""
     params, grads = {"p": np.ones(5000)}, {"p": np.full(5000, 1e200)}
@@ -398,11 +417,14 @@ def test_updates_without_the_compiler():
             arrays = [rng.random(100) for _ in range(4)]
             numbers = (1, 0.1, 0.9, *[0.5] * {"sgd": 1, "adam": 7}.get(rule, 4))
             slots = arrays[2:] if rule == "adam" else arrays[2:][: rule != "sgd"]
-            updates = fused.Updates(rule, [arrays[0]] * 2, [slots] * 2, [0, 1])
+            before = [np.zeros(100) for _ in range(2)]
+            updates = fused.Updates(rule, [arrays[0]] * 2, before, [slots] * 2, [0, 1])
             g = arrays[1]
             assert abs(updates.squares([g, g]) - 2 * g @ g) < 1e-9
-            updates.update([g, g], [numbers] * 2)
+            first = arrays[0].copy()
+            assert updates.update([g, g], [numbers] * 2)
             assert all(np.isfinite(a).all() for a in arrays)
+            assert (before[0] == first).all() and (before[1] != first).any()
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script)],

@@ -223,16 +223,17 @@ class _Update:
     def __call__(self, group: list[Batch], losses: Mean, metrics: Mean) -> None:
         """Make one update, or leave the model at the last finite loss; add to the means."""
         buffers = {name: a.copy() for name, a in self.model.buffers.items()}
+        last = self.before  # the parameters of the last finite loss
         try:
             grads = self._gradients(group, losses, metrics)
-            for name, p in self.params.items():
-                self.before[name][...] = p
-            self.optimizer.step(self.params, grads)
-            for name, p in self.params.items():
-                if not np.isfinite(p).all():
-                    raise FloatingPointError(f"{name} became infinite; lower the learning rate")
+            last = self.params
+            finite = self.optimizer._step(self.params, grads, self.before)
+            last = self.before
+            if not finite:
+                name = next(n for n, p in self.params.items() if not np.isfinite(p).all())
+                raise FloatingPointError(f"{name} became infinite; lower the learning rate")
         except FloatingPointError:
-            self.model.assign({**self.before, **buffers})
+            self.model.assign({**last, **buffers})
             raise
 
     def _gradients(self, group: list[Batch], losses: Mean, metrics: Mean) -> Arrays:

@@ -1,6 +1,8 @@
 """The updates of optimizers.py in one pass over all parameters, emitted as LLVM vector IR.
 
-An update reads the parameter p, its gradient g and the slots, and writes p and the slots. First
+An update reads the parameter p, its gradient g and the slots, and writes p and the slots; what p
+was it writes to where it may be wanted again, and of p it adds up 0 p, which tells whether all is
+finite. First
 
     g = scale g + decay p,    p = shrink p                                      (1)
 
@@ -15,6 +17,7 @@ with the factor of clipping, the L2 penalty and the decay beside the gradient; t
 Each element is by itself, so threads change no bit.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
@@ -28,6 +31,7 @@ from ..engine.jit import Address, Code, Task, address, call, data, held
 from ..engine.matmul import contiguous
 from ..engine.sweep import DOUBLE, Masks, Sweep, Values
 from ..engine.threads import count as count_threads
+from ..engine.tile import lanes
 
 NDArray = npt.NDArray[Any]
 _i64 = ir.IntType(64)
@@ -38,6 +42,8 @@ COLUMNS: Final = 32
 """How many sums of squares go side by side, whatever the width of a vector."""
 PIECE: Final = 16_384
 """Elements that a thread takes at once, and whose squares are added in `COLUMNS` sums."""
+TOGETHER: Final = 2
+"""How many vectors of a parameter are updated side by side."""
 NUMBERS: Final = {"sgd": 1, "momentum": 4, "adam": 7, "rmsprop": 4}
 """How many numbers the rules take."""
 
@@ -114,10 +120,11 @@ def _rmsprop(w: Any, p: Any, g: Any, slots: Sequence[Any], n: Sequence[Any]) -> 
 
 
 def _emit(name: str, rule: Rule, slots: int, count: int, dtype: Any) -> str:
-    s = Sweep(name, dtype, "*p *g *slot0 *slot1 count *numbers")
+    s = Sweep(name, dtype, "*p *before *g *slot0 *slot1 count *numbers *zeros")
     b, w = s.builder, Words(s)
-    p, g, slot0, slot1, length, numbers = s.given
-    held = [p, *(slot0, slot1)[:slots]]
+    p, before, g, slot0, slot1, length, numbers, zeros = s.given
+    held, zero = [p, *(slot0, slot1)[:slots]], s.vector(0.0)
+    s.stores([zero] * TOGETHER, zeros, [None] * TOGETHER)
     scale, decay, shrink, *rest = (
         s.spread(b, b.load(s.at(b, numbers, i), typ=s.scalar, align=s.size), s.vector)
         for i in range(3 + count)
@@ -126,6 +133,7 @@ def _emit(name: str, rule: Rule, slots: int, count: int, dtype: Any) -> str:
     def strip(j: ir.Value, masks: Masks) -> None:
         places = [s.at(b, a, j) for a in held]
         loaded = [s.loads(place, masks) for place in places]
+        s.stores(loaded[0], s.at(b, before, j), masks)
         gradients = s.loads(s.at(b, g, j), masks)
         found: list[Values] = [[] for _ in held]
         for v, gradient in enumerate(gradients):
@@ -136,21 +144,28 @@ def _emit(name: str, rule: Rule, slots: int, count: int, dtype: Any) -> str:
                 into.append(result)
         for values, place in zip(found, places, strict=True):
             s.stores(values, place, masks)
+        everywhere: Masks = [None] * len(masks)
+        sums = zip(found[0], s.loads(zeros, everywhere), strict=True)
+        s.stores([w.fma(value, zero, total) for value, total in sums], zeros, everywhere)
 
-    s.across(length, (2, 1), strip)
+    s.across(length, (TOGETHER, 1), strip)
     return s.end()
 
 
 def _twin(
     rule: Rule, slots: int, numbers_of: int,
-    p: Address, g: Address, slot0: Address, slot1: Address, count: int, numbers: Address,
+    p: Address, before: Address, g: Address, slot0: Address, slot1: Address, count: int,
+    numbers: Address, zeros: Address,
 ) -> None:  # fmt: skip
     scale, decay, shrink, *rest = numbers.row(0, 3 + numbers_of)
+    before.row(0, count)[...] = p.row(0, count)
     value, own = p.row(0, count), [a.row(0, count) for a in (slot0, slot1)[:slots]]
     gradient = decay * value + scale * g.row(0, count)
     results = rule(Plain(), shrink * value, gradient, own, rest)
     for array, result in zip([value, *own], results, strict=True):
         array[...] = result
+    sums = zeros.row(0, TOGETHER * lanes(p.dtype))
+    sums[...] = np.sum(0 * value)
 
 
 def _code(name: str, rule: Rule, slots: int) -> Code:
@@ -228,8 +243,8 @@ zeros: Final = Code("zeros", _emit_zeros, partial(_sums_twin, partial(np.multipl
 
 
 # All parameters in one launch, for many are small. A table has a row for each piece of a parameter:
-# the elements before it, its own and their place in bytes, which gradient is its, then p, the slots
-# and the numbers.
+# the elements before it, its own and their place in bytes, which gradient is its, then p, where to
+# write what it was, the slots, the numbers and the sums of 0 p.
 
 
 @jit.kernel
@@ -240,8 +255,8 @@ def _update(g: int, table: NDArray, task: Task, gradients: NDArray) -> None:
         done, count, at, k = table[i, 0], table[i, 1], table[i, 2], table[i, 3]
         if done * parts // total == g:
             call(code, (
-                data(table[i, 4]) + at, data(gradients[k]) + at, data(table[i, 5]) + at,
-                data(table[i, 6]) + at, count, table[i, 7],
+                data(table[i, 4]) + at, data(table[i, 5]) + at, data(gradients[k]) + at,
+                data(table[i, 6]) + at, data(table[i, 7]) + at, count, table[i, 8], table[i, 9],
             ))  # fmt: skip
 
 
@@ -270,7 +285,8 @@ class Updates:
     ----------
     rule : str
         One of `RULES`.
-    params : sequence of array
+    params, before : sequence of array
+        The parameters, and where to write what each was: to itself where nobody wants to know.
     slots : sequence of sequences of array
         Those of each parameter.
     kinds : sequence of int
@@ -281,18 +297,22 @@ class Updates:
         self,
         rule: str,
         params: Sequence[NDArray],
+        before: Sequence[NDArray],
         slots: Sequence[Sequence[NDArray]],
         kinds: Sequence[int],
     ) -> None:
-        self.dtype, self.held = params[0].dtype, (params, slots)
+        self.dtype, self.held = params[0].dtype, (params, before, slots)
         self.code, self.total = RULES[rule](self.dtype), 0
         self.numbers = np.empty((max(kinds) + 1, 3 + NUMBERS[rule]), self.dtype)
-        rows = []
-        for k, (p, own, kind) in enumerate(zip(params, slots, kinds, strict=True)):
-            places = (*map(held, (p, *own)), held(p), held(p))[:3]
+        pieces = sum(-(-p.size // PIECE) for p in params)
+        self.finite = np.empty((pieces, TOGETHER * lanes(self.dtype)), self.dtype)
+        rows: list[Any] = []
+        for k, (p, was, own, kind) in enumerate(zip(params, before, slots, kinds, strict=True)):
+            places = (*map(held, (p, was, *own)), held(p), held(p))[:4]
             for first in range(0, p.size, PIECE):
                 count, at = min(PIECE, p.size - first), first * self.dtype.itemsize
-                rows.append((self.total, count, at, k, *places, address(self.numbers[kind])))
+                given = address(self.numbers[kind]), address(self.finite[len(rows)])
+                rows.append((self.total, count, at, k, *places, *given))
                 self.total += count
         self.table = jit.Words(jit.table(rows))
         self.gradients = jit.table([held(p) for p in params])  # until there are some
@@ -316,13 +336,14 @@ class Updates:
         self._launch(_sum, code(self.dtype), address(self.sums), gradients)
         return float(np.add.reduce(self.sums, axis=None))
 
-    def update(self, gradients: Sequence[NDArray], numbers: Sequence[Sequence[float]]) -> None:
-        """Write the new values of parameters and slots.
+    def update(self, gradients: Sequence[NDArray], numbers: Sequence[Sequence[float]]) -> bool:
+        """Write the new values of parameters and slots; return whether the former are finite.
 
         The numbers are, for each kind, scale, decay and shrink of (1), then those of the rule.
         """
         self.numbers[...] = numbers
         self._launch(_update, self.code, 0, gradients)
+        return not self.total or math.isfinite(np.add.reduce(self.finite, axis=None))
 
     def _launch(self, kernel: Any, code: Any, sums: Any, gradients: Sequence[NDArray]) -> None:
         if not self.total:

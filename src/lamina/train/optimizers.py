@@ -109,10 +109,14 @@ class Optimizer(ABC):
 
         Nothing is written where an error is raised.
         """
+        self._step(params, grads, params)
+
+    def _step(self, params: Arrays, grads: Arrays, before: Arrays) -> bool:
+        """Make one update, write to `before` what `params` were; return whether all are finite."""
         if self.steps == 0:
             refuse_idle(type(self).__name__, "group", self.groups, params)
         gradients = self._gradients(params, grads)
-        plan = self._planned(params)
+        plan = self._planned(params, before)
         read = [table.updates.read([gradients[i] for i in table.members]) for table in plan.tables]
         sums = [
             table.updates.zeros(own) if self.clip_norm is None else table.updates.squares(own)
@@ -126,18 +130,22 @@ class Optimizer(ABC):
             if "updates" in kind.slots:
                 updates = kind.slots["updates"]
                 updates[...] = int(updates) + 1  # += takes longer of an array of no axes
+        finite = True
         for table, own in zip(plan.tables, read, strict=True):
             numbers = [
                 (scale, *self._decay_numbers(k.lr, k.decay), *self._numbers(k.lr, k.slots))
                 for k in table.kinds
             ]
-            table.updates.update(own, numbers)
+            finite &= table.updates.update(own, numbers)
         for i, kind in plan.others.items():
             p, g = plan.arrays[i], gradients[i]
+            plan.before[i][...] = p
             g = g if scale == 1 else g * scale  # (1)
             g = self._decay(p, g, kind.lr, kind.decay) if kind.decay else g
             self._update(p, g, kind.lr, self.slots[plan.names[i]])
+            finite &= bool(np.isfinite(p).all())
         self.steps += 1
+        return finite
 
     @abstractmethod
     def _slots(self, p: NDArray) -> Arrays:
@@ -201,20 +209,20 @@ class Optimizer(ABC):
                     "lower the learning rate or set clip_norm=, and look for NaN in the data"
                 )
 
-    def _planned(self, params: Arrays) -> "_Plan":
+    def _planned(self, params: Arrays, before: Arrays) -> "_Plan":
         """Return the plan that there is, or a new one where arrays or patterns have changed."""
-        if self._plan is None or self._plan.key != self._key(params):
-            self._plan = _Plan(self, params)
-            self._plan.key = self._key(params)
+        if self._plan is None or self._plan.key != self._key(params, before):
+            self._plan = _Plan(self, params, before)
+            self._plan.key = self._key(params, before)
         return self._plan
 
-    def _key(self, params: Arrays) -> list[Any]:
+    def _key(self, params: Arrays, before: Arrays) -> list[Any]:
         """Return what a plan is for; it holds on to the arrays, so ids stay theirs."""
         slots = (a for name in params for a in self.slots.get(name, {}).values())
         patterns = [*self.groups, *self.no_decay]
         return [
             kernels.used(), self._rule, patterns, list(params), *map(id, params.values()),
-            *map(id, slots),
+            *map(id, before.values()), *map(id, slots),
         ]  # fmt: skip
 
     def _alike(self, name: str, p: NDArray) -> tuple[Any, ...]:
@@ -535,8 +543,9 @@ class _Plan:
         What formulas do: the places of parameters among all, and their kinds.
     """
 
-    def __init__(self, optimizer: Optimizer, params: Arrays) -> None:
+    def __init__(self, optimizer: Optimizer, params: Arrays, before: Arrays) -> None:
         self.key: list[Any] = []
+        self.before = [before[name] for name in params]
         self.names, self.arrays = list(params), list(params.values())
         for name, p in params.items():
             if name not in optimizer.slots:
@@ -562,7 +571,7 @@ class _Plan:
     def _dtype(self, i: int) -> Any:
         """Return the dtype of a parameter that kernels can change, None for others."""
         p = self.arrays[i]
-        arrays = (p, *(a for a in self.slots[i].values() if a.ndim))
+        arrays = (p, self.before[i], *(a for a in self.slots[i].values() if a.ndim))
         lie_well = all(a.flags.carray and a.dtype == p.dtype for a in arrays)
         return p.dtype if kernels.used() and p.dtype in FLOATS and lie_well else None
 
@@ -585,6 +594,7 @@ class _Table:
         self.updates = fused.Updates(
             rule,
             [plan.arrays[i] for i in of],
+            [plan.before[i] for i in of],
             [[a for a in plan.slots[i].values() if a.ndim] for i in of],
             [self.kinds.index(kind) for kind in of.values()],
         )
