@@ -419,7 +419,7 @@ class TestCallbacks:
 
         model = mlp()
         rule = lm.EarlyStopping("loss", patience=50)
-        train(model, moons(), epochs=10, callbacks=[keep], early_stopping=rule)
+        train(model, moons(), epochs=10, callbacks=keep, early_stopping=rule)
         assert_same_state(state(lm.load(tmp_path / "best.safetensors")), state(model))
 
     def test_an_interrupt_passes_through(self):
@@ -539,6 +539,8 @@ def test_refuses_data(data, error, message):
         ({"optimizer": lm.Adam}, TypeError, r"must be an optimizer, Adam\(1e-3\) say, got <"),
         ({"loss": lm.CrossEntropy}, TypeError, r"fit: loss must be a loss, CrossEntropy\(\) say"),
         ({"loss": "mse"}, TypeError, r"fit: loss must be a loss, .* got 'mse'"),
+        ({"callbacks": [print, 3]}, TypeError, r"fit: callbacks must be functions .* 3\)$"),
+        ({"early_stopping": True}, TypeError, "fit: early_stopping must be an EarlyStopping, .* T"),
         ({"validation": (X, Y[:7])}, ValueError, "fit: validation: x has 8 samples"),
         ({"validation": iter([(X, Y)])}, ValueError, "validation: an iterator can be gone through"),
     ],

@@ -48,6 +48,8 @@ def test_gates(kind, tmp_path):
     assert written(figure, tmp_path)
     with pytest.raises(TypeError, match=r"plot.gates: trace must be a dict .* cache.trace\[0\]"):
         lm.plot.gates(cache.trace)
+    with pytest.raises(ValueError, match=r"plot.gates: trace has no array of shape \(N, T, H\)"):
+        lm.plot.gates({})
 
 
 def test_filters(tmp_path):

@@ -141,8 +141,8 @@ def features(owner: object, x: NDArray, count: int, ndim: int | None = None) -> 
     """Check that x has `count` features in its last axis and, where given, `ndim` axes."""
     if ndim is not None and x.ndim != ndim:
         raise ValueError(
-            f"{say(owner)}: x has {x.ndim} axes (shape {x.shape}), expected {ndim}, "
-            f"channels last, batch first"
+            f"{say(owner)}: x has {x.ndim} axes (shape {x.shape}), expected {ndim}: "
+            f"batch first, features last"
         )
     if x.ndim < 1 or x.shape[-1] != count:
         found = f"{x.shape[-1]} features in its last axis" if x.ndim else "no axes"

@@ -75,6 +75,8 @@ def gates(trace: Mapping[str, NDArray], sample: int = 0) -> "Figure":
     ------
     TypeError
         It is no such dict: ``cache.trace`` has one for each layer and direction.
+    ValueError
+        It has no such array.
 
     Examples
     --------
@@ -91,6 +93,8 @@ def gates(trace: Mapping[str, NDArray], sample: int = 0) -> "Figure":
             "cache.trace has one for each layer and direction: cache.trace[0]"
         )
     rows = {name: a[sample].T for name, a in trace.items() if a.ndim == 3 and name != "da"}
+    if not rows:
+        raise ValueError("plot.gates: trace has no array of shape (N, T, H)")
     figure = _figure(7, 0.9 * len(rows) + 0.6)
     panels = figure.subplots(len(rows), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (name, values) in zip(panels, rows.items(), strict=True):

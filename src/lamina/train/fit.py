@@ -47,7 +47,7 @@ def fit(
     validation: Data | None = None,
     seed: int = 0,
     trainable: str | Iterable[str] = "*",
-    callbacks: Iterable[Callback] = (),
+    callbacks: Iterable[Callback] | Callback = (),
     early_stopping: EarlyStopping | None = None,
     progress: bool | None = None,
 ) -> History:
@@ -92,7 +92,7 @@ def fit(
     trainable : str or iterable of str
         Patterns of the names of the parameters to change, ``"4.*"`` say; the others stay as they
         are. Buffers are not parameters: to keep BatchNorm's, build it with ``frozen=True``.
-    callbacks : iterable of callables
+    callbacks : iterable of callables, or one
         Each is called as ``callback(history, model)`` after each epoch; where one returns something
         true, training ends there.
     early_stopping : EarlyStopping, optional
@@ -135,7 +135,9 @@ def fit(
     accumulate = integer("fit", "accumulate", accumulate)
     seed = integer("fit", "seed", seed, least=0)
     metric = as_metric("fit", metric)
-    callbacks = tuple(callbacks)
+    callbacks = tuple(callbacks) if isinstance(callbacks, Iterable) else (callbacks,)
+    if not all(map(callable, callbacks)):
+        raise TypeError(f"fit: callbacks must be functions of history and model, got {callbacks}")
     batches = Batches("fit", data, batch_size, model.dtype, epochs)
     held_out = (
         None
@@ -308,6 +310,10 @@ def _groups(batches: Batches, size: int, seed: int, epoch: int) -> Iterator[list
 def _watch(rule: EarlyStopping | None, metric: bool, validation: bool) -> Watch | None:
     if rule is None:
         return None
+    if not isinstance(rule, EarlyStopping):
+        raise TypeError(
+            f"fit: early_stopping must be an EarlyStopping, EarlyStopping() say, got {rule!r}"
+        )
     if rule.monitor.startswith("val_") and not validation:
         raise ValueError(f"fit: early stopping watches {rule.monitor}; give validation=")
     if rule.monitor.endswith("metric") and not metric:
