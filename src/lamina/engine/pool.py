@@ -35,12 +35,14 @@ LINES: Final = 128
 
 NEXT, DONE, TASK = 0, 16, 32
 """The words of what threads share, on lines of their own: the next part, how many are done, and
-what the parts are: the kernel, where its arguments are, the number of the first part."""
+what the parts are: the kernel, where its arguments are, the number of the job of phase 0."""
 WORDS: Final = 48
 INDEX: Final = 16
 """Bits of a part's index within its job. In NEXT, their number lies above it in as many bits, and
 the number of the job in the rest: what a thread takes is one of this job, or it takes nothing."""
 BELOW: Final = (1 << INDEX) - 1
+JOBS: Final = (1 << 64 - 2 * INDEX) - 1
+"""Numbers of jobs begin anew beyond that."""
 
 ALONE: Final = 0
 """In the place of what threads share: there are no others."""
@@ -86,10 +88,11 @@ def _take(shared: int) -> None:
     """Compute parts until none is left to take."""
     while True:
         taken = _add(shared, NEXT, 1)
-        index = taken & BELOW
-        if index >= (taken >> INDEX) & BELOW:
+        index, count = taken & BELOW, (taken >> INDEX) & BELOW
+        if index >= count:
             return
-        call(item(shared, TASK), (item(shared, TASK + 2) + index, item(shared, TASK + 1)))
+        phase = ((taken >> 2 * INDEX) - item(shared, TASK + 2)) & JOBS
+        call(item(shared, TASK), (phase * count + index, item(shared, TASK + 1)))
         _add(shared, DONE, 1)
 
 
@@ -103,15 +106,18 @@ def _offer(shared: int, count: int, code: int, at: int, phases: int) -> None:
         for part in range(phases * count):
             call(code, (part, at))
         return
+    job = (_read(shared, NEXT) >> 2 * INDEX) + 1
     _write(shared, TASK, code)
     _write(shared, TASK + 1, at)
+    _write(shared, TASK + 2, job)
+    _write(shared, DONE, 0)
     for phase in range(phases):
-        _write(shared, TASK + 2, phase * count)
-        _write(shared, DONE, 0)
-        job = (_read(shared, NEXT) >> 2 * INDEX) + 1
-        _write(shared, NEXT, (job << 2 * INDEX) + (count << INDEX))
+        # The first part is the caller's, so that it finds in its caches what it left there.
+        _write(shared, NEXT, (job + phase << 2 * INDEX) + (count << INDEX) + 1)
+        call(code, (phase * count, at))
+        _add(shared, DONE, 1)
         _take(shared)
-        while _read(shared, DONE) < count:
+        while _read(shared, DONE) < (phase + 1) * count:
             _rest()
 
 
