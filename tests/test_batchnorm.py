@@ -468,9 +468,11 @@ def test_recalibrate(unbiased, cut):
     assert_close(model[0].running_var, in_parts["0.running_var"], np.float64)
     with pytest.raises(ValueError, match="recalibrate: the data has no batches"):
         lm.recalibrate(model, [])
-    for data in (x, [x]):
-        with pytest.raises(TypeError, match=r"recalibrate: data must be \(x, y\)"):
-            lm.recalibrate(model, data)
+    for data in ([x[at] for at in cut], x):  # targets are not missed
+        lm.recalibrate(model, data, batch_size=10)
+        assert_close(model[0].running_var, in_parts["0.running_var"], np.float64)
+    with pytest.raises(TypeError, match=r"recalibrate: data must be \(x, y\)"):
+        lm.recalibrate(model, 3)
 
 
 def test_recalibrate_with_lengths():

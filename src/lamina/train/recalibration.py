@@ -1,17 +1,19 @@
 """Running values of BatchNorm found anew, after the parameters have changed."""
 
 import copy
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..batchnorm import BatchNorm, formula
 from ..layer import Layer, check_layer
 from .batches import Batches, Data
 
 
-def recalibrate(model: Layer, data: Data, *, batch_size: int = 256) -> None:
+def recalibrate(model: Layer, data: npt.ArrayLike | Data, *, batch_size: int = 256) -> None:
     """Set the running values of all BatchNorm layers to the statistics of data.
 
     Running values lag behind the parameters, and after averaging or changing these they are wrong.
@@ -24,10 +26,11 @@ def recalibrate(model: Layer, data: Data, *, batch_size: int = 256) -> None:
     model : Layer
         Its other buffers stay as they are. BatchNorm layers that are frozen, keep no running
         values or do not update them are passed over.
-    data : (x, y) or iterable of such batches
-        As in `fit`. The targets y are not used.
+    data : x, (x, y) or iterable of such batches
+        As in `fit`, or arrays x alone: targets are not used. For padded sequences ``(x, lengths)``
+        comes in the place of x, so with y.
     batch_size : int
-        How many samples pass at a time, where data is ``(x, y)``.
+        How many samples pass at a time, where data is no iterable of batches.
 
     Raises
     ------
@@ -49,6 +52,10 @@ def recalibrate(model: Layer, data: Data, *, batch_size: int = 256) -> None:
     (array([4.]), array([5.]))
     """
     check_layer("recalibrate", model)
+    if isinstance(data, (np.ndarray, tuple)):
+        data = _paired(data)
+    elif isinstance(data, Iterable):
+        data = map(_paired, data)
     batches = Batches("recalibrate", data, batch_size, model.dtype)
     probe = copy.deepcopy(model)  # whose passes may count and draw as they like
     layers = dict(model.walk())
@@ -79,3 +86,8 @@ def _note(forward: Any, parts: list[formula.Statistics], *given: Any, **options:
         formula.Statistics(mean, np.zeros_like(mean), var * var.dtype.type(count), int(count))
     )
     return y, cache
+
+
+def _paired(x: Any) -> Any:
+    """Let an array stand for the targets that it comes without: nobody looks at them."""
+    return (x, x) if isinstance(x, np.ndarray) else x
