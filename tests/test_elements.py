@@ -13,7 +13,7 @@ from lamina.dropout import kernel as dropout_kernel
 from lamina.engine import elements as each
 from lamina.engine import memory, threads
 from lamina.engine.memory import aligned
-from lamina.parts import activations_kernel, rows_kernel, sums_kernel
+from lamina.parts import activations_kernel, pooling_kernel, rows_kernel, sums_kernel
 
 DTYPES = ["float32", "float64"]
 by_dtype = pytest.mark.parametrize("dtype", DTYPES)
@@ -162,6 +162,22 @@ def test_batchnorm_past_the_caches_has_the_same_bits(shape, dtype, monkeypatch):
     problems.cut(2, monkeypatch.setattr)
     for name, a in results(None, arrays).items():
         assert_same(a, expected[name], name)
+
+
+@by_dtype
+@pytest.mark.parametrize("kind", ["max_pool", "avg_pool"])
+@pytest.mark.parametrize("stride", [2, 3])
+def test_pooling_past_the_caches_has_the_same_bits(kind, stride, dtype, monkeypatch):
+    rng = np.random.default_rng(stride)
+    x = rng.standard_normal((4, 41, 40, 16)).astype(dtype)
+    sizes = {"pool_size": (3, 3), "stride": (stride,) * 2, "padding": ((0, 0),) * 2}
+    y, cache = getattr(pooling_kernel, kind)(x, **sizes)
+    dy, backward = rng.standard_normal(y.shape).astype(dtype), f"{kind}_backward"
+    expected = getattr(pooling_kernel, backward)(dy, cache)
+    monkeypatch.setattr(memory, "LEVEL_3", 0)
+    pooling_kernel._usual_backward.cache_clear()
+    assert_same(getattr(pooling_kernel, backward)(dy, cache), expected)
+    pooling_kernel._usual_backward.cache_clear()
 
 
 @by_dtype

@@ -23,7 +23,7 @@ from ..engine import jit, pool, program
 from ..engine.jit import Address, Code, Constants, address, call, data, item
 from ..engine.loops import for_range
 from ..engine.matmul import contiguous
-from ..engine.memory import empty
+from ..engine.memory import ALIGNMENT, empty, past_caches
 from ..engine.sweep import Masks, Sweep, Values
 from ..engine.threads import count as count_threads
 from ..windows import Ints, Pads, Windows
@@ -66,6 +66,7 @@ class _Terms:
     def __init__(self, name: str, dtype: Any, vectors: Ints, strip: Callable[..., None]) -> None:
         """Emit `strip(self, column, masks)` for so many vectors of every element."""
         self.sweep = s = Sweep(name, dtype, _ARGUMENTS)
+        self.write = s.streams if name.endswith("_past") else s.stores
         b = s.builder
         *arrays, n0, n1, place, count, table, sizes = s.given
         width, self.divisor, *steps = self._integers(sizes, 2 + 2 * RANK)
@@ -210,14 +211,14 @@ def _emit_greatest(dtype: Any) -> str:
     return _Terms("greatest_pool", dtype, (8, 4, 1), strip).sweep.end()
 
 
-def _emit_sum(dtype: Any) -> str:
+def _emit_sum(name: str, dtype: Any) -> str:
     """Write the sums of a, over the divisor, in c."""
 
     def strip(t: _Terms, j: ir.Value, masks: Masks) -> None:
         s, b, divisor = t.sweep, t.sweep.builder, t.sweep.number(t.divisor)
-        s.stores([b.fdiv(v, divisor) for v in _sums(t, j, masks)], s.at(b, t.c, j), masks)
+        t.write([b.fdiv(v, divisor) for v in _sums(t, j, masks)], s.at(b, t.c, j), masks)
 
-    return _Terms("sum_pool", dtype, (8, 4, 1), strip).sweep.end()
+    return _Terms(name, dtype, (8, 4, 1), strip).sweep.end()
 
 
 def _emit_mean(dtype: Any) -> str:
@@ -262,7 +263,7 @@ def _sums(t: _Terms, j: ir.Value, masks: Masks, before: Values | None = None) ->
     return t.over([s.at(b, t.a, j)], before or [s.vector(0.0)] * len(masks), term)
 
 
-def _emit_chosen(dtype: Any) -> str:
+def _emit_chosen(name: str, dtype: Any) -> str:
     """Write in c the sums of those of a whose places are in b."""
 
     def strip(t: _Terms, j: ir.Value, masks: Masks) -> None:
@@ -278,9 +279,9 @@ def _emit_chosen(dtype: Any) -> str:
             return list(map(b.fadd, carried, chosen))
 
         found = t.over([s.at(b, t.a, j), s.at(b, t.b, j)], [zero] * len(masks), term)
-        s.stores(found, s.at(b, t.c, j), masks)
+        t.write(found, s.at(b, t.c, j), masks)
 
-    return _Terms("chosen_pool", dtype, (4, 1), strip).sweep.end()
+    return _Terms(name, dtype, (4, 1), strip).sweep.end()
 
 
 def _twin(
@@ -349,10 +350,16 @@ mean: Final = Code("mean_pool", _emit_mean, partial(_twin, "mean_pool"))
 """Their means."""
 global_mean: Final = Code("global_mean", _emit_global_mean, partial(_twin, "mean_pool"))
 """The means of windows over all of one axis."""
-sums: Final = Code("sum_pool", _emit_sum, partial(_twin, "sum_pool"))
-"""Of the gradients of the windows that an element is in, the sum."""
-chosen: Final = Code("chosen_pool", _emit_chosen, partial(_twin, "chosen_pool"))
-"""The sum of those in which it is the maximum."""
+sums, sums_past = (
+    Code(name, partial(_emit_sum, name), partial(_twin, "sum_pool"))
+    for name in ("sum_pool", "sum_pool_past")
+)
+"""Of the gradients of the windows that an element is in, the sum; and written past the caches."""
+chosen, chosen_past = (
+    Code(name, partial(_emit_chosen, name), partial(_twin, "chosen_pool"))
+    for name in ("chosen_pool", "chosen_pool_past")
+)
+"""The sum of those in which it is the maximum; and the same."""
 
 
 @jit.kernel
@@ -596,6 +603,9 @@ def _bind_backward(
     code: Code, plan: Plan, dy: Ints, dx: Ints, dtype: np.dtype[Any], parts: int, divisor: int
 ) -> _Bound:
     sides = plan.back, plan.outputs, -1, plan.window, plan.stride
+    aligned = dx[-1] * dtype.itemsize % ALIGNMENT == 0
+    if aligned and past_caches(2, math.prod(dx) * dtype.itemsize):
+        code = sums_past if code is sums else chosen_past
     return _bind(code, *sides, dy, dx, dtype, parts, divisor)
 
 
