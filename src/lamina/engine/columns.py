@@ -32,7 +32,10 @@ WORTH: Final = 250_000
 SOME: Final = 4
 """The least steps for which weights are packed."""
 MANY: Final = 32
-"""The same for one sequence, whose steps read each weight once; half of it with several gates."""
+"""The same for one sequence, whose steps read each weight once; half of it with several gates, or
+where W_h is large."""
+LARGE: Final = 2**20
+"""The elements of such a W_h, which with W_x is more than a cache of level 3 holds."""
 MOST: Final = 2
 """The most sequences for each thread: with more, each is busy on its own."""
 
@@ -282,7 +285,8 @@ def _plan(
     width, width_x = (widest(rows, hidden // parts, dtype) for rows in (n, chunk * n))
     # A thread's columns of several gates lie apart in each row: panels bring them together.
     way = BEFORE if before else WITHIN
-    if n == 1 and steps < MANY // min(gates, 2) and not before:
+    soon = gates > 1 or hidden * columns >= LARGE
+    if n == 1 and steps < (MANY // 2 if soon else MANY) and not before:
         way = IN_PLACE
     padded = -(-hidden // plan.lane) * plan.lane * (way == WITHIN)
     (panels_x, panels_h, sums, x_ahead, states, modes), work = places(
