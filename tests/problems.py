@@ -181,7 +181,7 @@ def cut(parts: int, set: Callable[[Any, str, Any], Any] = setattr) -> None:
     for module in modules():
         for name, value in (
             ("SERIAL", 0), ("count_threads", lambda: parts), ("REUSED", 0), ("COPIED", 1),
-            ("TALL", 1), ("WEIGHTS", 1),
+            ("TALL", 1), ("MUCH", 1),
         ):  # fmt: skip
             if hasattr(module, name):
                 set(module, name, value)

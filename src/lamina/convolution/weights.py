@@ -43,10 +43,10 @@ MANY: Final = 32
 """So many channels are gathered, for a product whose tiles all threads share, unless there are so
 many chunks to share:"""
 SEVERAL: Final = 8
-TALL: Final = 2**13
+TALL: Final = 2**12
 """A product of two matrices of so many rows goes by chunks: each row is read once, as it lies."""
-WEIGHTS: Final = 2**10
-"""The least weights for that."""
+MUCH: Final = 2**24
+"""The least multiply-adds for that."""
 
 
 @jit.kernel
@@ -235,7 +235,7 @@ def weights(
 @lru_cache(PLANS)
 def of_rows(count: int, c: int, o: int, dtype: np.dtype[Any], threads: int) -> Chunks | None:
     """Plan dW = XᵀdY of matrices of so many rows; None where any other product takes less time."""
-    if count < TALL or c * o < WEIGHTS:
+    if count < TALL or count * c * o < MUCH:
         return None
     one = 1, 1, 1
     x, dy, dw = (*one, count, c), (*one, count, o), (*one, c, o)
