@@ -349,9 +349,10 @@ def test_a_layer_of_your_own_may_be_made_of_layers(tmp_path):
 @pytest.mark.parametrize("build", [lm.Sequential, lm.Concat, lm.Residual])
 @pytest.mark.parametrize(
     ("argument", "hint"),
-    [(np.tanh, ""), (lm.ReLU, r"; write ReLU\(...\)"), ([lm.ReLU()], r"; write \w+\(\*layers\)")],
+    [(np.tanh, ""), (lm.ReLU, r"; write ReLU\(...\)"), ([lm.ReLU()], r"; write {}\(\*layers\)")],
 )
 def test_takes_only_layers(build, argument, hint):
+    hint = hint.format("Concat" if build is lm.Concat else "Sequential")
     with pytest.raises(
         TypeError, match=rf"{build.__name__}: argument 0 must be a Layer, .*{hint}$"
     ):

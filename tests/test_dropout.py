@@ -358,6 +358,11 @@ def test_a_mask_from_outside():
     ("mask", "error", "message"),
     [
         (np.ones((4, 5)), TypeError, "mask must be boolean, true where .*, got dtype float64"),
+        (
+            np.ma.masked_array(np.ones((4, 5), bool)),
+            TypeError,
+            "mask is a masked array, whose mask",
+        ),
         (np.ones((2, 5), bool), ValueError, r"mask has shape \(2, 5\), .* that of x, \(4, 5\)"),
         (np.ones((1, 4, 5), bool), ValueError, r"mask has shape \(1, 4, 5\), which does not"),
         (np.ones((4, 0), bool), ValueError, r"mask has shape \(4, 0\), which does not"),

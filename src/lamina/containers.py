@@ -32,7 +32,9 @@ class Container(Layer):
             if not isinstance(layer, Layer):
                 hint = ""
                 if isinstance(layer, (list, tuple)):
-                    hint = f"; write {type(self).__name__}(*layers)"
+                    hint = (
+                        f"; write {'Concat' if isinstance(self, Concat) else 'Sequential'}(*layers)"
+                    )
                 elif isinstance(layer, type) and issubclass(layer, Layer):
                     hint = f"; write {layer.__name__}(...)"
                 raise TypeError(

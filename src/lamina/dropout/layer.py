@@ -237,7 +237,7 @@ class Dropout(Layer):
         return formula.Draw(x.shape, self.rate, key, call, self.shared_axes, sample_ids)
 
     def _checked_mask(self, mask: Any, x: NDArray, training: bool) -> NDArray:
-        found: NDArray = np.asarray(mask)
+        found = arguments.as_array(self, "mask", mask)
         if not (training or self.always):
             raise ValueError(
                 f"{say(self)}: mask= is for a pass that drops, and inference does not; "
@@ -264,7 +264,7 @@ class Dropout(Layer):
     def _checked_ids(self, sample_ids: Any, x: NDArray) -> NDArray | None:
         if sample_ids is None:
             return None
-        found: NDArray = np.asarray(sample_ids)
+        found = arguments.as_array(self, "sample_ids", sample_ids)
         if found.shape != x.shape[:1]:
             raise ValueError(
                 f"{say(self)}: sample_ids has shape {found.shape}, expected {x.shape[:1]}, "
