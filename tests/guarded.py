@@ -77,6 +77,8 @@ def guard() -> None:
             module.empty = empty
         if hasattr(module, "ALIGNMENT"):
             module.ALIGNMENT = 1  # no room for it at the end of an array
+        if hasattr(module, "WORKSPACE"):
+            module.WORKSPACE = -1  # each is as large as it has to be
         if hasattr(module, "contiguous"):
             module.contiguous = copy  # even what is contiguous: so arguments are guarded
     launch = pool.launch

@@ -187,7 +187,8 @@ def cut(parts: int, set: Callable[[Any, str, Any], Any] = setattr) -> None:
                 set(module, name, value)
     for module in modules():
         for name in (
-            "_bound", "_pass", "_pass_back", "_products", "layout", "of_rows", "product",
+            "_back", "_bound", "_chosen", "_pass", "_pass_back", "_products", "layout", "of_rows",
+            "product",
         ):  # fmt: skip
             if hasattr(plans := getattr(module, name, None), "cache_clear"):
                 plans.cache_clear()

@@ -10,7 +10,7 @@ import pytest
 
 import lamina as lm
 from contract import assert_same
-from lamina.engine import columns, outer, recurrent, threads
+from lamina.engine import columns, outer, pool, recurrent, threads
 from lamina.engine.matmul import column_sums, matmul
 from problems import LAYOUTS
 from recurrences import Recurrence, recurrence
@@ -108,8 +108,13 @@ def test_same_bits_however_the_work_is_cut(problem, monkeypatch):
     arrays = problem.arrays()
     expected = problem.passes(kernel, arrays)
 
+    plans = (
+        recurrent._chosen, recurrent._plan, recurrent._back, recurrent._plan_back,
+        recurrent._plan_inputs, columns._plan, columns._plan_back,
+    )  # fmt: skip
+
     def same(what):
-        for plan in (recurrent._plan, recurrent._plan_back, columns._plan, columns._plan_back):
+        for plan in plans:
             plan.cache_clear()
         for name, a in problem.passes(kernel, arrays).items():
             assert_same(a, expected[name], f"{name}, {what}")
@@ -138,8 +143,8 @@ def test_same_bits_however_the_work_is_cut(problem, monkeypatch):
     for width in (1, 3):
         monkeypatch.setattr(recurrent, "widest", lambda *a, width=width: width)
         same(f"{width} vectors")
-    recurrent._plan.cache_clear()
-    recurrent._plan_back.cache_clear()
+    for plan in plans:
+        plan.cache_clear()
 
 
 @every
@@ -166,7 +171,12 @@ def test_step_has_the_bits_of_run(problem):
 def test_outer_has_the_bits_of_products(k, i, h, n, dtype):
     rng = np.random.default_rng(0)
     x, before, d = (rng.standard_normal((k, size)).astype(dtype) for size in (i, h, n))
-    *found, bias = outer.outer(x, before, d)
+    c, work = np.empty((i + h + 1, n), dtype), np.empty(10**6, dtype)
+    *found, bias = c[:i], c[i:-1], c[-1]
+    arrays = x, before, d, c, *found, bias, work
+    calls, room = outer.outer(c.dtype, k, i, h, n, *map(pool.late, range(len(arrays))))
+    assert room <= work.size
+    pool.in_order(*calls)(*arrays)
     for a, c in zip((x, before), found, strict=True):
         expected = np.empty((a.shape[1], n), dtype)
         matmul(a, 1, a.shape[1], d, n, 1, a.shape[1], n, k, expected)

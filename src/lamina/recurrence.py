@@ -229,8 +229,14 @@ class Recurrent(Layer):
 
     def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
         """Return dx, shape (N, T, I), and the gradients of the parameters."""
-        dx, _, grads = self.run_backward(dy, None, cache)
-        return dx, grads
+        shape, _, functions, layers, trace = cache
+        ((_, cells), *more) = layers
+        if more or len(cells) > 1 or trace or not hasattr(functions, "backward"):
+            dx, _, grads = self.run_backward(dy, None, cache)
+            return dx, grads
+        dy = arguments.gradient(self, dy, shape, self.dtype)  # what comes mostly, sooner
+        found: tuple[NDArray, Arrays] = functions.backward(dy, cells[0])
+        return found
 
     def initial_state(self, n: int) -> State:
         """Return the state before the first step of `n` sequences, all 0."""

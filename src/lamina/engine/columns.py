@@ -6,19 +6,20 @@ once a step. h stands twice, for some read the one before while others write the
 a thread first takes what the step after hands on to its units, then goes through its cells.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from . import denormals, jit, pool
+from . import jit, pool
 from .few import few_rows
 from .jit import Code, address, call, held, int64, item
 from .matmul import BEFORE, IN_PLACE, WITHIN, plan_of
-from .memory import empty, workspace
+from .memory import empty
 from .mode import flush as flush_code
-from .steps import AHEAD, Kept, Pass, Steps, Weights, pack, places, product, widest, zeros_and_ones
+from .steps import AHEAD, Pass, Steps, Weights, pack, places, product, widest, zeros_and_ones
 
 NDArray = npt.NDArray[Any]
 
@@ -247,19 +248,21 @@ def forward(
                 _known(weights, name, columns // hidden, parts, wide)
                 for name, wide in (("x", plan.width_x), ("h", plan.width))
             )
-        return plan.zeros if bias is None else bias, x, h
+        return x, h, plan.zeros if bias is None else bias, x
 
-    def bind(
-        given: tuple[NDArray, ...], x: Any, h: Any, c: Any, c_next: Any, s: Any, y: Any, work: Any,
+    def ready(
+        given: Sequence[Any], x: Any, h: Any, c: Any, c_next: Any, s: Any, y: Any, work: Any,
         mask: Any, *before: Any,
-    ) -> tuple[Any, ...]:  # fmt: skip
-        return (
-            plan.constants.at, x, *map(held, given), h, c, c_next, y,
+    ) -> pool.Ready:  # fmt: skip
+        weight_x, weight_h, bias, _ = given
+        arguments = (
+            plan.constants.at, x, bias, weight_x, weight_h, h, c, c_next, y,
             held(plan.ones) if mask is None else mask, *before, work, held(steps.first),
             held(steps.active), held(steps.before),
         )  # fmt: skip
+        return pool.Ready(_forward, parts, arguments, (plan, steps), phases=steps.steps)
 
-    return Pass(_forward, parts, steps.steps, plan.work, given, bind)
+    return Pass(steps, plan.work, masked, given, ready)
 
 
 class _Plan(NamedTuple):
@@ -305,22 +308,24 @@ def _plan(
 
 
 def backward(
-    cell: Code, steps: Steps, parts: int, weights: Weights, dh: NDArray, dc: NDArray | None,
-    mask: NDArray | None, y: NDArray, dy: NDArray, kept: Kept, da: NDArray, scale: Code,
-) -> None:  # fmt: skip
-    """Do what `recurrent.backward` does, on so many threads; `scale` is its `affine`."""
-    hidden, columns = weights.h.shape
+    cell: Code, steps: Steps, dtype: np.dtype[Any], parts: int, hidden: int, columns: int,
+    masked: bool, scale: Code, flushing: int, weight_h: Any, mask: Any, y: Any, dy: Any, dh: Any,
+    dc: Any, c_before: Any, gates: Any, da: Any, work: Any,
+) -> tuple[pool.Ready, int]:  # fmt: skip
+    """Return what `recurrent.backward` does through time, as a call; `scale` is its `affine`.
+
+    Beside it comes how many elements of `work` it takes.
+    """
     plan = _plan_back(
-        da.dtype, cell, scale, steps.n, steps.steps, parts, steps.stride, hidden, columns,
-        mask is not None, denormals.flushing(),
+        dtype, cell, scale, steps.n, steps.steps, parts, steps.stride, hidden, columns, masked,
+        flushing,
     )  # fmt: skip
-    scratch = workspace(plan.work, da.dtype)
-    pool.share(
-        _backward, parts, plan.constants.at, held(weights.h), held(dh if mask is None else mask),
-        held(y), held(dy), held(dh), held(dh if dc is None else dc),
-        *(held(y if a is None else a) for a in kept[1:]), held(da), held(scratch),
-        held(steps.first), held(steps.active), phases=steps.steps + 1,
+    arguments = (
+        plan.constants.at, weight_h, mask, y, dy, dh, dc, c_before, gates, da, work,
+        held(steps.first), held(steps.active),
     )  # fmt: skip
+    call = pool.Ready(_backward, parts, arguments, (plan, steps), phases=steps.steps + 1)
+    return call, plan.work
 
 
 class _PlanBack(NamedTuple):

@@ -10,18 +10,16 @@ sets of the level-1 cache: those of a block are copied to where they do not. Thr
 columns of C. Of few rows k a product is as good for each of X and H, for it is C that takes time.
 """
 
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from . import jit, pool, threads
-from .jit import address, call, int64, item
-from .matmul import matmul, plan_of
-from .memory import LINE, empty
-from .steps import zeros_and_ones
-
-NDArray = npt.NDArray[Any]
+from .jit import call, held, int64, item
+from .matmul import plan_of, product
+from .memory import LINE
+from .steps import places
 
 SERIAL: Final = 400_000
 """Below so many multiply-adds a call stays on one core: a second one would cost more."""
@@ -49,11 +47,14 @@ def _copy(
 
 @jit.kernel
 def _part(g: int, at: int) -> None:
-    """Compute part g of the columns of C."""
+    """Compute part g of the columns of C. Arrays come as `jit.held` gave them."""
+    fixed, k, x, h, d, c, work = jit.constants(at, 7)
     (
-        parts, k, n, size, lane, wide, tile, copy, origin, heights, zeros,
-        x, x_columns, h, h_columns, ones, d, c, sums, pitch, blocks_a, blocks_b,
-    ) = jit.constants(at, 22)  # fmt: skip
+        parts, n, size, lane, wide, tile, copy, origin, heights, zeros, x_columns, h_columns,
+        ones, pitch, sums, blocks_a, blocks_b,
+    ) = jit.constants(fixed, 17)  # fmt: skip
+    x, h, d, c, work = jit.data(x), jit.data(h), jit.data(d), jit.data(c), jit.data(work)
+    sums, blocks_a, blocks_b = work + sums, work + blocks_a, work + blocks_b
     zero, one = int64(0), int64(1)  # not literals: `_copy` is compiled once
     m = x_columns + h_columns + 1
     vectors = (n + lane - 1) // lane
@@ -83,9 +84,9 @@ def _part(g: int, at: int) -> None:
                 low = (m1 - m0) // tiles
                 higher = m1 - m0 - low * tiles
                 part = a_mine
-                held = sums + (p0 * m + m0 * (p1 - p0)) * lane * size
-                begin, lds = (held, ldb) if kb else (zeros, 0)
-                into, ldc = held, ldb
+                mine = sums + (p0 * m + m0 * (p1 - p0)) * lane * size
+                begin, lds = (mine, ldb) if kb else (zeros, 0)
+                into, ldc = mine, ldb
                 if kb == k_blocks - 1:
                     into, ldc = c + (m0 * n + p0 * lane) * size, n
                 for t in range(tiles):
@@ -101,33 +102,44 @@ def _part(g: int, at: int) -> None:
                     into, begin = into + tall * ldc * size, begin + tall * lds * size
 
 
-def outer(x: NDArray, h: NDArray, d: NDArray) -> tuple[NDArray, NDArray, NDArray]:
-    """Return Σ_k x[k]ᵀ d[k], Σ_k h[k]ᵀ d[k] and Σ_k d[k], of C-contiguous arrays of rows k."""
-    plan = plan_of(d.dtype)
-    (k, n), lane = d.shape, plan.lane
-    m = x.shape[1] + h.shape[1] + 1
-    c = empty((m, n), d.dtype)
-    weight_x, weight_h, bias = c[: x.shape[1]], c[x.shape[1] : -1], c[-1]
-    if not k:
-        c[...] = 0
-    elif k <= FEW:
-        for a, into in ((x, weight_x), (h, weight_h)):
-            matmul(a, 1, a.shape[1], d, n, 1, a.shape[1], n, k, into)
-        np.sum(d, axis=0, out=bias)
-    else:
-        parts = 1
-        if m * n * k > SERIAL:
-            parts = min(threads.count(), -(-n // (lane * plan.wide)))
-        line = LINE // plan.size
-        pitch = (-(-min(m, ROWS) // line) | 1) * line  # an odd number of lines
-        blocks_a = empty(parts * TERMS * pitch, d.dtype)
-        blocks_b = empty(parts * TERMS * plan.wide * lane, d.dtype)
-        sums = empty(m * -(-n // lane) * lane if k > TERMS else 0, d.dtype)
-        _, ones = zeros_and_ones(1, d.dtype)
-        pool.share(
-            _part, parts, parts, k, n, plan.size, lane, plan.wide, *plan.codes[:2], plan.origin_at,
-            address(plan.heights), plan.zeros_at, address(x), x.shape[1], address(h), h.shape[1],
-            address(ones), address(d), address(c), address(sums), pitch, address(blocks_a),
-            address(blocks_b),
-        )  # fmt: skip
-    return weight_x, weight_h, bias
+def outer(
+    dtype: np.dtype[Any], k: int, inputs: int, outputs: int, n: int, x: Any, h: Any, d: Any,
+    c: Any, weight_x: Any, weight_h: Any, bias: Any, work: Any,
+) -> tuple[list[pool.Ready], int]:  # fmt: skip
+    """Return (1) as calls, for what `held` says of the arrays, and the elements of `work`.
+
+    X has shape (k, inputs), H (k, outputs) and D (k, n); `weight_x`, `weight_h` and `bias` are the
+    rows of C.
+    """
+    plan, count = plan_of(dtype), threads.count()
+    if k <= FEW:
+        products = [
+            (product(dtype, inputs, n, k, 1, inputs, n, 1, count), x, weight_x),
+            (product(dtype, outputs, n, k, 1, outputs, n, 1, count), h, weight_h),
+            (product(dtype, 1, n, k, 0, 0, n, 1, count), held(plan.one), bias),
+        ]
+        calls = [how.ready(a, d, into, work) for how, a, into in products]
+        return calls, max(how.panels for how, *_ in products)
+    parts = 1
+    if (inputs + outputs + 1) * n * k > SERIAL:
+        parts = min(count, -(-n // (plan.lane * plan.wide)))
+    fixed, room = _plan(dtype, inputs, outputs, n, parts, k > TERMS)
+    return [pool.Ready(_part, parts, (fixed.at, k, x, h, d, c, work), fixed)], room
+
+
+@lru_cache(maxsize=256)
+def _plan(
+    dtype: np.dtype[Any], inputs: int, outputs: int, n: int, parts: int, blocks: bool
+) -> tuple[jit.Constants, int]:
+    """Return what many rows ask for, in one or more blocks of k, and the elements of `work`."""
+    plan, m = plan_of(dtype), inputs + outputs + 1
+    lane, wide, line = plan.lane, plan.wide, LINE // plan.size
+    pitch = (-(-min(m, ROWS) // line) | 1) * line  # an odd number of lines
+    (sums, blocks_a, blocks_b), room = places(
+        plan.size, blocks * m * -(-n // lane) * lane, parts * TERMS * pitch,
+        parts * TERMS * wide * lane,
+    )  # fmt: skip
+    return jit.Constants(
+        parts, n, plan.size, lane, wide, *plan.codes[:2], plan.origin_at, plan.heights,
+        plan.zeros, inputs, outputs, plan.one, pitch, sums, blocks_a, blocks_b,
+    ), room  # fmt: skip

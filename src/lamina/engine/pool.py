@@ -309,7 +309,7 @@ def in_order(*calls: Ready) -> Run:
 
 def _as_one(calls: Sequence[Ready]) -> Run:
     if DISABLED:
-        return partial(_one_by_one, [partial(_filled_in_turn, ready) for ready in calls])
+        return once(*calls)
     table = [_run_ready.entry(3).at, len(calls)]
     for kernel, parts, arguments, _, kinds, phases in calls:
         nothing = itertools.repeat(0, MOST - len(arguments))
@@ -325,14 +325,18 @@ def _one_by_one(runs: Sequence[Run], *arrays: NDArray) -> None:
         run(*arrays)
 
 
-def _filled_in_turn(ready: Ready, *arrays: NDArray) -> None:
-    """Run a call that is ready where the JIT is disabled."""
+def once(*calls: Ready) -> Run:
+    """Return what `in_order` does, for a function that is called once: it is made sooner."""
+    return partial(_one_by_one, [partial(_filled_in, ready) for ready in calls])
+
+
+def _filled_in(ready: Ready, *arrays: NDArray) -> None:
     if isinstance(ready.kinds, tuple):
         fixed, arguments = ready.keep
-        _in_turn(ready.kernel, ready.parts, *fixed.arguments, *arguments)
+        launch(ready.kernel, ready.parts, fixed, *arguments)
     else:
-        found = (held(arrays[~a]) if isinstance(a, int) and a < 0 else a for a in ready.arguments)
-        _in_turn(ready.kernel, ready.parts * ready.phases, tuple(found))
+        found = [held(arrays[~a]) if isinstance(a, int) and a < 0 else a for a in ready.arguments]
+        share(ready.kernel, ready.parts, *found, phases=ready.phases)
 
 
 def _in_turn(kernel: Callable[..., None], count: int, *arguments: Any) -> None:

@@ -21,7 +21,7 @@ without waiting; or, where there are few sequences and the weights are large, th
 on the batch, on the ranks or on the threads.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -33,9 +33,11 @@ from . import columns as by_columns
 from . import denormals, few, jit, pool, threads
 from .jit import Address, Code, address, call, held, int64, item
 from .loops import for_range
-from .matmul import BEFORE, IN_PLACE, WITHIN, are_contiguous, contiguous, matmul, plan_of
-from .memory import LINE, aligned, empty, workspace
+from .matmul import BEFORE, IN_PLACE, WITHIN, plan_of
+from .matmul import product as matrix_product
+from .memory import LINE, empty, workspace
 from .mode import flush as flush_code
+from .outer import outer
 from .pointwise import Functions
 from .program import Plan
 from .steps import (
@@ -325,20 +327,17 @@ def _fixed_panels(matrices: list[NDArray], wide: int) -> NDArray:
 
 
 def forward(
-    cell: Code, steps: Steps, x: NDArray, weights: Weights, h: NDArray, c: NDArray | None,
+    found: Pass, weights: Weights, x: NDArray, h: NDArray, c: NDArray | None,
     c_next: NDArray | None, mask: NDArray | None, s: NDArray, y: NDArray, kept: Kept | None,
 ) -> None:  # fmt: skip
-    """Go through the steps of a batch, by equation (1).
+    """Go through the steps of a batch, by equation (1): there is a row, and an input, or more.
 
     Parameters
     ----------
-    cell : Code
-        Takes rows, vectors, last, H, a, c, s, h and a mask, each with the stride of its rows, then
-        keep, how many rows ahead the next step is, c_before and gates. It replaces c, writes s and
-        m ⊙ s to h, and where `keep` is 1 c_before and gates, whose rows lie as those of s.
-    steps : Steps
-    x : array, shape (rows, I)
+    found : Pass
+        As `choose` found it, for such arrays.
     weights : Weights
+    x : array, shape (rows, I)
     h, c : array, shapes (N, P), (N, H), by rank
         The state before the first step.
     c_next : array, shape (N, H), by rank
@@ -349,19 +348,9 @@ def forward(
         What the cell shows, and h: the same array without a projection.
     kept : Kept, optional
     """
-    if not x.size:
-        return
-    found = _pass(cell, steps, weights, c is not None, mask is not None, kept is not None)
-    given = found.given(weights)
-    before = [y if kept is None or a is None else a for a in kept or (None,) * 3]
-    scratch = workspace(found.work, y.dtype)
     start = h if mask is None else h * mask
-    arguments = found.bind(
-        given, held(x), held(start), held(y if c is None else c),
-        held(y if c_next is None else c_next), held(s), held(y), held(scratch),
-        None if mask is None else held(mask), *map(held, before),
-    )  # fmt: skip
-    pool.share(found.kernel, found.parts, *arguments, phases=found.phases)
+    given = c, c_next, s, y, workspace(found.work, y.dtype), mask, *(kept or (None,) * 3)
+    found.run(*found.given(weights), x, start, *[y if a is None else a for a in given])
 
 
 def planned(
@@ -381,7 +370,7 @@ def planned(
     steps = steps_like(n, T, None, reverse)
     if n * T * hidden * size > PLANNED:
         raise ValueError("a batch for which a plan does not pay")
-    found = _pass(cell, steps, weights, cells, False, False)
+    found = choose(cell, steps, weights, cells, False, False)
     (at, c_at), room = places(size, found.work, n * hidden)
     if room * size > PLANNED:
         raise ValueError("steps for which a plan does not pay")
@@ -391,64 +380,35 @@ def planned(
     def run(x: NDArray, y: NDArray) -> None:
         rows, s = x.reshape(steps.rows, inputs), y.reshape(steps.rows, hidden)
         c, c_next = (start, np.empty_like(start)) if cells else (None, None)
-        forward(cell, steps, rows, weights, start, c, c_next, None, s, s, None)
+        forward(found, weights, rows, start, c, c_next, None, s, s, None)
 
     def ready(x: int, y: int, scratch: NDArray) -> pool.Ready:
         work, c = scratch[at:].view(plan.dtype), scratch[c_at:].view(plan.dtype)
-        arguments = found.bind(
-            given, x, held(start), held(start), held(c), y, y, held(work), None, y, y, y
-        )
-        keep = found, given, start, work, c
-        return pool.Ready(found.kernel, found.parts, arguments, keep, phases=found.phases)
+        call = found.ready(
+            [*map(held, given)], x, held(start), held(start), held(c), y, y, held(work), None,
+            y, y, y,
+        )  # fmt: skip
+        return call._replace(keep=(call.keep, given, start, work, c))
 
     return plan.add((n, T, hidden), run, x, scratch=room * size, ready=ready)
 
 
-def bound(
-    cell: Code, cells: bool, weights: Weights, n: int, T: int, cache: Callable[..., Any]
-) -> Callable[[NDArray], tuple[NDArray, Any]] | None:
-    """Return `forward` from a state of 0, bound to sizes: a function of x.
-
-    It returns y and what `cache` makes of the steps, the rows of x, y and `Kept`; any number of
-    threads may call it. None where `planned` would refuse, weights do not lie row by row, or there
-    is a projection.
-    """
-    if weights.p is not None or not are_contiguous(weights.x, weights.h, weights.bias):
-        return None
-    (hidden, columns), dtype, steps = weights.h.shape, weights.h.dtype, steps_like(n, T)
-    found = _pass(cell, steps, weights, cells, False, True)
-    rows, size = n * T, dtype.itemsize
-    if max(rows * columns, found.work) * size > PLANNED:
-        return None
-    zeros, _ = zeros_and_ones(n * hidden, dtype)
-    given, start = found.given(weights), held(zeros)
-    widths = (hidden, hidden, columns) if cells else (hidden,)
-    x, y, work, c, *before = map(pool.late, range(4 + len(widths)))
-    arguments = found.bind(given, x, start, start, c, y, y, work, None, *[*before, y, y][:3])
-    run = pool.in_order(
-        pool.Ready(found.kernel, found.parts, arguments, (found, given, zeros), phases=found.phases)
-    )
-    waiting: list[tuple[NDArray, NDArray]] = []  # what calls that are over worked in
-
-    def forward(x: NDArray) -> tuple[NDArray, Any]:
-        x = steps.pack(contiguous(x))
-        s, kept = empty((rows, hidden), dtype), [empty((rows, k), dtype) for k in widths]
-        try:
-            own = waiting.pop()
-        except IndexError:
-            own = aligned(found.work, dtype), aligned(n * hidden, dtype)
-        run(x, s, *own, *kept)
-        waiting.append(own)
-        y = steps.unpack(s)
-        return y, cache(steps, x, y, Kept(*kept))
-
-    return forward
-
-
-def _pass(
+def choose(
     cell: Code, steps: Steps, weights: Weights, cells: bool, masked: bool, keep: bool
 ) -> Pass:
-    """Choose how a batch goes forward."""
+    """Choose how a batch goes forward, on as many threads as there are here and now.
+
+    Parameters
+    ----------
+    cell : Code
+        Takes rows, vectors, last, H, a, c, s, h and a mask, each with the stride of its rows, then
+        keep, how many rows ahead the next step is, c_before and gates. It replaces c, writes s and
+        m ⊙ s to h, and where `keep` is 1 c_before and gates, whose rows lie as those of s.
+    steps : Steps
+    weights : Weights
+    cells, masked, keep : bool
+        Whether there are c, a mask, and what backward needs.
+    """
     return _chosen(
         cell, steps, weights.x.dtype, len(weights.x), *weights.h.shape,
         None if weights.p is None else len(weights.p), weights.bias is not None,
@@ -483,24 +443,27 @@ def _chosen(
         x, h, bias, p, panels = weights
         bias, p = plan.zeros if bias is None else bias, x if p is None else p
         if panels is None:
-            return x, h, p, bias
+            return x, h, bias, p
         if plan.stacked:
             x = h = _packed([x, h], plan.width, panels)
         else:
             x, h = _packed([x], plan.width_x, panels), _packed([h], plan.width, panels)
-        return x, h, _packed([p], plan.width_p, panels) if projected else p, bias
+        return x, h, bias, _packed([p], plan.width_p, panels) if projected else p
 
-    def bind(
-        given: tuple[NDArray, ...], x: Any, h: Any, c: Any, c_next: Any, s: Any, y: Any, work: Any,
+    def ready(
+        given: Sequence[Any], x: Any, h: Any, c: Any, c_next: Any, s: Any, y: Any, work: Any,
         mask: Any, *before: Any,
-    ) -> tuple[Any, ...]:  # fmt: skip
-        return (
-            plan.constants.at, x, *map(held, given), h, c, c_next, y if mask is None else mask, s,
-            y, *before, work, held(steps.first), held(live), held(begin),
+    ) -> pool.Ready:  # fmt: skip
+        weight_x, weight_h, bias, weight_p = given
+        arguments = (
+            plan.constants.at, x, weight_x, weight_h, weight_p, bias, h, c, c_next,
+            y if mask is None else mask, s, y, *before, work, held(steps.first), held(live),
+            held(begin),
         )  # fmt: skip
+        keep, phases = (plan, steps, live, begin), 2 if plan.way == WITHIN else 1
+        return pool.Ready(_forward, len(begin), arguments, keep, phases=phases)
 
-    phases = 2 if plan.way == WITHIN else 1
-    return Pass(_forward, len(begin), phases, plan.work, given, bind)
+    return Pass(steps, plan.work, masked, given, ready)
 
 
 class _Plan(NamedTuple):
@@ -552,9 +515,9 @@ def _plan(
 
 
 def backward(
-    cell: Code, steps: Steps, weights: Weights, dh: NDArray, dc: NDArray | None,
-    mask: NDArray | None, y: NDArray, dy: NDArray, kept: Kept, da: NDArray, dhs: NDArray,
-) -> None:  # fmt: skip
+    cell: Code, steps: Steps, x: NDArray, weights: Weights, dh: NDArray, dc: NDArray | None,
+    mask: NDArray | None, s: NDArray | None, y: NDArray, dy: NDArray, kept: Kept,
+) -> tuple[NDArray, Weights, NDArray]:  # fmt: skip
     """Go back through the steps of a batch, by equation (2).
 
     Parameters
@@ -563,44 +526,96 @@ def backward(
         Takes rows, vectors, last, H, y, dh, dy and dc, each with the stride of its rows, then how
         many rows ahead the step before is, c_before, gates and da. It writes da and replaces dc.
     steps : Steps
+    x : array, shape (rows, I)
     weights : Weights
     dh, dc : array, shapes (N, P), (N, H), by rank
         The gradient of the state after the last step; they become that of the state before the
         first.
     mask : array, shape (N, P), by rank, optional
+    s : array, shape (rows, H), optional
+        What the cell showed: with a projection.
     y, dy : array, shape (rows, P)
     kept : Kept
+
+    Returns
+    -------
+    dx : array, shape (rows, I)
+    grads : Weights
+        The gradients of the weights.
     da : array, shape (rows, G H)
         The gradient of the sums.
-    dhs : array, shape (rows, P)
-        With a projection: the gradient of h by step.
     """
-    if not da.size:
-        return
-    outputs, columns = weights.h.shape
-    if weights.p is None and by_columns.is_better(
-        outputs, columns, steps.n, steps.steps, threads.count()
-    ):
-        by_columns.backward(
-            cell, steps, threads.count(), weights, dh, dc, mask, y, dy, kept, da, affine
-        )
-        return
-    hidden = outputs if weights.p is None else len(weights.p)
-    work = steps.rows * outputs * columns
-    begin, live, apart = steps.shares(min(threads.count(), steps.n) if work > SERIAL else 1)
-    plan = _plan_back(
-        da.dtype, cell, steps.n, steps.steps, len(begin), -(-steps.most // len(begin)), apart,
-        steps.stride, hidden, outputs, columns, weights.p is not None, mask is not None,
+    (inputs, columns), outputs, dtype = weights.x.shape, len(weights.h), dy.dtype
+    inner = None if weights.p is None else len(weights.p)
+    da, dx = empty((steps.rows, columns), dtype), empty((steps.rows, inputs), dtype)
+    all_rows = empty((inputs + outputs + 1, columns), dtype)
+    dhs, dweight_p = dy, None
+    if inner is not None:
+        dhs, dweight_p = empty(dy.shape, dtype), empty((inner, outputs), dtype)
+    dbias = all_rows[-1]
+    grads = Weights(
+        all_rows[:inputs], all_rows[inputs:-1], None if weights.bias is None else dbias, dweight_p
+    )
+    if not steps.rows:
+        for g in grads[:4]:
+            if g is not None:
+                g[...] = 0
+        return dx, grads, da
+    run, room = _back(
+        cell, steps, dtype, inputs, outputs, columns, inner, mask is not None, threads.count(),
         denormals.flushing(),
     )  # fmt: skip
-    scratch = workspace(plan.work, da.dtype)
-    pool.share(
-        _backward, len(begin), plan.constants.at,
-        held(weights.h), held(y if weights.p is None else weights.p),
-        held(dh if mask is None else mask), held(y), held(dy), held(dh),
-        held(dh if dc is None else dc), held(dhs), *(held(y if a is None else a) for a in kept[1:]),
-        held(da), held(scratch), held(steps.first), held(live), held(begin), phases=2,
+    given = weights.p, mask, dc, kept.c, kept.gates, s, dweight_p
+    run(
+        *(dy if a is None else a for a in given), weights.x, weights.h, x, kept.h, y, dy, dh, dhs,
+        da, dx, all_rows, grads.x, grads.h, dbias, workspace(room, dtype),
     )  # fmt: skip
+    return dx, grads, da
+
+
+@lru_cache(maxsize=64)  # as many as there are steps known
+def _back(
+    cell: Code, steps: Steps, dtype: np.dtype[Any], inputs: int, outputs: int, columns: int,
+    inner: int | None, masked: bool, count: int, flushing: int,
+) -> tuple[pool.Run, int]:  # fmt: skip
+    """Return how a batch goes backward, a function of its arrays, and the elements it works in."""
+    (
+        weight_p, mask, dc, c_before, gates, s, dweight_p, weight_x, weight_h, x, h, y, dy, dh, dhs,
+        da, dx, all_rows, dweight_x, dweight_h, dbias, work,
+    ) = map(pool.late, range(22))  # fmt: skip
+    rows, hidden = steps.rows, inner or outputs
+    if inner is None and by_columns.is_better(outputs, columns, steps.n, steps.steps, count):
+        call, room = by_columns.backward(
+            cell, steps, dtype, count, outputs, columns, masked, affine, flushing, weight_h, mask,
+            y, dy, dh, dc, c_before, gates, da, work,
+        )  # fmt: skip
+    else:
+        parts = min(count, steps.n) if rows * outputs * columns > SERIAL else 1
+        begin, live, apart = steps.shares(parts)
+        plan = _plan_back(
+            dtype, cell, steps.n, steps.steps, len(begin), -(-steps.most // len(begin)), apart,
+            steps.stride, hidden, outputs, columns, inner is not None, masked, flushing,
+        )  # fmt: skip
+        arguments = (
+            plan.constants.at, weight_h, weight_p, mask, y, dy, dh, dc, dhs, c_before, gates, da,
+            work, held(steps.first), held(live), held(begin),
+        )  # fmt: skip
+        keep = plan, steps, live, begin
+        call = pool.Ready(_backward, len(begin), arguments, keep, phases=2)
+        room = plan.work
+    calls, products = [call], [
+        _inputs_of(dtype, rows, inputs, columns, count, weight_x, da, dx, work),
+        outer(
+            dtype, rows, inputs, outputs, columns, x, h, da, all_rows, dweight_x, dweight_h, dbias,
+            work,
+        ),
+    ]  # fmt: skip
+    if inner is not None:
+        of_p = matrix_product(dtype, inner, outputs, rows, 1, inner, outputs, 1, count)
+        products.append(([of_p.ready(s, dhs, dweight_p, work)], of_p.panels))
+    for more, its_room in products:
+        calls, room = calls + more, max(room, its_room)
+    return steps.bind(*calls), room
 
 
 class _PlanBack(NamedTuple):
@@ -642,11 +657,14 @@ def _inputs(part: int, at: int) -> None:
     """Pack part g of the weights, phase 0, or compute part g of the rows of dx.
 
     Rows of da that lie a power of two apart share few sets of a level-1 cache: their copies do not.
+    Arrays come as `jit.held` gave them.
     """
+    fixed, rows, weight_x, da, dx, work = jit.constants(at, 6)
     (
-        parts, rows, columns, inputs, size, lane, width, tile, copy, transpose, origin, heights,
-        zeros, weight_x, panels, da, dx, together, pitch, strips,
-    ) = jit.constants(at, 20)  # fmt: skip
+        parts, columns, inputs, size, lane, width, tile, copy, transpose, origin, heights,
+        zeros, together, pitch, strips,
+    ) = jit.constants(fixed, 15)  # fmt: skip
+    weight_x, da, dx, panels = jit.data(weight_x), jit.data(da), jit.data(dx), jit.data(work)
     phase, g = part // parts, part % parts
     zero, one = int64(0), int64(1)  # not literals: kernels are compiled once
     if phase == 0:
@@ -655,7 +673,7 @@ def _inputs(part: int, at: int) -> None:
             weight_x, one, columns, panels,
         )  # fmt: skip
         return
-    end, strip = rows * (g + 1) // parts, strips + g * together * pitch * size
+    end, strip = rows * (g + 1) // parts, panels + strips + g * together * pitch * size
     vectors = (columns + lane - 1) // lane
     last = columns - (vectors - 1) * lane
     for row in range(rows * g // parts, end, together):
@@ -668,25 +686,35 @@ def _inputs(part: int, at: int) -> None:
         )  # fmt: skip
 
 
-def inputs(da: NDArray, weight_x: NDArray) -> NDArray:
-    """Return dx, shape (rows, I), of da, shape (rows, G H), by equation (3)."""
-    plan, (wide, columns), rows = plan_of(da.dtype), weight_x.shape, len(da)
-    dx = empty((rows, wide), da.dtype)
+def _inputs_of(
+    dtype: np.dtype[Any], rows: int, inputs: int, columns: int, count: int, weight_x: Any, da: Any,
+    dx: Any, work: Any,
+) -> tuple[list[pool.Ready], int]:  # fmt: skip
+    """Return (3) for all rows of da, as calls, and how many elements of `work` they take."""
     if rows <= TOGETHER:  # to copy W_x would take longer than to turn da
-        matmul(da, columns, 1, weight_x, 1, columns, rows, wide, columns, dx)
-        return dx
-    parts = threads.count() if rows * wide * columns > SERIAL else 1
-    width = widest(min(TOGETHER, -(-rows // parts)), wide, da.dtype)
-    panels = aligned(-(-wide // plan.lane) * plan.lane * columns, da.dtype)
-    line = LINE // plan.size
+        how = matrix_product(dtype, rows, inputs, columns, columns, 1, 1, columns, count)
+        return [how.ready(da, weight_x, dx, work)], how.panels
+    parts = count if rows * inputs * columns > SERIAL else 1
+    width = widest(min(TOGETHER, -(-rows // parts)), inputs, dtype)
+    fixed, room = _plan_inputs(dtype, inputs, columns, parts, width)
+    arguments = fixed.at, rows, weight_x, da, dx, work
+    return [pool.Ready(_inputs, parts, arguments, fixed, phases=2)], room
+
+
+@lru_cache(maxsize=256)
+def _plan_inputs(
+    dtype: np.dtype[Any], inputs: int, columns: int, parts: int, width: int
+) -> tuple[jit.Constants, int]:
+    """Return what many rows ask for, and how many elements of `work` they take."""
+    plan, line = plan_of(dtype), LINE // dtype.itemsize
     pitch = (-(-columns // line) | 1) * line  # an odd number of lines, for no two to share a set
-    strips = aligned(parts * TOGETHER * pitch, da.dtype)
-    pool.share(
-        _inputs, parts, parts, rows, columns, wide, plan.size, plan.lane, width, *plan.codes,
-        plan.origin_at, address(plan.heights), address(plan.zeros), address(weight_x),
-        address(panels), address(da), address(dx), TOGETHER, pitch, address(strips), phases=2,
-    )  # fmt: skip
-    return dx
+    (_, strips), room = places(
+        plan.size, -(-inputs // plan.lane) * plan.lane * columns, parts * TOGETHER * pitch
+    )
+    return jit.Constants(
+        parts, columns, inputs, plan.size, plan.lane, width, *plan.codes, plan.origin_at,
+        plan.heights, plan.zeros, TOGETHER, pitch, strips,
+    ), room  # fmt: skip
 
 
 @jit.kernel

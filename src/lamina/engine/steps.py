@@ -8,6 +8,7 @@ In reverse, step 0 is a sequence's last.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Final, NamedTuple
 
@@ -126,6 +127,13 @@ class Steps:
             there = np.flatnonzero(lengths)
             found[there] = y[self.first[lengths[there] - 1] + there]
         return found
+
+    def bind(self, *calls: pool.Ready) -> pool.Run:
+        """Return calls for these rows as one function of their arrays.
+
+        Lengths hardly come again, and then it is not worth a `pool.in_order`.
+        """
+        return pool.in_order(*calls) if self.lengths is None else pool.once(*calls)
 
     def shares(self, parts: int) -> tuple[NDArray, NDArray, int]:
         """Cut the ranks for threads: the first rank of each, how many it has at each step, the gap.
@@ -313,28 +321,38 @@ class Weights(NamedTuple):
     panels: dict[tuple[Any, ...], NDArray] | None = None
 
 
-class Pass(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Pass:
     """How a batch goes forward, whatever its arrays.
 
     Attributes
     ----------
-    kernel, parts, phases
-        As `pool.share` takes them.
+    steps : Steps
     work : int
         The elements that it works in.
+    masked : bool
     given : callable
-        Returns the weights as the kernel reads them.
-    bind : callable
-        Returns the arguments for these and for what `held` says of x, h, c, c_next, s, y and where
+        Returns the weights as the kernel reads them: `Weights` without None.
+    ready : callable
+        Returns it as a call, for what `held` says of these, and of x, h, c, c_next, s, y and where
         the kernel works, of the mask or None, and of the arrays of `Kept`.
     """
 
-    kernel: Any
-    parts: int
-    phases: int
+    steps: Steps
     work: int
+    masked: bool
     given: Callable[[Any], tuple[NDArray, ...]]
-    bind: Callable[..., tuple[Any, ...]]
+    ready: Callable[..., pool.Ready]
+
+    @cached_property
+    def run(self) -> pool.Run:
+        """The same as a function of these arrays, in this order; any mask does for None."""
+        mask: int | None
+        given, others, (mask, *kept) = (
+            [pool.late(i) for i in numbers] for numbers in (range(4), range(4, 11), range(11, 15))
+        )
+        mask = mask if self.masked else None
+        return self.steps.bind(self.ready(given, *others, mask, *kept))
 
 
 class Kept(NamedTuple):

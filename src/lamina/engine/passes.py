@@ -1,0 +1,242 @@
+"""Passes of a recurrent layer over a batch: what the kernels of all share, but for the cell.
+
+Here are sequences, states and gradients as layers have them; in recurrent.py they are rows.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from . import recurrent
+from .jit import Code
+from .matmul import are_contiguous, contiguous
+from .memory import empty
+from .steps import Kept, Steps, Weights, steps_like, steps_of
+
+NDArray = npt.NDArray[Any]
+State: TypeAlias = tuple[NDArray, ...]
+"""(h, c), or (h,)."""
+Given: TypeAlias = tuple[NDArray | None, ...]
+"""W_x, W_h, b and, if there is a projection, W_p."""
+
+Infer: TypeAlias = Callable[..., tuple[NDArray, State, None]]
+Step: TypeAlias = Callable[[NDArray, State], tuple[NDArray, State]]
+Bound: TypeAlias = Callable[[NDArray], tuple[NDArray, "Cache"]]
+Planned: TypeAlias = Callable[..., int]
+"""`planned(plan, x, reverse)` plans y, and returns its number."""
+
+NAMES: Final = ("weight_x", "weight_h", "bias", "weight_p")
+"""Those of gradients, in the order of `Weights`."""
+
+
+class Cell(NamedTuple):
+    """What is a layer's own: the code of its cell, and whether its state has c."""
+
+    forward: Code
+    backward: Code
+    has_c: bool
+
+
+class Cache(NamedTuple):
+    """What `run_backward` needs: arrays of the real steps, in the order of `steps`; y as it is.
+
+    s is kept for a projection alone.
+    """
+
+    cell: Cell
+    steps: Steps
+    x: NDArray
+    s: NDArray | None
+    y: NDArray
+    mask: NDArray | None
+    kept: Kept
+    weights: Weights
+
+
+def _contiguous(given: Given) -> Weights:
+    return Weights(*(None if a is None else contiguous(a) for a in given))  # type: ignore[arg-type]
+
+
+def _hidden(weights: Weights) -> int:
+    """Return H."""
+    return len(weights.h if weights.p is None else weights.p)
+
+
+def run(
+    cell: Cell, x: NDArray, state: State, given: Given, lengths: NDArray | None = None,
+    mask: NDArray | None = None, reverse: bool = False,
+) -> tuple[NDArray, State, Cache]:  # fmt: skip
+    """Return y, shape (N, T, P), the state after the last step, and the cache of `run_backward`.
+
+    In reverse, a sequence begins at its last step, and the state is that after its first.
+    """
+    return _run(cell, x, state, _contiguous(given), lengths, mask, reverse, keep=True)
+
+
+def infer(
+    cell: Cell, x: NDArray, state: State, given: Given, lengths: NDArray | None = None,
+    mask: NDArray | None = None, reverse: bool = False,
+) -> tuple[NDArray, State, None]:  # fmt: skip
+    """Return what `run` does, but for a cache."""
+    return _run(cell, x, state, _contiguous(given), lengths, mask, reverse, keep=False)
+
+
+def step(
+    cell: Cell, x_t: NDArray, state: State, given: Given, mask: NDArray | None = None
+) -> State:
+    """Return the state after one step: x_t has shape (N, I)."""
+    return infer(cell, x_t[:, None], state, given, mask=mask)[1]
+
+
+def forward(
+    cell: Cell, x: NDArray, given: Given, lengths: NDArray | None = None,
+    mask: NDArray | None = None,
+) -> tuple[NDArray, Cache]:  # fmt: skip
+    """Return y and the cache of `backward`: `run` from a state of 0."""
+    weights = _contiguous(given)
+    h, c = _zeros(cell, weights, len(x))
+    start = (h,) if c is None else (h, c)
+    y, _, cache = _run(cell, x, start, weights, lengths, mask, keep=True)
+    return y, cache
+
+
+def bind(cell: Cell, n: int, T: int, given: Given) -> Bound | None:
+    """Return `forward` for x of N sequences of T steps, with weights whose values may change.
+
+    None where kernels would read a copy of them.
+    """
+    if not are_contiguous(*given):
+        return None
+    weights, steps = Weights(*given), steps_like(n, T)  # type: ignore[arg-type]
+    found = recurrent.choose(cell.forward, steps, weights, cell.has_c, False, True)
+    h, c = _zeros(cell, weights, n)
+
+    def forward(x: NDArray) -> tuple[NDArray, Cache]:
+        rows = steps.pack(contiguous(x))
+        s, packed = _results(weights, steps.rows)
+        kept = _kept(cell, weights, steps.rows)
+        c_next = None if c is None else np.empty_like(c)
+        recurrent.forward(found, weights, rows, h, c, c_next, None, s, packed, kept)
+        y, shown = steps.unpack(packed), None if weights.p is None else s
+        return y, Cache(cell, steps, rows, shown, y, None, kept, weights)
+
+    return forward
+
+
+def _zeros(cell: Cell, weights: Weights, n: int) -> tuple[NDArray, NDArray | None]:
+    """Return h and c of n sequences, 0; None where there is no c."""
+    h, dtype = np.zeros((n, len(weights.h)), weights.h.dtype), weights.h.dtype
+    return h, np.zeros((n, _hidden(weights)), dtype) if cell.has_c else None
+
+
+def _results(weights: Weights, rows: int) -> tuple[NDArray, NDArray]:
+    """Return where s and y go: to the same array without a projection."""
+    s = empty((rows, _hidden(weights)), weights.h.dtype)
+    return s, s if weights.p is None else empty((rows, len(weights.h)), s.dtype)
+
+
+def _kept(cell: Cell, weights: Weights, rows: int) -> Kept:
+    """Return where goes what backward needs."""
+    (P, columns), dtype = weights.h.shape, weights.h.dtype
+    h = empty((rows, P), dtype)
+    if not cell.has_c:
+        return Kept(h)
+    return Kept(h, empty((rows, _hidden(weights)), dtype), empty((rows, columns), dtype))
+
+
+def _run(
+    cell: Cell, x: NDArray, state: State, weights: Weights, lengths: NDArray | None = None,
+    mask: NDArray | None = None, reverse: bool = False, *, keep: bool,
+) -> tuple[NDArray, State, Any]:  # fmt: skip
+    steps = steps_of(x, lengths, reverse)
+    rows = steps.pack(contiguous(x))
+    h, c, c_next = steps.by_rank(state[0]), None, None
+    if cell.has_c:
+        c, stays = steps.by_rank(state[1]), lengths is not None or not steps.steps
+        # That of sequences without steps stays as it is.
+        c_next = steps.ranked(state[1]) if stays else empty(c.shape, c.dtype)
+    mask = None if mask is None else steps.by_rank(mask)
+    s, packed = _results(weights, steps.rows)
+    kept = _kept(cell, weights, steps.rows) if keep else None
+    if rows.size:
+        found = recurrent.choose(cell.forward, steps, weights, cell.has_c, mask is not None, keep)
+        recurrent.forward(found, weights, rows, h, c, c_next, mask, s, packed, kept)
+    y, last = steps.unpack(packed), steps.unranked(steps.ends(packed, h))
+    after = (last,) if c_next is None else (last, steps.unranked(c_next))
+    shown = None if weights.p is None else s
+    cache = None if kept is None else Cache(cell, steps, rows, shown, y, mask, kept, weights)
+    return y, after, cache
+
+
+def run_backward(
+    dy: NDArray, dstate: State | None, cache: Cache, trace: dict[str, NDArray] | None = None
+) -> tuple[NDArray, State, dict[str, NDArray]]:
+    """Return dx, the gradient of the state before the first step, and those of the weights.
+
+    `dstate` is the gradient of the state after the last step; None stands for 0.
+    """
+    cell, steps, x, s, y, mask, kept, weights = cache
+    dy = steps.pack(contiguous(dy))
+    if dstate is None:
+        dh, dc = _zeros(cell, weights, steps.n)
+    else:
+        dh, dc = steps.ranked(dstate[0]), steps.ranked(dstate[1]) if cell.has_c else None
+    y = dy if cell.has_c else steps.pack(y)  # for the cell: with c, it has no use for y
+    dx, found, da = recurrent.backward(
+        cell.backward, steps, x, weights, dh, dc, mask, s, y, dy, kept
+    )
+    if trace is not None:
+        trace["da"] = steps.unpack(da).copy()
+    grads = {name: g for name, g in zip(NAMES, found[:4], strict=True) if g is not None}
+    before = (dh,) if dc is None else (dh, dc)
+    return steps.unpack(dx), tuple(map(steps.unranked, before)), grads
+
+
+def backward(dy: NDArray, cache: Cache) -> tuple[NDArray, dict[str, NDArray]]:
+    """Return dx and the gradients of the weights, where the last state serves nothing else."""
+    dx, _, grads = run_backward(dy, None, cache)
+    return dx, grads
+
+
+def live(cell: Cell, given: Given) -> Planned | None:
+    """Return how to plan y with weights whose values may change; None where there is no plan."""
+    return _planned(cell, Weights(*given)) if are_contiguous(*given) else None  # type: ignore[arg-type]
+
+
+def _planned(cell: Cell, weights: Weights) -> Planned | None:
+    if weights.p is not None:
+        return None
+    return functools.partial(recurrent.planned, cell.forward, cell.has_c, weights)
+
+
+def prepare(cell: Cell, given: Given) -> tuple[Infer, Step, Planned | None]:
+    """Return how to compute with weights that will not change, and are packed once.
+
+    There are `infer`, `step` and, if there is one, a plan. `step` is given x_t and the state, which
+    lie row by row, and returns y_t, which is not the state's h, and the next.
+    """
+    weights = _contiguous(given)._replace(panels={})
+    stepper = functools.cache(functools.partial(recurrent.stepper, cell.forward, weights))
+    most = recurrent.FEWEST if weights.p is None else 0
+
+    def step(x_t: NDArray, state: State) -> tuple[NDArray, State]:
+        if len(x_t) > most:
+            after = _run(cell, x_t[:, None], state, weights, keep=False)[1]
+            return after[0].copy(), after
+        found: tuple[NDArray, State] = stepper()(x_t, state)
+        return found
+
+    def infer(
+        x: NDArray,
+        state: State,
+        *,
+        lengths: NDArray | None = None,
+        mask: NDArray | None = None,
+        reverse: bool = False,
+    ) -> tuple[NDArray, State, None]:
+        return _run(cell, x, state, weights, lengths, mask, reverse, keep=False)
+
+    return infer, step, _planned(cell, weights)
