@@ -238,6 +238,10 @@ class Recurrent(Layer):
         found: tuple[NDArray, Arrays] = functions.backward(dy, cells[0])
         return found
 
+    def gradients(self, dy: NDArray, cache: Any) -> Arrays:
+        """Return the gradients of the parameters."""
+        return self._through_back(dy, None, cache, of_x=False)[2]
+
     def initial_state(self, n: int) -> State:
         """Return the state before the first step of `n` sequences, all 0."""
         return self._zeros(arguments.integer(self, "n", n, least=0))
@@ -343,6 +347,12 @@ class Recurrent(Layer):
 
         `dstate` is the gradient of the state after the last step; None stands for zero.
         """
+        return self._through_back(dy, dstate, cache, of_x=True)
+
+    def _through_back(
+        self, dy: NDArray, dstate: State | None, cache: Any, *, of_x: bool
+    ) -> tuple[Any, State, Arrays]:
+        """Return what `run_backward` does; unless `of_x`, it may be without dx."""
         shape, lengths, functions, caches, traces = cache
         dy = arguments.gradient(self, dy, shape, self.dtype)
         dafter = list(self._checked_state("dstate", dstate, len(dy)))
@@ -361,6 +371,7 @@ class Recurrent(Layer):
                     dafter.pop(),
                     cells[reverse],
                     trace,
+                    **({} if of_x or layer or not reverses else {"of_x": False}),
                 )
                 dxs.append(reverse_steps(dx, lengths) if turn else dx)
                 dbefore.append(dstart)
@@ -369,7 +380,8 @@ class Recurrent(Layer):
                     if turn:
                         trace["da"] = reverse_steps(trace["da"], lengths)
                     trace["norm"] = np.linalg.norm(trace["da"], axis=-1)
-            dy = sum(dxs[1:], start=dxs[0])
+            if of_x or layer:
+                dy = sum(dxs[1:], start=dxs[0])
             if dropped is not None:
                 dy, _ = self.dropouts[layer - 1].backward(dy, dropped)
         return dy, tuple(reversed(dbefore)), grads

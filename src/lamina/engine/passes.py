@@ -172,11 +172,16 @@ def _run(
 
 
 def run_backward(
-    dy: NDArray, dstate: State | None, cache: Cache, trace: dict[str, NDArray] | None = None
-) -> tuple[NDArray, State, dict[str, NDArray]]:
+    dy: NDArray,
+    dstate: State | None,
+    cache: Cache,
+    trace: dict[str, NDArray] | None = None,
+    of_x: bool = True,
+) -> tuple[NDArray | None, State, dict[str, NDArray]]:
     """Return dx, the gradient of the state before the first step, and those of the weights.
 
-    `dstate` is the gradient of the state after the last step; None stands for 0.
+    `dstate` is the gradient of the state after the last step; None stands for 0. Unless `of_x`,
+    there is no dx.
     """
     cell, steps, x, s, y, mask, kept, weights = cache
     dy = steps.pack(contiguous(dy))
@@ -186,16 +191,17 @@ def run_backward(
         dh, dc = steps.ranked(dstate[0]), steps.ranked(dstate[1]) if cell.has_c else None
     y = dy if cell.has_c else steps.pack(y)  # for the cell: with c, it has no use for y
     dx, found, da = recurrent.backward(
-        cell.backward, steps, x, weights, dh, dc, mask, s, y, dy, kept
+        cell.backward, steps, x, weights, dh, dc, mask, s, y, dy, kept, of_x
     )
     if trace is not None:
         trace["da"] = steps.unpack(da).copy()
     grads = {name: g for name, g in zip(NAMES, found[:4], strict=True) if g is not None}
     before = (dh,) if dc is None else (dh, dc)
-    return steps.unpack(dx), tuple(map(steps.unranked, before)), grads
+    dx = None if dx is None else steps.unpack(dx)
+    return dx, tuple(map(steps.unranked, before)), grads
 
 
-def backward(dy: NDArray, cache: Cache) -> tuple[NDArray, dict[str, NDArray]]:
+def backward(dy: NDArray, cache: Cache) -> tuple[NDArray | None, dict[str, NDArray]]:
     """Return dx and the gradients of the weights, where the last state serves nothing else."""
     dx, _, grads = run_backward(dy, None, cache)
     return dx, grads

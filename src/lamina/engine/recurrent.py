@@ -516,8 +516,8 @@ def _plan(
 
 def backward(
     cell: Code, steps: Steps, x: NDArray, weights: Weights, dh: NDArray, dc: NDArray | None,
-    mask: NDArray | None, s: NDArray | None, y: NDArray, dy: NDArray, kept: Kept,
-) -> tuple[NDArray, Weights, NDArray]:  # fmt: skip
+    mask: NDArray | None, s: NDArray | None, y: NDArray, dy: NDArray, kept: Kept, of_x: bool,
+) -> tuple[NDArray | None, Weights, NDArray]:  # fmt: skip
     """Go back through the steps of a batch, by equation (2).
 
     Parameters
@@ -536,10 +536,12 @@ def backward(
         What the cell showed: with a projection.
     y, dy : array, shape (rows, P)
     kept : Kept
+    of_x : bool
+        Whether dx is wanted.
 
     Returns
     -------
-    dx : array, shape (rows, I)
+    dx : array, shape (rows, I), or None
     grads : Weights
         The gradients of the weights.
     da : array, shape (rows, G H)
@@ -547,7 +549,8 @@ def backward(
     """
     (inputs, columns), outputs, dtype = weights.x.shape, len(weights.h), dy.dtype
     inner = None if weights.p is None else len(weights.p)
-    da, dx = empty((steps.rows, columns), dtype), empty((steps.rows, inputs), dtype)
+    da = empty((steps.rows, columns), dtype)
+    dx = empty((steps.rows, inputs), dtype) if of_x else None
     all_rows = empty((inputs + outputs + 1, columns), dtype)
     dhs, dweight_p = dy, None
     if inner is not None:
@@ -562,13 +565,13 @@ def backward(
                 g[...] = 0
         return dx, grads, da
     run, room = _back(
-        cell, steps, dtype, inputs, outputs, columns, inner, mask is not None, threads.count(),
-        denormals.flushing(),
+        cell, steps, dtype, inputs, outputs, columns, inner, mask is not None, of_x,
+        threads.count(), denormals.flushing(),
     )  # fmt: skip
-    given = weights.p, mask, dc, kept.c, kept.gates, s, dweight_p
+    given = weights.p, mask, dc, kept.c, kept.gates, s, dx, dweight_p
     run(
         *(dy if a is None else a for a in given), weights.x, weights.h, x, kept.h, y, dy, dh, dhs,
-        da, dx, all_rows, grads.x, grads.h, dbias, workspace(room, dtype),
+        da, all_rows, grads.x, grads.h, dbias, workspace(room, dtype),
     )  # fmt: skip
     return dx, grads, da
 
@@ -576,12 +579,12 @@ def backward(
 @lru_cache(maxsize=64)  # as many as there are steps known
 def _back(
     cell: Code, steps: Steps, dtype: np.dtype[Any], inputs: int, outputs: int, columns: int,
-    inner: int | None, masked: bool, count: int, flushing: int,
+    inner: int | None, masked: bool, of_x: bool, count: int, flushing: int,
 ) -> tuple[pool.Run, int]:  # fmt: skip
     """Return how a batch goes backward, a function of its arrays, and the elements it works in."""
     (
-        weight_p, mask, dc, c_before, gates, s, dweight_p, weight_x, weight_h, x, h, y, dy, dh, dhs,
-        da, dx, all_rows, dweight_x, dweight_h, dbias, work,
+        weight_p, mask, dc, c_before, gates, s, dx, dweight_p, weight_x, weight_h, x, h, y, dy, dh,
+        dhs, da, all_rows, dweight_x, dweight_h, dbias, work,
     ) = map(pool.late, range(22))  # fmt: skip
     rows, hidden = steps.rows, inner or outputs
     if inner is None and by_columns.is_better(outputs, columns, steps.n, steps.steps, count):
@@ -601,21 +604,20 @@ def _back(
             work, held(steps.first), held(live), held(begin),
         )  # fmt: skip
         keep = plan, steps, live, begin
-        call = pool.Ready(_backward, len(begin), arguments, keep, phases=2)
-        room = plan.work
-    calls, products = [call], [
-        _inputs_of(dtype, rows, inputs, columns, count, weight_x, da, dx, work),
+        call, room = pool.Ready(_backward, len(begin), arguments, keep, phases=2), plan.work
+    products = [
         outer(
             dtype, rows, inputs, outputs, columns, x, h, da, all_rows, dweight_x, dweight_h, dbias,
             work,
-        ),
+        )
     ]  # fmt: skip
+    if of_x:
+        products.append(_inputs_of(dtype, rows, inputs, columns, count, weight_x, da, dx, work))
     if inner is not None:
         of_p = matrix_product(dtype, inner, outputs, rows, 1, inner, outputs, 1, count)
         products.append(([of_p.ready(s, dhs, dweight_p, work)], of_p.panels))
-    for more, its_room in products:
-        calls, room = calls + more, max(room, its_room)
-    return steps.bind(*calls), room
+    calls = [call, *(one for some, _ in products for one in some)]
+    return steps.bind(*calls), max(room, *(more for _, more in products))
 
 
 class _PlanBack(NamedTuple):
