@@ -231,6 +231,7 @@ def test_a_call_has_the_bits_of_a_pass_to_differentiate(layer, bidirectional):
         assert_same(model.for_inference()(x, lengths=lengths), y)
 
 
+@pytest.mark.parametrize("large", [2**22, 0])
 @pytest.mark.parametrize("n", [1, 3, 9])
 @pytest.mark.parametrize(
     "model",
@@ -242,7 +243,9 @@ def test_a_call_has_the_bits_of_a_pass_to_differentiate(layer, bidirectional):
     ],
     ids=["RNN", "LSTM", "LSTM, float64", "LSTM, projected"],
 )
-def test_steps_of_an_inference_model_have_the_bits_of_a_run(model, n):
+def test_steps_of_an_inference_model_have_the_bits_of_a_run(model, n, large, monkeypatch):
+    monkeypatch.setattr(recurrent, "LARGE", large)
+    monkeypatch.setattr(threads, "count", lambda: 2)
     x = np.random.default_rng(0).standard_normal((n, 6, model.in_features)).astype(model.dtype)
     y, end, _ = model.run(x)
     fixed = model.for_inference()

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from . import recurrent
+from . import recurrent, threads
 from .jit import Code
 from .matmul import are_contiguous, contiguous
 from .memory import empty
@@ -227,9 +227,10 @@ def prepare(cell: Cell, given: Given) -> tuple[Infer, Step, Planned | None]:
     weights = _contiguous(given)._replace(panels={})
     stepper = functools.cache(functools.partial(recurrent.stepper, cell.forward, weights))
     most = recurrent.FEWEST if weights.p is None else 0
+    large = weights.x.nbytes + weights.h.nbytes >= recurrent.LARGE
 
     def step(x_t: NDArray, state: State) -> tuple[NDArray, State]:
-        if len(x_t) > most:
+        if len(x_t) > most or (large and threads.count() > 1):
             after = _run(cell, x_t[:, None], state, weights, keep=False)[1]
             return after[0].copy(), after
         found: tuple[NDArray, State] = stepper()(x_t, state)

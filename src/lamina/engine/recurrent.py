@@ -71,6 +71,8 @@ PLANNED: Final = 2**19
 """The most bytes of y, and that a pass works in, for a plan."""
 FEWEST: Final = 4
 """The most sequences that a `stepper` takes: more fill taller tiles than it has."""
+LARGE: Final = 2**22
+"""Bytes of W_x and W_h from which on it leaves them to several threads, whose caches hold more."""
 
 
 @jit.kernel
