@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import arguments
-from .engine.memory import aligned, placed
+from .engine.memory import lasting, placed
 
 NDArray = npt.NDArray[Any]
 RNG: TypeAlias = int | np.random.Generator | None
@@ -48,7 +48,7 @@ class Blank(np.random.Generator):
         self.room -= math.prod(shape)
         if self.room < 0:
             raise ValueError(f"initializers: no room for an array of shape {shape}")
-        return aligned(shape, np.dtype(dtype))
+        return lasting(shape, np.dtype(dtype))
 
 
 BLANK: Final = Blank()

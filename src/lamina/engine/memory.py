@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import math
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -102,8 +103,19 @@ def empty(shape: tuple[int, ...] | int, dtype: np.dtype[Any]) -> NDArray:
 
 def aligned(shape: tuple[int, ...] | int, dtype: np.dtype[Any]) -> NDArray:
     """Return such an array that begins with a line of the cache, however small it is."""
+    return _aligned(empty, shape, dtype)
+
+
+def lasting(shape: tuple[int, ...] | int, dtype: np.dtype[Any]) -> NDArray:
+    """Return one as `aligned` does, for a layer to keep: its memory does not wait for use again."""
+    return _aligned(np.empty, shape, dtype)
+
+
+def _aligned(
+    take: Callable[..., NDArray], shape: tuple[int, ...] | int, dtype: np.dtype[Any]
+) -> NDArray:
     count = shape if isinstance(shape, int) else math.prod(shape)
-    memory = empty(count + ALIGNMENT // dtype.itemsize, dtype)
+    memory = take(count + ALIGNMENT // dtype.itemsize, dtype)
     first = -pointer(memory) % ALIGNMENT // dtype.itemsize
     return memory[first : first + count].reshape(shape)
 
@@ -123,7 +135,7 @@ def workspace(count: int, dtype: np.dtype[Any]) -> NDArray:
 
 
 def placed(a: NDArray, dtype: npt.DTypeLike | None) -> NDArray:
-    """Return a copy of an array that begins with a line of the cache."""
-    found = aligned(a.shape, np.dtype(dtype))
+    """Return a copy of an array, for a layer to keep, that begins with a line of the cache."""
+    found = lasting(a.shape, np.dtype(dtype))
     found[...] = a
     return found
