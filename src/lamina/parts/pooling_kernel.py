@@ -39,6 +39,8 @@ RANK: Final = 3
 """The most axes between batch and channels."""
 AT_ONCE: Final = 8
 """How many terms of a global mean a pass over all channels adds."""
+MANY: Final = 4
+"""From so many sequences a thread on, none of them is cut."""
 SHAPES: Final = 256
 """For how many shapes tables are kept."""
 
@@ -583,8 +585,30 @@ def _usual_forward(
 ) -> tuple[Windows, Plan, Ints, _Bound]:  # fmt: skip
     """Return the windows, how they lie, and the same where there are no lengths."""
     windows = Windows(pool_size, stride, (1,) * len(pool_size), padding)
+    return windows, *_bind_usual(code, x, dtype, windows, parts)
+
+
+def _bind_usual(
+    code: Code, x: Ints, dtype: np.dtype[Any], windows: Windows, parts: int
+) -> tuple[Plan, Ints, _Bound]:
+    """Return how windows lie, and what `_bind_forward` does, where there are no lengths."""
+    y = (x[0], *windows.outputs(x[1:-1]), x[-1])
+    if code is not global_mean:
+        windows, x = _as_images(parts, windows, x)
     plan = _usual(x[1:-1], windows)
-    return windows, plan, *_bind_forward(code, x, dtype, windows, plan, parts)
+    return plan, y, _bind_forward(code, x, dtype, windows, plan, parts)[1]
+
+
+def _as_images(parts: int, windows: Windows, *shapes: Ints) -> Any:
+    """Return windows, and shapes of arrays, of many sequences as those of images of one row.
+
+    A row is done at once, and not cut.
+    """
+    w = windows
+    if len(w.size) > 1 or shapes[0][0] < MANY * parts:
+        return w, *shapes
+    w = Windows((1, *w.size), (1, *w.stride), (1, *w.dilation), ((0, 0), *w.pads))
+    return w, *((n, 1, *others) for n, *others in shapes)
 
 
 def _backward(dy: NDArray, cache: Cache, divisor: int = 1) -> NDArray:
@@ -613,6 +637,7 @@ def _bind_backward(
 def _usual_backward(
     code: Code, windows: Windows, dy: Ints, dx: Ints, dtype: np.dtype[Any], parts: int, divisor: int
 ) -> _Bound:
+    windows, dy, dx = _as_images(parts, windows, dy, dx)
     return _bind_backward(code, _usual(dx[1:-1], windows), dy, dx, dtype, parts, divisor)
 
 
@@ -740,7 +765,6 @@ class Steps:
 
     def _add(self, code: Code, x: int, windows: Windows) -> int:
         shape = self.plan.shapes[x]
-        plan = _plan(shape[1:-1], windows, None, None)
-        dtype, parts = self.plan.dtype, _parts(shape, alone=SERIAL_PLANNED)
-        y, run = _bind_forward(code, shape, dtype, windows, plan, parts)
+        parts = _parts(shape, alone=SERIAL_PLANNED)
+        _, y, run = _bind_usual(code, shape, self.plan.dtype, windows, parts)
         return self.plan.add(y, lambda x, y: run(x, x, y, y), x, ready=run.ready)
