@@ -75,6 +75,8 @@ def guard() -> None:
             module.np = GuardedNumPy()
         if hasattr(module, "empty"):
             module.empty = empty
+        if hasattr(module, "workspace"):
+            module.workspace = empty
         if hasattr(module, "ALIGNMENT"):
             module.ALIGNMENT = 1  # no room for it at the end of an array
         if hasattr(module, "WORKSPACE"):

@@ -33,7 +33,7 @@ import numpy.typing as npt
 from ..engine import jit, pool
 from ..engine.jit import Task, Words, address, call, data, held
 from ..engine.matmul import SERIAL, SERIAL_PLANNED, grid, plan_of
-from ..engine.memory import ALIGNMENT, aligned
+from ..engine.memory import ALIGNMENT, aligned, workspace
 from ..windows import Ints
 
 NDArray = npt.NDArray[Any]
@@ -510,7 +510,7 @@ def correlate(
     relu : bool
         Whether to write max(0, Y).
     """
-    scratch, segments = aligned(plan.scratch, plan.dtype), np.empty(plan.lists, np.int64)
+    scratch, segments = workspace(plan.scratch, plan.dtype), np.empty(plan.lists, np.int64)
     if plan.packed and isinstance(weight, np.ndarray):  # to one memory, which stays in the caches
         first, end = plan.spans[0]
         panels = aligned((end - first) * plan.panel, plan.dtype)

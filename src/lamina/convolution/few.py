@@ -25,7 +25,7 @@ import numpy.typing as npt
 from ..engine import jit, pool
 from ..engine.jit import Task, Words, address, call
 from ..engine.matmul import SERIAL, plan_of
-from ..engine.memory import aligned
+from ..engine.memory import workspace
 from ..windows import Ints
 from .direct import cycles, edges_of, zeros_of
 
@@ -238,7 +238,7 @@ def write(plan: Few, dy: NDArray, weight: NDArray, dx: NDArray) -> None:
     wide = np.zeros(shape, dy.dtype)
     for k, e, p in meets:
         wide[:, :, e, :, p] = weight[:, :, k].swapaxes(2, 3)
-    scratch, lists = aligned(plan.scratch, dy.dtype), np.empty(plan.lists, np.int64)
+    scratch, lists = workspace(plan.scratch, dy.dtype), np.empty(plan.lists, np.int64)
     at = (
         address(dy), address(wide), address(dx), address(plan.zeros), address(scratch),
         address(lists),

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from ..engine import jit, pool
 from ..engine.jit import Task, Words, address, call
 from ..engine.matmul import SERIAL, grid, plan_of
-from ..engine.memory import aligned
+from ..engine.memory import workspace
 from ..windows import Ints
 from .direct import equal, zeros_of
 
@@ -227,7 +227,7 @@ def product(
 def multiply(plan: Product, x: NDArray, dy: NDArray, dw: NDArray, add: bool) -> None:
     """Write dW, as planned, or add it to what dw holds."""
     dtype = dy.dtype
-    scratch = aligned(plan.scratch, dtype)
+    scratch = workspace(plan.scratch, dtype)
     engine = plan_of(dtype)
     at = (
         address(x), address(dy), address(dw), address(plan.zeros), engine.origin_at,

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from ..engine import jit, pool
 from ..engine.jit import Task, Words, address, call
 from ..engine.matmul import SERIAL, plan_of
-from ..engine.memory import aligned, empty
+from ..engine.memory import empty, workspace
 from ..windows import Ints
 from .direct import APART, PLANS, edges_of, zeros_of
 from .gathered import Product, multiply, product
@@ -252,13 +252,14 @@ def weight_gradient(
         return
     dtype, several = dy.dtype, plan.chunks > 1 or add
     sums = empty((plan.chunks, *dw.shape), dtype) if several else dw
-    scratch = aligned(plan.scratch, dtype)
+    scratch = workspace(plan.scratch, dtype)
     lists = np.empty((plan.parts, 2, plan.segments), np.int64)
     at = (
         address(x), address(dy), address(sums), address(plan.zeros), address(scratch),
         address(lists),
     )  # fmt: skip
     pool.launch(_blocks, plan.parts, plan.fixed, at, lists)
-    if several:
-        total = sums.sum(axis=0)
-        dw[...] = dw + total if add else total
+    if add:
+        dw += sums.sum(axis=0)
+    elif several:
+        sums.sum(axis=0, out=dw)
