@@ -27,6 +27,7 @@ SITUATIONS = {
     "rnn, sigmoid": Recurrence("rnn", 9, 7, 6, 20, "float64", activation="sigmoid"),
     "rnn, lengths": Recurrence("rnn", 5, 8, 6, 20, lengths=(0, 8, 2, 3, 8), masked=True),
     "rnn, few": Recurrence("rnn", 1, 90, 12, 64),
+    "rnn, a unit": Recurrence("rnn", 3, 5, 2, 1),
     "lstm, in reverse": Recurrence(
         "lstm", 9, 7, 6, 20, lengths=(3, 0, 7, 1, 7, 2, 5, 0, 6), reverse=True
     ),

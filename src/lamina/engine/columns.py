@@ -164,8 +164,8 @@ def _backward(part: int, at: int) -> None:
     ) = jit.constants(at, 13)  # fmt: skip
     (
         parts, steps, stride, size, lane, tile, scale, origin, cell, width, hidden, gates,
-        masked, zeros, set_mode, flush, heights, transpose, modes,
-    ) = jit.constants(fixed, 19)  # fmt: skip
+        masked, zeros, set_mode, flush, heights, copy, transpose, modes,
+    ) = jit.constants(fixed, 20)  # fmt: skip
     weight_h, mask, y, dy, dh, dc, c_before, kept, da, work, first, active = (
         jit.data(weight_h), jit.data(mask), jit.data(y), jit.data(dy), jit.data(dh), jit.data(dc),
         jit.data(c_before), jit.data(kept), jit.data(da), jit.data(work), jit.data(first),
@@ -183,7 +183,7 @@ def _backward(part: int, at: int) -> None:
     panels = work + u0 * columns * size
     if t == steps - 1:
         pack(
-            zero, one, zero, columns, columns, units, width, size, lane, transpose, transpose,
+            zero, one, zero, columns, columns, units, width, size, lane, copy, transpose,
             weight_h + u0 * columns * size, one, columns, panels,
         )  # fmt: skip
     rows = item(active, t + 1) if t + 1 < steps else zero
@@ -348,7 +348,8 @@ def _plan_back(
     constants = jit.Constants(
         parts, steps, stride, plan.size, plan.lane, plan.codes[0], scale(dtype), plan.origin_at,
         cell(dtype), widest(n, hidden // parts, dtype), hidden, columns // hidden, int(masked),
-        address(zeros), flush_code(dtype), flushing, address(plan.heights), plan.codes[2], modes,
+        address(zeros), flush_code(dtype), flushing, address(plan.heights), *plan.codes[1:],
+        modes,
     )  # fmt: skip
     return _PlanBack(work, constants)
 
