@@ -85,7 +85,7 @@ def guard() -> None:
             module.contiguous = copy  # even what is contiguous: so arguments are guarded
     launch = pool.launch
 
-    def guarded_launch(kernel: Any, count: int, fixed: jit.Words, *arguments: Any) -> None:
+    def guarded_launch(kernel: Any, count: int, fixed: jit.Arguments, *arguments: Any) -> None:
         # What is guarded must stay where it is, for the kernels may know its address, too.
         def held(given: tuple[Any, ...]) -> list[Any]:
             return [
@@ -93,7 +93,7 @@ def guard() -> None:
                 for a in given
             ]
 
-        launch(kernel, count, jit.Words(*held(fixed.arguments)), *held(arguments))
+        launch(kernel, count, jit.Arguments(*held(fixed.arguments)), *held(arguments))
 
     pool.launch = guarded_launch
 

@@ -62,7 +62,7 @@ def test_parts_are_shared_phase_after_phase(own, count, phases):
 def test_arguments_of_any_kind(own, count):
     table, found = np.arange(24).reshape(3, 4, 2), np.full(3, -1)
     weights = np.array([2, 3, 5])
-    pool.launch(weighted, count, jit.Words((2, 3, 5, 7), 1), 100, table, found)
+    pool.launch(weighted, count, jit.Arguments((2, 3, 5, 7), 1), 100, table, found)
     expected = 100 + (table[:, :, 1] * [2, 3, 5, 7]).sum(axis=1)
     assert found.tolist() == [*expected[:count], *[-1] * (3 - count)]
     with pytest.raises(ValueError, match="C-contiguous"):

@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..engine import jit, pool
-from ..engine.jit import Task, Words, address, call
+from ..engine.jit import Arguments, Task, address, call
 from ..engine.matmul import SERIAL, plan_of
 from ..engine.memory import LINE
 from ..engine.taps import abreast, most_rows, most_taps, serves, split, tallest, taps, taps_gradient
@@ -243,7 +243,7 @@ def _strips(axis: _Axis, places: int, most: int) -> tuple[NDArray, NDArray]:
 class _Plan:
     """What the shapes of a sum (2) or (3) say about it."""
 
-    fixed: Words
+    fixed: Arguments
     sources: Ints
     places: Ints
     move: int
@@ -281,7 +281,7 @@ def _plan(
     for _, _, count, _, _, terms, _, step, _ in runs:
         slides = count > 1 and step == columns.move
         codes.append(taps(inputs, outputs, *split(int(terms), inputs, slides))(dtype))
-    fixed = Words(
+    fixed = Arguments(
         np.array(codes), deep.runs, deep.pairs, deep.places, rows.runs, rows.pairs, rows.places,
         strips, runs, columns.pairs,
     )  # fmt: skip

@@ -31,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..engine import jit, pool
-from ..engine.jit import Task, Words, address, call, data, held
+from ..engine.jit import Arguments, Task, address, call, data, held
 from ..engine.matmul import SERIAL, SERIAL_PLANNED, grid, plan_of
 from ..engine.memory import ALIGNMENT, aligned, workspace
 from ..windows import Ints
@@ -358,12 +358,12 @@ class Correlation:
 
     dtype: np.dtype[Any]
     packed: bool
-    packs: Words  # what `_pack` is told,
+    packs: Arguments  # what `_pack` is told,
     pack_parts: int  # and in how many parts it is done
     panel: int  # elements of a panel, of all groups
     spans: tuple[tuple[int, int], ...]  # panels that are used together: the first, and the end
     grid: tuple[int, int]
-    fixed: Words  # what `_rows` is told
+    fixed: Arguments  # what `_rows` is told
     scratch: int
     lists: tuple[int, int, int]
     zeros: NDArray
@@ -489,9 +489,9 @@ def correlation(
     )  # fmt: skip
     cuts = np.array(edges)
     return Correlation(
-        dtype, packed, Words(packing, np.array(chosen), cuts), threads, panel, spans, (parts, cols),
-        Words(shape, heights, deep.map, rows.map, strips, runs, cuts), parts * cols * scratch,
-        lists, zeros,
+        dtype, packed, Arguments(packing, np.array(chosen), cuts), threads, panel, spans,
+        (parts, cols), Arguments(shape, heights, deep.map, rows.map, strips, runs, cuts),
+        parts * cols * scratch, lists, zeros,
     )  # fmt: skip
 
 

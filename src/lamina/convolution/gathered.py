@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..engine import jit, pool
-from ..engine.jit import Task, Words, address, call
+from ..engine.jit import Arguments, Task, address, call
 from ..engine.matmul import SERIAL, grid, plan_of
 from ..engine.memory import workspace
 from ..windows import Ints
@@ -167,7 +167,7 @@ def _tiles(g: int, shape: Task, windows: Task, edges: NDArray, at: Task) -> None
 class Product:
     """The plan of (1); nothing in it changes."""
 
-    fixed: Words
+    fixed: Arguments
     parts: int
     scratch: int
     zeros: NDArray
@@ -218,7 +218,7 @@ def product(
         size, lane, plan.codes[1], ldt, x[0], *dy[1:3], *x[1:], kh, taps_w, *stride, *dilation,
         *before, rows, run,
     )  # fmt: skip
-    fixed = Words(shape, windows, np.array(edges))
+    fixed = Arguments(shape, windows, np.array(edges))
     return Product(
         fixed, parts * cols, parts * cols * held, zeros_of(max(ldt, widest * lane), dtype)
     )

@@ -18,8 +18,8 @@ from ..engine.threads import count as count_threads
 from ..windows import Ints, Pads, Windows, each, pad, pairs, unpad
 from . import depthwise, direct
 from .direct import PLANS, Correlation, Taps, correlate, correlation
-from .few import Few
 from .gathered import Product
+from .narrow import Narrow
 from .phases import Gradient, gradient, input_gradient
 from .weights import Chunks, of_rows, weight_gradient, weights
 
@@ -276,7 +276,7 @@ def _plan(case: _Case, edges: Ints | None) -> Correlation:
 
 
 @lru_cache(PLANS)
-def _plan_dx(case: _Case) -> Gradient | Few:
+def _plan_dx(case: _Case) -> Gradient | Narrow:
     """Plan dx."""
     dy, weight, x = _volume(case.y), _taps(case.weight), _volume(case.x)
     return gradient(dy, weight, x, case.groups, *case.moves, case.dtype, case.threads)

@@ -5,7 +5,7 @@ the k for which s divides i + before - k d: the same k for all i of a *phase*, i
 with p = (i + before - k d) / s, which falls as k rises. Each phase is a correlation with taps and
 places of its own, and the phases of the axes together write each element of dX once.
 
-Few channels would leave most lanes of the tiles empty: few.py takes columns for lanes then.
+Few channels would leave most lanes of the tiles empty: narrow.py takes columns for lanes then.
 """
 
 import itertools
@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from ..windows import Ints
 from .direct import Correlation, Taps, correlate, correlation
-from .few import Few, few, write
+from .narrow import Narrow, narrow, write
 
 NDArray = npt.NDArray[Any]
 
@@ -46,7 +46,7 @@ class Gradient:
 def gradient(
     dy: Ints, weight: Ints, dx: Ints, groups: int, stride: Ints, dilation: Ints, before: Ints,
     dtype: np.dtype[Any], threads: int,
-) -> Gradient | Few:  # fmt: skip
+) -> Gradient | Narrow:  # fmt: skip
     """Plan dX.
 
     Parameters
@@ -63,7 +63,7 @@ def gradient(
     if not math.prod(dx) * math.prod(dy):
         return Gradient(True, [])
     if groups == 1:
-        plan = few(dy, weight, dx, stride, dilation, before, dtype, threads)
+        plan = narrow(dy, weight, dx, stride, dilation, before, dtype, threads)
         if plan is not None:
             return plan
     axes = [
@@ -87,9 +87,9 @@ def gradient(
     return Gradient(clear, correlations)
 
 
-def input_gradient(plan: Gradient | Few, dy: NDArray, weight: NDArray, dx: NDArray) -> None:
+def input_gradient(plan: Gradient | Narrow, dy: NDArray, weight: NDArray, dx: NDArray) -> None:
     """Write dx, as planned."""
-    if isinstance(plan, Few):
+    if isinstance(plan, Narrow):
         write(plan, dy, weight, dx)
         return
     if plan.clear:

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..engine import jit, pool
-from ..engine.jit import Task, Words, address, call
+from ..engine.jit import Arguments, Task, address, call
 from ..engine.matmul import SERIAL, plan_of
 from ..engine.memory import empty, workspace
 from ..windows import Ints
@@ -154,7 +154,7 @@ class Chunks:
 
     chunks: int
     parts: int
-    fixed: Words
+    fixed: Arguments
     scratch: int
     segments: int
     zeros: NDArray
@@ -227,7 +227,7 @@ def weights(
         every, slots, pitch,
     )  # fmt: skip
     return Chunks(
-        chunks, parts, Words(shape, windows, np.array(edges)), parts * held, together * lines,
+        chunks, parts, Arguments(shape, windows, np.array(edges)), parts * held, together * lines,
         zeros_of(max(pitch, 8 * lane), dtype),
     )  # fmt: skip
 

@@ -29,7 +29,7 @@ KEPT: Final = 256
 MOST: Final = 4
 """So many arrays there may be."""
 
-Words = Callable[..., tuple[ir.Value, ...]]
+Rule = Callable[..., tuple[ir.Value, ...]]
 
 Twin = Callable[..., tuple[NDArray, ...]]
 
@@ -40,8 +40,8 @@ class Each(Code):
     Parameters
     ----------
     name : str
-    words : callable
-        `words(functions, builder, *vectors, number)` returns the vector that is written, alone in
+    rule : callable
+        `rule(functions, builder, *vectors, number)` returns the vector that is written, alone in
         a tuple. `number(i)` is the i-th of the numbers, in every lane.
     twin : callable
         `twin(*arrays, *numbers)` returns the same of NumPy's arrays.
@@ -58,16 +58,16 @@ class Each(Code):
     """
 
     def __init__(
-        self, name: str, words: Words, twin: Twin, arrays: int = 1, light: bool = True
+        self, name: str, rule: Rule, twin: Twin, arrays: int = 1, light: bool = True
     ) -> None:
         name, of_arrays, self.arrays = f"each_{name}", partial(_twin, twin, arrays), arrays
-        super().__init__(name, partial(_emit, name, words, arrays, False), of_arrays)
+        super().__init__(name, partial(_emit, name, rule, arrays, False), of_arrays)
         past = f"{name}_past"
-        emit = partial(_emit, past, words, arrays, True)
+        emit = partial(_emit, past, rule, arrays, True)
         self.past = Code(past, emit, of_arrays) if light else None
 
 
-def _emit(name: str, words: Words, arrays: int, past: bool, dtype: Any) -> str:
+def _emit(name: str, rule: Rule, arrays: int, past: bool, dtype: Any) -> str:
     e = Functions(dtype)
     b, (*places, count, at) = e.function(name, "p" * MOST + "ip")
     vectors = b.sdiv(b.add(count, _i64(e.lanes - 1)), _i64(e.lanes))
@@ -78,7 +78,7 @@ def _emit(name: str, words: Words, arrays: int, past: bool, dtype: Any) -> str:
 
     def one(b: ir.IRBuilder, element: ir.Value, mask: ir.Value | None) -> None:
         read = [e.load(b, e.at(b, place, element), mask) for place in places[:arrays]]
-        for place, found in zip(places[arrays:], words(e, b, *read, number), strict=False):
+        for place, found in zip(places[arrays:], rule(e, b, *read, number), strict=False):
             target = e.at(b, place, element)
             if past and mask is None:
                 e.stream(b, found, target)

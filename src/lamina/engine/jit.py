@@ -402,7 +402,7 @@ BYTES: Final = bytes.__basicsize__ - 1
 
 
 class Elsewhere(NamedTuple):
-    """The kind of `Words`: several arguments, of these kinds."""
+    """The kind of `Arguments`: several arguments, of these kinds."""
 
     kinds: tuple[Any, ...]
 
@@ -411,7 +411,7 @@ def words(arguments: Sequence[Any]) -> tuple[tuple[Any, ...], list[int]]:
     """Return the kinds of arguments, and their integers: of an array `held` and its shape.
 
     The kind of a tuple is how many integers it has, that of an array its type and dimensions. Of
-    `Words` there is one integer: where their own are.
+    `Arguments` there is one integer: where their own are.
     """
     kinds: list[Any] = []
     found: list[int] = []
@@ -425,7 +425,7 @@ def words(arguments: Sequence[Any]) -> tuple[tuple[Any, ...], list[int]]:
             kinds.append((a.dtype.char, a.ndim))
             found.append(id(a))
             found += a.shape
-        elif isinstance(a, Words):
+        elif isinstance(a, Arguments):
             kinds.append(a.kind)
             found.append(id(a.packed) + BYTES)
         else:
@@ -434,7 +434,7 @@ def words(arguments: Sequence[Any]) -> tuple[tuple[Any, ...], list[int]]:
     return tuple(kinds), found
 
 
-class Words:
+class Arguments:
     """Arguments of a kernel that stay from call to call."""
 
     def __init__(self, *arguments: Any) -> None:

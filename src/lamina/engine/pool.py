@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import jit
-from .jit import BYTES, DISABLED, Entry, Words, call, held, item, packer, words
+from .jit import BYTES, DISABLED, Arguments, Entry, call, held, item, packer, words
 from .memory import pointer
 
 NDArray = npt.NDArray[Any]
@@ -246,7 +246,7 @@ def share(kernel: Any, count: int, *arguments: Any, phases: int = 1) -> None:
         _run(kernel.entry(), count, packer(len(arguments))(*arguments), phases)
 
 
-def launch(kernel: Any, count: int, fixed: Words, *arguments: Any) -> None:
+def launch(kernel: Any, count: int, fixed: Arguments, *arguments: Any) -> None:
     """Run `kernel(part, *fixed.arguments, *arguments)`, all of any kinds, as `share` does."""
     if DISABLED:
         _in_turn(kernel, count, *fixed.arguments, *arguments)
@@ -275,7 +275,7 @@ class Ready(NamedTuple):
     phases: int = 1
 
 
-def ready(kernel: Any, count: int, fixed: Words, *arguments: Any) -> Ready:
+def ready(kernel: Any, count: int, fixed: Arguments, *arguments: Any) -> Ready:
     """Return a call of `launch` with all at hand."""
     kinds, found = words((fixed, *arguments))
     return Ready(kernel, count, found, (fixed, arguments), kinds)

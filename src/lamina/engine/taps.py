@@ -81,13 +81,13 @@ def tallest(inputs: int, outputs: int) -> int:
     return most // abreast(inputs, outputs)
 
 
-class _Words(Emitter):
-    """The words of `Emitter`, and those for vectors of inputs."""
+class _Groups(Emitter):
+    """What `Emitter` has, and the same for the inputs of groups of channels."""
 
     def __init__(self, dtype: Any, inputs: int, outputs: int) -> None:
         super().__init__(dtype)
         self.inputs, self.outputs = inputs, outputs
-        # The same words for the inputs that a vector of outputs has.
+        # The same for the inputs that a vector of outputs has.
         self.wide = self.of_lanes(self.lanes * inputs // outputs)
 
     def step(
@@ -161,7 +161,7 @@ def _vectors(
 
 
 def _fetch(
-    b: ir.IRBuilder, e: _Words, ahead: ir.Value, lines: ir.Value, apart: ir.Value
+    b: ir.IRBuilder, e: _Groups, ahead: ir.Value, lines: ir.Value, apart: ir.Value
 ) -> ir.Value:
     """Ask for some lines of X; return the pointer behind them."""
 
@@ -176,7 +176,7 @@ def _fetch(
 # The sums of places
 
 
-def _tile(e: _Words, height: int, together: int, rest: int) -> ir.Function:
+def _tile(e: _Groups, height: int, together: int, rest: int) -> ir.Function:
     """Emit the tiles of one height: `tiles` of them, one beside the other."""
     kinds = [_i64, _pointer, _pointer, _i64, _i64, _pointer, _pointer, _i64, _i64, _i64, _i64,
              _pointer, _i64, _pointer, _i64, _i64, _i64, _i64, _pointer, _i64, _i64]  # fmt: skip
@@ -276,7 +276,7 @@ def _tile(e: _Words, height: int, together: int, rest: int) -> ir.Function:
     return f
 
 
-def _by_size(e: _Words, name: str, functions: dict[int, ir.Function]) -> str:
+def _by_size(e: _Groups, name: str, functions: dict[int, ir.Function]) -> str:
     """Emit `name(size, ...)`, which calls the function of that size; return the module."""
     kinds: Any = next(iter(functions.values())).function_type.args
     f = ir.Function(e.module, ir.FunctionType(ir.VoidType(), [_i64] * (1 + len(kinds))), name)
@@ -299,7 +299,7 @@ def _by_size(e: _Words, name: str, functions: dict[int, ir.Function]) -> str:
 
 
 def _emit(name: str, inputs: int, outputs: int, together: int, rest: int, dtype: Any) -> str:
-    e = _Words(dtype, inputs, outputs)
+    e = _Groups(dtype, inputs, outputs)
     heights = range(1, tallest(inputs, outputs) + 1)
     return _by_size(e, name, {height: _tile(e, height, together, rest) for height in heights})
 
@@ -354,7 +354,7 @@ AT_ONCE: Final = 4
 """How many places share the vectors of X that their taps meet, of one vector of them."""
 
 
-def _gradient(e: _Words, rows: int, terms: int) -> ir.Function:
+def _gradient(e: _Groups, rows: int, terms: int) -> ir.Function:
     """Emit equation (2) for so many rows and taps."""
     kinds = [_pointer, _pointer, _i64, _i64, _pointer, _i64, _i64,
              _pointer, _pointer, _i64, _i64, _i64, _i64, _i64, _pointer, _i64, _i64]  # fmt: skip
@@ -439,7 +439,7 @@ def _gradient(e: _Words, rows: int, terms: int) -> ir.Function:
 
 
 def _emit_gradient(name: str, inputs: int, outputs: int, dtype: Any) -> str:
-    e = _Words(dtype, inputs, outputs)
+    e = _Groups(dtype, inputs, outputs)
     sizes = [
         (rows, terms)
         for terms in range(1, most_taps(inputs) + 1)

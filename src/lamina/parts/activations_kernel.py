@@ -127,7 +127,7 @@ Backward = Callable[[NDArray, Any], NDArray]
 
 
 def _functions(
-    name: str, words: Any, backward_words: Any, from_y: bool, light: bool
+    name: str, rule: Any, backward_rule: Any, from_y: bool, light: bool
 ) -> tuple[Forward, Backward]:
     """Return the functions that have the name and the signatures of those of activations.py."""
     forward_of, backward_of = getattr(formula, name), getattr(formula, f"{name}_backward")
@@ -140,9 +140,9 @@ def _functions(
         cache = kept if name in ("sigmoid", "tanh") else forward_of(kept, *numbers)[1]
         return (backward_of(dy, cache),)
 
-    code = codes[name] = elements.Each(name, words, twin, light=light)
+    code = codes[name] = elements.Each(name, rule, twin, light=light)
     backward_name = f"{name}_backward"  # from y, it takes few operations
-    backward_code = elements.Each(backward_name, backward_words, backward_twin, 2, from_y)
+    backward_code = elements.Each(backward_name, backward_rule, backward_twin, 2, from_y)
 
     def forward(x: NDArray, *numbers: float) -> tuple[NDArray, Any]:
         x = contiguous(x)

@@ -91,7 +91,7 @@ def _binary_cross_entropy(e: Any, b: Any, y: Any, target: Any, numbers: Any) -> 
     return gradient, loss, b.select(inside, zero, one)
 
 
-def _emit(name: str, words: Callable[..., Any], sums: int, count: int, dtype: Any) -> str:
+def _emit(name: str, rule: Callable[..., Any], sums: int, count: int, dtype: Any) -> str:
     """Write ∂L/∂y and the sums of a block. The numbers are K R, then those of the loss."""
     s = Sweep(name, dtype, "*y *target *dy count *numbers *sums")
     e = Functions(dtype)
@@ -107,7 +107,7 @@ def _emit(name: str, words: Callable[..., Any], sums: int, count: int, dtype: An
         read = zip(s.loads(places[0], masks), s.loads(places[1], masks), masks, strict=True)
         gradients, added = [], []
         for at, goal, mask in read:
-            gradient, *terms = words(e, b, at, goal, own)
+            gradient, *terms = rule(e, b, at, goal, own)
             gradients.append(b.fdiv(gradient, total))
             kept = (t if mask is None else b.select(mask, t, s.vector(0.0)) for t in terms)
             added.append([s.widen(t) for t in kept])
@@ -143,10 +143,10 @@ def _twin(
         found[COLUMNS] = np.sum(~((goal >= 0) & (goal <= 1)))
 
 
-def _code(name: str, words: Callable[..., Any], sums: int, count: int) -> Code:
+def _code(name: str, rule: Callable[..., Any], sums: int, count: int) -> Code:
     return Code(
         f"{name}_loss",
-        partial(_emit, f"{name}_loss", words, sums, count),
+        partial(_emit, f"{name}_loss", rule, sums, count),
         partial(_twin, getattr(formula, name), sums),
     )
 

@@ -23,9 +23,9 @@ def _add_relu(e: Any, b: Any, x: Any, y: Any, number: Any) -> Any:
     return (b.select(b.fcmp_ordered("<=", total, zero), zero, total),)  # NaN goes through
 
 
-def _code(name: str, words: Any) -> elements.Each:
+def _code(name: str, rule: Any) -> elements.Each:
     function = getattr(formula, name)
-    return elements.Each(name, words, lambda a, b: (function(a, b),), 2)
+    return elements.Each(name, rule, lambda a, b: (function(a, b),), 2)
 
 
 def _sum(code: elements.Each, name: str, a: NDArray, b: NDArray) -> NDArray:

@@ -48,7 +48,7 @@ NUMBERS: Final = {"sgd": 1, "momentum": 4, "adam": 7, "rmsprop": 4}
 """How many numbers the rules take."""
 
 
-class Words:
+class Arithmetic:
     """The arithmetic of a vector: a rule is written once, for vectors and for NumPy's arrays."""
 
     def __init__(self, sweep: Sweep) -> None:
@@ -81,7 +81,7 @@ class Words:
 
 
 class Plain:
-    """The words of `Words`, of NumPy's arrays."""
+    """The same of NumPy's arrays."""
 
     fma = staticmethod(lambda x, y, z: x * y + z)
     times = staticmethod(lambda x, y: x * y)
@@ -121,7 +121,7 @@ def _rmsprop(w: Any, p: Any, g: Any, slots: Sequence[Any], n: Sequence[Any]) -> 
 
 def _emit(name: str, rule: Rule, slots: int, count: int, dtype: Any) -> str:
     s = Sweep(name, dtype, "*p *before *g *slot0 *slot1 count *numbers *zeros")
-    b, w = s.builder, Words(s)
+    b, w = s.builder, Arithmetic(s)
     p, before, g, slot0, slot1, length, numbers, zeros = s.given
     held, zero = [p, *(slot0, slot1)[:slots]], s.vector(0.0)
     s.stores([zero] * TOGETHER, zeros, [None] * TOGETHER)
@@ -314,7 +314,7 @@ class Updates:
                 given = address(self.numbers[kind]), address(self.finite[len(rows)])
                 rows.append((self.total, count, at, k, *places, *given))
                 self.total += count
-        self.table = jit.Words(jit.table(rows))
+        self.table = jit.Arguments(jit.table(rows))
         self.gradients = jit.table([held(p) for p in params])  # until there are some
         self.sums = np.empty((len(rows), COLUMNS), DOUBLE)
         self.runs: dict[Any, pool.Run] = {}

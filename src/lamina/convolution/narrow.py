@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..engine import jit, pool
-from ..engine.jit import Task, Words, address, call
+from ..engine.jit import Arguments, Task, address, call
 from ..engine.matmul import SERIAL, plan_of
 from ..engine.memory import workspace
 from ..windows import Ints
@@ -147,21 +147,21 @@ def _rows(
 
 
 @dataclass(frozen=True, eq=False)
-class Few:
+class Narrow:
     """The plan of dX; nothing in it changes."""
 
     spread: tuple[Ints, list[tuple[int, int, int]]]  # the shape of W', and (k, e, p) of its taps
     parts: int
-    fixed: Words
+    fixed: Arguments
     scratch: int
     lists: Ints
     zeros: NDArray
 
 
-def few(
+def narrow(
     dy: Ints, weight: Ints, dx: Ints, stride: Ints, dilation: Ints, before: Ints,
     dtype: np.dtype[Any], threads: int,
-) -> Few | None:  # fmt: skip
+) -> Narrow | None:  # fmt: skip
     """Plan dX; None where channels as lanes are faster.
 
     Parameters
@@ -209,9 +209,9 @@ def few(
     windows = (
         *dx, *dy[1:], kd, kh, reach, low, *stride, *dilation[:2], *before[:2],
     )  # fmt: skip
-    return Few(
+    return Narrow(
         ((kd, kh, reach, o, s, c), [(k, e - low, p) for k, e, p in meets]), parts,
-        Words(shape, windows, plan_of(dtype).heights, np.array(edges)), parts * held,
+        Arguments(shape, windows, plan_of(dtype).heights, np.array(edges)), parts * held,
         (parts, 2, kd * kh * reach),
         zeros_of(max(pitch, longest * rows + lane, 8 * lane), dtype),
     )  # fmt: skip
@@ -232,7 +232,7 @@ def _faster(
     return chunks * across * reach * o + transposed < along
 
 
-def write(plan: Few, dy: NDArray, weight: NDArray, dx: NDArray) -> None:
+def write(plan: Narrow, dy: NDArray, weight: NDArray, dx: NDArray) -> None:
     """Write dx, as planned."""
     shape, meets = plan.spread
     wide = np.zeros(shape, dy.dtype)
