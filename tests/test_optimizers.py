@@ -255,6 +255,8 @@ def test_refuses_gradients_that_do_not_fit():
         lm.SGD(0.1).step(theta, {n: g for n, g in grads(0).items() if n != "0.weight"})
     with pytest.raises(ValueError, match=r"the gradient of 0.bias has shape \(2,\), not \(3,\)"):
         lm.SGD(0.1).step(theta, grads(0) | {"0.bias": np.zeros(2)})
+    with pytest.raises(TypeError, match=r"gradient of 0.bias must be an array, got \[0, 0, 0\]"):
+        lm.SGD(0.1).step(theta, grads(0) | {"0.bias": [0, 0, 0]})
     optimizer = lm.Adam()
     run(optimizer)
     with pytest.raises(ValueError, match=r"Adam: remembers 0.bias in another shape than \(4,\)"):

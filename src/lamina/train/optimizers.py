@@ -190,6 +190,9 @@ class Optimizer(ABC):
             raise ValueError(
                 f"{owner}: no gradient for {error.args[0]}; there are {', '.join(grads) or 'none'}"
             ) from None
+        for name, g in zip(params, found, strict=True):
+            if not isinstance(g, (np.ndarray, np.generic)):
+                raise TypeError(f"{owner}: the gradient of {name} must be an array, got {g!r}")
         if [g.shape for g in found] != [p.shape for p in params.values()]:
             for (name, p), g in zip(params.items(), found, strict=True):
                 if g.shape != p.shape:
