@@ -23,7 +23,7 @@ import numpy as np
 
 import elements
 import problems
-from lamina.engine import jit, pool, tile
+from lamina.engine import jit, matmul, pool, tile
 from lamina.linear import kernel
 
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -108,6 +108,7 @@ def run(seed: int, linears: int, convolutions: int) -> None:
         for i in range(count):
             problem, parts = make(rng), int(rng.integers(1, 4))
             print(f"{i}, in {parts} parts: {problem}", flush=True)
+            matmul.past_caches = lambda *_, past=i % 2 == 1: past
             problems.cut(parts)
             problems.check(problem, i)
 

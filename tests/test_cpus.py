@@ -257,7 +257,11 @@ def test_cells_and_functions_are_vector_code(target, dtype):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("code", [few.few_rows, few.few_turned], ids=["rows", "turned"])
+@pytest.mark.parametrize(
+    "code",
+    [few.few_rows, few.few_rows_past, few.few_turned],
+    ids=["rows", "rows past the caches", "turned"],
+)
 def test_a_few_rows_are_vector_code(target, code, dtype):
     assembly = target(code.emit(np.dtype(dtype)))
     assert re.search(FMA[target.cpu], assembly)

@@ -484,22 +484,29 @@ def test_the_twins_of_copies_refuse_a_stray_address(code, arguments):
 
 
 @by_dtype
-@pytest.mark.parametrize("code", [few.few_rows, few.few_turned], ids=["rows", "turned"])
+@pytest.mark.parametrize(
+    "code",
+    [few.few_rows, few.few_rows_past, few.few_turned],
+    ids=["rows", "rows past the caches", "turned"],
+)
 @pytest.mark.parametrize("run", [machine, twin], ids=["machine", "twin"])
 def test_a_few_rows(run, code, dtype):
     rng, n = np.random.default_rng(0), tile.lanes(dtype)
     turn = itertools.count()
     widths = (1, n - 1, n, n + 1, 5 * n + 1) if run is twin else range(1, 6 * n)
     terms = (1, 3, 4, 8, 13, 17) if code is few.few_rows else (1, n, 2 * n + 1, 5 * n - 1)
-    for m, width, k in itertools.product(range(1, few.MOST + 1), widths, terms):
+    most = few.MOST
+    if code is few.few_rows_past:
+        most, terms = 1, range(1, few.MOST + 1)
+    for m, width, k in itertools.product(range(1, most + 1), widths, terms):
         i = next(turn)
         # Both A and B in any place, and A by any strides.
         row, col = (k + 2, 1) if i % 2 else (1, m + 1)
         a = whole(rng, 20 + 2 * m * (k + 2), dtype)
         b = whole(rng, 40 + (k + 3) * (width + 3), dtype)
         begin, ldc, at, into = whole(rng, width, dtype), width + i % 3, i % 7, 3
-        ldb = (width if code is few.few_rows else k) + i % 4
-        strides = (ldb, 1) if code is few.few_rows else (1, ldb)
+        ldb = (k if code is few.few_turned else width) + i % 4
+        strides = (1, ldb) if code is few.few_turned else (ldb, 1)
         start_col, relu = i % 2, i // 2 % 2
         start = begin if start_col else np.zeros(n, dtype)
         c = whole(rng, into + m * ldc, dtype)

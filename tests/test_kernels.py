@@ -16,7 +16,8 @@ from contract import assert_same
 from lamina import kernels
 from lamina.convolution import formula as convolution_formula
 from lamina.convolution import kernel as convolution_kernel
-from lamina.engine import threads
+from lamina.engine import matmul, memory, threads
+from lamina.engine.few import few_rows_past
 from lamina.linear import formula as linear_formula
 from lamina.linear import kernel as linear_kernel
 from lamina.windows import MODES
@@ -286,6 +287,22 @@ def test_same_bits_with_one_thread_and_with_two(dtype):
         for other in results[1:]:
             for name, a in other.items():
                 assert_same(a, results[0][name], name)
+
+
+@by_dtype
+@pytest.mark.parametrize("samples", [1, 2])
+@pytest.mark.parametrize("outputs", [512, 517])
+def test_same_bits_past_the_caches(samples, outputs, dtype, monkeypatch):
+    problem = linear((samples, 300), outputs, dtype=dtype)
+    arrays, dy = problem.arrays(), random_dy(problem)
+    expected = passes(linear_kernel, problem, arrays, dy)
+    monkeypatch.setattr(memory, "LEVEL_3", 0)
+    used = []
+    monkeypatch.setattr(matmul, "few_rows_past", lambda d: used.append(d) or few_rows_past(d))
+    problems.cut(2, monkeypatch.setattr)
+    for name, a in passes(linear_kernel, problem, arrays, dy).items():
+        assert_same(a, expected[name], name)
+    assert used
 
 
 # Memory

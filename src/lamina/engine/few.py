@@ -94,8 +94,8 @@ class _Product:
         return e.spread(b, b.select(relu, e.scalar(0.0), e.scalar(float("-inf"))), e.vector)
 
 
-def _rows(e: Emitter, rows: int) -> ir.Function:
-    """Emit (1) for so many rows: a few rows of B at a time."""
+def _rows(e: Emitter, rows: int, past: bool = False) -> ir.Function:
+    """Emit (1) for so many rows: a few rows of B at a time; of few terms, C past the caches."""
     p = _Product(e, f"rows_{rows}", rows)
     b, line = p.b, max(1, LINE // jit.vector_bytes())
     into = [e.at(b, p.c, b.mul(p.ldc, _i64(m))) for m in range(rows)]
@@ -103,7 +103,7 @@ def _rows(e: Emitter, rows: int) -> ir.Function:
     # What is larger, B or C, is cut into vectors that lie within lines of the cache. What is left
     # over at both ends goes singly, with its sums in registers.
     columns = b.add(b.mul(b.sub(p.vectors, _i64(1)), _i64(e.lanes)), p.last)
-    larger = b.select(b.icmp_signed(">", p.k, _i64(MOST)), p.b_, p.c)
+    larger = p.c if past else b.select(b.icmp_signed(">", p.k, _i64(MOST)), p.b_, p.c)
     before = b.and_(b.neg(b.ptrtoint(larger, _i64)), _i64(e.lanes * e.align - 1))
     head = b.udiv(before, _i64(e.align))
     head = b.select(b.icmp_signed("<", head, columns), head, columns)
@@ -144,7 +144,11 @@ def _rows(e: Emitter, rows: int) -> ir.Function:
                 z = e.load(b, e.at(b, begins[m], b.mul(j, begin_step)), None)
                 for factor, value in zip(factors[m], values, strict=True):
                     z = e.multiply_add(b, factor, value, z)
-                e.store(b, p.floored(z, floor), e.at(b, into[m], j), None)
+                z, place = p.floored(z, floor), e.at(b, into[m], j)
+                if past:
+                    e.stream(b, z, place)
+                else:
+                    e.store(b, z, place, None)
 
         def whole_line(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
             j = b.add(head, b.mul(i, _i64(line * e.lanes)))
@@ -169,7 +173,7 @@ def _rows(e: Emitter, rows: int) -> ir.Function:
         terms(b.add(grouped, i), 1)
         return []
 
-    together = TOGETHER // rows
+    together = MOST if past else TOGETHER // rows
     groups = b.sdiv(p.k, _i64(together))
     grouped = b.mul(groups, _i64(together))
     p.loop(groups, [], group)
@@ -275,14 +279,14 @@ def _turned(e: Emitter, rows: int) -> ir.Function:
     return p.function
 
 
-def _emit(name: str, of: Callable[[Emitter, int], ir.Function], dtype: Any) -> str:
-    """Emit `name(m, ...)`, which calls the function for so many rows."""
+def _emit(name: str, of: Callable[[Emitter, int], ir.Function], most: int, dtype: Any) -> str:
+    """Emit `name(m, ...)`, which calls the function for so many rows, `most` at the most."""
     e = Emitter(dtype)
     f = ir.Function(e.module, ir.FunctionType(ir.VoidType(), [_i64] * 14), name)
     b = ir.IRBuilder(f.append_basic_block("entry"))
     nothing = f.append_basic_block("nothing")
     choose = b.switch(f.args[0], nothing)
-    for m in range(1, MOST + 1):
+    for m in range(1, most + 1):
         function = of(e, m)
         block = f.append_basic_block(f"call_{m}")
         choose.add_case(_i64(m), block)
@@ -322,8 +326,17 @@ def _twin(
         c.row(i * ldc, width)[...] = sums
 
 
-few_rows: Final = Code("few_rows", partial(_emit, "few_rows", _rows), partial(_twin, False))
+def _code(name: str, of: Callable[..., ir.Function], turned: bool, most: int = MOST) -> Code:
+    return Code(name, partial(_emit, name, of, most), partial(_twin, turned))
+
+
+few_rows: Final = _code("few_rows", _rows, False)
 """`few_rows(dtype)`: code with the arguments of `_twin`, but for the first."""
 
-few_turned: Final = Code("few_turned", partial(_emit, "few_turned", _turned), partial(_twin, True))
-"""`few_turned(dtype)`: the same of a B that lies by columns, B[k, j] at j·ldb + k."""
+few_rows_past: Final = _code("few_rows_past", partial(_rows, past=True), False, 1)
+"""The same of one row and at most MOST terms, written past the caches: memory need not be read
+before it is written then. Two rows at once would fill lines of memory in turns, at half the speed.
+"""
+
+few_turned: Final = _code("few_turned", _turned, True)
+"""`few_turned(dtype)`: that of a B that lies by columns, B[k, j] at j·ldb + k."""

@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from . import jit, pool, threads
-from .few import MOST, few_rows, few_turned
+from .few import MOST, few_rows, few_rows_past, few_turned
 from .jit import address, call, held
-from .memory import ALIGNMENT, LINE, workspace
+from .memory import ALIGNMENT, LINE, past_caches, workspace
 from .packing import copy, spread, transpose
 from .tile import lanes, tallest, tile
 
@@ -134,17 +134,17 @@ def _copy_strips(
 def _few(
     m0: int, m1: int, v0: int, v1: int, n: int, k: int, size: int, lane: int, code: int,
     a: int, a_row: int, a_col: int, b: int, b_row: int, b_col: int,
-    start: int, start_col: int, c: int, relu: int,
+    start: int, start_col: int, c: int, relu: int, span: int, height: int,
 ) -> None:  # fmt: skip
-    """Compute rows m0 ... m1 and vectors v0 ... v1 of C by code of few.py."""
+    """Compute rows m0 ... m1 and vectors v0 ... v1 of C by code of few.py: some of each at once."""
     ldb = b_row if b_col == 1 else b_col
-    span = max(1, IN_CACHE // (MOST * lane * size))
     for w0 in range(v0, v1, span):
         w1, j = min(v1, w0 + span), w0 * lane
         last = min(lane, n - (w1 - 1) * lane)
-        for i in range(m0, m1, MOST):
+        for i in range(m0, m1, height):
             call(code, (
-                min(MOST, m1 - i), a + i * a_row * size, a_row, a_col, b + j * b_col * size, ldb, k,
+                min(height, m1 - i), a + i * a_row * size, a_row, a_col,
+                b + j * b_col * size, ldb, k,
                 start + j * start_col * size, start_col, c + (i * n + j) * size, n,
                 w1 - w0, last, relu,
             ))  # fmt: skip
@@ -168,6 +168,7 @@ def _part(g: int, at: int) -> None:
         _few(
             m0, m1, first * wide, vectors if end == count else end * wide, n, k,
             size, lane, few, a, a_row, a_col, b, b_row, b_col, start, start_col, c, relu,
+            span, height,
         )  # fmt: skip
         return
     k_blocks = (k + terms - 1) // terms
@@ -336,11 +337,14 @@ def _better_turned(m: int, n: int, k: int, lane: int) -> bool:
 @lru_cache(maxsize=512)
 def product(
     dtype: np.dtype[Any], m: int, n: int, k: int, a_row: int, a_col: int, b_row: int, b_col: int,
-    count: int, before: bool = False, bias: bool = False, relu: bool = False,
+    count: int, before: bool = False, bias: bool = False, relu: bool = False, arrays: int = 1,
 ) -> Product:  # fmt: skip
-    """Choose how to compute a product, with the arguments of `matmul`, on so many threads."""
+    """Choose how to compute a product, with the arguments of `matmul`, on so many threads.
+
+    So many arrays of the size of C go through the caches before it is read.
+    """
     plan = plan_of(dtype)
-    lane, wide, few = plan.lane, plan.wide, 0
+    lane, wide, few, past = plan.lane, plan.wide, 0, False
     if m * -(-n // lane) * k <= SERIAL_VECTORS and max(n * k, m * n) <= SERIAL_B:
         count = 1
     turned = b_col != 1 and not bias and not relu and _better_turned(m, n, k, lane)
@@ -353,7 +357,8 @@ def product(
     vectors = -(-n // lane)
     way = BEFORE if before else IN_PLACE
     if not before and b_col == 1 and vectors >= FEW and (m <= MOST or k <= MOST):
-        way, wide, few = ROWS, MOST, few_rows(dtype)
+        past = k <= MOST and past_caches(arrays, m * n * plan.size)
+        way, wide, few = ROWS, MOST, (few_rows_past if past else few_rows)(dtype)
     if not before and b_col != 1 and m <= MOST:
         way, wide, few = TURNED, MOST, few_turned(dtype)
     while way == IN_PLACE and wide < WIDEST and tiles(wide + 1) <= tiles(wide):
@@ -370,6 +375,10 @@ def product(
     block = min(-(-m // m_parts), BLOCK if k > SHORT else SMALL)
     if k <= SHORT and a_col != 1:
         height = SMALL  # of strips: the lines of so few terms stay in level 1
+    if way >= ROWS:
+        span, height = max(1, IN_CACHE // (MOST * lane * plan.size)), MOST
+        if past:  # a line of memory after the other
+            span, height = vectors, 1
     gap = -(-min(k, terms) * wide * lane // LINE) * LINE + LINE
     tall, a_room, room = block, 0, 0
     near = a_col == 1 and a_row * plan.size <= NEAR

@@ -17,6 +17,9 @@ from ..engine.threads import count as count_threads
 
 NDArray = npt.NDArray[Any]
 
+ARRAYS: Final = 3
+"""So many as large as the weights a step of training reads and writes: these, their gradient, and
+what an optimizer keeps."""
 KEPT: Final = 256
 """For how many sizes it is kept how to compute the gradients."""
 
@@ -121,7 +124,8 @@ def _products(
     found = []
     if of_x:
         found.append((product(dtype, N, I, O, O, 1, 1, O, threads), (dy, weight, dx)))  # (2)
-    found.append((product(dtype, I, O, N, 1, I, O, 1, threads), (x, dy, dweight)))  # (3)
+    of_weight = product(dtype, I, O, N, 1, I, O, 1, threads, arrays=ARRAYS)
+    found.append((of_weight, (x, dy, dweight)))  # (3)
     if of_bias:
         ones = held(plan_of(dtype).one)
         found.append((product(dtype, 1, O, N, 0, 0, O, 1, threads), (ones, dy, dbias)))  # (4)
