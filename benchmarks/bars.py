@@ -25,6 +25,8 @@ PACKED: Final = "onnx_runtime"
 """The library that packs weights before it is called, as Lamina's `for_inference` does."""
 WORKSPACE: Final = (32 * 2**20, 0.1)
 """Bytes that a convolution may take beside its arrays, or the share of x, if that is more."""
+WORK: Final = 1e-4
+"""Seconds: where the limit is below, much of the time is the call's, which has no limit."""
 SMALLEST: Final = ("1x16 -> 16", 5e-6)
 """The case whose time is that of the call itself, and the most it may take, in seconds."""
 
@@ -87,6 +89,13 @@ class Result:
         if self.hardest is None:
             return 1.0
         return self.times[self.hardest] / self._beside(self.hardest)
+
+    @property
+    def ratio_at_limit(self) -> float:
+        """What `ratio` would be if Lamina took the least time there can be, of cases with work."""
+        if self.hardest is None or self.limit < WORK:
+            return self.ratio
+        return self.times[self.hardest] / self.limit
 
     def share(self, seconds: float) -> float:
         """Return the limit as a share of the time taken."""
