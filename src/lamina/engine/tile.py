@@ -167,7 +167,10 @@ class Emitter:
             width //= 2
 
     def stream(self, b: ir.IRBuilder, value: ir.Value, pointer: ir.Value) -> None:
-        """Write a vector past the caches; the pointer is aligned as vectors are."""
+        """Write a vector past the caches; the pointer is aligned as vectors are.
+
+        It wants no fence: threads hand over by locked instructions, which wait for such stores.
+        """
         store = b.store(value, pointer, align=self.lanes * self.align)
         store.set_metadata("nontemporal", self.module.add_metadata([_i32(1)]))
 
