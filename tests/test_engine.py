@@ -12,6 +12,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+import lamina as lm
 from contract import EPS, assert_same, random
 from lamina.engine import few, jit, matmul, packing, taps, threads, tile
 from lamina.engine.jit import Address
@@ -755,11 +756,17 @@ def test_threads_are_chosen_by_block(eight):
 
 @pytest.mark.parametrize("n", [0, -1, 1.0, True, "2", None])
 def test_threads_refuses(n):
-    with (
-        pytest.raises(ValueError, match="threads: n must be a positive integer, got"),
-        threads.threads(n),
-    ):
-        pass
+    with pytest.raises(ValueError, match="threads: n must be a positive integer, got"):
+        threads.threads(n)
+
+
+@pytest.mark.parametrize("block", [lambda: lm.threads(2), lm.formulas, lm.flush_denormals])
+def test_a_block_without_with_warns(block):
+    with pytest.warns(
+        RuntimeWarning, match=r"lm\.\w+\(2?\) changed nothing: .*, with lm"
+    ) as caught:
+        block()
+    assert caught[0].filename == __file__
 
 
 def test_a_block_holds_for_its_own_thread(eight):

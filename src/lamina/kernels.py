@@ -1,7 +1,5 @@
 """Which functions compute a layer: its kernels, or its formulas."""
 
-import contextlib
-from collections.abc import Iterator
 from contextvars import ContextVar
 from functools import cache
 from importlib import import_module
@@ -9,11 +7,12 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, Final
 
+from .engine.block import Block
+
 _formulas: ContextVar[bool] = ContextVar("lamina_formulas", default=False)
 
 
-@contextlib.contextmanager
-def formulas() -> Iterator[None]:
+def formulas() -> Block[bool]:
     """Let layers compute by their formulas within a block: the code that their pages show.
 
     It is slower; results agree with those of the kernels to rounding.
@@ -28,11 +27,7 @@ def formulas() -> Iterator[None]:
     >>> bool(np.allclose(y, layer(x), rtol=1e-6))
     True
     """
-    token = _formulas.set(True)
-    try:
-        yield
-    finally:
-        _formulas.reset(token)
+    return Block(_formulas, True, "lm.formulas()")
 
 
 by_formulas: Final = _formulas.get

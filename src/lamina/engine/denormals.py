@@ -5,15 +5,14 @@ them. The mode is one of the thread: kernels of recurrent layers set it for thei
 of their threads, and put back what was there (mode.py). Imports no compiler.
 """
 
-import contextlib
-from collections.abc import Iterator
 from contextvars import ContextVar
+
+from .block import Block
 
 _asked: ContextVar[bool] = ContextVar("lamina_flush_denormals", default=False)
 
 
-@contextlib.contextmanager
-def flush_denormals() -> Iterator[None]:
+def flush_denormals() -> Block[bool]:
     """Let the kernels of RNN and LSTM take denormal numbers for zero within a block.
 
     It changes results by less than the least normal number (1.2e-38 in float32) where it changes
@@ -29,11 +28,7 @@ def flush_denormals() -> Iterator[None]:
     ...     y, cache = layer.forward(x, training=True)
     ...     dx, grads = layer.backward(y, cache)
     """
-    token = _asked.set(True)
-    try:
-        yield
-    finally:
-        _asked.reset(token)
+    return Block(_asked, True, "lm.flush_denormals()")
 
 
 def flushing() -> int:

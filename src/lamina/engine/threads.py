@@ -1,13 +1,13 @@
 """How many threads kernels use. Imports no compiler, so that it costs nothing to import."""
 
-import contextlib
 import os
-from collections.abc import Iterator
 from contextvars import ContextVar
 from functools import cache
 from typing import Any, Final
 
 import numpy as np
+
+from .block import Block
 
 _chosen: ContextVar[int | None] = ContextVar("lamina_threads", default=None)
 chosen: Final = _chosen.get
@@ -33,9 +33,10 @@ def count() -> int:
     return most if chosen is None else min(chosen, most)
 
 
-@contextlib.contextmanager
-def threads(n: int) -> Iterator[None]:
+def threads(n: int) -> Block[int | None]:
     """Let kernels use `n` threads within a block; results have the same bits for any n.
+
+    For a whole process, set the environment variable LAMINA_THREADS.
 
     Parameters
     ----------
@@ -58,8 +59,4 @@ def threads(n: int) -> Iterator[None]:
     """
     if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
         raise ValueError(f"threads: n must be a positive integer, got {n!r}")
-    token = _chosen.set(int(n))
-    try:
-        yield
-    finally:
-        _chosen.reset(token)
+    return Block(_chosen, int(n), f"lm.threads({n})")
