@@ -10,7 +10,7 @@ import pytest
 import lamina as lm
 from contract import assert_close, assert_same, random
 from lamina import fusion
-from lamina.engine.program import Chunks, Program
+from lamina.engine.program import Microbatches, Program
 
 
 def trained(model, shape, dtype=np.float32):
@@ -202,21 +202,21 @@ def test_networks_run_by_programs(name, programs):
     assert segments[0].program(xs[0].shape, xs[0].dtype, 1) is not None
 
 
-@pytest.mark.parametrize("chunks", [1, 3, 99])
+@pytest.mark.parametrize("batches", [1, 3, 99])
 @pytest.mark.parametrize("name", ["images", "volumes"])
-def test_batches_go_by_chunks(monkeypatch, name, chunks):
+def test_batches_go_by_microbatches(monkeypatch, name, batches):
     make, shape = NETWORKS[name]
     model = trained(make(dtype=np.float32), shape)
     x = random("x", (7, *shape[1:]), np.float32)
     expected = model.for_inference()(x)
     fixed = model.for_inference()
     between = fusion._whole(fixed._run.call.needed[:-1], x.shape, x.dtype).size
-    monkeypatch.setattr(fusion, "CACHED", -(-between // chunks))
+    monkeypatch.setattr(fusion, "CACHED", -(-between // batches))
     assert_same(fixed(x), expected)
     assert_same(fixed(x[::-1])[::-1], expected)
     program = fixed._plain.program(x.shape, x.dtype, None)
-    counts = program.counts if isinstance(program, Chunks) else [7]
-    assert counts == {1: [7], 3: [3, 2, 2], 99: [1] * 7}[chunks]
+    counts = program.counts if isinstance(program, Microbatches) else [7]
+    assert counts == {1: [7], 3: [3, 2, 2], 99: [1] * 7}[batches]
 
 
 def test_vectors_go_all_at_once(monkeypatch):

@@ -65,7 +65,7 @@ Memo: TypeAlias = dict[tuple[int, ...], Prepared]
 PROGRAMS: Final = 8
 """For how many shapes of x a model keeps its program, with the memory that it works in."""
 CACHED: Final = 3 * 2**19
-"""Bytes between x and y that stay in caches; a batch that needs more goes by chunks."""
+"""Bytes between x and y that stay in caches; a batch that needs more goes by microbatches."""
 PRODUCTS: Final = (Linear, Conv1d, Conv2d, Conv3d)
 """The layers that take in what stands after them."""
 KNOWN: Final = (
@@ -415,7 +415,7 @@ def _program(
     # The samples of a batch share each step of a recurrent layer, and the weights of vectors.
     together = len(shape) < 3 or any(isinstance(part.layers[0], Recurrent) for part in parts)
     try:
-        return _whole(parts, shape, dtype) if together else _chunked(parts, shape, dtype)
+        return _whole(parts, shape, dtype) if together else _by_microbatches(parts, shape, dtype)
     except (ValueError, TypeError):
         return None
 
@@ -428,28 +428,28 @@ def _whole(parts: list[_Part], shape: Shape, dtype: np.dtype[Any]) -> "Program":
     return Program(plan, _planned(parts, plan, 0))
 
 
-def _chunked(
+def _by_microbatches(
     parts: list[_Part], shape: Shape, dtype: np.dtype[Any]
 ) -> Callable[[NDArray], NDArray]:
     """Return a program that takes, as long as samples are no vectors, some of them at a time.
 
     Weights of vectors are many for what is done with them: there the whole batch shares them.
     """
-    from .engine.program import Chunks, Plan
+    from .engine.program import Microbatches, Plan
 
     plan, x, head = Plan(shape, dtype), 0, 0
     while head < len(parts) and len(plan.shapes[x]) > 2:
         x = _planned(parts[head : head + 1], plan, x)
         head += 1
     n, between = shape[0], _whole(parts[:head], shape, dtype).size
-    chunks = min(n, -(-between // CACHED))
-    if chunks < 2:
+    batches = min(n, -(-between // CACHED))
+    if batches < 2:
         return _whole(parts, shape, dtype)
-    count, more = divmod(n, chunks)
+    count, more = divmod(n, batches)
     fewer = _whole(parts[:head], (count, *shape[1:]), dtype)
     larger = _whole(parts[:head], (count + 1, *shape[1:]), dtype) if more else fewer
-    programs = [larger] * more + [fewer] * (chunks - more)
-    return Chunks(programs, _whole(parts[head:], plan.shapes[x], dtype))
+    programs = [larger] * more + [fewer] * (batches - more)
+    return Microbatches(programs, _whole(parts[head:], plan.shapes[x], dtype))
 
 
 class _Chain:

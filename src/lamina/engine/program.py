@@ -232,7 +232,7 @@ class Program:
         return step.ready(*places, scratch)
 
 
-class Chunks:
+class Microbatches:
     """Programs for a batch, one after the other, each for some samples; `then` ends it for all.
 
     What lies between x and y stays in the caches, and takes less memory.
