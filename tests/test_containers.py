@@ -568,7 +568,7 @@ def test_batchnorm_does_the_relu_after_it_with_the_same_bits(shape, lengths, dty
     model = lm.Sequential(norm, relu)
     y, cache = model.forward(x, **options, training=True)
     if lm.kernels.used():
-        assert cache[1] is lm.containers.Joined
+        assert cache[1] is lm.containers.Fused
     dx, grads = model.backward(dy, cache)
     inner, first = norm.forward(x, **options, training=True)
     expected, second = relu.forward(inner, **options, training=True)
@@ -615,7 +615,7 @@ def test_a_maximum_does_the_relu_before_it_with_the_same_bits(pool, shape, lengt
     model = lm.Sequential(*layers, lm.Identity())
     y, cache = model.forward(x, **options, training=True)
     if lm.kernels.used():
-        assert cache[0] is lm.containers.Joined
+        assert cache[0] is lm.containers.Fused
     dy = rng.choice([-0.0, 0.0, *rng.standard_normal(9)], y.shape).astype(dtype)
     expected = one_by_one([*layers, lm.Identity()], x, dy, **options)
     dx, _ = model.backward(dy, cache)
@@ -633,7 +633,7 @@ def test_a_residual_does_the_relu_after_it_with_the_same_bits(lengths):
     options = {} if lengths is None else {"lengths": np.array(lengths)}
     y, cache = model.forward(x, **options, training=True)
     if lm.kernels.used():
-        assert cache[1] is cache[4] is lm.containers.Joined
+        assert cache[1] is cache[4] is lm.containers.Fused
     dx, grads = model.backward(dy, cache)
     expected = one_by_one(layers, x, dy, **options)
     for name, found in {"y": y, "dx": dx, **grads}.items():
@@ -669,7 +669,7 @@ def test_a_product_does_the_relu_after_it_with_the_same_bits(layer, shape, lengt
     model = lm.Sequential(*layers)
     y, cache = model.forward(x, **options, training=True)
     if lm.kernels.used():
-        assert layers[0]._joins(layers[1])
+        assert layers[0]._fuses(layers[1])
     dy = rng.standard_normal(y.shape).astype(dtype)
     if lengths is not None:
         dy[1, lengths[1] :] = np.nan
@@ -716,7 +716,7 @@ def test_dropout_does_the_relu_before_it_with_the_same_bits(
     dy.flat[::9] = np.nan
     dx, grads = model.backward(dy, cache)
     if lm.kernels.used():
-        assert cache[1] is lm.containers.Joined
+        assert cache[1] is lm.containers.Fused
     assert layers[2].calls == 1
     layers[2].calls = 0
     expected = one_by_one([*layers, lm.Identity()], x, dy, **options)
@@ -730,7 +730,7 @@ def test_dropout_does_the_relu_before_it_with_the_same_bits(
     assert_same(layers[2].mask(cache[2]), mask, "the mask")
 
 
-def test_the_last_layer_of_a_sequential_joins_what_comes_after():
+def test_the_last_layer_of_a_sequential_fuses_with_what_comes_after():
     rng = np.random.default_rng(0)
     inner = lm.Sequential(lm.Conv1d(3, 5, 3, padding="causal", rng=0), lm.BatchNorm(5))
     layers = [inner, lm.ReLU(), lm.Sequential(lm.Identity(), lm.ReLU()), lm.MaxPool1d(2)]
@@ -741,7 +741,7 @@ def test_the_last_layer_of_a_sequential_joins_what_comes_after():
     options["sample_ids"] = np.array([4, 9, 2])
     y, cache = model.forward(x, **options, training=True)
     if lm.kernels.used():
-        assert cache[1] is cache[2][1] is cache[6][0] is lm.containers.Joined
+        assert cache[1] is cache[2][1] is cache[6][0] is lm.containers.Fused
     dy = rng.standard_normal(y.shape).astype(np.float32)
     found = {"y": y, **model.gradients(dy, cache)}
     found["dx"], grads = model.backward(dy, cache)
@@ -761,12 +761,12 @@ def test_a_relu_goes_with_what_comes_after_where_both_sides_would_do_it():
     model = lm.Sequential(lm.BatchNorm(3), lm.ReLU(), lm.MaxPool1d(2), lm.BatchNorm(3), lm.ReLU())
     _, cache = model.forward(x, training=True)
     if lm.kernels.used():
-        assert [c is lm.containers.Joined for c in cache] == [False, True, False, False, True]
+        assert [c is lm.containers.Fused for c in cache] == [False, True, False, False, True]
         assert not cache[0][2].relu
         assert cache[3][2].relu
 
 
-def test_nan_goes_through_a_joined_relu():
+def test_nan_goes_through_a_fused_relu():
     x = np.ones((4, 3), np.float32)
     x[1, 1] = np.nan
     y, _ = lm.Sequential(lm.BatchNorm(3), lm.ReLU()).forward(x, training=True)
@@ -774,7 +774,7 @@ def test_nan_goes_through_a_joined_relu():
     assert (y[:, [0, 2]] == 0).all()
 
 
-def test_what_is_not_joined():
+def test_what_is_not_fused():
     x = np.random.default_rng(0).standard_normal((6, 3)).astype(np.float32)
 
     class Own(lm.ReLU):
@@ -796,7 +796,7 @@ def test_what_is_not_joined():
         (lm.Residual(lm.Identity()), Own()),
     ):
         _, cache = lm.Sequential(*layers).forward(x, training=True)
-        assert lm.containers.Joined not in cache
+        assert lm.containers.Fused not in cache
     with lm.formulas():
         _, cache = lm.Sequential(lm.BatchNorm(3), lm.ReLU()).forward(x, training=True)
-    assert lm.containers.Joined not in cache
+    assert lm.containers.Fused not in cache

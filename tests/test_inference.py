@@ -24,7 +24,7 @@ def trained(model, shape, dtype=np.float32):
     return model
 
 
-def joined(fixed):
+def fused(fixed):
     """The names of the layers that are one, for each part that runs."""
     return [[type(layer).__name__ for layer in part.layers] for part in fixed._run.call.needed]
 
@@ -118,7 +118,7 @@ def networks(dtype):
 
 def test_what_becomes_one():
     model, _ = next(networks(np.float32))
-    assert joined(model.for_inference()) == [
+    assert fused(model.for_inference()) == [
         ["Linear", "BatchNorm", "ReLU", "Dropout"],
         ["Linear", "BatchNorm"],
         ["Linear"],
@@ -137,7 +137,7 @@ def test_what_becomes_one():
         lm.BatchNorm(4),
         lm.ReLU(),
     )
-    assert joined(model.for_inference()) == [
+    assert fused(model.for_inference()) == [
         ["Dropout"],
         ["Conv1d", "Identity", "BatchNorm", "ReLU"],
         ["ReLU"],
@@ -244,7 +244,7 @@ def test_a_residual_takes_in_the_relu_after_it(shortcut):
     residual = lm.Residual(lm.Sequential(lm.Linear(6, 6, rng=0)), shortcut)
     model = lm.Sequential(residual, lm.ReLU(), residual)
     fixed = model.for_inference()
-    assert joined(fixed) == [["Residual", "ReLU"], ["Residual"]]
+    assert fused(fixed) == [["Residual", "ReLU"], ["Residual"]]
     x = random("x", (9, 6), np.float32)
     x[0] = np.nan
     assert_same(fixed(x), model(x))
@@ -294,7 +294,7 @@ def test_a_layer_in_two_places_becomes_one_with_the_neighbours_of_each():
 def test_what_does_not_fold(model):
     trained(model, (9, 6))
     fixed = model.for_inference()
-    assert ["Linear"] in joined(fixed)
+    assert ["Linear"] in fused(fixed)
     same_calls(fixed, model, random("x", (5, 6), np.float32))
 
 
@@ -371,7 +371,7 @@ def test_layers_of_ones_own(layer, parts):
     model = lm.Sequential(layer, lm.BatchNorm(6), lm.ReLU())
     trained(model, (20, 6))
     fixed = model.for_inference()
-    assert joined(fixed) == parts
+    assert fused(fixed) == parts
     x = random("x", (4, 6), np.float32)
     same_calls(fixed, model, x)
     assert_same(layer.for_inference()(x), layer(x))

@@ -11,7 +11,7 @@ import numpy as np
 from . import kernels
 from .arguments import array, gradient, say
 from .initializers import RNG
-from .layer import Arrays, ByName, Joined, Layer, NDArray, Shape, as_pair
+from .layer import Arrays, ByName, Fused, Layer, NDArray, Shape, as_pair
 from .parts import activations, sums
 from .parts.activations import Identity, ReLU
 
@@ -195,11 +195,11 @@ class Sequential(Container):
         layers = [*self._children.items()]
         return self._through(layers, x, lengths, sample_ids, training)
 
-    def _joins(self, after: Layer) -> bool:
-        """Return whether `_forward_joined` does the layer after this one, too: if the last does."""
-        return type(self) is Sequential and self[-1]._joins(after)
+    def _fuses(self, after: Layer) -> bool:
+        """Return whether `_forward_fused` does the layer after this one, too: if the last does."""
+        return type(self) is Sequential and self[-1]._fuses(after)
 
-    def _forward_joined(
+    def _forward_fused(
         self, x: NDArray, after: Layer, *, lengths: Any = None, sample_ids: Any = None
     ) -> tuple[NDArray, Any, Any]:
         """Return y of the layer after this one, in training, and the caches of both."""
@@ -221,10 +221,10 @@ class Sequential(Container):
             with within(self, name):
                 if i == len(caches):  # and not done with the layer before
                     options = layer._accepted(lengths, sample_ids)
-                    if training and _joined_at(layers, i):
+                    if training and _fused_at(layers, i):
                         _, after = layers[i + 1]
                         options |= after._accepted(lengths, sample_ids)
-                        x, *both = layer._forward_joined(x, after, **options)
+                        x, *both = layer._forward_fused(x, after, **options)
                         caches += both
                     else:
                         found = layer.forward(x, **options, training=training)
@@ -237,7 +237,7 @@ class Sequential(Container):
         """Return dx and the gradients of all parameters, by dotted name."""
         grads: dict[str, Arrays] = {name: {} for name in self._children}
         for (name, layer), c in zip(reversed(self._children.items()), reversed(cache), strict=True):
-            if c is not Joined:
+            if c is not Fused:
                 with within(self, name):
                     dy, grads[name] = layer.backward(dy, c)
         return dy, self._gather(grads)
@@ -249,7 +249,7 @@ class Sequential(Container):
         for i, (name, layer) in reversed(list(enumerate(self._children.items()))):
             if i < first:
                 break
-            if cache[i] is Joined:
+            if cache[i] is Fused:
                 continue
             with within(self, name):
                 if i == first:
@@ -521,17 +521,17 @@ class Residual(_Parallel):
 
     # With the ReLU after it, whose y is kept beside the cache
 
-    def _joins(self, after: Layer) -> bool:
-        """Return whether `_forward_joined` does the layer after this one, too: a ReLU."""
+    def _fuses(self, after: Layer) -> bool:
+        """Return whether `_forward_fused` does the layer after this one, too: a ReLU."""
         return type(after) is ReLU and type(self) is Residual and kernels.used()
 
-    def _forward_joined(
+    def _forward_fused(
         self, x: NDArray, after: Layer, *, lengths: Any = None, sample_ids: Any = None
     ) -> tuple[NDArray, Any, Any]:
         """Return what the ReLU after this layer makes of y, in training, and a cache for both."""
         ys, cache = self._branches(x, lengths, sample_ids, True)
         y = kernels.beside(sums.__name__).add_relu(*ys)
-        return y, (kernels.beside(activations.__name__), y, *cache), Joined
+        return y, (kernels.beside(activations.__name__), y, *cache), Fused
 
     def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
         """Return dx, the sum over the branches, and the gradients of all parameters."""
@@ -593,12 +593,12 @@ class Concat(_Parallel):
         return np.split(dy, np.cumsum([shape[-1] for shape in shapes])[:-1], axis=-1)
 
 
-def _joined_at(layers: list[tuple[str, Layer]], i: int) -> bool:
+def _fused_at(layers: list[tuple[str, Layer]], i: int) -> bool:
     """Return whether a layer is done with the one after it, if that is not with its next one."""
     count = len(layers)
-    if i + 1 == count or not layers[i][1]._joins(layers[i + 1][1]):
+    if i + 1 == count or not layers[i][1]._fuses(layers[i + 1][1]):
         return False
-    return i + 2 == count or not layers[i + 1][1]._joins(layers[i + 2][1])
+    return i + 2 == count or not layers[i + 1][1]._fuses(layers[i + 2][1])
 
 
 def _sum(dxs: list[Any]) -> Any:

@@ -1,4 +1,4 @@
-"""What stands side by side becomes one; models for inference.
+"""Models for inference, in which layers that stand side by side are fused.
 
 At inference a BatchNorm is y = a x + c, channel by channel (batchnorm/formula.py, (14)). After a
 product or a convolution, written x W + b, it goes into its weights:
@@ -349,13 +349,13 @@ def flat(model: Sequential, notes: tuple[str, ...] = ()) -> Iterator[_Leaf]:
 
 
 def _parts(leaves: list[_Leaf], memo: Memo) -> Iterator[_Part]:
-    """Join leaves that stand side by side."""
+    """Fuse leaves that stand side by side."""
     first = 0
     while first < len(leaves):
         layer, notes = leaves[first]
         stop, relu = first + 1, False
-        joins = _is(layer, (*PRODUCTS, Residual))
-        for after, _ in leaves[stop:] if joins else ():
+        fuses = _is(layer, (*PRODUCTS, Residual))
+        for after, _ in leaves[stop:] if fuses else ():
             if not relu and _is_product(layer) and _folds(after, layer):
                 layer = _folded(layer, after)
             elif not relu and _is(after, (ReLU,)):
@@ -363,13 +363,13 @@ def _parts(leaves: list[_Leaf], memo: Memo) -> Iterator[_Part]:
             elif not _does_nothing(after):
                 break
             stop += 1
-        joined = tuple(leaf.layer for leaf in leaves[first:stop])
-        key = tuple(map(id, joined))
+        fused = tuple(leaf.layer for leaf in leaves[first:stop])
+        key = tuple(map(id, fused))
         if key not in memo:
             memo[key] = _prepared(layer, memo, relu)
         # The first layer sees what no other has checked.
         needed = first == 0 or not _does_nothing(layer)
-        yield _Part(memo[key], joined, first, notes, needed)
+        yield _Part(memo[key], fused, first, notes, needed)
         first = stop
 
 

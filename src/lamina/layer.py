@@ -85,7 +85,7 @@ class Parameter:
         layer.assign({self.name: value})
 
 
-class Joined:
+class Fused:
     """Stands for the cache of a layer whose gradient the other one gives with its own."""
 
 
@@ -251,17 +251,17 @@ class Layer(ABC):
         y, _ = as_pair(self, "forward", self.forward(x, **options))
         return y
 
-    # Two layers that a Sequential does at once in training: the bits are those of one by one, where
-    # -0 counts as 0
+    # Two layers that a Sequential fuses in training: the bits are those of one by one, where -0
+    # counts as 0
 
-    def _joins(self, after: "Layer") -> bool:
-        """Return whether `_forward_joined` does the layer that comes after this one, too."""
+    def _fuses(self, after: "Layer") -> bool:
+        """Return whether `_forward_fused` does the layer that comes after this one, too."""
         return False
 
-    def _forward_joined(
+    def _forward_fused(
         self, x: NDArray, after: "Layer", *, lengths: Any = None
     ) -> tuple[NDArray, Any, Any]:
-        """Return y of the layer after this one, and the caches of both; one may be `Joined`.
+        """Return y of the layer after this one, and the caches of both; one may be `Fused`.
 
         The options are those that either of the two takes.
         """

@@ -11,7 +11,7 @@ from .. import arguments, initializers
 from ..arguments import say
 from ..calls import Live, has_all
 from ..kernels import functions, kernel, used
-from ..layer import Arrays, Joined, Layer, NDArray, Parameter, Shape
+from ..layer import Arrays, Fused, Layer, NDArray, Parameter, Shape
 from ..parts.activations import ReLU
 from . import formula
 
@@ -220,15 +220,15 @@ class BatchNorm(Layer):
         """
         return self._forward(x, lengths, training, stats)
 
-    def _joins(self, after: Layer) -> bool:
-        """Return whether `_forward_joined` does the layer after this one, too: a ReLU."""
+    def _fuses(self, after: Layer) -> bool:
+        """Return whether `_forward_fused` does the layer after this one, too: a ReLU."""
         return type(after) is ReLU and type(self) is BatchNorm and not self.frozen and used()
 
-    def _forward_joined(
+    def _forward_fused(
         self, x: NDArray, after: Layer, *, lengths: Any = None
     ) -> tuple[NDArray, Any, Any]:
         """Return what the ReLU after this layer makes of y, in training, and a cache for both."""
-        return (*self._forward(x, lengths, True, None, relu=True), Joined)
+        return (*self._forward(x, lengths, True, None, relu=True), Fused)
 
     def _forward(
         self,

@@ -91,16 +91,16 @@ class _Conv(Windowed):
         y, cache = how.by_program(program, x, weight, bias, padding=padding, **self._options())
         return y, (y.shape, how, cache)
 
-    def _joins(self, after: Layer) -> bool:
-        """Return whether `_forward_joined` does the layer after this one, too: a ReLU."""
+    def _fuses(self, after: Layer) -> bool:
+        """Return whether `_forward_fused` does the layer after this one, too: a ReLU."""
         return type(after) is ReLU and type(self) in (Conv1d, Conv2d, Conv3d) and used()
 
-    def _forward_joined(
+    def _forward_fused(
         self, x: NDArray, after: Any, *, lengths: Any = None
     ) -> tuple[NDArray, Any, Any]:
         """Return what the ReLU after this layer makes of y, in training, and the caches of both."""
         y, cache = self._forward(x, lengths, relu=True)
-        return y, cache, after._joined_cache(y)
+        return y, cache, after._fused_cache(y)
 
     def _forward(self, x: NDArray, lengths: Any, **options: bool) -> tuple[NDArray, Any]:
         x = arguments.array(self, "x", x, self.dtype)

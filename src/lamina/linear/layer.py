@@ -114,16 +114,16 @@ class Linear(Layer):
             return y, (y.shape, how, cache)
         return self._forward(x, lengths)
 
-    def _joins(self, after: Layer) -> bool:
-        """Return whether `_forward_joined` does the layer after this one, too: a ReLU."""
+    def _fuses(self, after: Layer) -> bool:
+        """Return whether `_forward_fused` does the layer after this one, too: a ReLU."""
         return type(after) is ReLU and type(self) is Linear and used()
 
-    def _forward_joined(
+    def _forward_fused(
         self, x: NDArray, after: Any, *, lengths: Any = None
     ) -> tuple[NDArray, Any, Any]:
         """Return what the ReLU after this layer makes of y, in training, and the caches of both."""
         y, cache = self._forward(x, lengths, relu=True)
-        return y, cache, after._joined_cache(y)
+        return y, cache, after._fused_cache(y)
 
     def _forward(self, x: NDArray, lengths: Any, **options: bool) -> tuple[NDArray, Any]:
         weight, bias = self._arrays()

@@ -28,7 +28,7 @@ from .. import arguments, kernels
 from ..arrays import Array, mask_steps, namespace
 from ..calls import Live, by_steps
 from ..dropout import Dropout
-from ..layer import Arrays, Joined, Layer, NDArray, Prepared, Shape
+from ..layer import Arrays, Fused, Layer, NDArray, Prepared, Shape
 from .erfc import erfc
 from .pooling import MAX_POOLS
 
@@ -227,8 +227,8 @@ class ReLU(_Activation):
     array([0., 0., 2.])
     """
 
-    def _joins(self, after: Layer) -> bool:
-        """Return whether `_forward_joined` does the layer after this one, too.
+    def _fuses(self, after: Layer) -> bool:
+        """Return whether `_forward_fused` does the layer after this one, too.
 
         It does a maximum, and a Dropout that draws for each unit and drops to 0.
         """
@@ -236,12 +236,12 @@ class ReLU(_Activation):
         known = dropout or type(after) in MAX_POOLS
         return known and type(self) is ReLU and kernels.used()
 
-    def _forward_joined(self, x: NDArray, after: Any, **options: Any) -> tuple[NDArray, Any, Any]:
+    def _forward_fused(self, x: NDArray, after: Any, **options: Any) -> tuple[NDArray, Any, Any]:
         """Return what the layer after this one makes of y, in training, and its cache for both."""
         y, cache = after._forward_with_relu(x, **options)
-        return y, Joined, cache
+        return y, Fused, cache
 
-    def _joined_cache(self, y: NDArray) -> Any:
+    def _fused_cache(self, y: NDArray) -> Any:
         """Return the cache of `backward` where a kernel before gave y, which is 0 at padding."""
         return y.shape, y.dtype, None, kernels.beside(__name__), (y, ())
 
