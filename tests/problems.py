@@ -90,7 +90,7 @@ def inferred(problem: Problem, arrays: dict[str, Any], relu: bool) -> np.ndarray
     """Y from weights that were prepared beforehand."""
     kernel, options = LAYERS[problem.layer][0], dict(problem.options)
     options.pop("padding", None)
-    run = kernel.Fixed(arrays["weight"], arrays.get("bias"), relu, **options)
+    run = kernel.fixed(arrays["weight"], arrays.get("bias"), relu, **options)
     padding = () if problem.layer == "linear" else (problem.windows.pads,)
     return run(arrays["x"], arrays.get("lengths"), *padding)
 

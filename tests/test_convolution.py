@@ -700,6 +700,6 @@ def test_weights_larger_than_the_caches_are_used_by_parts(monkeypatch, padding):
     monkeypatch.setattr(direct, "BLOCK", 1)
     assert_same(layer(x), expected)
     assert_same(layer.for_inference()(x), expected)
-    fixed = kernels.Fixed(layer.weight, layer.bias, stride=2)
+    fixed = kernels.fixed(layer.weight, layer.bias, stride=2)
     assert_same(fixed(x, None, ((padding, padding),) * 2), expected)
     kernels._plan.cache_clear()

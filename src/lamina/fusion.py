@@ -29,7 +29,7 @@ from .engine import denormals, threads
 from .engine.memory import placed
 from .gru import GRU
 from .initializers import RNG
-from .layer import Arrays, Layer, NDArray, Prepared, Shape
+from .layer import Arrays, Fixed, Layer, NDArray, Shape
 from .linear import Linear
 from .lstm import LSTM
 from .parts import (
@@ -59,8 +59,8 @@ if TYPE_CHECKING:
     from .engine.program import Plan, Program
 
 Product: TypeAlias = Linear | Conv1d | Conv2d | Conv3d
-Memo: TypeAlias = dict[tuple[int, ...], Prepared]
-"""What was prepared, by the ids of the layers that it stands for."""
+Memo: TypeAlias = dict[tuple[int, ...], Fixed]
+"""How layers compute, by the ids of the layers that it stands for."""
 
 PROGRAMS: Final = 8
 """For how many shapes of x a model keeps its program, with the memory that it works in."""
@@ -97,12 +97,12 @@ class Inference(Layer):
     """
 
     _model: Layer
-    _run: Prepared
+    _run: Fixed
     _plain: Callable[[NDArray], NDArray]
 
     def __init__(self, model: Layer) -> None:
         model = _frozen(model)
-        run = _prepared(model, {}) if kernels.present() else Prepared(model, model.step)
+        run = _fixed(model, {}) if kernels.present() else Fixed(model, model.step)
         vars(self).update(_config={}, _model=model, _run=run, _plain=_plain(model, run))
 
     def __call__(self, x: NDArray, **options: Any) -> NDArray:
@@ -296,7 +296,7 @@ def _folded(product: Product, norm: BatchNorm) -> Product:
 # Models as they are run
 
 
-def _plain(model: Layer, run: Prepared) -> Callable[[NDArray], NDArray]:
+def _plain(model: Layer, run: Fixed) -> Callable[[NDArray], NDArray]:
     """Return how a model computes without options."""
     if not kernels.present():
         return run.call
@@ -306,19 +306,19 @@ def _plain(model: Layer, run: Prepared) -> Callable[[NDArray], NDArray]:
     return segments[0] if len(segments) == 1 else run.call
 
 
-def _prepared(layer: Layer, memo: Memo, relu: bool = False) -> Prepared:
+def _fixed(layer: Layer, memo: Memo, relu: bool = False) -> Fixed:
     """Return how a layer, which will not change, computes, with a ReLU on top where it may be."""
     if _is_product(layer):
-        return layer._prepared(relu)
+        return layer._fixed(relu)
     if _is_sequential(layer):
         chain = _Chain(layer, memo)
-        return Prepared(chain, chain.step, chain.plan)
+        return Fixed(chain, chain.step, chain.plan)
     if _is(layer, (Residual, Concat)):
         branches = _Branches(layer, memo, relu)
-        return Prepared(branches, branches.step, branches.plan)
+        return Fixed(branches, branches.step, branches.plan)
     if _does_nothing(layer):
-        return Prepared(layer, layer.step, lambda plan, x: x)
-    return layer._prepared() if _is(layer, KNOWN) else Prepared(layer, layer.step)
+        return Fixed(layer, layer.step, lambda plan, x: x)
+    return layer._fixed() if _is(layer, KNOWN) else Fixed(layer, layer.step)
 
 
 class _Leaf(NamedTuple):
@@ -331,7 +331,7 @@ class _Leaf(NamedTuple):
 class _Part(NamedTuple):
     """Layers that are one: its run, where the first of them stands, what an error notes."""
 
-    run: Prepared
+    run: Fixed
     layers: tuple[Layer, ...]
     first: int
     notes: tuple[str, ...]
@@ -366,7 +366,7 @@ def _parts(leaves: list[_Leaf], memo: Memo) -> Iterator[_Part]:
         fused = tuple(leaf.layer for leaf in leaves[first:stop])
         key = tuple(map(id, fused))
         if key not in memo:
-            memo[key] = _prepared(layer, memo, relu)
+            memo[key] = _fixed(layer, memo, relu)
         # The first layer sees what no other has checked.
         needed = first == 0 or not _does_nothing(layer)
         yield _Part(memo[key], fused, first, notes, needed)
@@ -518,7 +518,7 @@ class _Branches:
     def __init__(self, model: Any, memo: Memo, relu: bool) -> None:
         self.model, self.relu = model, relu
         self.branches = [
-            (name, layer, _prepared(layer, memo)) for name, layer in model.children().items()
+            (name, layer, _fixed(layer, memo)) for name, layer in model.children().items()
         ]
         planned = all(run.plan is not None for *_, run in self.branches)
         self.plan = self._plan if planned else None

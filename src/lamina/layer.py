@@ -89,7 +89,7 @@ class Fused:
     """Stands for the cache of a layer whose gradient the other one gives with its own."""
 
 
-class Prepared(NamedTuple):
+class Fixed(NamedTuple):
     """How a layer computes in an inference model: as it is called, and as it steps.
 
     `plan(plan, number)` plans y, where the layer can: given an x of a shape that it takes, the
@@ -286,9 +286,9 @@ class Layer(ABC):
             return self._calls.program(x, self, *options)
         return None
 
-    def _prepared(self) -> Prepared:
+    def _fixed(self) -> Fixed:
         """Return how the layer computes in an inference model: by default, as ever."""
-        return Prepared(self, self.step)
+        return Fixed(self, self.step)
 
     # Sequences, step by step
 

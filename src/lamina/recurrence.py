@@ -14,7 +14,7 @@ from .arguments import say
 from .arrays import reverse_steps
 from .calls import Live, by_steps, has_all
 from .dropout import Dropout
-from .layer import Arrays, ByName, Layer, NDArray, Parameter, Prepared, Shape
+from .layer import Arrays, ByName, Fixed, Layer, NDArray, Parameter, Shape
 
 if TYPE_CHECKING:
     from .engine.program import Plan
@@ -288,11 +288,11 @@ class Recurrent(Layer):
         trace: bool = False,
         *,
         keep: bool,
-        prepared: dict[str, Any] | None = None,
+        infers: dict[str, Any] | None = None,
     ) -> tuple[NDArray, State, Cache]:
         """Return what `run` does; unless `keep`, without what `run_backward` needs.
 
-        `prepared` has, by suffix, what computes in the place of a kernel and its weights.
+        `infers` has, by suffix, what computes in the place of a kernel and its weights.
         """
         x = arguments.array(self, "x", x, self.dtype)
         arguments.features(self, x, self.in_features, ndim=3)
@@ -322,8 +322,8 @@ class Recurrent(Layer):
                 options = {"lengths": lengths, "mask": mask}
                 if reverse and not turn:
                     options["reverse"] = True
-                if prepared is not None:
-                    y, end, cell = prepared[suffix](turned, start, **options)
+                if infers is not None:
+                    y, end, cell = infers[suffix](turned, start, **options)
                 else:
                     weights = self._weights(suffix)
                     y, end, cell = run(turned, start, *weights, **options, **self.cell)
@@ -399,19 +399,19 @@ class Recurrent(Layer):
             y_t = after[-1][0]
         return y_t.copy(), tuple(after)  # a caller who writes to y_t must not write to the state
 
-    def _prepared(self) -> Prepared:
+    def _fixed(self) -> Fixed:
         """Return how the layer computes in an inference model: its weights packed for steps."""
         functions = self._functions()
-        if not hasattr(functions, "prepare"):
-            return super()._prepared()
-        prepared = {
-            suffix: functions.prepare(*self._weights(suffix), **self.cell)
+        if not hasattr(functions, "fixed"):
+            return super()._fixed()
+        fixed = {
+            suffix: functions.fixed(*self._weights(suffix), **self.cell)
             for layer in range(self.layers)
             for suffix in self._suffixes(layer)
         }
-        whole = {suffix: infer for suffix, (infer, *_) in prepared.items()}
-        run = [step for _, step, _ in prepared.values()]
-        plans = {suffix: plan for suffix, (*_, plan) in prepared.items()}
+        infers = {suffix: one.infer for suffix, one in fixed.items()}
+        run = [one.step for one in fixed.values()]
+        plans = {suffix: one.plan for suffix, one in fixed.items()}
 
         dtype, inputs, sizes = self.dtype, self.in_features, tuple(self.state_sizes.values())
         depth, count, stepwise, ndarray = len(run), len(sizes), self.stepwise, np.ndarray
@@ -450,10 +450,10 @@ class Recurrent(Layer):
 
         def call(x: NDArray, *, lengths: Any = None, sample_ids: Any = None) -> NDArray:
             return self._through(
-                x, lengths=lengths, sample_ids=sample_ids, keep=False, prepared=whole
+                x, lengths=lengths, sample_ids=sample_ids, keep=False, infers=infers
             )[0]
 
-        return Prepared(call, step, self._plans(plans))
+        return Fixed(call, step, self._plans(plans))
 
     def _planned_live(self, training: bool = False) -> Live | None:
         """Return how to plan a call, or a pass of training, with the parameters there are now."""

@@ -488,7 +488,7 @@ def forward(
     return _unpack(y, lengths, x.shape), cache
 
 
-def live(
+def bind(
     shape: tuple[int, ...], dtype: np.dtype[Any], gamma: NDArray | None, beta: NDArray | None,
     eps: float, running: Running | None, relu: bool,
 ) -> Callable[[NDArray], tuple[NDArray, Cache]] | None:  # fmt: skip

@@ -279,7 +279,7 @@ class BatchNorm(Layer):
             x = arguments.array(self, "x", np.broadcast_to(np.zeros((), dtype), shape), self.dtype)
             arguments.features(self, x, self.features)
             self._check_count(x, None, None)
-            return kernel(__name__).live(shape, dtype, *given, *options)
+            return kernel(__name__).bind(shape, dtype, *given, *options)
 
         return Live(bind, has_all(self))
 

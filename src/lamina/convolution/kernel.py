@@ -75,7 +75,7 @@ def _gradients(dy: NDArray, cache: tuple[Any, ...]) -> dict[str, NDArray]:
     return grads
 
 
-class Fixed:
+class _Fixed:
     """The forward pass with given parameters, and a ReLU on top if asked for.
 
     Weights are packed when it is first known how.
@@ -145,7 +145,7 @@ class Fixed:
         return found
 
 
-class Live(Fixed):
+class _Live(_Fixed):
     """The forward pass with parameters whose values may change: nothing is packed beforehand."""
 
     def _weights(self, case: "_Case") -> _Weights:
@@ -159,9 +159,13 @@ class Live(Fixed):
         return None if found.packed or found.bytes > matmul.SCRATCH else found
 
 
-def live(weight: NDArray, bias: NDArray | None, **options: Any) -> Live | None:
-    """Return `Live` with these options of `Fixed`; None where parameters do not lie row by row."""
-    return Live(weight, bias, **options) if are_contiguous(weight, bias) else None
+fixed: Final = _Fixed
+"""`fixed(weight, bias, relu, ...)`: the forward pass with parameters that stay, packed once."""
+
+
+def live(weight: NDArray, bias: NDArray | None, **options: Any) -> _Live | None:
+    """Return the same with parameters whose values may change; None where they lie apart."""
+    return _Live(weight, bias, **options) if are_contiguous(weight, bias) else None
 
 
 def by_program(
@@ -187,12 +191,12 @@ def step(z: NDArray, weight: NDArray, bias: NDArray | None = None, *, groups: in
     return y
 
 
-def prepare_step(
+def fixed_step(
     weight: NDArray, bias: NDArray | None = None, relu: bool = False, *, groups: int = 1
 ) -> Callable[[NDArray], NDArray]:
     """Return `step` as a function of z, with a ReLU on top if asked for."""
     if groups > 1:
-        several = Fixed(weight, bias, relu, groups=groups)
+        several = fixed(weight, bias, relu, groups=groups)
         return lambda z: several(z, None, ((0, 0),))[:, 0, :]
     o = weight.shape[-1]
     k = weight.size // o

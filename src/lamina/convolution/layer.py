@@ -10,7 +10,7 @@ import numpy.typing as npt
 from .. import arguments, initializers
 from ..calls import Live, by_steps, has
 from ..kernels import functions, gradients, kernel, used
-from ..layer import Arrays, Layer, NDArray, Parameter, Prepared, Shape
+from ..layer import Arrays, Fixed, Layer, NDArray, Parameter, Shape
 from ..parts.activations import ReLU
 from ..windowed import Windowed
 from ..windows import MODES, Pads
@@ -149,14 +149,14 @@ class _Conv(Windowed):
         if type(self) not in (Conv1d, Conv2d, Conv3d):
             return None
         weight, bias = self._arrays()
-        live = kernel(__name__).live(weight, bias, **self._options())
-        if live is None:
+        given = kernel(__name__).live(weight, bias, **self._options())
+        if given is None:
             return None
-        return Live(by_steps(partial(self._plan, live)), has(weight, bias))
+        return Live(by_steps(partial(self._plan, given)), has(weight, bias))
 
-    def _prepared(self, relu: bool = False) -> Prepared:
+    def _fixed(self, relu: bool = False) -> Fixed:
         """Return how the layer computes in an inference model, with a ReLU on top if asked for."""
-        run, dtype = kernel(__name__).Fixed(*self._arrays(), relu, **self._options()), self.dtype
+        given, dtype = kernel(__name__).fixed(*self._arrays(), relu, **self._options()), self.dtype
         padding = lru_cache(SHAPES)(self._padding)
 
         def call(x: NDArray, *, lengths: Any = None) -> NDArray:
@@ -166,14 +166,14 @@ class _Conv(Windowed):
             else:
                 lengths = self._checked(x, lengths)
                 pads = self._windows(x.shape[1:-1]).pads
-            y: NDArray = run(x, lengths, pads)
+            y: NDArray = given(x, lengths, pads)
             return y
 
-        return Prepared(call, self.step, partial(self._plan, run))
+        return Fixed(call, self.step, partial(self._plan, given))
 
-    def _plan(self, run: Any, plan: "Plan", x: int) -> int:
+    def _plan(self, given: Any, plan: "Plan", x: int) -> int:
         plan.check(self.dtype)
-        y: int = run.plan(plan, x, self._padding(plan.shapes[x]))
+        y: int = given.plan(plan, x, self._padding(plan.shapes[x]))
         return y
 
     def _padding(self, shape: Shape) -> Pads:
@@ -324,19 +324,19 @@ class Conv1d(_Conv):
         z = np.concatenate([*before, x_t], axis=1)
         return z.reshape(n, self.window[0], self.in_channels), after
 
-    def _prepared(self, relu: bool = False) -> Prepared:
+    def _fixed(self, relu: bool = False) -> Fixed:
         """Return how the layer computes in an inference model, with a ReLU on top if asked for."""
-        prepared = super()._prepared(relu)
+        fixed = super()._fixed(relu)
         if not self.stepwise:
-            return prepared
+            return fixed
         ring = self._ring
-        run = kernel(__name__).prepare_step(*self._arrays(), relu, groups=self.groups)
+        run = kernel(__name__).fixed_step(*self._arrays(), relu, groups=self.groups)
 
         def step(x_t: NDArray, state: Any) -> tuple[NDArray, State]:
             z, after = self._window(ring, x_t, state)
             return run(z), after
 
-        return prepared._replace(step=step)
+        return fixed._replace(step=step)
 
     def _refuse_steps(self) -> None:
         if not self.stepwise:

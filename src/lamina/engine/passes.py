@@ -22,8 +22,6 @@ State: TypeAlias = tuple[NDArray, ...]
 Given: TypeAlias = tuple[NDArray | None, ...]
 """W_x, W_h, b and, if there is a projection, W_p."""
 
-Infer: TypeAlias = Callable[..., tuple[NDArray, State, None]]
-Step: TypeAlias = Callable[[NDArray, State], tuple[NDArray, State]]
 Bound: TypeAlias = Callable[[NDArray], tuple[NDArray, "Cache"]]
 Planned: TypeAlias = Callable[..., int]
 """`planned(plan, x, reverse)` plans y, and returns its number."""
@@ -38,6 +36,18 @@ class Cell(NamedTuple):
     forward: Code
     backward: Code
     has_c: bool
+
+
+class Fixed(NamedTuple):
+    """How to compute with weights that will not change: `infer`, and a plan if there is one.
+
+    `step` is given x_t and the state, which lie row by row, and returns y_t, which is not the
+    state's h, and the next.
+    """
+
+    infer: Callable[..., tuple[NDArray, State, None]]
+    step: Callable[[NDArray, State], tuple[NDArray, State]]
+    plan: Planned | None
 
 
 class Cache(NamedTuple):
@@ -218,12 +228,8 @@ def _planned(cell: Cell, weights: Weights) -> Planned | None:
     return functools.partial(recurrent.planned, cell.forward, cell.has_c, weights)
 
 
-def prepare(cell: Cell, given: Given) -> tuple[Infer, Step, Planned | None]:
-    """Return how to compute with weights that will not change, and are packed once.
-
-    There are `infer`, `step` and, if there is one, a plan. `step` is given x_t and the state, which
-    lie row by row, and returns y_t, which is not the state's h, and the next.
-    """
+def fixed(cell: Cell, given: Given) -> Fixed:
+    """Return how to compute with weights that will not change, and are packed once."""
     weights = _contiguous(given)._replace(panels={})
     stepper = functools.cache(functools.partial(recurrent.stepper, cell.forward, weights))
     most = recurrent.FEWEST if weights.p is None else 0
@@ -246,4 +252,4 @@ def prepare(cell: Cell, given: Given) -> tuple[Infer, Step, Planned | None]:
     ) -> tuple[NDArray, State, None]:
         return _run(cell, x, state, weights, lengths, mask, reverse, keep=False)
 
-    return infer, step, _planned(cell, weights)
+    return Fixed(infer, step, _planned(cell, weights))

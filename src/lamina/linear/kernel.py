@@ -1,7 +1,7 @@
 """Linear: the functions of formula.py, as matrix products on the engine."""
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -40,30 +40,35 @@ def forward(
     return mask_steps(y, lengths), (x, weight, bias, lengths)
 
 
-class Fixed:
-    """The forward pass with given parameters, which are packed once, and a ReLU if asked for."""
+class Forward:
+    """The forward pass with given parameters."""
 
-    def __init__(self, weight: NDArray, bias: NDArray | None = None, relu: bool = False) -> None:
-        bias = None if bias is None else contiguous(bias)
-        self.I, self.O = weight.shape
-        self.product = Given(pack(contiguous(weight), self.O, 1, self.O, self.I), bias, relu)
+    def __init__(self, product: Given) -> None:
+        self.product = product
 
     def __call__(self, x: NDArray, lengths: NDArray | None = None) -> NDArray:
         """Return y."""
         x = contiguous(mask_steps(x, lengths))
-        y = empty(x.shape[:-1] + (self.O,), x.dtype)  # noqa: RUF005
-        self.product(x, x.size // self.I, y)  # (1)
+        y = empty(x.shape[:-1] + (self.product.n,), x.dtype)  # noqa: RUF005
+        self.product(x, x.size // self.product.k, y)  # (1)
         masked: NDArray = mask_steps(y, lengths)
         return masked
 
     def plan(self, plan: Plan, x: int) -> int:
         """Plan y of the array of that number; return the number of y."""
-        return _planned(self.product, plan, x)
+        return plan.multiply(x, self.product, (*plan.shapes[x][:-1], self.product.n))
 
 
-def live(weight: NDArray, bias: NDArray | None = None) -> Callable[[Plan, int], int] | None:
-    """Return how to plan y with parameters whose values may change; None where they lie apart."""
-    return partial(_planned, Given(weight, bias)) if are_contiguous(weight, bias) else None
+def fixed(weight: NDArray, bias: NDArray | None = None, relu: bool = False) -> Forward:
+    """Return the forward pass with parameters that stay, packed once; with a ReLU if asked for."""
+    I, O = weight.shape  # noqa: E741
+    packed = pack(contiguous(weight), O, 1, O, I)
+    return Forward(Given(packed, None if bias is None else contiguous(bias), relu))
+
+
+def live(weight: NDArray, bias: NDArray | None = None) -> Forward | None:
+    """Return the same with parameters whose values may change; None where they lie apart."""
+    return Forward(Given(weight, bias)) if are_contiguous(weight, bias) else None
 
 
 def by_program(
@@ -72,10 +77,6 @@ def by_program(
     """Return y, by a plan with these parameters, and the cache of `backward`."""
     x = contiguous(x)
     return program(x), (x, weight, bias, None)
-
-
-def _planned(given: Given, plan: Plan, x: int) -> int:
-    return plan.multiply(x, given, (*plan.shapes[x][:-1], given.n))
 
 
 def backward(dy: NDArray, cache: tuple[Any, ...]) -> tuple[NDArray, dict[str, NDArray]]:

@@ -1,7 +1,6 @@
 """The class Linear."""
 
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
@@ -11,7 +10,7 @@ import numpy.typing as npt
 from .. import arguments, initializers
 from ..calls import Live, by_steps, has
 from ..kernels import functions, gradients, kernel, used
-from ..layer import Arrays, Layer, NDArray, Parameter, Prepared, Shape
+from ..layer import Arrays, Fixed, Layer, NDArray, Parameter, Shape
 from ..parts.activations import ReLU
 
 if TYPE_CHECKING:
@@ -147,26 +146,27 @@ class Linear(Layer):
         if type(self) is not Linear:
             return None
         weight, bias = self._arrays()
-        live = kernel(__name__).live(weight, bias)
-        if live is None:
+        given = kernel(__name__).live(weight, bias)
+        if given is None:
             return None
-        return Live(by_steps(partial(self._plan, live)), has(weight, bias))
+        return Live(by_steps(partial(self._plan, given)), has(weight, bias))
 
-    def _prepared(self, relu: bool = False) -> Prepared:
+    def _fixed(self, relu: bool = False) -> Fixed:
         """Return how the layer computes in an inference model, with a ReLU on top if asked for."""
-        run, dtype = kernel(__name__).Fixed(*self._arrays(), relu), self.dtype
+        given, dtype = kernel(__name__).fixed(*self._arrays(), relu), self.dtype
 
         def call(x: NDArray, *, lengths: Any = None) -> NDArray:
-            y: NDArray = run(*self._checked(x, lengths, dtype))
+            y: NDArray = given(*self._checked(x, lengths, dtype))
             return y
 
-        plan = partial(self._plan, run.plan)
-        return Prepared(call, lambda x_t, state: (call(x_t), ()), plan)
+        plan = partial(self._plan, given)
+        return Fixed(call, lambda x_t, state: (call(x_t), ()), plan)
 
-    def _plan(self, run: Callable[["Plan", int], int], plan: "Plan", x: int) -> int:
+    def _plan(self, given: Any, plan: "Plan", x: int) -> int:
         plan.check(self.dtype)
         self.output_shape(plan.shapes[x])
-        return run(plan, x)
+        y: int = given.plan(plan, x)
+        return y
 
     def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
         """Return dx, shape (..., I), and the gradients of weight and bias."""

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..engine import passes
-from ..engine.passes import Bound, Cache, Cell, Infer, Planned, Step
+from ..engine.passes import Bound, Cache, Cell, Fixed, Planned
 from . import cell
 
 NDArray = npt.NDArray[Any]
@@ -36,9 +36,9 @@ def infer(
     return passes.infer(CELL, x, state, weights, lengths, mask, reverse)
 
 
-def prepare(*weights: NDArray | None) -> tuple[Infer, Step, Planned | None]:
-    """Return how to compute with weights that will not change, as `passes.prepare` says."""
-    return passes.prepare(CELL, weights)
+def fixed(*weights: NDArray | None) -> Fixed:
+    """Return how to compute with weights that will not change, packed once."""
+    return passes.fixed(CELL, weights)
 
 
 def live(*weights: NDArray | None) -> Planned | None:

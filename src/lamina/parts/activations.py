@@ -28,7 +28,7 @@ from .. import arguments, kernels
 from ..arrays import Array, mask_steps, namespace
 from ..calls import Live, by_steps
 from ..dropout import Dropout
-from ..layer import Arrays, Fused, Layer, NDArray, Prepared, Shape
+from ..layer import Arrays, Fixed, Fused, Layer, NDArray, Shape
 from .erfc import erfc
 from .pooling import MAX_POOLS
 
@@ -175,9 +175,9 @@ class _Activation(Layer):
         known = type(self).forward is _Activation.forward and type(self) is not Identity
         return Live(by_steps(self._plan), lambda layer: True) if known else None
 
-    def _prepared(self) -> Prepared:
+    def _fixed(self) -> Fixed:
         """Return how the layer computes in an inference model."""
-        return Prepared(self, self.step, self._plan)
+        return Fixed(self, self.step, self._plan)
 
     def _plan(self, plan: Any, x: int) -> int:
         self.output_shape(plan.shapes[x])

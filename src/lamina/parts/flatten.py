@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from .. import arguments
-from ..layer import Arrays, Layer, NDArray, Prepared, Shape
+from ..layer import Arrays, Fixed, Layer, NDArray, Shape
 
 
 class Flatten(Layer):
@@ -43,14 +43,14 @@ class Flatten(Layer):
         shape, dtype, x_shape = cache
         return arguments.gradient(self, dy, shape, dtype).reshape(x_shape), {}
 
-    def _prepared(self) -> Prepared:
+    def _fixed(self) -> Fixed:
         """Return how the layer computes in an inference model."""
 
         def plan(plan: Any, x: int) -> int:
             y: int = plan.view(x, self.output_shape(plan.shapes[x]))
             return y
 
-        return Prepared(self, self.step, plan)
+        return Fixed(self, self.step, plan)
 
     def output_shape(self, shape: Shape) -> Shape:
         """Return (N, F) for (N, ...)."""

@@ -29,7 +29,7 @@ import numpy as np
 from .. import arguments, kernels
 from ..arrays import Array, is_step, mask_steps, namespace
 from ..calls import Live, by_steps
-from ..layer import Arrays, Layer, NDArray, Prepared, Shape
+from ..layer import Arrays, Fixed, Layer, NDArray, Shape
 from ..windowed import Windowed
 from ..windows import Ints, Pads, Windows, crop, fill
 from .steps import mean_steps, mean_steps_backward
@@ -210,9 +210,9 @@ class _Pool(Windowed):
         known = type(self).forward is _Pool.forward
         return Live(by_steps(self._plan), lambda layer: True) if known else None
 
-    def _prepared(self) -> Prepared:
+    def _fixed(self) -> Fixed:
         """Return how the layer computes in an inference model."""
-        return Prepared(self, self.step, self._plan)
+        return Fixed(self, self.step, self._plan)
 
     def _plan(self, plan: Any, x: int) -> int:
         steps = kernels.beside(__name__).Steps(plan)
@@ -504,7 +504,7 @@ class _GlobalPool(Layer):
         shape, dtype, how, cache = cache
         return self._gradient(how, arguments.gradient(self, dy, shape, dtype), cache), {}
 
-    def _prepared(self) -> Prepared:
+    def _fixed(self) -> Fixed:
         """Return how the layer computes in an inference model."""
 
         def plan(plan: Any, x: int) -> int:
@@ -513,7 +513,7 @@ class _GlobalPool(Layer):
             y: int = self._function(steps, x, None)[0]
             return y
 
-        return Prepared(self, self.step, plan)
+        return Fixed(self, self.step, plan)
 
     def output_shape(self, shape: Shape) -> Shape:
         r"""Return (N, C) for (N, \*S, C)."""

@@ -5,7 +5,7 @@ from typing import Any, Final
 import numpy.typing as npt
 
 from ..engine import passes
-from ..engine.passes import Bound, Cache, Cell, Infer, Planned, Step
+from ..engine.passes import Bound, Cache, Cell, Fixed, Planned
 from . import cell
 
 NDArray = npt.NDArray[Any]
@@ -41,11 +41,9 @@ def infer(
     return passes.infer(CELLS[activation], x, state, weights, lengths, mask, reverse)
 
 
-def prepare(
-    *weights: NDArray | None, activation: str = "tanh"
-) -> tuple[Infer, Step, Planned | None]:
-    """Return how to compute with weights that will not change, as `passes.prepare` says."""
-    return passes.prepare(CELLS[activation], weights)
+def fixed(*weights: NDArray | None, activation: str = "tanh") -> Fixed:
+    """Return how to compute with weights that will not change, packed once."""
+    return passes.fixed(CELLS[activation], weights)
 
 
 def live(*weights: NDArray | None, activation: str = "tanh") -> Planned | None:
