@@ -11,6 +11,7 @@ import pytest
 
 import lamina as lm
 from contract import assert_close, assert_same, random
+from lamina.engine import memory
 from lamina.engine.threads import threads
 from lamina.train import fused
 
@@ -342,6 +343,24 @@ def test_one_pass_is_the_update_term_by_term(make, dtype):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("rule", fused.RULES)
+def test_updates_past_the_caches_have_the_same_bits(rule, dtype, monkeypatch):
+    rng = np.random.default_rng(0)
+    slots = {"sgd": 0, "adam": 2}.get(rule, 1)
+    p, g, *own = rng.random((2 + slots, 70_001)).astype(dtype)
+    numbers = [[1, 0.1, 0.9, *[0.5] * fused.NUMBERS[rule]]]
+    results = []
+    for level_3 in (2**62, 0):
+        monkeypatch.setattr(memory, "LEVEL_3", level_3)
+        arrays = [a.copy() for a in (p, *own)]
+        updates = fused.Updates(rule, arrays[:1], arrays[:1], [arrays[1:]], [0])
+        assert updates.code == fused.RULES[rule][level_3 == 0](p.dtype)
+        assert updates.update([g], numbers)
+        results.append(arrays)
+    np.testing.assert_array_equal(*results)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("size", [0, 1, 31, 32, 33, 2049, 5000, 200_001])
 def test_sums_of_squares_and_of_zeros(size, dtype):
     a = np.random.default_rng(size).standard_normal(size).astype(dtype)
@@ -415,7 +434,7 @@ def test_updates_without_the_compiler():
         import numpy as np
         from lamina.train import fused
         rng = np.random.default_rng(0)
-        for rule, code in fused.RULES.items():
+        for rule in fused.RULES:
             arrays = [rng.random(100) for _ in range(4)]
             numbers = (1, 0.1, 0.9, *[0.5] * {"sgd": 1, "adam": 7}.get(rule, 4))
             slots = arrays[2:] if rule == "adam" else arrays[2:][: rule != "sgd"]

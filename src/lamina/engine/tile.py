@@ -194,10 +194,15 @@ class Emitter:
         fma = self.intrinsic(f"llvm.fma.{self.suffix}", self.vector, [self.vector] * 3)
         return b.call(fma, [x, y, z])
 
-    def prefetch(self, b: ir.IRBuilder, pointer: ir.Value, write: bool = False) -> None:
-        """Ask for the memory at a pointer, which need not be there, to read it or to write."""
+    def prefetch(
+        self, b: ir.IRBuilder, pointer: ir.Value, write: bool = False, once: bool = False
+    ) -> None:
+        """Ask for the memory at a pointer, which need not be there, to read it or to write.
+
+        It goes to level 2 as a rule, and past all but level 1 where it is used once.
+        """
         call = self.intrinsic("llvm.prefetch.p0", ir.VoidType(), [_pointer, _i32, _i32, _i32])
-        b.call(call, [pointer, _i32(int(write)), _i32(2), _i32(1)])  # to level 2, data
+        b.call(call, [pointer, _i32(int(write)), _i32(0 if once else 2), _i32(1)])
 
     def hidden(self, b: ir.IRBuilder, pointer: ir.Value) -> ir.Value:
         """Return the pointer by way of an empty line of assembly, behind which LLVM cannot see.

@@ -15,6 +15,9 @@ with the factor of clipping, the L2 penalty and the decay beside the gradient; t
     RMSprop       s = α s + (1 - α) g²        p -= lr g / (√s + ε)              (6)
 
 Each element is by itself, so threads change no bit.
+
+Arrays that overflow the caches are asked for ahead and used once: they leave in the caches what is
+wanted again, the gradients that were looked at before.
 """
 
 import math
@@ -29,6 +32,7 @@ from llvmlite import ir
 from ..engine import jit, pool
 from ..engine.jit import Address, Code, Task, address, call, data, held
 from ..engine.matmul import contiguous
+from ..engine.memory import LINE, past_caches
 from ..engine.sweep import DOUBLE, Masks, Sweep, Values
 from ..engine.threads import count as count_threads
 from ..engine.tile import lanes
@@ -44,6 +48,8 @@ PIECE: Final = 16_384
 """Elements that a thread takes at once, and whose squares are added in `COLUMNS` sums."""
 TOGETHER: Final = 2
 """How many vectors of a parameter are updated side by side."""
+AHEAD: Final = 512
+"""How many bytes ahead it asks for what goes past the caches."""
 NUMBERS: Final = {"sgd": 1, "momentum": 4, "adam": 7, "rmsprop": 4}
 """How many numbers the rules take."""
 
@@ -119,7 +125,7 @@ def _rmsprop(w: Any, p: Any, g: Any, slots: Sequence[Any], n: Sequence[Any]) -> 
     return w.fma(w.minus(lr), w.over(g, w.plus(w.root(s), eps)), p), s  # (6)
 
 
-def _emit(name: str, rule: Rule, slots: int, count: int, dtype: Any) -> str:
+def _emit(name: str, rule: Rule, slots: int, count: int, past: bool, dtype: Any) -> str:
     s = Sweep(name, dtype, "*p *before *g *slot0 *slot1 count *numbers *zeros")
     b, w = s.builder, Arithmetic(s)
     p, before, g, slot0, slot1, length, numbers, zeros = s.given
@@ -132,6 +138,10 @@ def _emit(name: str, rule: Rule, slots: int, count: int, dtype: Any) -> str:
 
     def strip(j: ir.Value, masks: Masks) -> None:
         places = [s.at(b, a, j) for a in held]
+        if past and len(masks) == TOGETHER:
+            for place in (*places, s.at(b, g, j)):
+                for line in range(0, TOGETHER * s.lanes * s.size, LINE):
+                    s.prefetch(b, s.at(b, place, (AHEAD + line) // s.size), once=True)
         loaded = [s.loads(place, masks) for place in places]
         s.stores(loaded[0], s.at(b, before, j), masks)
         gradients = s.loads(s.at(b, g, j), masks)
@@ -168,19 +178,22 @@ def _twin(
     sums[...] = np.sum(0 * value)
 
 
-def _code(name: str, rule: Rule, slots: int) -> Code:
+def _code(name: str, rule: Rule, slots: int) -> tuple[Code, Code]:
+    """Return the code of a rule, and that of arrays that go past the caches."""
     count = NUMBERS[name]
-    return Code(name, partial(_emit, name, rule, slots, count), partial(_twin, rule, slots, count))
+    twin, names = partial(_twin, rule, slots, count), (name, f"{name}_past")
+    usual, past = (Code(n, partial(_emit, n, rule, slots, count, n != name), twin) for n in names)
+    return usual, past
 
 
-sgd: Final = _code("sgd", _sgd, 0)
-"""Numbers: lr."""
-momentum: Final = _code("momentum", _momentum, 1)
-"""Numbers: lr, μ, a, b."""
-adam: Final = _code("adam", _adam, 2)
-"""Numbers: β₁, 1 - β₁, β₂, 1 - β₂, rate, correction, ε."""
-rmsprop: Final = _code("rmsprop", _rmsprop, 1)
-"""Numbers: lr, α, 1 - α, ε."""
+RULES: Final = {
+    "sgd": _code("sgd", _sgd, 0),
+    "momentum": _code("momentum", _momentum, 1),
+    "adam": _code("adam", _adam, 2),
+    "rmsprop": _code("rmsprop", _rmsprop, 1),
+}
+"""The numbers are those of the equations, in their order: lr; lr, μ, a, b; β₁, 1 - β₁, β₂, 1 - β₂,
+rate, correction, ε; lr, α, 1 - α, ε."""
 
 
 def _emit_sums(s: Sweep, zeros: Values, add: Callable[[Values, Values], Values]) -> str:
@@ -273,9 +286,6 @@ def _sum(g: int, table: NDArray, task: Task, gradients: NDArray) -> None:
             call(code, (data(gradients[k]) + at, count, sums + i * COLUMNS * 8))
 
 
-RULES: Final = {code.name: code for code in (sgd, momentum, adam, rmsprop)}
-
-
 class Updates:
     """The updates of parameters of one dtype, with all that stays from one to the next.
 
@@ -302,7 +312,7 @@ class Updates:
         kinds: Sequence[int],
     ) -> None:
         self.dtype, self.held = params[0].dtype, (params, before, slots)
-        self.code, self.total = RULES[rule](self.dtype), 0
+        self.total = 0
         self.numbers = np.empty((max(kinds) + 1, 3 + NUMBERS[rule]), self.dtype)
         pieces = sum(-(-p.size // PIECE) for p in params)
         self.finite = np.empty((pieces, TOGETHER * lanes(self.dtype)), self.dtype)
@@ -314,6 +324,8 @@ class Updates:
                 given = address(self.numbers[kind]), address(self.finite[len(rows)])
                 rows.append((self.total, count, at, k, *places, *given))
                 self.total += count
+        past = past_caches(2 + len(slots[0]), self.total * self.dtype.itemsize)
+        self.code = RULES[rule][past](self.dtype)
         self.table = jit.Arguments(jit.table(rows))
         self.gradients = jit.table([held(p) for p in params])  # until there are some
         self.sums = np.empty((len(rows), COLUMNS), DOUBLE)
