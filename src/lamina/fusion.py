@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import kernels
+from .affine import Affine
 from .arguments import FLOATS, say
 from .batchnorm import BatchNorm
 from .batchnorm.formula import affine
@@ -58,7 +59,6 @@ from .rnn import RNN
 if TYPE_CHECKING:
     from .engine.program import Plan, Program
 
-Product: TypeAlias = Linear | Conv1d | Conv2d | Conv3d
 Memo: TypeAlias = dict[tuple[int, ...], Fixed]
 """How layers compute, by the ids of the layers that it stands for."""
 
@@ -66,7 +66,7 @@ PROGRAMS: Final = 8
 """For how many shapes of x a model keeps its program, with the memory that it works in."""
 CACHED: Final = 3 * 2**19
 """Bytes between x and y that stay in caches; a batch that needs more goes by microbatches."""
-PRODUCTS: Final = (Linear, Conv1d, Conv2d, Conv3d)
+AFFINE: Final = (Linear, Conv1d, Conv2d, Conv3d)
 """The layers that take in what stands after them."""
 KNOWN: Final = (
     *(BatchNorm, RNN, LSTM, GRU, Flatten, ReLU, LeakyReLU, Sigmoid, Tanh, GELU, SELU, Softmax),
@@ -255,8 +255,8 @@ def _is(layer: Layer, kinds: tuple[type[Layer], ...]) -> bool:
     return False
 
 
-def _is_product(layer: Layer) -> TypeGuard[Product]:
-    return _is(layer, PRODUCTS)
+def _is_affine(layer: Layer) -> TypeGuard[Affine]:
+    return _is(layer, AFFINE)
 
 
 def _is_sequential(layer: Layer) -> TypeGuard[Sequential]:
@@ -270,22 +270,22 @@ def _does_nothing(layer: Layer) -> bool:
     return _is(layer, (Identity,))
 
 
-def _folds(layer: Layer, product: Product) -> TypeGuard[BatchNorm]:
+def _folds(layer: Layer, before: Affine) -> TypeGuard[BatchNorm]:
     """Return whether (1) holds: of a BatchNorm with given statistics, whose x is that y."""
     return (
         isinstance(layer, BatchNorm)
         and _is(layer, (BatchNorm,))
         and layer.running
-        and (layer.features, layer.dtype) == (product.weight.shape[-1], product.dtype)
+        and (layer.features, layer.dtype) == (before.weight.shape[-1], before.dtype)
     )
 
 
-def _folded(product: Product, norm: BatchNorm) -> Product:
-    """Return a product that gives what `norm` makes of y."""
+def _folded(layer: Affine, norm: BatchNorm) -> Affine:
+    """Return a layer that gives what `norm` makes of y."""
     statistics = norm.running_mean, norm.running_var.astype(np.float64)
     scale, shift = affine(*statistics, norm.gamma, norm.beta, norm.eps)
-    weight, bias = product.weight, product.bias
-    other = copy.copy(product)
+    weight, bias = layer.weight, layer.bias
+    other = copy.copy(layer)
     other.params = {
         "weight": (weight * scale).astype(weight.dtype),  # (1)
         "bias": (shift if bias is None else bias * scale + shift).astype(weight.dtype),
@@ -308,7 +308,7 @@ def _plain(model: Layer, run: Fixed) -> Callable[[NDArray], NDArray]:
 
 def _fixed(layer: Layer, memo: Memo, relu: bool = False) -> Fixed:
     """Return how a layer, which will not change, computes, with a ReLU on top where it may be."""
-    if _is_product(layer):
+    if _is_affine(layer):
         return layer._fixed(relu)
     if _is_sequential(layer):
         chain = _Chain(layer, memo)
@@ -354,9 +354,9 @@ def _parts(leaves: list[_Leaf], memo: Memo) -> Iterator[_Part]:
     while first < len(leaves):
         layer, notes = leaves[first]
         stop, relu = first + 1, False
-        fuses = _is(layer, (*PRODUCTS, Residual))
+        fuses = _is(layer, (*AFFINE, Residual))
         for after, _ in leaves[stop:] if fuses else ():
-            if not relu and _is_product(layer) and _folds(after, layer):
+            if not relu and _is_affine(layer) and _folds(after, layer):
                 layer = _folded(layer, after)
             elif not relu and _is(after, (ReLU,)):
                 relu = True

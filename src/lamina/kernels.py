@@ -5,7 +5,7 @@ from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Any, Final
+from typing import Final
 
 from .engine.block import Block
 
@@ -63,15 +63,6 @@ def functions(name: str) -> ModuleType:
         ``__name__`` of the module beside formula.py and kernel.py.
     """
     return kernel(name) if used() else _formula(name)
-
-
-def gradients(how: ModuleType, dy: Any, cache: Any) -> dict[str, Any]:
-    """Return the gradients of the parameters, without dx where `how` can: a formula cannot."""
-    if hasattr(how, "gradients"):
-        found: dict[str, Any] = how.gradients(dy, cache)
-    else:
-        _, found = how.backward(dy, cache)
-    return found
 
 
 def beside(name: str) -> ModuleType:

@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import arguments, initializers
+from ..affine import Affine
 from ..calls import Live, by_steps, has
-from ..kernels import functions, gradients, kernel, used
-from ..layer import Arrays, Fixed, Layer, NDArray, Parameter, Shape
+from ..kernels import functions, kernel, used
+from ..layer import Arrays, Fixed, Layer, NDArray, Shape
 from ..parts.activations import ReLU
 from ..windowed import Windowed
 from ..windows import MODES, Pads
@@ -24,11 +25,8 @@ SHAPES: Final = 64
 """How many shapes of x an inference model remembers to be sound, those seen last."""
 
 
-class _Conv(Windowed):
+class _Conv(Affine, Windowed):
     """A convolution over `rank` axes."""
-
-    weight = Parameter()
-    bias = Parameter()
 
     def __init__(
         self,
@@ -95,13 +93,6 @@ class _Conv(Windowed):
         """Return whether `_forward_fused` does the layer after this one, too: a ReLU."""
         return type(after) is ReLU and type(self) in (Conv1d, Conv2d, Conv3d) and used()
 
-    def _forward_fused(
-        self, x: NDArray, after: Any, *, lengths: Any = None
-    ) -> tuple[NDArray, Any, Any]:
-        """Return what the ReLU after this layer makes of y, in training, and the caches of both."""
-        y, cache = self._forward(x, lengths, relu=True)
-        return y, cache, after._fused_cache(y)
-
     def _forward(self, x: NDArray, lengths: Any, **options: bool) -> tuple[NDArray, Any]:
         x = arguments.array(self, "x", x, self.dtype)
         lengths = self._checked(x, lengths)
@@ -115,19 +106,6 @@ class _Conv(Windowed):
             **options,
         )
         return y, (y.shape, how, cache)
-
-    def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
-        r"""Return dx, shape (N, \*S, C), and the gradients of weight and bias."""
-        shape, how, cache = cache
-        dy = arguments.gradient(self, dy, shape, self.dtype)
-        found: tuple[NDArray, Arrays] = how.backward(dy, cache)
-        return found
-
-    def gradients(self, dy: NDArray, cache: Any) -> Arrays:
-        """Return the gradients of weight and bias."""
-        shape, how, cache = cache
-        dy = arguments.gradient(self, dy, shape, self.dtype)
-        return gradients(how, dy, cache)
 
     def _arrays(self) -> tuple[NDArray, NDArray | None]:
         weight, bias = self.params["weight"], self.params.get("bias")

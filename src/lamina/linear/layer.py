@@ -8,16 +8,17 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import arguments, initializers
+from ..affine import Affine
 from ..calls import Live, by_steps, has
-from ..kernels import functions, gradients, kernel, used
-from ..layer import Arrays, Fixed, Layer, NDArray, Parameter, Shape
+from ..kernels import functions, kernel, used
+from ..layer import Fixed, Layer, NDArray, Shape
 from ..parts.activations import ReLU
 
 if TYPE_CHECKING:
     from ..engine.program import Plan
 
 
-class Linear(Layer):
+class Linear(Affine):
     r"""An affine map of the last axis: every output is a weighted sum of all inputs.
 
     .. math:: y_{n,o} = \sum_i x_{n,i} W_{i,o} + b_o
@@ -71,8 +72,6 @@ class Linear(Layer):
     """
 
     stepwise = True
-    weight = Parameter()
-    bias = Parameter()
 
     def __init__(
         self,
@@ -117,13 +116,6 @@ class Linear(Layer):
         """Return whether `_forward_fused` does the layer after this one, too: a ReLU."""
         return type(after) is ReLU and type(self) is Linear and used()
 
-    def _forward_fused(
-        self, x: NDArray, after: Any, *, lengths: Any = None
-    ) -> tuple[NDArray, Any, Any]:
-        """Return what the ReLU after this layer makes of y, in training, and the caches of both."""
-        y, cache = self._forward(x, lengths, relu=True)
-        return y, cache, after._fused_cache(y)
-
     def _forward(self, x: NDArray, lengths: Any, **options: bool) -> tuple[NDArray, Any]:
         weight, bias = self._arrays()
         x, lengths = self._checked(x, lengths, weight.dtype)
@@ -167,19 +159,6 @@ class Linear(Layer):
         self.output_shape(plan.shapes[x])
         y: int = given.plan(plan, x)
         return y
-
-    def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
-        """Return dx, shape (..., I), and the gradients of weight and bias."""
-        shape, how, cache = cache
-        dy = arguments.gradient(self, dy, shape, self.dtype)
-        found: tuple[NDArray, Arrays] = how.backward(dy, cache)
-        return found
-
-    def gradients(self, dy: NDArray, cache: Any) -> Arrays:
-        """Return the gradients of weight and bias."""
-        shape, how, cache = cache
-        dy = arguments.gradient(self, dy, shape, self.dtype)
-        return gradients(how, dy, cache)
 
     def output_shape(self, shape: Shape) -> Shape:
         """Return (..., O) for (..., I)."""

@@ -1,0 +1,45 @@
+"""What Linear and the convolutions share: a weight and a bias, a ReLU on top, the way back."""
+
+from abc import abstractmethod
+from typing import Any
+
+from . import arguments
+from .layer import Arrays, Fixed, Layer, NDArray, Parameter
+
+
+class Affine(Layer):
+    """A layer whose y is affine in x, by a weight and a bias."""
+
+    weight = Parameter()
+    bias = Parameter()
+
+    @abstractmethod
+    def _forward(self, x: NDArray, lengths: Any, **options: bool) -> tuple[NDArray, Any]:
+        """Return y and, as the cache, its shape, the module that computed it and its cache."""
+
+    @abstractmethod
+    def _fixed(self, relu: bool = False) -> Fixed:
+        """Return how the layer computes in an inference model, with a ReLU on top if asked for."""
+
+    def _forward_fused(
+        self, x: NDArray, after: Any, *, lengths: Any = None
+    ) -> tuple[NDArray, Any, Any]:
+        """Return what the ReLU after this layer makes of y, in training, and the caches of both."""
+        y, cache = self._forward(x, lengths, relu=True)
+        return y, cache, after._fused_cache(y)
+
+    def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
+        """Return dx, of the shape of x, and the gradients of weight and bias."""
+        shape, how, cache = cache
+        dy = arguments.gradient(self, dy, shape, self.dtype)
+        found: tuple[NDArray, Arrays] = how.backward(dy, cache)
+        return found
+
+    def gradients(self, dy: NDArray, cache: Any) -> Arrays:
+        """Return the gradients of weight and bias."""
+        shape, how, inner = cache
+        if not hasattr(how, "gradients"):  # a formula
+            return self.backward(dy, cache)[1]
+        dy = arguments.gradient(self, dy, shape, self.dtype)
+        grads: Arrays = how.gradients(dy, inner)
+        return grads
