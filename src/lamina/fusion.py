@@ -549,7 +549,7 @@ class _Branches:
         shape = self.model._joined([plan.shapes[y] for y in ys])
         if isinstance(self.model, Concat):
             return plan.add(shape, _concatenate, *ys)
-        return int(kernels.beside(activations.__name__).Steps(plan).sum(*ys, self.relu))
+        return int(kernels.beside(activations.__name__).Planner(plan).sum(*ys, self.relu))
 
 
 def _concatenate(*arrays: NDArray) -> None:

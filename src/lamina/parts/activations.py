@@ -181,7 +181,7 @@ class _Activation(Layer):
 
     def _plan(self, plan: Any, x: int) -> int:
         self.output_shape(plan.shapes[x])
-        y: int = self._function(kernels.beside(__name__).Steps(plan), x)[0]
+        y: int = self._function(kernels.beside(__name__).Planner(plan), x)[0]
         return y
 
     def output_shape(self, shape: Shape) -> Shape:

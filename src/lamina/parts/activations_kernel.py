@@ -172,7 +172,7 @@ gelu_tanh, gelu_tanh_backward = _functions(
 )
 
 
-class Steps:
+class Planner:
     """The functions of this module as steps of a plan: of the number of an array, not of an array.
 
     They return the number of y, and no cache.

@@ -215,10 +215,10 @@ class _Pool(Windowed):
         return Fixed(self, self.step, self._plan)
 
     def _plan(self, plan: Any, x: int) -> int:
-        steps = kernels.beside(__name__).Steps(plan)
+        planner = kernels.beside(__name__).Planner(plan)
         shape = plan.shapes[x]
         self.output_shape(shape)
-        y: int = self._function(steps, x, None, **self._sizes(shape))[0]
+        y: int = self._function(planner, x, None, **self._sizes(shape))[0]
         return y
 
     def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
@@ -508,9 +508,9 @@ class _GlobalPool(Layer):
         """Return how the layer computes in an inference model."""
 
         def plan(plan: Any, x: int) -> int:
-            steps = kernels.beside(__name__).Steps(plan)
+            planner = kernels.beside(__name__).Planner(plan)
             self.output_shape(plan.shapes[x])
-            y: int = self._function(steps, x, None)[0]
+            y: int = self._function(planner, x, None)[0]
             return y
 
         return Fixed(self, self.step, plan)

@@ -729,7 +729,7 @@ def _global_backward(
     return backward(dy[:, None, :], cache).reshape(shape)
 
 
-class Steps:
+class Planner:
     """The functions of this module as steps of a plan: of the number of an array, not of an array.
 
     They return the number of y, and no cache. There are no lengths.
