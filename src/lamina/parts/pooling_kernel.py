@@ -390,7 +390,7 @@ def _pool(g: int, at: int) -> None:
 # Tables
 
 
-class Plan(NamedTuple):
+class Tables(NamedTuple):
     """Where windows lie on x.
 
     Attributes
@@ -409,14 +409,14 @@ class Plan(NamedTuple):
     outputs: Ints
 
 
-def _plan(sizes: Ints, windows: Windows, lengths: NDArray | None, fits: NDArray | None) -> Plan:
-    """Return the plan for x (N, *sizes, C), on whose sequences of `lengths` `fits` windows are."""
-    plan = _usual(sizes, windows)
+def _tables(sizes: Ints, windows: Windows, lengths: NDArray | None, fits: NDArray | None) -> Tables:
+    """Return the tables of x (N, *sizes, C), on whose sequences of `lengths` `fits` windows are."""
+    tables = _usual(sizes, windows)
     if lengths is None:
-        return plan
+        return tables
     (K, *_), (s, *_), ((before, _), *_) = windows.size, windows.stride, windows.pads
-    forward, back = _tables(sizes[0], plan.outputs[0], K, s, before, lengths, fits)
-    return plan._replace(forward=(forward, *plan.forward[1:]), back=(back, *plan.back[1:]))
+    forward, back = _axis_tables(sizes[0], tables.outputs[0], K, s, before, lengths, fits)
+    return tables._replace(forward=(forward, *tables.forward[1:]), back=(back, *tables.back[1:]))
 
 
 def _three(axes: Sequence[int], missing: int = 1) -> Ints:
@@ -429,20 +429,20 @@ def _three(axes: Sequence[int], missing: int = 1) -> Ints:
 
 
 @lru_cache(SHAPES)
-def _usual(sizes: Ints, windows: Windows) -> Plan:
+def _usual(sizes: Ints, windows: Windows) -> Tables:
     window, stride = _three(windows.size), _three(windows.stride)
     befores = _three([before for before, _ in windows.pads], 0)
     outputs = _three(windows.outputs(sizes))
     axes = zip(_three(sizes), outputs, window, stride, befores, strict=True)
     pairs = [
-        _tables(size, count, K, s, before, np.array([size]), np.array([count]))
+        _axis_tables(size, count, K, s, before, np.array([size]), np.array([count]))
         for size, count, K, s, before in axes
     ]
     forward, back = ((tables[0], tables[1][0], tables[2][0]) for tables in zip(*pairs, strict=True))
-    return Plan(forward, back, window, stride, outputs)
+    return Tables(forward, back, window, stride, outputs)
 
 
-def _tables(
+def _axis_tables(
     size: int, count: int, window: int, stride: int, before: int, lengths: Any, fits: Any
 ) -> tuple[NDArray, NDArray]:
     """Return the tables of an axis: windows over elements, and elements over windows."""
@@ -534,7 +534,7 @@ class Cache(NamedTuple):
     ----------
     shape : tuple of int
         That of x.
-    plan : Plan
+    tables : Tables
     windows : Windows or None
         Where there are no lengths: what goes before for these is kept.
     places : array or None
@@ -542,7 +542,7 @@ class Cache(NamedTuple):
     """
 
     shape: Ints
-    plan: Plan
+    tables: Tables
     windows: Windows | None
     places: NDArray | None
 
@@ -553,28 +553,28 @@ def _forward(
 ) -> tuple[NDArray, Cache]:  # fmt: skip
     """Return y and the cache; `fits` windows are on each sequence, by default all that can be."""
     x = contiguous(x)
-    windows, plan, shape, run = _usual_forward(
+    windows, tables, shape, run = _usual_forward(
         code, x.shape, x.dtype, pool_size, stride, padding, _parts(x.shape)
     )
     if lengths is not None:
         fits = windows.output_lengths(lengths) if fits is None else fits
-        plan = _plan(x.shape[1:-1], windows, lengths, fits)
-        shape, run = _bind_forward(code, x.shape, x.dtype, windows, plan, _parts(x.shape))
+        tables = _tables(x.shape[1:-1], windows, lengths, fits)
+        shape, run = _bind_forward(code, x.shape, x.dtype, windows, tables, _parts(x.shape))
     y = empty(shape, x.dtype)
     places = empty(shape, _places(x.dtype)) if code in (maximum, rectified) else None
     run(x, x, y, y if places is None else places)
     if code is not mean:  # a maximum of nothing is -inf
         y = mask_steps(y, fits)
-    return y, Cache(x.shape, plan, windows if lengths is None else None, places)
+    return y, Cache(x.shape, tables, windows if lengths is None else None, places)
 
 
 def _bind_forward(
-    code: Code, x: Ints, dtype: np.dtype[Any], windows: Windows, plan: Plan, parts: int
+    code: Code, x: Ints, dtype: np.dtype[Any], windows: Windows, tables: Tables, parts: int
 ) -> tuple[Ints, _Bound]:
     """Return the shape of y, and what writes y and the places of maxima, of x of that shape."""
     sizes = x[1:-1]
     y = (x[0], *windows.outputs(sizes), x[-1])
-    sides = plan.forward, _three(sizes), 1, plan.window, (1,) * RANK
+    sides = tables.forward, _three(sizes), 1, tables.window, (1,) * RANK
     return y, _bind(code, *sides, x, y, dtype, parts)
 
 
@@ -582,7 +582,7 @@ def _bind_forward(
 def _usual_forward(
     code: Code, x: Ints, dtype: np.dtype[Any], pool_size: Ints, stride: Ints, padding: Pads,
     parts: int,
-) -> tuple[Windows, Plan, Ints, _Bound]:  # fmt: skip
+) -> tuple[Windows, Tables, Ints, _Bound]:  # fmt: skip
     """Return the windows, how they lie, and the same where there are no lengths."""
     windows = Windows(pool_size, stride, (1,) * len(pool_size), padding)
     return windows, *_bind_usual(code, x, dtype, windows, parts)
@@ -590,13 +590,13 @@ def _usual_forward(
 
 def _bind_usual(
     code: Code, x: Ints, dtype: np.dtype[Any], windows: Windows, parts: int
-) -> tuple[Plan, Ints, _Bound]:
+) -> tuple[Tables, Ints, _Bound]:
     """Return how windows lie, and what `_bind_forward` does, where there are no lengths."""
     y = (x[0], *windows.outputs(x[1:-1]), x[-1])
     if code is not global_mean:
         windows, x = _as_images(parts, windows, x)
-    plan = _usual(x[1:-1], windows)
-    return plan, y, _bind_forward(code, x, dtype, windows, plan, parts)[1]
+    tables = _usual(x[1:-1], windows)
+    return tables, y, _bind_forward(code, x, dtype, windows, tables, parts)[1]
 
 
 def _as_images(parts: int, windows: Windows, *shapes: Ints) -> Any:
@@ -612,11 +612,11 @@ def _as_images(parts: int, windows: Windows, *shapes: Ints) -> Any:
 
 
 def _backward(dy: NDArray, cache: Cache, divisor: int = 1) -> NDArray:
-    shape, plan, windows, places = cache
+    shape, tables, windows, places = cache
     dx, parts = empty(shape, dy.dtype), _parts(shape, dy.shape)
     code = sums if places is None else chosen
     if windows is None:
-        run = _bind_backward(code, plan, dy.shape, shape, dy.dtype, parts, divisor)
+        run = _bind_backward(code, tables, dy.shape, shape, dy.dtype, parts, divisor)
     else:
         run = _usual_backward(code, windows, dy.shape, shape, dy.dtype, parts, divisor)
     run(dy, dy if places is None else places, dx, dx)
@@ -624,9 +624,9 @@ def _backward(dy: NDArray, cache: Cache, divisor: int = 1) -> NDArray:
 
 
 def _bind_backward(
-    code: Code, plan: Plan, dy: Ints, dx: Ints, dtype: np.dtype[Any], parts: int, divisor: int
+    code: Code, tables: Tables, dy: Ints, dx: Ints, dtype: np.dtype[Any], parts: int, divisor: int
 ) -> _Bound:
-    sides = plan.back, plan.outputs, -1, plan.window, plan.stride
+    sides = tables.back, tables.outputs, -1, tables.window, tables.stride
     aligned = dx[-1] * dtype.itemsize % ALIGNMENT == 0
     if aligned and past_caches(2, math.prod(dx) * dtype.itemsize):
         code = sums_past if code is sums else chosen_past
@@ -647,9 +647,9 @@ def _divisor(sizes: Ints, windows: Windows) -> int | None:
 
     Then a sum over them has one term at most, which may as well be divided afterwards.
     """
-    plan = _usual(sizes, windows)
-    counts = [np.unique(table[..., 1]) for table in plan.forward]
-    apart = all(table[..., 1].max() <= 1 for table in plan.back)
+    tables = _usual(sizes, windows)
+    counts = [np.unique(table[..., 1]) for table in tables.forward]
+    apart = all(table[..., 1].max() <= 1 for table in tables.back)
     if not apart or any(len(found) != 1 for found in counts):
         return None
     return max(1, math.prod(int(found[0]) for found in counts))
@@ -683,7 +683,7 @@ def avg_pool_backward(dy: NDArray, cache: Cache) -> NDArray:
         divisor = _divisor(cache.shape[1:-1], cache.windows)
         if divisor is not None:
             return _backward(contiguous(dy), cache, divisor)
-    t0, t1, t2 = cache.plan.forward
+    t0, t1, t2 = cache.tables.forward
     counts = t0[:, :, None, None, 1] * t1[:, None, 1] * t2[:, 1]
     counts = np.maximum(counts, 1).reshape(len(t0), *dy.shape[1:-1], 1).astype(dy.dtype)
     return _backward(contiguous(dy / counts), cache)
