@@ -64,9 +64,8 @@ def _of(kind: type[Case], where: Callable[..., bool] = lambda case: True) -> Cal
 MEANS_OF: Final = Reason("Means", "What holds back the cases above holds back their means.")
 RAGGED: Final = Reason(
     "Ragged batches",
-    "Rows of the real steps are gathered before the pass and scattered after it, where those of a "
-    "full batch are read as they lie; and towards the end of the longest sequences a step has too "
-    "few rows to fill tiles.",
+    "Padding is cleared, and towards the end of the longest sequences a step has too few rows to "
+    "fill tiles. Five times the speed of PyTorch's LSTM of 256 units would be 88% of the peak.",
 )
 ACCURACY: Final = Reason(
     "Time to an accuracy",

@@ -174,15 +174,20 @@ def test_outer_has_the_bits_of_products(k, i, h, n, dtype):
     x, before, d = (rng.standard_normal((k, size)).astype(dtype) for size in (i, h, n))
     c, work = np.empty((i + h + 1, n), dtype), np.empty(10**6, dtype)
     *found, bias = c[:i], c[i:-1], c[-1]
-    arrays = x, before, d, c, *found, bias, work
-    calls, room = outer.outer(c.dtype, k, i, h, n, *map(pool.late, range(len(arrays))))
-    assert room <= work.size
-    pool.in_order(*calls)(*arrays)
-    for a, c in zip((x, before), found, strict=True):
-        expected = np.empty((a.shape[1], n), dtype)
-        matmul(a, 1, a.shape[1], d, n, 1, a.shape[1], n, k, expected)
-        assert_same(c, expected)
-    assert_same(bias, column_sums(d))
+    expected = [np.empty((a.shape[1], n), dtype) for a in (x, before)]
+    for a, into in zip((x, before), expected, strict=True):
+        matmul(a, 1, a.shape[1], d, n, 1, a.shape[1], n, k, into)
+    where = rng.permutation(3 * k)[:k]  # the rows of x among others
+    among = np.full((3 * k, i), np.nan, dtype)
+    among[where] = x
+    for given, places in ((x, None), (among, where)):
+        arrays, c[...] = (given, before, d, c, *found, bias, work), np.nan
+        late = map(pool.late, range(len(arrays)))
+        calls, room = outer.outer(c.dtype, k, i, h, n, *late, places)
+        assert room <= work.size
+        pool.in_order(*calls)(*arrays)
+        for a, b in zip((*found, bias), (*expected, column_sums(d)), strict=True):
+            assert_same(a, b)
 
 
 # Memory

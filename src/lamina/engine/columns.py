@@ -19,7 +19,18 @@ from .jit import Code, address, call, held, int64, item
 from .matmul import BEFORE, IN_PLACE, WITHIN, plan_of
 from .memory import empty
 from .mode import flush as flush_code
-from .steps import AHEAD, Pass, Steps, Weights, pack, places, product, widest, zeros_and_ones
+from .steps import (
+    AHEAD,
+    Pass,
+    Steps,
+    Weights,
+    gather,
+    pack,
+    places,
+    product,
+    widest,
+    zeros_and_ones,
+)
 
 NDArray = npt.NDArray[Any]
 
@@ -61,19 +72,21 @@ def _forward(part: int, at: int) -> None:
     """Go through step t with the units of part g. Arrays come as `jit.held` gave them."""
     (
         fixed, x, bias, weight_x, weight_h, h, c, c_next, y, mask, h_before, c_before, kept, work,
-        first, active, before,
-    ) = jit.constants(at, 17)  # fmt: skip
+        first, active, before, starts,
+    ) = jit.constants(at, 18)  # fmt: skip
     (
         parts, steps, chunk, stride, size, lane, tile, copy, origin, cell, width, width_x,
         inputs, hidden, gates, n, bias_col, mask_row, cells, keep, set_mode, flush, heights, few,
-        way, panels_x, panels_h, sums, x_ahead, states, modes,
-    ) = jit.constants(fixed, 31)  # fmt: skip
+        way, panels_x, panels_h, sums, x_ahead, states, modes, turn,
+    ) = jit.constants(fixed, 32)  # fmt: skip
     work, x, bias, weight_x, weight_h, h, c, c_next, y, mask, h_before, c_before, kept = (
         jit.data(work), jit.data(x), jit.data(bias), jit.data(weight_x), jit.data(weight_h),
         jit.data(h), jit.data(c), jit.data(c_next), jit.data(y), jit.data(mask),
         jit.data(h_before), jit.data(c_before), jit.data(kept),
     )  # fmt: skip
-    first, active, before = jit.data(first), jit.data(active), jit.data(before)
+    first, active, before, starts = (
+        jit.data(first), jit.data(active), jit.data(before), jit.data(starts)
+    )  # fmt: skip
     sums, x_ahead, states, modes = work + sums, work + x_ahead, work + states, work + modes
     t, g = part // parts, part % parts
     rows, first_row = item(active, t), item(first, t)
@@ -101,10 +114,10 @@ def _forward(part: int, at: int) -> None:
         x_vectors, mine = (inputs + lane - 1) // lane, x_ahead + g * chunk * n * inputs * size
         many = 0
         for u in range(begun, min(steps, begun + chunk)):
-            call(copy, (
-                x + item(first, u) * inputs * size, stride * inputs, item(active, u), x_vectors,
-                inputs - (x_vectors - 1) * lane, mine + many * inputs * size, inputs,
-            ))  # fmt: skip
+            gather(
+                item(active, u), starts, one, x + u * turn * inputs * size, inputs, size, copy,
+                x_vectors, inputs - (x_vectors - 1) * lane, mine + many * inputs * size, inputs,
+            )  # fmt: skip
             many += item(active, u)
         for q in range(gates):
             gate, weights = (q * hidden + u0) * size, weight_x + (q * gate_x + first_x) * size
@@ -149,8 +162,9 @@ def _forward(part: int, at: int) -> None:
             )  # fmt: skip
     call(cell, (
         rows, unit_vectors, last, hidden, a + unit, columns, c_next + unit, hidden,
-        y + row, stride * hidden, there + unit, hidden, mask + unit, mask_row,
-        keep, item(first, t + 1) - first_row if t + 1 < steps else 0,
+        there + unit, hidden, mask + unit, mask_row,
+        y + t * turn * hidden * size + unit, hidden, starts, one, turn if t + 1 < steps else 0,
+        keep, stride, item(first, t + 1) - first_row if t + 1 < steps else 0,
         c_before + row * keep, kept + (first_row * columns * size + unit) * keep,
     ))  # fmt: skip
     call(set_mode, (flush, 1, modes + g * 8))
@@ -160,18 +174,18 @@ def _forward(part: int, at: int) -> None:
 def _backward(part: int, at: int) -> None:
     """Go back through step t with the units of part g; t = -1 hands on what step 0 gives."""
     (
-        fixed, weight_h, mask, y, dy, dh, dc, c_before, kept, da, work, first, active,
-    ) = jit.constants(at, 13)  # fmt: skip
+        fixed, weight_h, mask, y, dy, dh, dc, c_before, kept, da, work, first, active, starts,
+    ) = jit.constants(at, 14)  # fmt: skip
     (
         parts, steps, stride, size, lane, tile, scale, origin, cell, width, hidden, gates,
-        masked, zeros, set_mode, flush, heights, copy, transpose, modes,
-    ) = jit.constants(fixed, 20)  # fmt: skip
+        masked, zeros, set_mode, flush, heights, copy, transpose, modes, turn,
+    ) = jit.constants(fixed, 21)  # fmt: skip
     weight_h, mask, y, dy, dh, dc, c_before, kept, da, work, first, active = (
         jit.data(weight_h), jit.data(mask), jit.data(y), jit.data(dy), jit.data(dh), jit.data(dc),
         jit.data(c_before), jit.data(kept), jit.data(da), jit.data(work), jit.data(first),
         jit.data(active),
     )  # fmt: skip
-    modes = work + modes
+    starts, modes = jit.data(starts), work + modes
     t, g = steps - 1 - part // parts, part % parts
     call(set_mode, (flush, 0, modes + g * 8))
     zero, one = int64(0), int64(1)  # not literals: `product` is compiled once
@@ -202,10 +216,11 @@ def _backward(part: int, at: int) -> None:
     if rows > 0:
         row = item(first, t) * hidden * size + unit
         wide = item(first, t) * columns * size + unit
+        shown = t * turn * hidden * size + unit
         call(cell, (
-            rows, unit_vectors, last, hidden, y + row, stride * hidden, dh + unit, hidden,
-            dy + row, stride * hidden, dc + unit, hidden,
-            item(first, t - 1) - item(first, t) if t > 0 else 0,
+            rows, unit_vectors, last, hidden, dh + unit, hidden, dc + unit, hidden,
+            y + shown, hidden, dy + shown, hidden, starts, one, -turn if t > 0 else 0,
+            stride, item(first, t - 1) - item(first, t) if t > 0 else 0,
             c_before + row, kept + wide, da + wide,
         ))  # fmt: skip
     call(set_mode, (flush, 1, modes + g * 8))
@@ -237,8 +252,8 @@ def forward(
 ) -> Pass:  # fmt: skip
     """Return how to do what `recurrent.forward` does, on so many threads."""
     plan = _plan(
-        dtype, cell, steps.n, steps.steps, parts, steps.stride, inputs, hidden, columns, bias,
-        packed, cells, masked, keep, flushing,
+        dtype, cell, steps.n, steps.steps, parts, steps.stride, steps.way, inputs, hidden, columns,
+        bias, packed, cells, masked, keep, flushing,
     )  # fmt: skip
 
     def given(weights: Weights) -> tuple[NDArray, ...]:
@@ -258,7 +273,7 @@ def forward(
         arguments = (
             plan.constants.at, x, bias, weight_x, weight_h, h, c, c_next, y,
             held(plan.ones) if mask is None else mask, *before, work, held(steps.first),
-            held(steps.active), held(steps.before),
+            held(steps.active), held(steps.before), held(steps.starts),
         )  # fmt: skip
         return pool.Ready(_forward, parts, arguments, (plan, steps), phases=steps.steps)
 
@@ -278,9 +293,9 @@ class _Plan(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def _plan(
-    dtype: np.dtype[Any], cell: Code, n: int, steps: int, parts: int, stride: int, inputs: int,
-    hidden: int, columns: int, bias: bool, before: bool, cells: bool, masked: bool, keep: bool,
-    flushing: int,
+    dtype: np.dtype[Any], cell: Code, n: int, steps: int, parts: int, stride: int, turn: int,
+    inputs: int, hidden: int, columns: int, bias: bool, before: bool, cells: bool, masked: bool,
+    keep: bool, flushing: int,
 ) -> _Plan:  # fmt: skip
     """Choose how to go forward."""
     plan = plan_of(dtype)
@@ -302,7 +317,7 @@ def _plan(
         cell(dtype), width, width_x, inputs, hidden, gates, n, int(bias), hidden * masked,
         int(cells), int(keep), flush_code(dtype), flushing, address(plan.heights),
         few_rows(dtype) if way == IN_PLACE else 0, way, panels_x, panels_h, sums, x_ahead, states,
-        modes,
+        modes, turn,
     )  # fmt: skip
     return _Plan(width, width_x, work, plan.zeros, ones, constants)
 
@@ -317,12 +332,12 @@ def backward(
     Beside it comes how many elements of `work` it takes.
     """
     plan = _plan_back(
-        dtype, cell, scale, steps.n, steps.steps, parts, steps.stride, hidden, columns, masked,
-        flushing,
+        dtype, cell, scale, steps.n, steps.steps, parts, steps.stride, steps.way, hidden, columns,
+        masked, flushing,
     )  # fmt: skip
     arguments = (
         plan.constants.at, weight_h, mask, y, dy, dh, dc, c_before, gates, da, work,
-        held(steps.first), held(steps.active),
+        held(steps.first), held(steps.active), held(steps.starts),
     )  # fmt: skip
     call = pool.Ready(_backward, parts, arguments, (plan, steps), phases=steps.steps + 1)
     return call, plan.work
@@ -338,7 +353,7 @@ class _PlanBack(NamedTuple):
 @lru_cache(maxsize=1024)
 def _plan_back(
     dtype: np.dtype[Any], cell: Code, scale: Code, n: int, steps: int, parts: int, stride: int,
-    hidden: int, columns: int, masked: bool, flushing: int,
+    turn: int, hidden: int, columns: int, masked: bool, flushing: int,
 ) -> _PlanBack:  # fmt: skip
     """Choose how to go backward."""
     plan = plan_of(dtype)
@@ -349,7 +364,7 @@ def _plan_back(
         parts, steps, stride, plan.size, plan.lane, plan.codes[0], scale(dtype), plan.origin_at,
         cell(dtype), widest(n, hidden // parts, dtype), hidden, columns // hidden, int(masked),
         address(zeros), flush_code(dtype), flushing, address(plan.heights), *plan.codes[1:],
-        modes,
+        modes, turn,
     )  # fmt: skip
     return _PlanBack(work, constants)
 

@@ -14,12 +14,15 @@ from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from . import jit, pool, threads
 from .jit import call, held, int64, item
 from .matmul import plan_of, product
 from .memory import LINE
-from .steps import places
+from .steps import gather, places
+
+NDArray = npt.NDArray[Any]
 
 SERIAL: Final = 400_000
 """Below so many multiply-adds a call stays on one core: a second one would cost more."""
@@ -34,26 +37,33 @@ ROWS: Final = 384
 @jit.kernel
 def _copy(
     m0: int, m1: int, place: int, k0: int, terms: int, size: int, lane: int, copy: Any,
-    source: Any, row: int, columns: int, target: Any, pitch: int,
+    source: Any, row: int, columns: int, target: Any, pitch: int, apart: int, where: Any,
 ) -> None:  # fmt: skip
-    """Copy what lies between m0 and m1 of columns that stand at `place` of (X, H, 1)."""
+    """Copy what lies between m0 and m1 of columns that stand at `place` of (X, H, 1).
+
+    Their rows lie one after the other, or, where these are `apart`, as `where` says.
+    """
     low, high = max(m0, place), min(m1, place + columns)
     if low < high:
         vectors = (high - low + lane - 1) // lane
-        begin = source + (k0 * row + low - place) * size
+        begin, into = source + (low - place) * size, target + (low - m0) * size
         last = high - low - (vectors - 1) * lane
-        call(copy, (begin, row, terms, vectors, last, target + (low - m0) * size, pitch))
+        if apart:
+            gather(terms, where + k0 * 8, apart, begin, row, size, copy, vectors, last, into, pitch)
+        else:
+            call(copy, (begin + k0 * row * size, row, terms, vectors, last, into, pitch))
 
 
 @jit.kernel
 def _part(g: int, at: int) -> None:
     """Compute part g of the columns of C. Arrays come as `jit.held` gave them."""
-    fixed, k, x, h, d, c, work = jit.constants(at, 7)
+    fixed, k, x, where, h, d, c, work = jit.constants(at, 8)
     (
         parts, n, size, lane, wide, tile, copy, origin, heights, zeros, x_columns, h_columns,
-        ones, pitch, sums, blocks_a, blocks_b,
-    ) = jit.constants(fixed, 17)  # fmt: skip
+        ones, pitch, sums, blocks_a, blocks_b, apart,
+    ) = jit.constants(fixed, 18)  # fmt: skip
     x, h, d, c, work = jit.data(x), jit.data(h), jit.data(d), jit.data(c), jit.data(work)
+    where = jit.data(where)
     sums, blocks_a, blocks_b = work + sums, work + blocks_a, work + blocks_b
     zero, one = int64(0), int64(1)  # not literals: `_copy` is compiled once
     m = x_columns + h_columns + 1
@@ -67,13 +77,17 @@ def _part(g: int, at: int) -> None:
         for kb in range(k_blocks):
             k0, k1 = k * kb // k_blocks, k * (kb + 1) // k_blocks
             _copy(
-                m0, m1, zero, k0, k1 - k0, size, lane, copy, x, x_columns, x_columns, a_mine, pitch
-            )
+                m0, m1, zero, k0, k1 - k0, size, lane, copy, x, x_columns, x_columns, a_mine,
+                pitch, apart, where,
+            )  # fmt: skip
             _copy(
                 m0, m1, x_columns, k0, k1 - k0, size, lane, copy, h, h_columns, h_columns,
-                a_mine, pitch,
+                a_mine, pitch, zero, where,
             )  # fmt: skip
-            _copy(m0, m1, m - 1, k0, k1 - k0, size, lane, copy, ones, zero, one, a_mine, pitch)
+            _copy(
+                m0, m1, m - 1, k0, k1 - k0, size, lane, copy, ones, zero, one, a_mine, pitch,
+                zero, where,
+            )  # fmt: skip
             for p in range(count * g // parts, count * (g + 1) // parts):
                 p0, p1 = vectors * p // count, vectors * (p + 1) // count
                 last, ldb = min(lane, n - (p1 - 1) * lane), (p1 - p0) * lane
@@ -104,15 +118,15 @@ def _part(g: int, at: int) -> None:
 
 def outer(
     dtype: np.dtype[Any], k: int, inputs: int, outputs: int, n: int, x: Any, h: Any, d: Any,
-    c: Any, weight_x: Any, weight_h: Any, bias: Any, work: Any,
+    c: Any, weight_x: Any, weight_h: Any, bias: Any, work: Any, where: NDArray | None = None,
 ) -> tuple[list[pool.Ready], int]:  # fmt: skip
     """Return (1) as calls, for what `held` says of the arrays, and the elements of `work`.
 
     X has shape (k, inputs), H (k, outputs) and D (k, n); `weight_x`, `weight_h` and `bias` are the
-    rows of C.
+    rows of C. The rows of X may lie apart: `where` has k integers.
     """
     plan, count = plan_of(dtype), threads.count()
-    if k <= FEW:
+    if k <= FEW and where is None:
         products = [
             (product(dtype, inputs, n, k, 1, inputs, n, 1, count), x, weight_x),
             (product(dtype, outputs, n, k, 1, outputs, n, 1, count), h, weight_h),
@@ -123,13 +137,14 @@ def outer(
     parts = 1
     if (inputs + outputs + 1) * n * k > SERIAL:
         parts = min(count, -(-n // (plan.lane * plan.wide)))
-    fixed, room = _plan(dtype, inputs, outputs, n, parts, k > TERMS)
-    return [pool.Ready(_part, parts, (fixed.at, k, x, h, d, c, work), fixed)], room
+    fixed, room = _plan(dtype, inputs, outputs, n, parts, k > TERMS, where is not None)
+    arguments = fixed.at, k, x, x if where is None else held(where), h, d, c, work
+    return [pool.Ready(_part, parts, arguments, (fixed, where))], room
 
 
 @lru_cache(maxsize=256)
 def _plan(
-    dtype: np.dtype[Any], inputs: int, outputs: int, n: int, parts: int, blocks: bool
+    dtype: np.dtype[Any], inputs: int, outputs: int, n: int, parts: int, blocks: bool, apart: bool
 ) -> tuple[jit.Constants, int]:
     """Return what many rows ask for, in one or more blocks of k, and the elements of `work`."""
     plan, m = plan_of(dtype), inputs + outputs + 1
@@ -141,5 +156,5 @@ def _plan(
     )  # fmt: skip
     return jit.Constants(
         parts, n, plan.size, lane, wide, *plan.codes[:2], plan.origin_at, plan.heights,
-        plan.zeros, inputs, outputs, plan.one, pitch, sums, blocks_a, blocks_b,
+        plan.zeros, inputs, outputs, plan.one, pitch, sums, blocks_a, blocks_b, int(apart),
     ), room  # fmt: skip

@@ -51,9 +51,9 @@ class Fixed(NamedTuple):
 
 
 class Cache(NamedTuple):
-    """What `run_backward` needs: arrays of the real steps, in the order of `steps`; y as it is.
+    """What `run_backward` needs: x and y as they are, and what is kept of the real steps alone.
 
-    s is kept for a projection alone.
+    s is there with a projection.
     """
 
     cell: Cell
@@ -125,13 +125,12 @@ def bind(cell: Cell, n: int, T: int, given: Given) -> Bound | None:
     h, c = _zeros(cell, weights, n)
 
     def forward(x: NDArray) -> tuple[NDArray, Cache]:
-        rows = steps.pack(contiguous(x))
-        s, packed = _results(weights, steps.rows)
+        x = contiguous(x)
+        s, y = _results(weights, steps)
         kept = _kept(cell, weights, steps.rows)
         c_next = None if c is None else np.empty_like(c)
-        recurrent.forward(found, weights, rows, h, c, c_next, None, s, packed, kept)
-        y, shown = steps.unpack(packed), None if weights.p is None else s
-        return y, Cache(cell, steps, rows, shown, y, None, kept, weights)
+        recurrent.forward(found, weights, x, h, c, c_next, None, s, y, kept)
+        return y, Cache(cell, steps, x, s, y, None, kept, weights)
 
     return forward
 
@@ -142,10 +141,10 @@ def _zeros(cell: Cell, weights: Weights, n: int) -> tuple[NDArray, NDArray | Non
     return h, np.zeros((n, _hidden(weights)), dtype) if cell.has_c else None
 
 
-def _results(weights: Weights, rows: int) -> tuple[NDArray, NDArray]:
-    """Return where s and y go: to the same array without a projection."""
-    s = empty((rows, _hidden(weights)), weights.h.dtype)
-    return s, s if weights.p is None else empty((rows, len(weights.h)), s.dtype)
+def _results(weights: Weights, steps: Steps) -> tuple[NDArray | None, NDArray]:
+    """Return where s and y go: s is y without a projection."""
+    y = steps.padded(len(weights.h), weights.h.dtype)
+    return None if weights.p is None else empty((steps.rows, len(weights.p)), y.dtype), y
 
 
 def _kept(cell: Cell, weights: Weights, rows: int) -> Kept:
@@ -162,22 +161,21 @@ def _run(
     mask: NDArray | None = None, reverse: bool = False, *, keep: bool,
 ) -> tuple[NDArray, State, Any]:  # fmt: skip
     steps = steps_of(x, lengths, reverse)
-    rows = steps.pack(contiguous(x))
+    x = contiguous(x)
     h, c, c_next = steps.by_rank(state[0]), None, None
     if cell.has_c:
         c, stays = steps.by_rank(state[1]), lengths is not None or not steps.steps
         # That of sequences without steps stays as it is.
         c_next = steps.ranked(state[1]) if stays else empty(c.shape, c.dtype)
     mask = None if mask is None else steps.by_rank(mask)
-    s, packed = _results(weights, steps.rows)
+    s, y = _results(weights, steps)
     kept = _kept(cell, weights, steps.rows) if keep else None
-    if rows.size:
+    if steps.rows:
         found = recurrent.choose(cell.forward, steps, weights, cell.has_c, mask is not None, keep)
-        recurrent.forward(found, weights, rows, h, c, c_next, mask, s, packed, kept)
-    y, last = steps.unpack(packed), steps.unranked(steps.ends(packed, h))
+        recurrent.forward(found, weights, x, h, c, c_next, mask, s, y, kept)
+    last = steps.ends(y, state[0])
     after = (last,) if c_next is None else (last, steps.unranked(c_next))
-    shown = None if weights.p is None else s
-    cache = None if kept is None else Cache(cell, steps, rows, shown, y, mask, kept, weights)
+    cache = None if kept is None else Cache(cell, steps, x, s, y, mask, kept, weights)
     return y, after, cache
 
 
@@ -194,20 +192,17 @@ def run_backward(
     there is no dx.
     """
     cell, steps, x, s, y, mask, kept, weights = cache
-    dy = steps.pack(contiguous(dy))
     if dstate is None:
         dh, dc = _zeros(cell, weights, steps.n)
     else:
         dh, dc = steps.ranked(dstate[0]), steps.ranked(dstate[1]) if cell.has_c else None
-    y = dy if cell.has_c else steps.pack(y)  # for the cell: with c, it has no use for y
     dx, found, da = recurrent.backward(
-        cell.backward, steps, x, weights, dh, dc, mask, s, y, dy, kept, of_x
+        cell.backward, steps, x, weights, dh, dc, mask, s, y, contiguous(dy), kept, of_x
     )
     if trace is not None:
-        trace["da"] = steps.unpack(da).copy()
+        trace["da"] = steps.unpack(da)
     grads = {name: g for name, g in zip(NAMES, found[:4], strict=True) if g is not None}
     before = (dh,) if dc is None else (dh, dc)
-    dx = None if dx is None else steps.unpack(dx)
     return dx, tuple(map(steps.unranked, before)), grads
 
 

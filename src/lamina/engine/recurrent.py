@@ -46,9 +46,11 @@ from .steps import (
     Pass,
     Steps,
     Weights,
+    gather,
     pack,
     places,
     product,
+    scatter,
     steps_like,
     widest,
     zeros_and_ones,
@@ -83,14 +85,14 @@ def _forward(part: int, at: int) -> None:
     """
     (
         fixed, x, weight_x, weight_h, weight_p, bias, h, c, c_next, mask, s, y, h_before, c_before,
-        gates, work, first, live, begin,
-    ) = jit.constants(at, 19)  # fmt: skip
+        gates, work, first, live, begin, starts,
+    ) = jit.constants(at, 20)  # fmt: skip
     (
         parts, steps, apart, stride, size, lane, tile, copy, transpose, affine, origin, cell,
         width, width_p, width_x, inputs, hidden, outputs, columns, most, bias_col, way, stacked,
         projected, mask_row, ones, zeros, cells, keep, set_mode, flush,
-        panels_x, panels_h, panels_p, xh, sums, ahead, modes, heights,
-    ) = jit.constants(fixed, 39)  # fmt: skip
+        panels_x, panels_h, panels_p, xh, sums, ahead, modes, heights, turn, numbers,
+    ) = jit.constants(fixed, 41)  # fmt: skip
     phase, g, work = part // parts, part % parts, jit.data(work)
     weight_x, weight_h, weight_p = jit.data(weight_x), jit.data(weight_h), jit.data(weight_p)
     zero, one = int64(0), int64(1)  # not literals: kernels are compiled once
@@ -121,10 +123,11 @@ def _forward(part: int, at: int) -> None:
         jit.data(s), jit.data(y), jit.data(h_before), jit.data(c_before), jit.data(gates),
         jit.data(first), jit.data(live), jit.data(begin),
     )  # fmt: skip
-    live = live + g * steps * 8
+    starts, live = jit.data(starts), live + g * steps * 8
     modes = work + modes
     call(set_mode, (flush, 0, modes + g * 8))
     rank, own = item(begin, g), item(live, 0)
+    starts = starts + rank * 8
     mine = work + sums + g * most * columns * size
     xh_mine, c_mine = work + xh + rank * both * size, c_next + rank * hidden * size
     h_mine, mask_mine = xh_mine + inputs * size, mask + rank * mask_row * size
@@ -154,9 +157,11 @@ def _forward(part: int, at: int) -> None:
         if keep:
             into = h_before + row * outputs * size
             call(copy, (h_mine, apart * both, rows, h_vectors, h_last, into, gap * outputs))
-        x_at = x + row * inputs * size
         if stacked:  # x and h side by side, their weights one above the other
-            call(copy, (x_at, gap * inputs, rows, x_vectors, x_last, xh_mine, apart * both))
+            gather(
+                rows, starts, apart, x + t * turn * inputs * size, inputs, size, copy, x_vectors,
+                x_last, xh_mine, apart * both,
+            )  # fmt: skip
             product(
                 rows, both, columns, width, size, lane, tile, origin, heights,
                 xh_mine, apart * both, weight_x, columns, tall_x, bias, zero, bias_col, a, columns,
@@ -170,10 +175,10 @@ def _forward(part: int, at: int) -> None:
                     some = item(live, until)
                     if some == 0 or many + some > most:
                         break
-                    call(copy, (
-                        x + (item(first, until) + rank * stride) * inputs * size, gap * inputs,
-                        some, x_vectors, x_last, x_mine + many * inputs * size, inputs,
-                    ))  # fmt: skip
+                    gather(
+                        some, starts, apart, x + until * turn * inputs * size, inputs, size, copy,
+                        x_vectors, x_last, x_mine + many * inputs * size, inputs,
+                    )  # fmt: skip
                     many += some
                     until += 1
                 product(
@@ -186,25 +191,32 @@ def _forward(part: int, at: int) -> None:
                 h_mine, apart * both, weight_h, columns, tall_h, a, columns, one, a, columns,
                 t % 2,
             )  # fmt: skip
+        cells, y_at = row * hidden * size, y + t * turn * outputs * size
+        further = item(first, t + 1) - item(first, t) if t + 1 < steps else 0
         h, h_row, m, m_row = h_mine, apart * both, mask_mine, apart * mask_row
+        shown, shown_row, shown_at, shown_apart, ahead_s = y_at, outputs, starts, apart, turn
+        if t + 1 == steps:
+            ahead_s = 0
         if projected:
-            h, h_row, m, m_row = a, columns, ones, 0
-        cells = row * hidden * size
+            h, h_row, m, m_row = s + cells, gap * hidden, ones, 0
+            shown, shown_row, shown_at, shown_apart, ahead_s = a, columns, numbers, 1, 0
         call(cell, (
-            rows, vectors, last, hidden, a, columns, c_mine, apart * hidden,
-            s + cells, gap * hidden, h, h_row, m, m_row,
-            keep, item(first, t + 1) - item(first, t) if t + 1 < steps else 0,
+            rows, vectors, last, hidden, a, columns, c_mine, apart * hidden, h, h_row, m, m_row,
+            shown, shown_row, shown_at, shown_apart, ahead_s, keep, gap, further,
             c_before + cells * keep, gates + row * columns * size * keep,
         ))  # fmt: skip
         if projected:
-            y_at = y + row * outputs * size
             product(
                 rows, hidden, outputs, width_p, size, lane, tile, origin, heights,
                 s + cells, gap * hidden, weight_p, outputs, tall_p,
-                zeros, zero, zero, y_at, gap * outputs, t % 2,
+                zeros, zero, zero, h_mine, apart * both, t % 2,
+            )  # fmt: skip
+            scatter(
+                rows, starts, apart, h_mine, apart * both, size, copy, h_vectors, h_last, y_at,
+                outputs,
             )  # fmt: skip
             call(affine, (
-                rows, h_vectors, h_last, y_at, gap * outputs, mask_mine, apart * mask_row,
+                rows, h_vectors, h_last, h_mine, apart * both, mask_mine, apart * mask_row,
                 zeros, 0, h_mine, apart * both,
             ))  # fmt: skip
         before = rows
@@ -216,13 +228,13 @@ def _backward(part: int, at: int) -> None:
     """Pack part g of the weights, phase 0, or go back through the steps of part g of the ranks."""
     (
         fixed, weight_h, weight_p, mask, y, dy, dh, dc, dhs, c_before, gates, da, work, first,
-        live, begin,
-    ) = jit.constants(at, 16)  # fmt: skip
+        live, begin, starts,
+    ) = jit.constants(at, 17)  # fmt: skip
     (
         parts, steps, apart, stride, size, lane, tile, copy, transpose, affine, origin, cell,
         width, width_p, hidden, outputs, columns, projected, masked, zeros, ones, set_mode, flush,
-        panels_h, panels_p, ds, modes, heights, turned,
-    ) = jit.constants(fixed, 29)  # fmt: skip
+        panels_h, panels_p, ds, modes, heights, turned, turn,
+    ) = jit.constants(fixed, 30)  # fmt: skip
     phase, g, work = part // parts, part % parts, jit.data(work)
     zero, one = int64(0), int64(1)  # not literals: kernels are compiled once
     if phase == 0:
@@ -246,6 +258,7 @@ def _backward(part: int, at: int) -> None:
     )  # fmt: skip
     call(set_mode, (flush, 0, modes + g * 8))
     rank, live = item(begin, g), live + g * steps * 8
+    starts = jit.data(starts) + rank * 8
     dh_mine, dc_mine = dh + rank * outputs * size, dc + rank * hidden * size
     ds_mine, mask_mine = work + ds + rank * hidden * size, mask + rank * outputs * size
     vectors, h_vectors = (hidden + lane - 1) // lane, (outputs + lane - 1) // lane
@@ -256,23 +269,28 @@ def _backward(part: int, at: int) -> None:
         if rows == 0:
             continue
         row = item(first, t) + rank * stride
-        cells, shown, wide = row * hidden * size, row * outputs * size, row * columns * size
-        into, into_row, reaching, reaching_row = dh_mine, apart * outputs, dy + shown, gap * outputs
+        cells, wide, shown = row * hidden * size, row * columns * size, t * turn * outputs * size
+        into, into_row, reaching, reaching_row = dh_mine, apart * outputs, dy + shown, outputs
         if projected:
+            sums = dhs + row * outputs * size
+            gather(
+                rows, starts, apart, reaching, outputs, size, copy, h_vectors, h_last, sums,
+                gap * outputs,
+            )  # fmt: skip
             call(affine, (
                 rows, h_vectors, h_last, dh_mine, apart * outputs, ones, 0,
-                dy + shown, gap * outputs, dhs + shown, gap * outputs,
+                sums, gap * outputs, sums, gap * outputs,
             ))  # fmt: skip
             product(
                 rows, outputs, hidden, width_p, size, lane, tile, origin, heights,
-                dhs + shown, gap * outputs, weight_p, zero, outputs, zeros, zero, zero,
+                sums, gap * outputs, weight_p, zero, outputs, zeros, zero, zero,
                 ds_mine, apart * hidden, t % 2,
             )  # fmt: skip
             into, into_row, reaching, reaching_row = ds_mine, apart * hidden, zeros, 0
         call(cell, (
-            rows, vectors, last, hidden, y + cells, gap * hidden, into, into_row,
-            reaching, reaching_row, dc_mine, apart * hidden,
-            item(first, t - 1) - item(first, t) if t > 0 else 0,
+            rows, vectors, last, hidden, into, into_row, dc_mine, apart * hidden,
+            y + shown, outputs, reaching, reaching_row, starts, apart, -turn if t > 0 else 0,
+            gap, item(first, t - 1) - item(first, t) if t > 0 else 0,
             c_before + cells, gates + wide, da + wide,
         ))  # fmt: skip
         if turned:
@@ -330,7 +348,8 @@ def _fixed_panels(matrices: list[NDArray], wide: int) -> NDArray:
 
 def forward(
     found: Pass, weights: Weights, x: NDArray, h: NDArray, c: NDArray | None,
-    c_next: NDArray | None, mask: NDArray | None, s: NDArray, y: NDArray, kept: Kept | None,
+    c_next: NDArray | None, mask: NDArray | None, s: NDArray | None, y: NDArray,
+    kept: Kept | None,
 ) -> None:  # fmt: skip
     """Go through the steps of a batch, by equation (1): there is a row, and an input, or more.
 
@@ -339,15 +358,17 @@ def forward(
     found : Pass
         As `choose` found it, for such arrays.
     weights : Weights
-    x : array, shape (rows, I)
+    x : array, shape (N, T, I)
     h, c : array, shapes (N, P), (N, H), by rank
         The state before the first step.
     c_next : array, shape (N, H), by rank
         Becomes c after the last step, where there is a step; it may be c.
     mask : array, shape (N, P), by rank, optional
         m, by which h is multiplied before W_h.
-    s, y : array, shapes (rows, H), (rows, P)
-        What the cell shows, and h: the same array without a projection.
+    s : array, shape (rows, H), optional
+        What the cell shows: with a projection.
+    y : array, shape (N, T, P)
+        h.
     kept : Kept, optional
     """
     start = h if mask is None else h * mask
@@ -367,7 +388,7 @@ def planned(
     ValueError
         It is not worth a plan: the memory of large batches is better shared by all calls.
     """
-    n, T, inputs = plan.shapes[x]
+    n, T, _ = plan.shapes[x]
     hidden, size = len(weights.h), plan.dtype.itemsize
     steps = steps_like(n, T, None, reverse)
     if n * T * hidden * size > PLANNED:
@@ -380,9 +401,8 @@ def planned(
     start, given = zeros.reshape(n, hidden), found.given(weights)
 
     def run(x: NDArray, y: NDArray) -> None:
-        rows, s = x.reshape(steps.rows, inputs), y.reshape(steps.rows, hidden)
         c, c_next = (start, np.empty_like(start)) if cells else (None, None)
-        forward(found, weights, rows, start, c, c_next, None, s, s, None)
+        forward(found, weights, x, start, c, c_next, None, None, y, None)
 
     def ready(x: int, y: int, scratch: NDArray) -> pool.Ready:
         work, c = scratch[at:].view(plan.dtype), scratch[c_at:].view(plan.dtype)
@@ -403,9 +423,11 @@ def choose(
     Parameters
     ----------
     cell : Code
-        Takes rows, vectors, last, H, a, c, s, h and a mask, each with the stride of its rows, then
-        keep, how many rows ahead the next step is, c_before and gates. It replaces c, writes s and
-        m ⊙ s to h, and where `keep` is 1 c_before and gates, whose rows lie as those of s.
+        Takes rows, vectors, last, H, a, c, h, a mask and s, each with the stride of its rows;
+        those of s lie at places that come next, with how many of these go on from row to row, and
+        how many rows of s ahead the next step is. Then come keep, how many rows of c_before and
+        gates go on from row to row, how many ahead the next step is, and these. It replaces c,
+        writes s and m ⊙ s to h, and where `keep` is 1 c_before and gates.
     steps : Steps
     weights : Weights
     cells, masked, keep : bool
@@ -437,8 +459,8 @@ def _chosen(
     begin, live, apart = steps.shares(min(count, steps.n) if work > SERIAL else 1)
     plan = _plan(
         dtype, cell, steps.n, steps.steps, len(begin), -(-steps.most // len(begin)), apart,
-        steps.stride, inputs, hidden, outputs, columns, bias, projected, before, cells, masked,
-        keep, flushing,
+        steps.stride, steps.way, inputs, hidden, outputs, columns, bias, projected, before, cells,
+        masked, keep, flushing,
     )  # fmt: skip
 
     def given(weights: Weights) -> tuple[NDArray, ...]:
@@ -460,7 +482,7 @@ def _chosen(
         arguments = (
             plan.constants.at, x, weight_x, weight_h, weight_p, bias, h, c, c_next,
             y if mask is None else mask, s, y, *before, work, held(steps.first), held(live),
-            held(begin),
+            held(begin), held(steps.starts),
         )  # fmt: skip
         keep, phases = (plan, steps, live, begin), 2 if plan.way == WITHIN else 1
         return pool.Ready(_forward, len(begin), arguments, keep, phases=phases)
@@ -484,7 +506,7 @@ class _Plan(NamedTuple):
 @lru_cache(maxsize=1024)
 def _plan(
     dtype: np.dtype[Any], cell: Code, n: int, steps: int, parts: int, rows: int, apart: int,
-    stride: int, inputs: int, hidden: int, outputs: int, columns: int,
+    stride: int, turn: int, inputs: int, hidden: int, outputs: int, columns: int,
     bias: bool, projected: bool, before: bool, cells: bool, masked: bool, keep: bool, flushing: int,
 ) -> _Plan:  # fmt: skip
     """Choose how to go forward; a part has so many `rows` at most."""
@@ -511,7 +533,7 @@ def _plan(
         most, int(bias), way, int(stacked), int(projected), outputs * masked, address(ones),
         address(zeros), int(cells), int(keep), flush_code(dtype), flushing,
         panels_x, panels_x if stacked else panels_h, panels_p, xh, sums, ahead, modes,
-        address(plan.heights),
+        address(plan.heights), turn, np.arange(n if projected else 0),
     )  # fmt: skip
     return _Plan(way, stacked, width, width_x, width_p, work, plan.zeros, constants)
 
@@ -525,10 +547,12 @@ def backward(
     Parameters
     ----------
     cell : Code
-        Takes rows, vectors, last, H, y, dh, dy and dc, each with the stride of its rows, then how
-        many rows ahead the step before is, c_before, gates and da. It writes da and replaces dc.
+        Takes rows, vectors, last, H, dh, dc, y and dy, each with the stride of its rows; those of y
+        and dy lie at places that come next, with how many of these go on from row to row, and how
+        many rows ahead the step before is. Then come how many rows of c_before, gates and da go on
+        from row to row, how many ahead the step before is, and these. It writes da and replaces dc.
     steps : Steps
-    x : array, shape (rows, I)
+    x : array, shape (N, T, I)
     weights : Weights
     dh, dc : array, shapes (N, P), (N, H), by rank
         The gradient of the state after the last step; they become that of the state before the
@@ -536,14 +560,14 @@ def backward(
     mask : array, shape (N, P), by rank, optional
     s : array, shape (rows, H), optional
         What the cell showed: with a projection.
-    y, dy : array, shape (rows, P)
+    y, dy : array, shape (N, T, P)
     kept : Kept
     of_x : bool
         Whether dx is wanted.
 
     Returns
     -------
-    dx : array, shape (rows, I), or None
+    dx : array, shape (N, T, I), or None
     grads : Weights
         The gradients of the weights.
     da : array, shape (rows, G H)
@@ -552,11 +576,11 @@ def backward(
     (inputs, columns), outputs, dtype = weights.x.shape, len(weights.h), dy.dtype
     inner = None if weights.p is None else len(weights.p)
     da = empty((steps.rows, columns), dtype)
-    dx = empty((steps.rows, inputs), dtype) if of_x else None
+    dx = steps.padded(inputs, dtype) if of_x else None
     all_rows = empty((inputs + outputs + 1, columns), dtype)
     dhs, dweight_p = dy, None
     if inner is not None:
-        dhs, dweight_p = empty(dy.shape, dtype), empty((inner, outputs), dtype)
+        dhs, dweight_p = empty((steps.rows, outputs), dtype), empty((inner, outputs), dtype)
     dbias = all_rows[-1]
     grads = Weights(
         all_rows[:inputs], all_rows[inputs:-1], None if weights.bias is None else dbias, dweight_p
@@ -599,22 +623,25 @@ def _back(
         begin, live, apart = steps.shares(parts)
         plan = _plan_back(
             dtype, cell, steps.n, steps.steps, len(begin), -(-steps.most // len(begin)), apart,
-            steps.stride, hidden, outputs, columns, inner is not None, masked, flushing,
+            steps.stride, steps.way, hidden, outputs, columns, inner is not None, masked, flushing,
         )  # fmt: skip
         arguments = (
             plan.constants.at, weight_h, weight_p, mask, y, dy, dh, dc, dhs, c_before, gates, da,
-            work, held(steps.first), held(live), held(begin),
+            work, held(steps.first), held(live), held(begin), held(steps.starts),
         )  # fmt: skip
         keep = plan, steps, live, begin
         call, room = pool.Ready(_backward, len(begin), arguments, keep, phases=2), plan.work
+    where = None if steps.lengths is None else steps.where
     products = [
         outer(
             dtype, rows, inputs, outputs, columns, x, h, da, all_rows, dweight_x, dweight_h, dbias,
-            work,
+            work, where,
         )
     ]  # fmt: skip
     if of_x:
-        products.append(_inputs_of(dtype, rows, inputs, columns, count, weight_x, da, dx, work))
+        products.append(
+            _inputs_of(dtype, rows, inputs, columns, count, weight_x, da, dx, work, where)
+        )
     if inner is not None:
         of_p = matrix_product(dtype, inner, outputs, rows, 1, inner, outputs, 1, count)
         products.append(([of_p.ready(s, dhs, dweight_p, work)], of_p.panels))
@@ -632,7 +659,7 @@ class _PlanBack(NamedTuple):
 @lru_cache(maxsize=1024)
 def _plan_back(
     dtype: np.dtype[Any], cell: Code, n: int, steps: int, parts: int, rows: int, apart: int,
-    stride: int, hidden: int, outputs: int, columns: int, projected: bool, masked: bool,
+    stride: int, turn: int, hidden: int, outputs: int, columns: int, projected: bool, masked: bool,
     flushing: int,
 ) -> _PlanBack:  # fmt: skip
     """Choose how to go backward; a part has so many `rows` at most."""
@@ -651,7 +678,7 @@ def _plan_back(
         plan.origin_at, cell(dtype), width, width_p, hidden, outputs, columns, int(projected),
         int(masked), address(zeros), address(ones), flush_code(dtype), flushing,
         panels_h, panels_p, ds, modes, address(plan.heights),
-        few.few_turned(dtype) if in_place else 0,
+        few.few_turned(dtype) if in_place else 0, turn,
     )  # fmt: skip
     return _PlanBack(work, constants)
 
@@ -663,12 +690,13 @@ def _inputs(part: int, at: int) -> None:
     Rows of da that lie a power of two apart share few sets of a level-1 cache: their copies do not.
     Arrays come as `jit.held` gave them.
     """
-    fixed, rows, weight_x, da, dx, work = jit.constants(at, 6)
+    fixed, rows, weight_x, da, dx, where, work = jit.constants(at, 7)
     (
         parts, columns, inputs, size, lane, width, tile, copy, transpose, origin, heights,
-        zeros, together, pitch, strips,
-    ) = jit.constants(fixed, 15)  # fmt: skip
+        zeros, together, pitch, strips, found,
+    ) = jit.constants(fixed, 16)  # fmt: skip
     weight_x, da, dx, panels = jit.data(weight_x), jit.data(da), jit.data(dx), jit.data(work)
+    where = jit.data(where)
     phase, g = part // parts, part % parts
     zero, one = int64(0), int64(1)  # not literals: kernels are compiled once
     if phase == 0:
@@ -680,44 +708,56 @@ def _inputs(part: int, at: int) -> None:
     end, strip = rows * (g + 1) // parts, panels + strips + g * together * pitch * size
     vectors = (columns + lane - 1) // lane
     last = columns - (vectors - 1) * lane
+    x_vectors = (inputs + lane - 1) // lane
+    x_last = inputs - (x_vectors - 1) * lane
     for row in range(rows * g // parts, end, together):
         some = min(together, end - row)
         call(copy, (da + row * columns * size, columns, some, vectors, last, strip, pitch))
+        into = dx + row * inputs * size
+        if found:
+            into = panels + found + g * together * inputs * size
         product(
             some, columns, inputs, width, size, lane, tile, origin, heights, strip, pitch,
-            panels, zero, columns, zeros, zero, zero, dx + row * inputs * size, inputs,
-            zero,
+            panels, zero, columns, zeros, zero, zero, into, inputs, zero,
         )  # fmt: skip
+        if found:
+            scatter(
+                some, where + row * 8, 1, into, inputs, size, copy, x_vectors, x_last, dx, inputs
+            )
 
 
 def _inputs_of(
     dtype: np.dtype[Any], rows: int, inputs: int, columns: int, count: int, weight_x: Any, da: Any,
-    dx: Any, work: Any,
+    dx: Any, work: Any, where: NDArray | None,
 ) -> tuple[list[pool.Ready], int]:  # fmt: skip
-    """Return (3) for all rows of da, as calls, and how many elements of `work` they take."""
-    if rows <= TOGETHER:  # to copy W_x would take longer than to turn da
+    """Return (3) for all rows of da, as calls, and how many elements of `work` they take.
+
+    Where the rows of dx lie apart, `where` tells it.
+    """
+    if rows <= TOGETHER and where is None:  # to copy W_x would take longer than to turn da
         how = matrix_product(dtype, rows, inputs, columns, columns, 1, 1, columns, count)
         return [how.ready(da, weight_x, dx, work)], how.panels
     parts = count if rows * inputs * columns > SERIAL else 1
-    width = widest(min(TOGETHER, -(-rows // parts)), inputs, dtype)
-    fixed, room = _plan_inputs(dtype, inputs, columns, parts, width)
-    arguments = fixed.at, rows, weight_x, da, dx, work
-    return [pool.Ready(_inputs, parts, arguments, fixed, phases=2)], room
+    together = min(TOGETHER, -(-rows // parts))
+    fixed, room = _plan_inputs(dtype, inputs, columns, parts, together, where is not None)
+    arguments = fixed.at, rows, weight_x, da, dx, dx if where is None else held(where), work
+    return [pool.Ready(_inputs, parts, arguments, (fixed, where), phases=2)], room
 
 
 @lru_cache(maxsize=256)
 def _plan_inputs(
-    dtype: np.dtype[Any], inputs: int, columns: int, parts: int, width: int
+    dtype: np.dtype[Any], inputs: int, columns: int, parts: int, together: int, apart: bool
 ) -> tuple[jit.Constants, int]:
     """Return what many rows ask for, and how many elements of `work` they take."""
     plan, line = plan_of(dtype), LINE // dtype.itemsize
     pitch = (-(-columns // line) | 1) * line  # an odd number of lines, for no two to share a set
-    (_, strips), room = places(
-        plan.size, -(-inputs // plan.lane) * plan.lane * columns, parts * TOGETHER * pitch
-    )
+    (_, strips, found), room = places(
+        plan.size, -(-inputs // plan.lane) * plan.lane * columns, parts * together * pitch,
+        parts * together * inputs * apart,
+    )  # fmt: skip
     return jit.Constants(
-        parts, columns, inputs, plan.size, plan.lane, width, *plan.codes, plan.origin_at,
-        plan.heights, plan.zeros, TOGETHER, pitch, strips,
+        parts, columns, inputs, plan.size, plan.lane, widest(together, inputs, dtype), *plan.codes,
+        plan.origin_at, plan.heights, plan.zeros, together, pitch, strips, found * apart,
     ), room  # fmt: skip
 
 
@@ -735,8 +775,8 @@ def _step(
     )  # fmt: skip
     (
         size, lane, wide, height, last_wide, last_height, tile, copy, origin, cell,
-        inputs, hidden, columns, panels, bias, bias_col, ones,
-    ) = jit.constants(fixed, 17)  # fmt: skip
+        inputs, hidden, columns, panels, bias, bias_col, ones, numbers,
+    ) = jit.constants(fixed, 18)  # fmt: skip
     both = inputs + hidden
     vectors, x_vectors = (hidden + lane - 1) // lane, (inputs + lane - 1) // lane
     last = hidden - (vectors - 1) * lane
@@ -766,8 +806,8 @@ def _step(
             ))  # fmt: skip
             m += rows
     call(cell, (
-        n, vectors, last, hidden, sums, columns, c_next, hidden, h_next, hidden, y, hidden, ones, 0,
-        0, 0, h_next, h_next,
+        n, vectors, last, hidden, sums, columns, c_next, hidden, h_next, hidden, ones, 0,
+        y, hidden, numbers, 1, 0, 0, 0, 0, h_next, h_next,
     ))  # fmt: skip
 
 
@@ -788,6 +828,7 @@ def stepper(cell: Code, weights: Weights) -> Callable[[NDArray, State], tuple[ND
         plan.size, plan.lane, wide, plan.heights[wide], last, plan.heights[last],
         *plan.codes[:2], plan.origin_at, cell(dtype), inputs, hidden, columns,
         _fixed_panels([weights.x, weights.h], wide), bias, bias_col, np.ones(hidden, dtype),
+        np.arange(FEWEST),
     )  # fmt: skip
     run = _step if jit.DISABLED else _step.entry(9).run
     new, room = np.empty, FEWEST * (inputs + hidden + columns)

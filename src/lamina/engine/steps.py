@@ -1,10 +1,13 @@
 """The steps of a batch of sequences, and the products of a step.
 
 The sequences of a batch are ranked by length, longest first, so that those which have a step t are
-the first active[t] ranks. The *rows* of all arrays are the real steps alone, in one of two orders,
-and the row of rank r at step t is first[t] + r · stride in either: where all sequences have T
-steps, x itself, row by row (stride T); else step by step (stride 1). Cost follows the real steps.
-In reverse, step 0 is a sequence's last.
+the first active[t] ranks. Arrays of shape (N, T, F), x, y and their gradients, are read and written
+where they lie: step t of rank r is row starts[r] + t · way of such an array, (N T, F). In reverse,
+way is -1, for step 0 is a sequence's last.
+
+Between, *rows* of arrays are the real steps alone, in one of two orders, and the row of rank r at
+step t is first[t] + r · stride in either: where all sequences have T steps, the same (stride T);
+else step by step (stride 1). Cost follows the real steps.
 """
 
 from collections.abc import Callable
@@ -27,9 +30,7 @@ AHEAD: Final = 48
 TERMS: Final = 384
 """The most terms of a block of a sum: a panel of two or four vectors stays in level 1 or 2."""
 ALONE: Final = 2**18
-"""Bytes; smaller arrays are copied on one core."""
-TOGETHER: Final = 4096
-"""Bytes of a sequence that are copied together."""
+"""Bytes; the padding of smaller arrays is cleared on one core."""
 ALIAS: Final = 4096
 """Bytes after which addresses share a set of a level-1 cache."""
 
@@ -51,17 +52,24 @@ class Steps:
     ) -> None:
         self.n, self.steps, self.lengths, self.reverse = n, steps, lengths, reverse
         self.order: NDArray | None = None
+        self.way = -1 if reverse else 1
         self.known: dict[int, tuple[NDArray, NDArray, int]] = {}
         if lengths is None:
             self.first = np.arange(steps)[::-1].copy() if reverse else np.arange(steps)
             self.active, self.stride = np.full(steps, n), steps
             self.rows, self.most = n * steps, n
+            self.starts = np.arange(n) * steps + (steps - 1) * reverse
+            self.where = self.starts  # not needed: rows are those of x
             return
         self.order, self.stride = np.empty(n, np.int64), 1
         self.first, self.active = np.empty(steps, np.int64), np.empty(steps, np.int64)
-        following = np.empty(steps + 1, np.int64)
-        jit.run(_rank, steps, lengths, self.order, self.first, self.active, following)
         self.rows, self.most = int(lengths.sum()), int(np.count_nonzero(lengths))
+        self.starts, self.where = np.empty(n, np.int64), np.empty(self.rows, np.int64)
+        following = np.empty(steps + 1, np.int64)
+        jit.run(
+            _rank, steps, self.way, lengths, self.order, self.first, self.active, self.starts,
+            self.where, following,
+        )  # fmt: skip
 
     @cached_property
     def before(self) -> NDArray:
@@ -69,35 +77,26 @@ class Steps:
         found: NDArray = np.cumsum(self.active) - self.active
         return found
 
-    def pack(self, x: NDArray) -> NDArray:
-        """Return the rows of x, shape (N, T, F), as an array (rows, F)."""
-        if self.order is None:
-            return x.reshape(self.n * self.steps, x.shape[-1])
-        packed = empty((self.rows, x.shape[-1]), x.dtype)
-        self._copy(1, x, packed)
-        return packed
+    def padded(self, width: int, dtype: np.dtype[Any]) -> NDArray:
+        """Return an array (N, T, width) whose padding is 0, and whose steps are not set."""
+        x = empty((self.n, self.steps, width), dtype)
+        if self.lengths is not None:
+            plan, (zeros, _) = plan_of(dtype), zeros_and_ones(width, dtype)
+            parts = threads.count() if x.nbytes > ALONE else 1
+            pool.share(
+                _clear, parts, parts, self.n, self.steps, width, plan.size, plan.lane,
+                plan.codes[1], held(self.lengths), held(x), held(zeros),
+            )  # fmt: skip
+        return x
 
     def unpack(self, packed: NDArray) -> NDArray:
         """Return an array (N, T, F) of these rows, 0 elsewhere."""
         shape = (self.n, self.steps, packed.shape[-1])
-        if self.order is None:
+        if self.lengths is None:
             return packed.reshape(shape)
-        x = empty(shape, packed.dtype)
-        self._copy(0, x, contiguous(packed))
-        return x
-
-    def _copy(self, pack: int, x: NDArray, packed: NDArray) -> None:
-        assert self.lengths is not None
-        assert self.order is not None
-        plan, width = plan_of(x.dtype), x.shape[-1]
-        zeros, _ = zeros_and_ones(width, x.dtype)
-        together = max(1, TOGETHER // (width * plan.size))
-        parts = threads.count() if x.nbytes > ALONE else 1
-        pool.share(
-            _copy, parts, parts, pack, self.reverse, self.n, self.steps, together, width, plan.size,
-            plan.lane, plan.codes[1], held(self.lengths), held(self.order), held(self.first),
-            held(x), held(packed), held(zeros),
-        )  # fmt: skip
+        x = np.zeros((self.n * self.steps, packed.shape[-1]), packed.dtype)
+        x[self.where] = packed
+        return x.reshape(shape)
 
     def by_rank(self, state: NDArray) -> NDArray:
         """Return a state, shape (N, H), to read, its rows by rank."""
@@ -118,14 +117,16 @@ class Steps:
         return found
 
     def ends(self, y: NDArray, start: NDArray) -> NDArray:
-        """Return y at the last step of each sequence, by rank; `start` where there is none."""
-        if self.rows and (self.order is None or self.lengths is None):
-            return y.reshape(self.n, self.steps, -1)[:, 0 if self.reverse else -1].copy()
-        found = start.copy()
-        if self.rows and self.lengths is not None:
-            lengths = self.lengths[self.order]
-            there = np.flatnonzero(lengths)
-            found[there] = y[self.first[lengths[there] - 1] + there]
+        """Return y at the last step of each sequence; `start` where there is none."""
+        if not self.rows:
+            return start.copy()
+        if self.lengths is None or self.reverse:
+            found = y[:, 0 if self.reverse else -1].copy()
+        else:
+            found = y[np.arange(self.n), self.lengths - 1]
+        if self.most < self.n:
+            empty = self.lengths == 0
+            found[empty] = start[empty]
         return found
 
     def bind(self, *calls: pool.Ready) -> pool.Run:
@@ -173,10 +174,13 @@ def steps_like(n: int, steps: int, lengths: bytes | None = None, reverse: bool =
 
 @jit.kernel
 def _rank(
-    steps: int, lengths: NDArray, order: NDArray, first: NDArray, active: NDArray,
-    following: NDArray,
+    steps: int, way: int, lengths: NDArray, order: NDArray, first: NDArray, active: NDArray,
+    starts: NDArray, where: NDArray, following: NDArray,
 ) -> None:  # fmt: skip
-    """Rank sequences by length, longest first: order by rank; first and active by step."""
+    """Rank sequences by length, longest first.
+
+    There are order and starts by rank; first and active by step; and by row where it is in x.
+    """
     following[:] = 0
     for length in lengths:
         following[length] += 1
@@ -189,41 +193,48 @@ def _rank(
         first[t], active[t] = rows, following[t]
         rows += active[t]
     for i in range(len(lengths)):
-        order[following[lengths[i]]] = i
+        rank = following[lengths[i]]
         following[lengths[i]] += 1
+        order[rank] = i
+        starts[rank] = i * steps + (lengths[i] - 1 if way < 0 else 0)
+    for t in range(steps):
+        for rank in range(active[t]):
+            where[first[t] + rank] = starts[rank] + t * way
 
 
 @jit.kernel
-def _copy(g: int, at: int) -> None:
-    """Copy the real steps of x to rows; or rows to the steps of x, and zeros to its padding.
-
-    That is for part g of the steps, some of each sequence `together`: memory is read and written
-    best in long pieces, and rows lie rank by rank. Arrays come as `jit.held` gave them.
-    """
-    (
-        parts, pack, reverse, n, steps, together, width, size, lane, copy, lengths, order, first, x,
-        packed, zeros,
-    ) = jit.constants(at, 16)  # fmt: skip
-    lengths, order, first, x, packed, zeros = (
-        jit.data(lengths), jit.data(order), jit.data(first), jit.data(x), jit.data(packed),
-        jit.data(zeros),
-    )  # fmt: skip
-    row = width * size
+def _clear(g: int, at: int) -> None:
+    """Clear the padding of part g of the sequences. Arrays come as `jit.held` gave them."""
+    parts, n, steps, width, size, lane, copy, lengths, x, zeros = jit.constants(at, 10)
+    lengths, x, zeros = jit.data(lengths), jit.data(x), jit.data(zeros)
     vectors = (width + lane - 1) // lane
     last = width - (vectors - 1) * lane
-    for begin in range(g * together, steps, parts * together):
-        end = min(steps, begin + together)
-        for rank in range(n):
-            i = item(order, rank)
-            length, line = item(lengths, i), x + i * steps * row
-            real = max(begin, min(end, length))
-            for t in range(begin, real):
-                there = line + (length - 1 - t if reverse else t) * row
-                place = packed + (item(first, t) + rank) * row
-                source, target = (there, place) if pack else (place, there)
-                call(copy, (source, width, 1, vectors, last, target, width))
-            if not pack:
-                call(copy, (zeros, 0, end - real, vectors, last, line + real * row, width))
+    for i in range(n * g // parts, n * (g + 1) // parts):
+        length = item(lengths, i)
+        into = x + (i * steps + length) * width * size
+        call(copy, (zeros, 0, steps - length, vectors, last, into, width))
+
+
+@jit.kernel
+def gather(
+    rows: int, places: Any, apart: int, source: Any, row: int, size: int, copy: Any, vectors: int,
+    last: int, target: Any, pitch: int,
+) -> None:  # fmt: skip
+    """Copy rows of an array, those at every so many `places`, to rows one after the other."""
+    for r in range(rows):
+        line = source + item(places, r * apart) * row * size
+        call(copy, (line, row, 1, vectors, last, target + r * pitch * size, pitch))
+
+
+@jit.kernel
+def scatter(
+    rows: int, places: Any, apart: int, source: Any, pitch: int, size: int, copy: Any, vectors: int,
+    last: int, target: Any, row: int,
+) -> None:  # fmt: skip
+    """Copy rows one after the other to every so many `places` of an array: undo `gather`."""
+    for r in range(rows):
+        line = target + item(places, r * apart) * row * size
+        call(copy, (source + r * pitch * size, pitch, 1, vectors, last, line, row))
 
 
 @jit.kernel

@@ -111,6 +111,10 @@ class Emitter:
             elements = _i64(elements)
         return b.gep(pointer, [elements], source_etype=self.scalar)
 
+    def whole_number(self, b: ir.IRBuilder, pointer: ir.Value, index: ir.Value) -> ir.Value:
+        """Return an element of an array of 64-bit integers."""
+        return b.load(b.gep(pointer, [index], source_etype=_i64), typ=_i64)
+
     def load(self, b: ir.IRBuilder, pointer: ir.Value, mask: ir.Value | None) -> ir.Value:
         """Return a vector; lanes outside the mask are 0 and are not read."""
         if mask is None:

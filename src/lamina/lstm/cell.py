@@ -6,7 +6,7 @@ from typing import Any, Final
 import numpy as np
 from llvmlite import ir
 
-from ..engine.jit import Address, Code
+from ..engine.jit import Address, Code, item
 from ..engine.loops import for_range
 from ..engine.pointwise import Functions, logistic
 from ..engine.tile import lanes
@@ -17,11 +17,11 @@ _i64 = ir.IntType(64)
 def _emit_forward(dtype: Any) -> str:
     """Emit equations (2) to (8); the arguments are those of `_forward_twin`."""
     e = Functions(dtype)
-    b, arguments = e.function("lstm_forward", "iiii" + "pi" * 5 + "iipp")
-    (rows, vectors, last, hidden, a, lda, c, c_row, s, s_row, h, h_row, m, m_row,
-     keep, ahead, c_before, gates) = arguments  # fmt: skip
+    b, arguments = e.function("lstm_forward", "iiii" + "pi" * 6 + "iiiipp")
+    (rows, vectors, last, hidden, a, lda, c, c_row, h, h_row, m, m_row, s, s_row, starts, apart,
+     way, keep, gap, ahead, c_before, gates) = arguments  # fmt: skip
     words = e.sigmoid, e.sigmoid, e.tanh, e.sigmoid
-    next_row = b.mul(ahead, hidden)
+    kept_row, next_row, next_s = b.mul(gap, hidden), b.mul(ahead, hidden), b.mul(way, s_row)
     next_gates = b.mul(next_row, _i64(4))
 
     def row_by_row(keeps: bool) -> None:
@@ -30,9 +30,12 @@ def _emit_forward(dtype: Any) -> str:
             def line(base: ir.Value, stride: ir.Value, width: int = 1) -> ir.Value:
                 return e.at(b, base, b.mul(loop.index, b.mul(stride, _i64(width))))
 
-            a_line, c_line, s_line = line(a, lda), line(c, c_row), line(s, s_row)
-            h_line, m_line = line(h, h_row), line(m, m_row)
-            c_kept, gates_kept = line(c_before, s_row), line(gates, s_row, 4)
+            a_line, c_line, h_line, m_line = (
+                line(*pair) for pair in ((a, lda), (c, c_row), (h, h_row), (m, m_row))
+            )
+            start = e.whole_number(b, starts, b.mul(loop.index, apart))
+            s_line = e.at(b, s, b.mul(start, s_row))
+            c_kept, gates_kept = line(c_before, kept_row), line(gates, kept_row, 4)
             offsets = [b.mul(hidden, _i64(q)) for q in range(4)]
 
             def cell(b: ir.IRBuilder, element: ir.Value, mask: ir.Value | None) -> None:
@@ -59,7 +62,7 @@ def _emit_forward(dtype: Any) -> str:
                 o = e.load(b, e.at(b, at(a_line), offsets[3]), mask)
                 after = b.fmul(o, e.tanh(b, e.load(b, at(c_line), mask)))  # (7)
                 e.store(b, after, at(s_line), mask)
-                e.prefetch(b, e.at(b, at(s_line), next_row), write=True)
+                e.prefetch(b, e.at(b, at(s_line), next_s), write=True)
                 e.store(b, b.fmul(after, e.load(b, at(m_line), mask)), at(h_line), mask)
 
             # Four chains at a time: the gates of one vector, then tanh(c) of several.
@@ -77,8 +80,9 @@ def _emit_forward(dtype: Any) -> str:
 
 def _forward_twin(
     rows: int, vectors: int, last: int, hidden: int, a: Address, lda: int, c: Address, c_row: int,
-    s: Address, s_row: int, h: Address, h_row: int, m: Address, m_row: int,
-    keep: int, ahead: int, c_before: Address, gates: Address,
+    h: Address, h_row: int, m: Address, m_row: int,
+    s: Address, s_row: int, starts: Address, apart: int, way: int,
+    keep: int, gap: int, ahead: int, c_before: Address, gates: Address,
 ) -> None:  # fmt: skip
     units = (vectors - 1) * lanes(s.dtype) + last
     for r in range(rows):
@@ -86,33 +90,33 @@ def _forward_twin(
         i, f, g, o = logistic(i), logistic(f), np.tanh(g), logistic(o)
         c_r = c.row(r * c_row, units)
         if keep:
-            c_before.row(r * s_row, units)[...] = c_r
+            c_before.row(r * gap * hidden, units)[...] = c_r
             for q, gate in enumerate((i, f, g, o)):
-                gates.row(r * s_row * 4 + q * hidden, units)[...] = gate
+                gates.row((r * gap * 4 + q) * hidden, units)[...] = gate
         c_r[...] = f * c_r + i * g
         shown = o * np.tanh(c_r)
-        s.row(r * s_row, units)[...] = shown
+        s.row(item(starts, r * apart) * s_row, units)[...] = shown
         h.row(r * h_row, units)[...] = shown * m.row(r * m_row, units)
 
 
 def _emit_backward(dtype: Any) -> str:
     """Emit equations (10) to (20); the arguments are those of `_backward_twin`."""
     e = Functions(dtype)
-    b, arguments = e.function("lstm_backward", "iiii" + "pi" * 4 + "ippp")
-    (rows, vectors, last, hidden, _, y_row, dh, dh_row, dy, dy_row, dc, dc_row,
-     ahead, c_before, gates, da) = arguments  # fmt: skip
+    b, arguments = e.function("lstm_backward", "iiii" + "pi" * 5 + "iiippp")
+    (rows, vectors, last, hidden, dh, dh_row, dc, dc_row, _, _, dy, dy_row, starts, apart, way,
+     gap, ahead, c_before, gates, da) = arguments  # fmt: skip
     one = e.number(1)
-    next_row = b.mul(ahead, hidden)
+    kept_row, next_row, next_dy = b.mul(gap, hidden), b.mul(ahead, hidden), b.mul(way, dy_row)
     next_gates = b.mul(next_row, _i64(4))
     with for_range(b, rows) as loop:
 
         def line(base: ir.Value, stride: ir.Value, width: int = 1) -> ir.Value:
             return e.at(b, base, b.mul(loop.index, b.mul(stride, _i64(width))))
 
-        dy_line, dh_line, dc_line, c_kept = (
-            line(*pair) for pair in ((dy, dy_row), (dh, dh_row), (dc, dc_row), (c_before, y_row))
-        )
-        gates_line, da_line = line(gates, y_row, 4), line(da, y_row, 4)
+        dh_line, dc_line, c_kept = line(dh, dh_row), line(dc, dc_row), line(c_before, kept_row)
+        start = e.whole_number(b, starts, b.mul(loop.index, apart))
+        dy_line = e.at(b, dy, b.mul(start, dy_row))
+        gates_line, da_line = line(gates, kept_row, 4), line(da, kept_row, 4)
         offsets = [b.mul(hidden, _i64(q)) for q in range(4)]
 
         def cell(b: ir.IRBuilder, element: ir.Value, mask: ir.Value | None) -> None:
@@ -137,8 +141,8 @@ def _emit_backward(dtype: Any) -> str:
                 e.store(b, da_q, at(da_line, q), mask)
                 e.prefetch(b, e.at(b, at(gates_line, q), next_gates))
                 e.prefetch(b, e.at(b, at(da_line, q), next_gates), write=True)
-            for line in (c_kept, dy_line):
-                e.prefetch(b, e.at(b, at(line), next_row))
+            e.prefetch(b, e.at(b, at(c_kept), next_row))
+            e.prefetch(b, e.at(b, at(dy_line), next_dy))
 
         e.sweep(b, vectors, last, cell, together=2)
     b.ret_void()
@@ -146,16 +150,16 @@ def _emit_backward(dtype: Any) -> str:
 
 
 def _backward_twin(
-    rows: int, vectors: int, last: int, hidden: int, y: Address, y_row: int, dh: Address,
-    dh_row: int, dy: Address, dy_row: int, dc: Address, dc_row: int,
-    ahead: int, c_before: Address, gates: Address, da: Address,
+    rows: int, vectors: int, last: int, hidden: int, dh: Address, dh_row: int, dc: Address,
+    dc_row: int, y: Address, y_row: int, dy: Address, dy_row: int, starts: Address, apart: int,
+    way: int, gap: int, ahead: int, c_before: Address, gates: Address, da: Address,
 ) -> None:  # fmt: skip
     units = (vectors - 1) * lanes(da.dtype) + last
     for r in range(rows):
-        i, f, g, o = (gates.row(r * y_row * 4 + q * hidden, units) for q in range(4))
-        before, dc_r = c_before.row(r * y_row, units), dc.row(r * dc_row, units)
+        i, f, g, o = (gates.row((r * gap * 4 + q) * hidden, units) for q in range(4))
+        before, dc_r = c_before.row(r * gap * hidden, units), dc.row(r * dc_row, units)
         tanh_c = np.tanh(f * before + i * g)
-        dh_t = dh.row(r * dh_row, units) + dy.row(r * dy_row, units)
+        dh_t = dh.row(r * dh_row, units) + dy.row(item(starts, r * apart) * dy_row, units)
         dc_t = dc_r + dh_t * o * (1 - tanh_c * tanh_c)
         dc_r[...] = dc_t * f
         das = (
@@ -165,7 +169,7 @@ def _backward_twin(
             dh_t * tanh_c * o * (1 - o),
         )
         for q, da_q in enumerate(das):
-            da.row(r * y_row * 4 + q * hidden, units)[...] = da_q
+            da.row((r * gap * 4 + q) * hidden, units)[...] = da_q
 
 
 forward: Final = Code("lstm_forward", _emit_forward, _forward_twin)

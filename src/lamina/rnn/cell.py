@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
 
-from ..engine.jit import Address, Code
+from ..engine.jit import Address, Code, item
 from ..engine.loops import for_range
 from ..engine.pointwise import Functions, logistic
 from ..engine.tile import lanes
@@ -38,16 +38,18 @@ def _slope(e: Functions, activation: str, b: ir.IRBuilder, h: ir.Value) -> ir.Va
 def _emit_forward(activation: str, dtype: Any) -> str:
     """Emit equation (2); the arguments are those of `_forward_twin`."""
     e = Functions(dtype)
-    b, arguments = e.function(f"{activation}_forward", "iiii" + "pi" * 5 + "iipp")
-    rows, vectors, last, hidden, a, lda, _, _, s, s_row, h, h_row, m, m_row, _, ahead, *_ = (
+    b, arguments = e.function(f"{activation}_forward", "iiii" + "pi" * 6 + "iiiipp")
+    rows, vectors, last, _, a, lda, _, _, h, h_row, m, m_row, s, s_row, starts, apart, way, *_ = (
         arguments
     )
-    next_row = b.mul(ahead, hidden)
+    next_row = b.mul(way, s_row)
     with for_range(b, rows) as loop:
-        a_line, s_line, h_line, m_line = (
+        a_line, h_line, m_line = (
             e.at(b, base, b.mul(loop.index, row))
-            for base, row in ((a, lda), (s, s_row), (h, h_row), (m, m_row))
+            for base, row in ((a, lda), (h, h_row), (m, m_row))
         )
+        start = e.whole_number(b, starts, b.mul(loop.index, apart))
+        s_line = e.at(b, s, b.mul(start, s_row))
 
         def cell(b: ir.IRBuilder, element: ir.Value, mask: ir.Value | None) -> None:
             found = _activate(e, activation, b, e.load(b, e.at(b, a_line, element), mask))
@@ -65,26 +67,32 @@ def _emit_forward(activation: str, dtype: Any) -> str:
 def _forward_twin(
     activate: Callable[[NDArray], NDArray],
     rows: int, vectors: int, last: int, hidden: int, a: Address, lda: int, c: Address, c_row: int,
-    s: Address, s_row: int, h: Address, h_row: int, m: Address, m_row: int,
-    keep: int, ahead: int, c_before: Address, gates: Address,
+    h: Address, h_row: int, m: Address, m_row: int,
+    s: Address, s_row: int, starts: Address, apart: int, way: int,
+    keep: int, gap: int, ahead: int, c_before: Address, gates: Address,
 ) -> None:  # fmt: skip
     units = (vectors - 1) * lanes(s.dtype) + last
     for r in range(rows):
         found = activate(a.row(r * lda, units))
-        s.row(r * s_row, units)[...] = found
+        s.row(item(starts, r * apart) * s_row, units)[...] = found
         h.row(r * h_row, units)[...] = found * m.row(r * m_row, units)
 
 
 def _emit_backward(activation: str, dtype: Any) -> str:
     """Emit equations (5) and (6); the arguments are those of `_backward_twin`."""
     e = Functions(dtype)
-    b, arguments = e.function(f"{activation}_backward", "iiii" + "pi" * 4 + "ippp")
-    rows, vectors, last, hidden, y, y_row, dh, dh_row, dy, dy_row, *_, ahead, _, _, da = arguments
-    next_row = b.mul(ahead, hidden)
+    b, arguments = e.function(f"{activation}_backward", "iiii" + "pi" * 5 + "iiippp")
+    (rows, vectors, last, hidden, dh, dh_row, _, _, y, y_row, dy, dy_row, starts, apart, way,
+     gap, ahead, _, _, da) = arguments  # fmt: skip
+    next_y, next_dy, next_da = b.mul(way, y_row), b.mul(way, dy_row), b.mul(ahead, hidden)
     with for_range(b, rows) as loop:
-        y_line, dh_line, dy_line, da_line = (
+        start = e.whole_number(b, starts, b.mul(loop.index, apart))
+        y_line, dy_line = (
+            e.at(b, base, b.mul(start, row)) for base, row in ((y, y_row), (dy, dy_row))
+        )
+        dh_line, da_line = (
             e.at(b, base, b.mul(loop.index, row))
-            for base, row in ((y, y_row), (dh, dh_row), (dy, dy_row), (da, y_row))
+            for base, row in ((dh, dh_row), (da, b.mul(gap, hidden)))
         )
 
         def cell(b: ir.IRBuilder, element: ir.Value, mask: ir.Value | None) -> None:
@@ -94,8 +102,10 @@ def _emit_backward(activation: str, dtype: Any) -> str:
             dh_t = b.fadd(dh_next, dy_t)  # (5)
             da_t = b.fmul(dh_t, _slope(e, activation, b, h))  # (6)
             e.store(b, da_t, e.at(b, da_line, element), mask)
-            for line, write in ((y_line, False), (dy_line, False), (da_line, True)):
-                e.prefetch(b, e.at(b, e.at(b, line, element), next_row), write)
+            for line, ahead, write in (
+                (y_line, next_y, False), (dy_line, next_dy, False), (da_line, next_da, True),
+            ):  # fmt: skip
+                e.prefetch(b, e.at(b, e.at(b, line, element), ahead), write)
 
         e.sweep(b, vectors, last, cell, together=4)
     b.ret_void()
@@ -104,14 +114,15 @@ def _emit_backward(activation: str, dtype: Any) -> str:
 
 def _backward_twin(
     slope: Callable[[NDArray], NDArray],
-    rows: int, vectors: int, last: int, hidden: int, y: Address, y_row: int, dh: Address,
-    dh_row: int, dy: Address, dy_row: int, dc: Address, dc_row: int,
-    ahead: int, c_before: Address, gates: Address, da: Address,
+    rows: int, vectors: int, last: int, hidden: int, dh: Address, dh_row: int, dc: Address,
+    dc_row: int, y: Address, y_row: int, dy: Address, dy_row: int, starts: Address, apart: int,
+    way: int, gap: int, ahead: int, c_before: Address, gates: Address, da: Address,
 ) -> None:  # fmt: skip
     units = (vectors - 1) * lanes(da.dtype) + last
     for r in range(rows):
-        dh_t = dh.row(r * dh_row, units) + dy.row(r * dy_row, units)
-        da.row(r * y_row, units)[...] = dh_t * slope(y.row(r * y_row, units))
+        start = item(starts, r * apart)
+        dh_t = dh.row(r * dh_row, units) + dy.row(start * dy_row, units)
+        da.row(r * gap * hidden, units)[...] = dh_t * slope(y.row(start * y_row, units))
 
 
 _TWINS: Final[dict[str, Callable[[NDArray], NDArray]]] = {
