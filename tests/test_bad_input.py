@@ -76,7 +76,7 @@ DTYPES = {
     "strings": (lambda x: x.astype(str), "<U32, expected float32; cast it"),
     "dates": (lambda x: x.astype(int).astype("M8[s]"), r"datetime64\[s\], expected float32"),
     "records": (lambda x: x.view([("a", "f4")]), r"\[\('a', '<f4'\)\], expected float32"),
-    "a list": (lambda x: x.tolist(), "float64, expected float32; cast it"),
+    "a list": (lambda x: x.tolist(), r"float64, expected float32; cast it: np.asarray\(x"),
     "None": (lambda x: None, "object, expected float32; cast it"),
     "a masked array": (lambda x: np.ma.masked_less(x, 0), r"masked array, .* fill it first"),
 }

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 import lamina as lm
-from contract import FormulaCase, FormulaContract, LayerCase, LayerContract
+from contract import FormulaCase, FormulaContract, LayerCase, LayerContract, assert_same
 
 
 class TestLayer(LayerContract):
@@ -27,8 +27,14 @@ class TestFormula(FormulaContract):
 
 
 def test_a_vector_without_a_batch():
-    layer = lm.Linear(3, 2, rng=0)
-    assert layer(np.ones(3, np.float32)).shape == (2,)
+    layer, x = lm.Linear(3, 2, rng=0), np.ones(3, np.float32)
+    assert layer.output_shape((3,)) == (2,)
+    for _ in range(3):  # the last by a plan
+        assert_same(layer(x), layer(x[None])[0])
+    with pytest.raises(
+        ValueError, match=r"4 features in its last axis \(shape \(4,\)\), expected 3"
+    ):
+        layer.output_shape((4,))
 
 
 @pytest.mark.parametrize(

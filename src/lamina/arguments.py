@@ -121,8 +121,9 @@ def array(owner: object, name: str, x: Any, dtype: np.dtype[Any] | None = None) 
     found = as_array(owner, name, x)
     if not found.dtype.isnative:
         found = found.astype(found.dtype.newbyteorder("="))
+    cast = f"{name}.astype(" if isinstance(x, np.ndarray) else f"np.asarray({name}, "
     if dtype is not None and found.dtype != dtype:
-        cure = f"cast it: {name}.astype(np.{dtype})"
+        cure = f"cast it: {cast}np.{dtype})"
         if found.dtype in FLOATS and getattr(owner, "dtype", None) is not None:
             cure += (
                 f"; or, if {found.dtype} is what you compute in, build the layer with "
@@ -132,23 +133,23 @@ def array(owner: object, name: str, x: Any, dtype: np.dtype[Any] | None = None) 
     if dtype is None and found.dtype not in FLOATS:
         raise TypeError(
             f"{say(owner)}: {name} has dtype {found.dtype}, expected float32 or float64; "
-            f"cast it: {name}.astype(np.float32)"
+            f"cast it: {cast}np.float32)"
         )
     return found
 
 
-def features(owner: object, x: NDArray, count: int, ndim: int | None = None) -> None:
-    """Check that x has `count` features in its last axis and, where given, `ndim` axes."""
-    if ndim is not None and x.ndim != ndim:
+def features(owner: object, shape: tuple[int, ...], count: int, ndim: int | None = None) -> None:
+    """Check that x of `shape` has `count` features in its last axis and `ndim` axes, if given."""
+    if ndim is not None and len(shape) != ndim:
         raise ValueError(
-            f"{say(owner)}: x has {x.ndim} axes (shape {x.shape}), expected {ndim}: "
+            f"{say(owner)}: x has {len(shape)} axes (shape {shape}), expected {ndim}: "
             f"batch first, features last"
         )
-    if x.ndim < 1 or x.shape[-1] != count:
-        found = f"{x.shape[-1]} features in its last axis" if x.ndim else "no axes"
-        second = x.ndim > 2 and x.shape[1] == count
+    if not shape or shape[-1] != count:
+        found = f"{shape[-1]} features in its last axis" if shape else "no axes"
+        second = len(shape) > 2 and shape[1] == count
         cure = "; they seem to come second: np.moveaxis(x, 1, -1)" if second else ""
-        raise ValueError(f"{say(owner)}: x has {found} (shape {x.shape}), expected {count}{cure}")
+        raise ValueError(f"{say(owner)}: x has {found} (shape {shape}), expected {count}{cure}")
 
 
 def parameters(owner: Any, weight: NDArray, bias: NDArray | None, shape: tuple[int, ...]) -> None:

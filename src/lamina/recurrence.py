@@ -295,7 +295,7 @@ class Recurrent(Layer):
         `infers` has, by suffix, what computes in the place of a kernel and its weights.
         """
         x = arguments.array(self, "x", x, self.dtype)
-        arguments.features(self, x, self.in_features, ndim=3)
+        arguments.features(self, x.shape, self.in_features, ndim=3)
         lengths = arguments.lengths(self, lengths, x)
         if lengths is not None and np.all(lengths == x.shape[1]):
             lengths = None  # there is no padding
@@ -390,7 +390,7 @@ class Recurrent(Layer):
         """Return y at one step, at inference, and the next state; x_t has shape (N, I)."""
         self._refuse_steps()
         y_t = arguments.array(self, "x_t", x_t, self.dtype)
-        arguments.features(self, y_t, self.in_features, ndim=2)
+        arguments.features(self, y_t.shape, self.in_features, ndim=2)
         functions = self._functions()
         after = []
         for layer, before in enumerate(self._checked_state("state", state, len(y_t))):
@@ -439,7 +439,7 @@ class Recurrent(Layer):
             if not (stepwise and are_plain(x_t, state)):  # say what is wrong, or mend it
                 self._refuse_steps()
                 x_t = arguments.array(self, "x_t", x_t, dtype)
-                arguments.features(self, x_t, inputs, ndim=2)
+                arguments.features(self, x_t.shape, inputs, ndim=2)
                 state = self._checked_state("state", state, len(x_t))
                 x_t, state = whole_rows(x_t), tuple(tuple(map(whole_rows, e)) for e in state)
             after = []
@@ -551,7 +551,7 @@ class Recurrent(Layer):
 
     def output_shape(self, shape: Shape) -> Shape:
         """Return (N, T, out_features) for (N, T, I)."""
-        arguments.features(self, np.empty((0, *shape[1:])), self.in_features, ndim=3)
+        arguments.features(self, shape, self.in_features, ndim=3)
         return (*shape[:-1], self.out_features)
 
     def flops(self, shape: Shape) -> int:

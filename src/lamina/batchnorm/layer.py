@@ -194,7 +194,7 @@ class BatchNorm(Layer):
     def stats(self, x: NDArray, *, lengths: Any = None) -> formula.Statistics:
         """Return the statistics of x, a batch or a part of one; those of parts add."""
         x = arguments.array(self, "x", x, self.dtype)
-        arguments.features(self, x, self.features)
+        arguments.features(self, x.shape, self.features)
         lengths = arguments.lengths(self, lengths, x)
         found: formula.Statistics = functions(__name__).stats(x, lengths)
         return found
@@ -249,7 +249,7 @@ class BatchNorm(Layer):
         dtype = self.dtype
         self._check_arrays(dtype)
         x = arguments.array(self, "x", x, dtype)
-        arguments.features(self, x, self.features)
+        arguments.features(self, x.shape, self.features)
         lengths = arguments.lengths(self, lengths, x)
         if stats is not None:
             self._check_stats(stats, of_batch)
@@ -277,7 +277,7 @@ class BatchNorm(Layer):
 
         def bind(shape: Shape, dtype: np.dtype[Any]) -> Any:
             x = arguments.array(self, "x", np.broadcast_to(np.zeros((), dtype), shape), self.dtype)
-            arguments.features(self, x, self.features)
+            arguments.features(self, x.shape, self.features)
             self._check_count(x, None, None)
             return kernel(__name__).bind(shape, dtype, *given, *options)
 
@@ -377,7 +377,7 @@ class BatchNorm(Layer):
 
     def output_shape(self, shape: Shape) -> Shape:
         """Return `shape`."""
-        arguments.features(self, np.empty((0, *shape[1:])), self.features)
+        arguments.features(self, shape, self.features)
         return shape
 
     def flops(self, shape: Shape) -> int:

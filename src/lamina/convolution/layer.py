@@ -161,8 +161,7 @@ class _Conv(Affine, Windowed):
         return self._windows(shape[1:-1]).pads
 
     def _channels(self, shape: Shape) -> int:
-        if len(shape) != self.rank + 2 or shape[-1] != self.in_channels:
-            arguments.features(self, np.broadcast_to(0, shape), self.in_channels, self.rank + 2)
+        arguments.features(self, shape, self.in_channels, self.rank + 2)
         return self.out_channels
 
     def flops(self, shape: Shape) -> int:
@@ -295,7 +294,7 @@ class Conv1d(_Conv):
     def _window(self, ring: Ring, x_t: Any, state: Any) -> tuple[NDArray, State]:
         """Return what the window that ends at x_t meets, shape (N, K, C), and the next state."""
         x_t = arguments.array(self, "x_t", x_t, ring.dtype)
-        arguments.features(self, x_t, self.in_channels, 2)
+        arguments.features(self, x_t.shape, self.in_channels, 2)
         n = len(x_t)
         delays = range(ring.size, 0, -self.dilation[0])
         before, after = ring.step(ring.zeros(n) if state is None else state, x_t, delays)

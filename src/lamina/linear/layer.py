@@ -130,7 +130,7 @@ class Linear(Affine):
 
     def _checked(self, x: Any, lengths: Any, dtype: Any) -> tuple[NDArray, NDArray | None]:
         x = arguments.array(self, "x", x, dtype)
-        arguments.features(self, x, self.in_features)
+        arguments.features(self, x.shape, self.in_features)
         return x, arguments.lengths(self, lengths, x)
 
     def _live(self, *options: bool) -> Live | None:
@@ -162,7 +162,7 @@ class Linear(Affine):
 
     def output_shape(self, shape: Shape) -> Shape:
         """Return (..., O) for (..., I)."""
-        arguments.features(self, np.empty((0, *shape[1:])), self.in_features)
+        arguments.features(self, shape, self.in_features)
         return (*shape[:-1], self.out_features)
 
     def flops(self, shape: Shape) -> int:

@@ -24,8 +24,6 @@ from abc import abstractmethod
 from functools import reduce
 from typing import Any, Final
 
-import numpy as np
-
 from .. import arguments, kernels
 from ..arrays import Array, is_step, mask_steps, namespace
 from ..calls import Live, by_steps
@@ -228,8 +226,7 @@ class _Pool(Windowed):
 
     def _channels(self, shape: Shape) -> int:
         channels = shape[-1] if shape else 0
-        if len(shape) != self.rank + 2:  # and refuse
-            arguments.features(self, np.broadcast_to(0, shape), channels, self.rank + 2)
+        arguments.features(self, shape, channels, self.rank + 2)
         return channels
 
 
@@ -289,6 +286,7 @@ class MaxPool1d(_MaxPool):
 
     Examples
     --------
+    >>> import numpy as np
     >>> MaxPool1d(2)(np.array([1.0, 3, 2, 5]).reshape(2, 2, 1), lengths=[2, 1]).ravel()
     array([3., 0.])
     """
@@ -328,6 +326,7 @@ class MaxPool2d(_MaxPool):
 
     Examples
     --------
+    >>> import numpy as np
     >>> x = np.array([[1.0, 2, 0, 4], [5, 3, 4, 4]]).reshape(1, 2, 4, 1)
     >>> layer = MaxPool2d(2)
     >>> y, cache = layer.forward(x)
@@ -363,6 +362,7 @@ class MaxPool3d(_MaxPool):
 
     Examples
     --------
+    >>> import numpy as np
     >>> MaxPool3d((1, 2, 2))(np.zeros((2, 3, 4, 4, 5))).shape
     (2, 3, 2, 2, 5)
     """
@@ -396,6 +396,7 @@ class AvgPool1d(_AvgPool):
 
     Examples
     --------
+    >>> import numpy as np
     >>> AvgPool1d(3, 1, padding="same")(np.array([1.0, 3, 2, 6]).reshape(1, 4, 1)).ravel()
     array([2.        , 2.        , 3.66666667, 4.        ])
     """
@@ -436,6 +437,7 @@ class AvgPool2d(_AvgPool):
 
     Examples
     --------
+    >>> import numpy as np
     >>> x = np.array([[1.0, 2, 0, 4], [5, 4, 4, 4]]).reshape(1, 2, 4, 1)
     >>> AvgPool2d(2)(x)[0, :, :, 0]
     array([[3., 3.]])
@@ -469,6 +471,7 @@ class AvgPool3d(_AvgPool):
 
     Examples
     --------
+    >>> import numpy as np
     >>> AvgPool3d((1, 2, 2))(np.zeros((2, 3, 4, 4, 5))).shape
     (2, 3, 2, 2, 5)
     """
@@ -546,6 +549,7 @@ class GlobalMaxPool(_GlobalPool):
 
     Examples
     --------
+    >>> import numpy as np
     >>> x = np.array([[1.0, 4, 9], [3, 5, 9]]).reshape(2, 3, 1)
     >>> GlobalMaxPool()(x, lengths=[2, 0])
     array([[4.],
@@ -581,6 +585,7 @@ class GlobalAvgPool(_GlobalPool):
 
     Examples
     --------
+    >>> import numpy as np
     >>> x = np.array([[1.0, 4, 9], [3, 5, 9]]).reshape(2, 3, 1)
     >>> GlobalAvgPool()(x, lengths=[2, 0])
     array([[2.5],
