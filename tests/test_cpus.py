@@ -208,6 +208,8 @@ def test_tiles_stay_in_registers(target):
     for vectors in tile.WIDTHS:
         rows = min(tile.tallest(vectors), most.get(vectors, tile.TALLEST))
         emitter.tile(rows, vectors, False).linkage = "external"
+    vectors = tile.panel_vectors()
+    emitter.tile(tile.tallest(vectors), vectors, False, packs=True).linkage = "external"
     assert not re.search(on_stack, target(str(emitter.module)))
 
 

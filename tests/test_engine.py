@@ -119,6 +119,30 @@ def test_every_tile(run, dtype):
 
 
 @by_dtype
+@pytest.mark.parametrize("run", [machine, twin], ids=["machine", "twin"])
+def test_the_tile_that_packs(run, dtype):
+    rng, vectors = np.random.default_rng(0), tile.panel_vectors()
+    rows, width = tile.tallest(vectors), vectors * tile.lanes(dtype)
+    for k in (1, 2, tile.NEXT, tile.NEXT + 7):
+        a, c = whole(rng, (rows, k), dtype), whole(rng, (rows, width), dtype)
+        b = whole(rng, (k, width + 3), dtype)
+        panel = np.full((k + 1, width), np.nan, dtype)
+        expected = c + a @ b[:, 1:-2]
+        run(
+            tile.tile_packing, dtype, rows, vectors, (a, 0), FIRST, k, 1, (b, 1), FIRST, width + 3,
+            1, k, (c, 0), width, (c, 0), width, tile.lanes(dtype), 0, (panel, 0), width,
+        )  # fmt: skip
+        assert_same(c, expected)
+        assert_same(panel[:k], b[:, 1:-2])
+        assert np.isnan(panel[k]).all()
+
+
+def test_the_twin_of_the_tile_that_packs_knows_its_size():
+    with pytest.raises(IndexError, match="packs"):
+        twin(tile.tile_packing, DTYPES[0], *_arguments(DTYPES[0]).values())
+
+
+@by_dtype
 def test_an_element_is_one_chain_in_rising_order(dtype):
     a, b, start = (random(n, s, dtype) for n, s in (("a", (3, 9)), ("b", (9, 5)), ("s", (5,))))
     expected = np.empty((3, 5), dtype)

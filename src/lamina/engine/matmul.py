@@ -3,11 +3,12 @@
     C[m, n] = start[m, n] + Σ_k A[m, k] B[k, n]                                                 (1)
 
 A is read in place, by any two strides. B is read in place or copied to *panels*, as wide as a tile,
-where that pays: when it is transposed, or when many rows use it again. A B that many products share
-is packed once, beforehand. Where B lies by columns and A is small, A is copied instead, and what
-is computed is Cᵀ = Bᵀ Aᵀ, of which each thread then turns its part. Threads share C in a grid of
-rows and columns; none splits k. A sum goes on from block to block of k through C itself. So neither
-the blocking nor the grid changes a bit.
+where that pays: when it is transposed, or when many rows use it again. A panel is made just before
+its first use, or by the very tile that reads B first. A B that many products share is packed once,
+beforehand. Where B lies by columns and A is small, A is copied instead, and what is computed is
+Cᵀ = Bᵀ Aᵀ, of which each thread then turns its part. Threads share C in a grid of rows and columns;
+none splits k. A sum goes on from block to block of k through C itself. So neither the blocking nor
+the grid changes a bit.
 """
 
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from .few import MOST, few_rows, few_rows_past, few_turned
 from .jit import address, call, held
 from .memory import ALIGNMENT, LINE, past_caches, workspace
 from .packing import copy, spread, transpose
-from .tile import lanes, tallest, tile
+from .tile import lanes, panel_vectors, tallest, tile, tile_packing
 
 NDArray = npt.NDArray[Any]
 
@@ -78,27 +79,14 @@ def count_panels(vectors: int, wide: int) -> int:
 
 @jit.kernel
 def _pack(
-    q0: int, q1: int, count: int, k: int, n: int, size: int, lane: int, wide: int,
-    copy: int, spread: int, transpose: int, b: int, b_row: int, b_col: int, panels: int, gap: int,
+    k: int, width: int, last: int, lane: int, copy: int, transpose: int,
+    b: int, b_row: int, b_col: int, panel: int,
 ) -> None:  # fmt: skip
-    """Copy k rows of B, panels q0 ... q1 of `count`, to panels `gap` elements apart."""
-    whole = q1 - q0
-    if b_col != 1:
-        whole = 0
-    elif q1 == count:
-        whole -= 1
-    if whole > 0:
-        call(spread, (b + q0 * wide * lane * size, b_row, k, whole, wide * lane, panels, gap))
-    for p in range(q0 + whole, q1):
-        j = p * wide * lane
-        width = (n - j + lane - 1) // lane if p + 1 == count else wide
-        source, panel = b + j * b_col * size, panels + (p - q0) * gap * size
-        if b_col == 1:
-            last = min(lane, n - j - (width - 1) * lane)
-            call(copy, (source, b_row, k, width, last, panel, width * lane))
-        else:
-            columns = min(width * lane, n - j)
-            call(transpose, (source, b_col, k, columns, panel, width * lane))
+    """Copy k rows of B, so many vectors, the last of them of `last` lanes, to a panel."""
+    if b_col == 1:
+        call(copy, (b, b_row, k, width, last, panel, width * lane))
+    else:
+        call(transpose, (b, b_col, k, (width - 1) * lane + last, panel, width * lane))
 
 
 @jit.kernel
@@ -158,8 +146,8 @@ def _part(g: int, at: int) -> None:
     (
         rows, cols, m, n, k, size, lane, wide, height, tall, tile, copy, spread, transpose,
         a_row, a_col, b_row, b_col, way, start_col, relu, span, terms, room, a_room, c_room,
-        block, gap, origin, few,
-    ) = jit.constants(fixed, 30)  # fmt: skip
+        block, gap, origin, few, tile_packing, packing,
+    ) = jit.constants(fixed, 32)  # fmt: skip
     m0, m1 = m * (g // cols) // rows, m * (g // cols + 1) // rows
     vectors = (n + lane - 1) // lane
     count = count_panels(vectors, wide)
@@ -181,11 +169,6 @@ def _part(g: int, at: int) -> None:
         for kb in range(k_blocks):
             k0, k1 = k * kb // k_blocks, k * (kb + 1) // k_blocks
             kc = k1 - k0
-            if way == WITHIN:
-                _pack(
-                    q0, q1, count, kc, n, size, lane, wide, copy, spread, transpose,
-                    b + k0 * b_row * size, b_row, b_col, mine, gap,
-                )  # fmt: skip
             for mb in range(m_blocks):
                 i0 = m0 + (m1 - m0) * mb // m_blocks
                 i1 = m0 + (m1 - m0) * (mb + 1) // m_blocks
@@ -199,11 +182,18 @@ def _part(g: int, at: int) -> None:
                     if p + 1 == count:
                         w = vectors - p * wide
                     last = min(lane, n - j - (w - 1) * lane)
-                    panel, ldb = b + (k0 * b_row + j) * size, b_row
-                    following = panel + w * lane * size
+                    source = panel = b + (k0 * b_row + j * b_col) * size
+                    ldb, following, packs = b_row, panel + w * lane * size, 0
                     if way == WITHIN:
                         panel, ldb = mine + (p - q0) * gap * size, w * lane
                         following = panel + gap * size
+                        if mb == 0:
+                            packs = 0 < packing <= i1 - i0 and w == wide and last == lane
+                            if not packs:
+                                _pack(
+                                    kc, w, last, lane, copy, transpose,
+                                    source, b_row, b_col, panel,
+                                )  # fmt: skip
                     elif way == BEFORE:
                         panel, ldb = b + (j * k + k0 * w * lane) * size, w * lane
                         following = panel + k * ldb * size
@@ -231,8 +221,12 @@ def _part(g: int, at: int) -> None:
                             step = some // ((some + height - 1) // height)
                         if i + some == i1:
                             ahead, step = following, ldb
-                        call(tile, (
-                            some, w, part, origin, row, col, panel, origin, ldb, 1, kc,
+                        code, rows_b, apart = tile, panel, ldb
+                        if packs and i == i0:
+                            some, ahead, step = packing, panel, ldb
+                            code, rows_b, apart = tile_packing, source, b_row
+                        call(code, (
+                            some, w, part, origin, row, col, rows_b, origin, apart, 1, kc,
                             begin, lds, into, n, last, relu and k1 == k, ahead, step,
                         ))  # fmt: skip
                         i += some
@@ -263,8 +257,7 @@ class Plan:
         self.size, self.lane = dtype.itemsize, lanes(dtype)
         self.codes = tile(dtype), copy(dtype), transpose(dtype)
         self.heights = np.array([0, *(tallest(v) for v in range(1, 9))])
-        # The widest tile whose sums are enough chains to hide the latency of a multiply-add.
-        self.wide = max(v for v in (1, 2, 4) if v * tallest(v) >= 12)
+        self.wide = panel_vectors()
         self.zeros, self.origin = np.zeros(8 * self.lane, dtype), np.zeros(1, np.int64)
         self.one = np.ones(1, dtype)
         self.zeros_at, self.origin_at = address(self.zeros), address(self.origin)
@@ -379,21 +372,25 @@ def product(
         span, height = max(1, IN_CACHE // (MOST * lane * plan.size)), MOST
         if past:  # a line of memory after the other
             span, height = vectors, 1
+    packs = way == WITHIN and b_col == 1 and (wide, height) == (plan.wide, plan.heights[wide])
+    packing = height if packs else 0
     gap = -(-min(k, terms) * wide * lane // LINE) * LINE + LINE
     tall, a_room, room = block, 0, 0
     near = a_col == 1 and a_row * plan.size <= NEAR
     if way in (WITHIN, BEFORE) and panels >= COPIED * n_parts and not near:
         a_room = -(-block // height) * strip(min(k, terms), height, lane)
         tall = block if a_col == 1 else height
-    if way == WITHIN:
+    if way == WITHIN and block < -(-m // m_parts):
         room = span * gap
+    elif way == WITHIN:  # of one block of rows, which uses a panel once: the next takes its place
+        room, gap = gap, 0
     c_room = -(-m // m_parts) * n if turned else 0
     room = -(-(room + a_room + c_room) // LINE) * LINE
     constants = jit.Constants(
         m_parts, n_parts, m, n, k, plan.size, lane, wide, height, tall,
         plan.codes[0], copy(dtype), spread(dtype), transpose(dtype),
         a_row, a_col, b_row, b_col, way, int(bias), int(relu), span, terms, room, a_room,
-        c_room, block, gap, plan.origin_at, few,
+        c_room, block, gap, plan.origin_at, few, tile_packing(dtype), packing,
     )  # fmt: skip
     return Product(m_parts * n_parts, m_parts * n_parts * room, turned, plan.zeros, constants)
 
@@ -443,12 +440,12 @@ def _panels(b: NDArray, b_row: int, b_col: int, n: int, k: int) -> NDArray:
     vectors = -(-n // plan.lane)
     panels = np.zeros(vectors * plan.lane * k + ALIGNMENT // plan.size, b.dtype)
     panels = panels[-panels.ctypes.data % ALIGNMENT // plan.size :]
-    if n and k:
-        count = count_panels(vectors, plan.wide)
+    for v in range(0, vectors if k else 0, plan.wide):
+        width, j = min(plan.wide, vectors - v), v * plan.lane
+        last = min(plan.lane, n - j - (width - 1) * plan.lane)
         jit.run(
-            _pack, 0, count, count, k, n, plan.size, plan.lane, plan.wide,
-            copy(b.dtype), spread(b.dtype), transpose(b.dtype),
-            address(b), b_row, b_col, address(panels), k * plan.wide * plan.lane,
+            _pack, k, width, last, plan.lane, copy(b.dtype), transpose(b.dtype),
+            address(b) + j * b_col * plan.size, b_row, b_col, address(panels) + j * k * plan.size,
         )  # fmt: skip
     panels.flags.writeable = False
     return panels

@@ -17,6 +17,8 @@ channels-last images.
 - The last vector has `last` lanes, 1 to L; the others are not read or written, in C or start. In B
   they are read where a later row of the segment follows, whatever stands there: a mask at each term
   would cost as much as ten multiply-adds on some CPUs.
+- A tile of another code packs: it writes the rows of B, as it reads them, to a panel for the tiles
+  below it. The multiply-adds hide what the copy takes.
 - NaN passes the ReLU, as it passes everything else.
 
 The code of all heights and widths is one LLVM module, compiled once a dtype and machine and kept in
@@ -37,6 +39,8 @@ WIDTHS: Final = range(1, 9)
 TALLEST: Final = 9
 """No tile is taller, however narrow: enough chains to hide the latency of a multiply-add."""
 
+NEXT: Final = 16
+"""A tile that packs asks for the row of B that comes so many rows later."""
 TOGETHER: Final = 3
 """How many rows of A share a pointer: an address adds once or twice their distance to it."""
 
@@ -66,6 +70,15 @@ def tallest(vectors: int, masked: bool = False) -> int:
 def heights(vectors: int, masked: bool = False) -> range:
     """Return the heights of the tiles of so many vectors."""
     return range(1, tallest(vectors, masked) + 1)
+
+
+def panel_vectors() -> int:
+    """Return how many vectors a panel of B is wide.
+
+    They are those of the widest tile whose sums are chains enough to hide the latency of a
+    multiply-add.
+    """
+    return max(v for v in (1, 2, 4) if v * tallest(v) >= 12)
 
 
 class Emitter:
@@ -208,6 +221,13 @@ class Emitter:
         call = self.intrinsic("llvm.prefetch.p0", ir.VoidType(), [_pointer, _i32, _i32, _i32])
         b.call(call, [pointer, _i32(int(write)), _i32(0 if once else 2), _i32(1)])
 
+    def lines(self, b: ir.IRBuilder, places: list[ir.Value]) -> list[ir.Value]:
+        """Return pointers to all lines of the cache in which vectors side by side may lie."""
+        return [
+            *places[:: max(1, 64 // jit.vector_bytes())],
+            self.at(b, places[-1], self.lanes - 1),
+        ]
+
     def hidden(self, b: ir.IRBuilder, pointer: ir.Value) -> ir.Value:
         """Return the pointer by way of an empty line of assembly, behind which LLVM cannot see.
 
@@ -218,9 +238,12 @@ class Emitter:
 
     # The tile
 
-    def tile(self, rows: int, vectors: int, masked: bool) -> ir.Function:
-        """Emit tiles of one height and width: `count` of them, one below the other."""
-        name = f"tile_{rows}x{vectors}{'_masked' if masked else ''}"
+    def tile(self, rows: int, vectors: int, masked: bool, packs: bool = False) -> ir.Function:
+        """Emit tiles of one height and width: `count` of them, one below the other.
+
+        One that packs writes the rows of B that it reads to where others ask for memory.
+        """
+        name = f"tile_{rows}x{vectors}{'_masked' * masked}{'_packing' * packs}"
         kinds = [_i64, *self.arguments]
         f = ir.Function(self.module, ir.FunctionType(ir.VoidType(), kinds), name)
         f.linkage = "internal"
@@ -251,8 +274,7 @@ class Emitter:
         # another thread's, which would wait for it: there it is the tile's own.
         below = b.select(b.icmp_signed(">", left, _i64(1)), b.mul(ldc, _i64(rows)), _i64(0))
         for line in grid(self.at(b, c, below), ldc):
-            end = self.at(b, line[-1], self.lanes - 1)
-            for pointer in (*line[:: max(1, 64 // jit.vector_bytes())], end):
+            for pointer in self.lines(b, line):
                 self.prefetch(b, pointer, write=True)
         offsets = [b.mul(row, _i64(m)) for m in range(TOGETHER)]
         entry = b.block
@@ -274,12 +296,30 @@ class Emitter:
         moving = [b_first, segment_ahead]
         moving += [self.at(b, a_first, b.mul(row, _i64(m))) for m in range(0, rows, TOGETHER)]
 
+        if packs:
+            to_next = b.mul(ldb, _i64(NEXT))
+            final = self.at(b, b_first, b.mul(ldb, b.sub(k, _i64(1))))
+
+        def pack(row: list[ir.Value], place: ir.Value, panel: ir.Value) -> None:
+            """Emit the copy of a row of B, and ask for one that follows."""
+            for v, value in enumerate(row):
+                self.store(b, value, self.at(b, panel, v * self.lanes), None)
+            later = self.at(b, place, to_next)
+            later = b.select(b.icmp_unsigned("<", later, final), later, final)
+            for pointer in self.lines(
+                b, [self.at(b, later, v * self.lanes) for v in range(vectors)]
+            ):
+                self.prefetch(b, pointer)
+
         def term(masks: list[Any], places: list[ir.Value], sums: _Values) -> _Values:
             """Emit the multiply-adds of one term."""
             b_k, ahead_k, *a_k = places
-            self.prefetch(b, ahead_k)
             shared = self.hidden(b, a_k[0])
             line = [self.load(b, self.at(b, b_k, v * self.lanes), masks[v]) for v in range(vectors)]
+            if packs:
+                pack(line, b_k, ahead_k)
+            else:
+                self.prefetch(b, ahead_k)
             added = []
             for m in range(rows):
                 if m and m % TOGETHER == 0:
@@ -381,22 +421,34 @@ class Emitter:
         count = b.select(behind, _i64(1), several)
         return b.select(b.icmp_signed("<", count, k), count, k)
 
-    def entry(self) -> None:
-        """Emit `tile(rows, vectors, ...)`, which calls the tiles of that width."""
+    def begin(self, name: str) -> tuple[ir.IRBuilder, list[ir.Value], list[ir.Value]]:
+        """Begin `name(rows, vectors, ...)`; return the builder, its arguments and a tile's."""
         kinds = [_i64] * (2 + len(self.arguments))
-        f = ir.Function(self.module, ir.FunctionType(ir.VoidType(), kinds), "tile")
+        f = ir.Function(self.module, ir.FunctionType(ir.VoidType(), kinds), name)
         b = ir.IRBuilder(f.append_basic_block("entry"))
-        nothing = f.append_basic_block("nothing")
-        rows, vectors, *rest = f.args
         arguments = [
             b.inttoptr(v, kind) if kind == _pointer else v
-            for v, kind in zip(rest, self.arguments, strict=True)
+            for v, kind in zip(f.args[2:], self.arguments, strict=True)
         ]
+        return b, f.args, arguments
+
+    def packing(self) -> None:
+        """Emit `tile_packing(rows, vectors, ...)`: the tallest tile of a panel."""
+        b, _, arguments = self.begin("tile_packing")
+        vectors = panel_vectors()
+        tile = self.tile(tallest(vectors), vectors, False, packs=True)
+        b.call(tile, [_i64(1), *arguments])
+        b.ret_void()
+
+    def entry(self) -> None:
+        """Emit `tile(rows, vectors, ...)`, which calls the tiles of that width."""
+        b, (rows, vectors, *rest), arguments = self.begin("tile")
+        nothing = b.append_basic_block("nothing")
         masked = b.zext(b.icmp_signed("<", rest[13], _i64(self.lanes)), _i64)
         choose = b.switch(b.add(b.mul(vectors, _i64(2)), masked), nothing)
         for v in WIDTHS:
             for mask in (False, True):
-                block = f.append_basic_block(f"width_{v}")
+                block = b.append_basic_block(f"width_{v}")
                 choose.add_case(_i64(2 * v + mask), block)
                 b.position_at_end(block)
                 self.column(b, v, mask, rows, arguments)
@@ -454,6 +506,12 @@ def _emit(dtype: Any) -> str:
     return str(emitter.module)
 
 
+def _emit_packing(dtype: Any) -> str:
+    emitter = Emitter(dtype)
+    emitter.packing()
+    return str(emitter.module)
+
+
 def twin(
     rows: int, vectors: int,
     a: Address, a_at: Address, row: int, col: int, b: Address, b_at: Address, ldb: int,
@@ -478,5 +536,26 @@ def twin(
         c.row(m * ldc, width)[...] = sums[m]
 
 
+def packing_twin(
+    rows: int, vectors: int,
+    a: Address, a_at: Address, row: int, col: int, b: Address, b_at: Address, ldb: int,
+    segments: int, k: int, start: Address, lds: int, c: Address, ldc: int,
+    last: int, relu: int, panel: Address, panel_row: int,
+) -> None:  # fmt: skip
+    """Compute equation (1), and copy the rows of B to a panel."""
+    width = vectors * lanes(c.dtype)
+    if (rows, vectors, last, segments) != (tallest(vectors), panel_vectors(), lanes(c.dtype), 1):
+        raise IndexError(f"no tile of {rows} rows, {vectors} vectors, packs its B")
+    for i in range(k):
+        panel.row(i * panel_row, width)[...] = b.row(int(b_at.row(0, 1)[0]) + i * ldb, width)
+    twin(
+        rows, vectors, a, a_at, row, col, b, b_at, ldb, segments, k, start, lds, c, ldc,
+        last, relu, panel, panel_row,
+    )  # fmt: skip
+
+
 tile: Final = Code("tile", _emit, twin)
 """`tile(dtype)`: the code for `jit.call`; its arguments are those of `twin`."""
+
+tile_packing: Final = Code("tile_packing", _emit_packing, packing_twin)
+"""`tile_packing(dtype)`: the tallest tile of a panel; its arguments are those of `packing_twin`."""
