@@ -185,6 +185,15 @@ class LayerContract:
         with pytest.raises(TypeError, match="dy has dtype float64, expected float32; cast it"):
             layer.backward(y.astype(np.float64), cache)
 
+    def test_refuses_what_is_no_cache(self, case):
+        layer = case.layer(np.float32)
+        y, _ = layer.forward(case.x(np.float32), **case.options)
+        for wrong in (None, y):
+            with pytest.raises(
+                TypeError, match="cache must be what forward returned beside y, got"
+            ):
+                layer.backward(y, wrong)
+
     def test_same_bits_twice(self, case):
         layer, x = case.layer(np.float32), case.x(np.float32)
         one, two = passes(layer, x, case.options), passes(layer, x, case.options)

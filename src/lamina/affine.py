@@ -30,14 +30,14 @@ class Affine(Layer):
 
     def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
         """Return dx, of the shape of x, and the gradients of weight and bias."""
-        shape, how, cache = cache
+        shape, how, cache = arguments.cached(self, cache, 3)
         dy = arguments.gradient(self, dy, shape, self.dtype)
         found: tuple[NDArray, Arrays] = how.backward(dy, cache)
         return found
 
     def gradients(self, dy: NDArray, cache: Any) -> Arrays:
         """Return the gradients of weight and bias."""
-        shape, how, inner = cache
+        shape, how, inner = arguments.cached(self, cache, 3)
         if not hasattr(how, "gradients"):  # a formula
             return self.backward(dy, cache)[1]
         dy = arguments.gradient(self, dy, shape, self.dtype)

@@ -185,6 +185,16 @@ def gradient(
     return found
 
 
+def cached(owner: object, cache: Any, count: int) -> Any:
+    """Return a cache, which has `count` parts; refuse what is none, as y or None."""
+    if not isinstance(cache, (tuple, list)) or len(cache) != count:
+        raise TypeError(
+            f"{say(owner)}: cache must be what forward returned beside y, got "
+            f"{type(cache).__name__}"
+        )
+    return cache
+
+
 def lengths(owner: object, lengths: Any, x: NDArray, ndim: int = 3) -> NDArray | None:
     """Return `lengths` as an integer array of shape (N,) in [0, T], for x of shape (N, T, ...).
 

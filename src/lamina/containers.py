@@ -9,7 +9,7 @@ from typing import Any, overload
 import numpy as np
 
 from . import kernels
-from .arguments import array, gradient, say
+from .arguments import array, cached, gradient, say
 from .initializers import RNG
 from .layer import Arrays, ByName, Fused, Layer, NDArray, Shape, as_pair
 from .parts import activations, sums
@@ -236,7 +236,10 @@ class Sequential(Container):
     def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
         """Return dx and the gradients of all parameters, by dotted name."""
         grads: dict[str, Arrays] = {name: {} for name in self._children}
-        for (name, layer), c in zip(reversed(self._children.items()), reversed(cache), strict=True):
+        caches = cached(self, cache, len(self))
+        for (name, layer), c in zip(
+            reversed(self._children.items()), reversed(caches), strict=True
+        ):
             if c is not Fused:
                 with within(self, name):
                     dy, grads[name] = layer.backward(dy, c)
@@ -246,16 +249,17 @@ class Sequential(Container):
         """Return the gradients of all parameters, by dotted name, without dx."""
         first, *_ = (*(i for i, layer in enumerate(self) if layer.params), len(self))
         grads: dict[str, Arrays] = {name: {} for name in self._children}
+        caches = cached(self, cache, len(self))
         for i, (name, layer) in reversed(list(enumerate(self._children.items()))):
             if i < first:
                 break
-            if cache[i] is Fused:
+            if caches[i] is Fused:
                 continue
             with within(self, name):
                 if i == first:
-                    grads[name] = layer.gradients(dy, cache[i])
+                    grads[name] = layer.gradients(dy, caches[i])
                 else:
-                    dy, grads[name] = layer.backward(dy, cache[i])
+                    dy, grads[name] = layer.backward(dy, caches[i])
         return self._gather(grads)
 
     def _infer(  # type: ignore[override]
@@ -287,10 +291,10 @@ class Sequential(Container):
 
         `dstate` is the gradient of the state after the last step; None stands for zero.
         """
-        dstates = self._states(dstate, "dstate")
+        dstates, caches = self._states(dstate, "dstate"), cached(self, cache, len(self))
         before, grads = [], {}
         for (name, layer), d, c in reversed(
-            list(zip(self._children.items(), dstates, cache, strict=True))
+            list(zip(self._children.items(), dstates, caches, strict=True))
         ):
             with within(self, name):
                 dy, d0, grads[name] = layer.run_backward(dy, d, c)
@@ -366,7 +370,7 @@ class _Parallel(Container):
 
     def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
         """Return dx, the sum over the branches, and the gradients of all parameters."""
-        shapes, caches = cache
+        shapes, caches = cached(self, cache, 2)
         dys = self._split(dy, shapes)
         dxs, grads = [], {}
         for (name, layer), d, c in zip(self._children.items(), dys, caches, strict=True):
@@ -377,7 +381,7 @@ class _Parallel(Container):
 
     def gradients(self, dy: NDArray, cache: Any) -> Arrays:
         """Return the gradients of all parameters, by dotted name, without dx."""
-        shapes, caches = cache
+        shapes, caches = cached(self, cache, 2)
         grads = {}
         for (name, layer), d, c in zip(
             self._children.items(), self._split(dy, shapes), caches, strict=True
@@ -412,7 +416,7 @@ class _Parallel(Container):
 
     def run_backward(self, dy: NDArray, dstate: Any, cache: Any) -> tuple[NDArray, Any, Arrays]:
         """Return dx, the gradient of the state before the first step, and those of parameters."""
-        shapes, caches = cache
+        shapes, caches = cached(self, cache, 2)
         dstates = self._states(dstate, "dstate")
         dys = self._split(dy, shapes)
         dxs, before, grads = [], [], {}
@@ -543,7 +547,7 @@ class Residual(_Parallel):
 
     def _before_relu(self, dy: NDArray, cache: Any) -> tuple[NDArray, Any]:
         """Return the gradient of the sum, and the cache without what is a ReLU's."""
-        if len(cache) == 2:
+        if not isinstance(cache, tuple) or len(cache) != 4:
             return dy, cache
         how, y, *rest = cache
         return how.relu_backward(gradient(self, dy, y.shape, y.dtype), (y, ())), rest

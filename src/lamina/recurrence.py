@@ -229,7 +229,7 @@ class Recurrent(Layer):
 
     def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
         """Return dx, shape (N, T, I), and the gradients of the parameters."""
-        shape, _, functions, layers, trace = cache
+        shape, _, functions, layers, trace = arguments.cached(self, cache, 5)
         ((_, cells), *more) = layers
         if more or len(cells) > 1 or trace or not hasattr(functions, "backward"):
             dx, _, grads = self.run_backward(dy, None, cache)
@@ -353,7 +353,7 @@ class Recurrent(Layer):
         self, dy: NDArray, dstate: State | None, cache: Any, *, of_x: bool
     ) -> tuple[Any, State, Arrays]:
         """Return what `run_backward` does; unless `of_x`, it may be without dx."""
-        shape, lengths, functions, caches, traces = cache
+        shape, lengths, functions, caches, traces = arguments.cached(self, cache, 5)
         dy = arguments.gradient(self, dy, shape, self.dtype)
         dafter = list(self._checked_state("dstate", dstate, len(dy)))
         dbefore: list[tuple[NDArray, ...]] = []

@@ -292,7 +292,7 @@ class BatchNorm(Layer):
 
     def sums(self, dy: NDArray, cache: Any) -> formula.Sums:
         """Return the sums over dy that the gradient of a part needs of all parts; they add."""
-        shape, how, cache = cache
+        shape, how, cache = arguments.cached(self, cache, 3)
         dy = arguments.gradient(self, dy, shape, self.dtype)
         found: formula.Sums = how.sums(dy, cache)
         return found
@@ -310,7 +310,7 @@ class BatchNorm(Layer):
             Those of all parts of the batch, from `sums`. The gradients of gamma and beta are those
             of this part all the same: they add, as those of other layers do.
         """
-        shape, how, cache = cache
+        shape, how, cache = arguments.cached(self, cache, 3)
         dy = arguments.gradient(self, dy, shape, self.dtype)
         if not (sums is None or isinstance(sums, formula.Sums)):
             raise TypeError(

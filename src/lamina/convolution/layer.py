@@ -277,7 +277,7 @@ class Conv1d(_Conv):
         `dstate` is the gradient of the state after the last step, in the form of a state; None
         stands for zero.
         """
-        shape, position, cache = cache
+        shape, position, cache = arguments.cached(self, cache, 3)
         dy = arguments.gradient(self, dy, shape, self.dtype)
         ring, n = self._ring, len(dy)
         dafter, _ = ring.unroll(ring.zeros(n) if dstate is None else dstate, n, "dstate")

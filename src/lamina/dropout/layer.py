@@ -206,7 +206,7 @@ class Dropout(Layer):
 
     def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
         """Return dx, of the shape of x, and no gradients: there are no parameters."""
-        shape, dtype, how, cache = cache
+        shape, dtype, how, cache = arguments.cached(self, cache, 4)
         dy = arguments.gradient(self, dy, shape, dtype)
         found: tuple[NDArray, Arrays] = how.backward(dy, cache)
         return found
@@ -217,7 +217,7 @@ class Dropout(Layer):
         It broadcasts to the shape of x, with 1 in the shared axes; None if nothing was dropped.
         Given to another pass, it drops the same units.
         """
-        *_, how, cache = cache
+        *_, how, cache = arguments.cached(self, cache, 4)
         keep: NDArray | None = how.mask(cache.keep)
         return keep
 

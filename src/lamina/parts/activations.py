@@ -166,7 +166,7 @@ class _Activation(Layer):
 
     def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
         """Return dx, of x's shape, and no gradients."""
-        shape, dtype, lengths, how, cache = cache
+        shape, dtype, lengths, how, cache = arguments.cached(self, cache, 5)
         dy = arguments.gradient(self, dy, shape, dtype)
         return self._gradient(how, mask_steps(dy, lengths), cache), {}
 

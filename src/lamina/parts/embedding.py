@@ -136,7 +136,7 @@ class Embedding(Layer):
 
     def backward(self, dy: NDArray, cache: Any) -> tuple[Any, Arrays]:
         """Return None in place of dx, and the gradient of weight."""
-        shape, x, lengths = cache
+        shape, x, lengths = arguments.cached(self, cache, 3)
         dy = arguments.gradient(self, dy, shape, self.dtype)
         dy = self._without_padding(x, mask_steps(dy, lengths))
         # One flat index an element: numpy adds those in order, and faster than whole rows.

@@ -40,7 +40,7 @@ class Flatten(Layer):
 
     def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
         """Return dx, of x's shape, and no gradients."""
-        shape, dtype, x_shape = cache
+        shape, dtype, x_shape = arguments.cached(self, cache, 3)
         return arguments.gradient(self, dy, shape, dtype).reshape(x_shape), {}
 
     def _fixed(self) -> Fixed:

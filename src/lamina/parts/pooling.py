@@ -221,7 +221,7 @@ class _Pool(Windowed):
 
     def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
         r"""Return dx, shape (N, \*S, C), and no gradients."""
-        shape, dtype, how, cache = cache
+        shape, dtype, how, cache = arguments.cached(self, cache, 4)
         return self._gradient(how, arguments.gradient(self, dy, shape, dtype), cache), {}
 
     def _channels(self, shape: Shape) -> int:
@@ -504,7 +504,7 @@ class _GlobalPool(Layer):
 
     def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
         r"""Return dx, shape (N, \*S, C), and no gradients."""
-        shape, dtype, how, cache = cache
+        shape, dtype, how, cache = arguments.cached(self, cache, 4)
         return self._gradient(how, arguments.gradient(self, dy, shape, dtype), cache), {}
 
     def _fixed(self) -> Fixed:

@@ -77,7 +77,7 @@ class _Reduction(Layer):
 
     def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
         """Return dx, shape (N, T, ...), and no gradients."""
-        shape, dtype, cache = cache
+        shape, dtype, cache = arguments.cached(self, cache, 3)
         return self._gradient(arguments.gradient(self, dy, shape, dtype), cache), {}
 
     def output_shape(self, shape: Shape) -> Shape:
