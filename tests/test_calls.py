@@ -202,6 +202,19 @@ def test_softmax(rng):
         planned(lm.Softmax(), np.ones((), np.float32))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    "layer", [lm.GlobalMaxPool(), lm.GlobalAvgPool(), lm.MaxPool2d(2), lm.AvgPool2d(2)]
+)
+def test_pools(layer, dtype, rng):
+    x = rng.standard_normal((3, 6, 4, 17)).astype(dtype)
+    x[1, 2, 3, 4] = np.nan
+    assert same(planned(layer, x), layer.forward(x)[0])
+    assert all(known.run is not None for known in layer._calls.known.values())
+    x[1, 2, 3, 4] = 9
+    assert same(planned(layer, x), layer.forward(x)[0])
+
+
 def test_large_activations(rng):
     x = rng.standard_normal((2**21 + 3,)).astype(np.float32)
     assert same(planned(lm.ReLU(), x), lm.ReLU().forward(x)[0])

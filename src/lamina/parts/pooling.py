@@ -507,16 +507,19 @@ class _GlobalPool(Layer):
         shape, dtype, how, cache = arguments.cached(self, cache, 4)
         return self._gradient(how, arguments.gradient(self, dy, shape, dtype), cache), {}
 
+    def _live(self, *options: bool) -> Live | None:
+        """Return how to plan a call."""
+        known = type(self).forward is _GlobalPool.forward
+        return Live(by_steps(self._plan), lambda layer: True) if known else None
+
     def _fixed(self) -> Fixed:
         """Return how the layer computes in an inference model."""
+        return Fixed(self, self.step, self._plan)
 
-        def plan(plan: Any, x: int) -> int:
-            planner = kernels.beside(__name__).Planner(plan)
-            self.output_shape(plan.shapes[x])
-            y: int = self._function(planner, x, None)[0]
-            return y
-
-        return Fixed(self, self.step, plan)
+    def _plan(self, plan: Any, x: int) -> int:
+        self.output_shape(plan.shapes[x])
+        y: int = self._function(kernels.beside(__name__).Planner(plan), x, None)[0]
+        return y
 
     def output_shape(self, shape: Shape) -> Shape:
         r"""Return (N, C) for (N, \*S, C)."""
