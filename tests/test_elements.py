@@ -141,7 +141,7 @@ def test_what_is_written_past_the_caches_has_the_same_bits(n, dtype, monkeypatch
         if code.past is None:
             continue
         results = {}
-        for level_3 in (2**62, 0):
+        for level_3 in (2**62, given[0].nbytes, 0):
             monkeypatch.setattr(memory, "LEVEL_3", level_3)
             each._bound.cache_clear()
             for at in (0, 1):

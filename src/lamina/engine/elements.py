@@ -15,7 +15,7 @@ from llvmlite import ir
 
 from . import jit, pool
 from .jit import Code, call, data, held
-from .memory import ALIGNMENT, past_caches, pointer
+from .memory import AHEAD, ALIGNMENT, past_caches, pointer
 from .pointwise import Functions
 from .threads import count as count_threads
 
@@ -52,22 +52,23 @@ class Each(Code):
 
     Attributes
     ----------
-    past : Code, optional
+    past : tuple of Code, optional
         Light code that writes past the caches, in vectors that are aligned: memory need not be
-        read before it is written then.
+        read before it is written then. The second one is for arrays each of which overflows the
+        caches, and reads past them, too.
     """
 
     def __init__(
         self, name: str, rule: Rule, twin: Twin, arrays: int = 1, light: bool = True
     ) -> None:
         name, of_arrays, self.arrays = f"each_{name}", partial(_twin, twin, arrays), arrays
-        super().__init__(name, partial(_emit, name, rule, arrays, False), of_arrays)
-        past = f"{name}_past"
-        emit = partial(_emit, past, rule, arrays, True)
-        self.past = Code(past, emit, of_arrays) if light else None
+        super().__init__(name, partial(_emit, name, rule, arrays, False, False), of_arrays)
+        names = (f"{name}_past", False), (f"{name}_once", True)
+        codes = (Code(n, partial(_emit, n, rule, arrays, True, o), of_arrays) for n, o in names)
+        self.past = tuple(codes) if light else None
 
 
-def _emit(name: str, rule: Rule, arrays: int, past: bool, dtype: Any) -> str:
+def _emit(name: str, rule: Rule, arrays: int, past: bool, once: bool, dtype: Any) -> str:
     e = Functions(dtype)
     b, (*places, count, at) = e.function(name, "p" * MOST + "ip")
     vectors = b.sdiv(b.add(count, _i64(e.lanes - 1)), _i64(e.lanes))
@@ -77,7 +78,11 @@ def _emit(name: str, rule: Rule, arrays: int, past: bool, dtype: Any) -> str:
         return e.spread(b, b.load(e.at(b, at, i), typ=e.scalar, align=e.align), e.vector)
 
     def one(b: ir.IRBuilder, element: ir.Value, mask: ir.Value | None) -> None:
-        read = [e.load(b, e.at(b, place, element), mask) for place in places[:arrays]]
+        sources = [e.at(b, place, element) for place in places[:arrays]]
+        if once and mask is None:
+            for source in sources:
+                e.prefetch(b, e.at(b, source, AHEAD // e.align), once=True)
+        read = [e.load(b, source, mask) for source in sources]
         for place, found in zip(places[arrays:], rule(e, b, *read, number), strict=False):
             target = e.at(b, place, element)
             if past and mask is None:
@@ -137,9 +142,10 @@ class Bound:
         late = [pool.late(i) for i in range(code.arrays + 1)]
         self.usual = self.past = pool.in_order(self._ready(code, *late))
         self.streams = False
-        if code.past is not None and past_caches(code.arrays + 1, n * dtype.itemsize):
+        size = n * dtype.itemsize
+        if code.past is not None and past_caches(code.arrays + 1, size):
             self.streams = True
-            self.past = pool.in_order(self._ready(code.past, *late))
+            self.past = pool.in_order(self._ready(code.past[past_caches(1, size)], *late))
 
     def __call__(self, *arrays: NDArray) -> None:
         """Run."""

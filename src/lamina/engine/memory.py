@@ -23,6 +23,8 @@ LINE: Final = 64
 """Bytes of a line of the cache."""
 ALIGNMENT: Final = LINE
 """That of a line, which is that of the widest vectors, too."""
+AHEAD: Final = 512
+"""How many bytes ahead to ask for what goes past the caches: it is to be read once."""
 
 
 def _level_3() -> int:

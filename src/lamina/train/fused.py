@@ -32,7 +32,7 @@ from llvmlite import ir
 from ..engine import jit, pool
 from ..engine.jit import Address, Code, Task, address, call, data, held
 from ..engine.matmul import contiguous
-from ..engine.memory import LINE, past_caches
+from ..engine.memory import AHEAD, LINE, past_caches
 from ..engine.sweep import DOUBLE, Masks, Sweep, Values
 from ..engine.threads import count as count_threads
 from ..engine.tile import lanes
@@ -48,8 +48,6 @@ PIECE: Final = 16_384
 """Elements that a thread takes at once, and whose squares are added in `COLUMNS` sums."""
 TOGETHER: Final = 2
 """How many vectors of a parameter are updated side by side."""
-AHEAD: Final = 512
-"""How many bytes ahead it asks for what goes past the caches."""
 NUMBERS: Final = {"sgd": 1, "momentum": 4, "adam": 7, "rmsprop": 4}
 """How many numbers the rules take."""
 
