@@ -791,6 +791,8 @@ def test_a_block_without_with_warns(block):
     ) as caught:
         block()
     assert caught[0].filename == __file__
+    with block() as nothing:
+        assert nothing is None
 
 
 def test_a_block_holds_for_its_own_thread(eight):

@@ -31,8 +31,8 @@ class Block(Generic[T]):
 
     def __del__(self) -> None:
         if self.token is None:
-            said = f"{self.call} changed nothing: it holds within a block, with {self.call}: ..."
+            said = f"{self.call} changed nothing: it is for a block, with {self.call}: ..."
             warnings.warn(said, RuntimeWarning, stacklevel=2)
 
     def __repr__(self) -> str:
-        return self.call
+        return f"<for a block: with {self.call}: ...>"  # notebooks hold on to what they show
