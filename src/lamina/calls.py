@@ -35,11 +35,11 @@ class Live(NamedTuple):
     """How to plan a call of a layer with the arrays that it has.
 
     `bind(shape, dtype)` returns the function of x that does it. `serves(layer)` tells whether the
-    layer still has these arrays; their values may have changed.
+    layer still has these arrays; their values may have changed. By default there are none.
     """
 
     bind: Callable[[Shape, np.dtype[Any]], Run | None]
-    serves: Callable[[Any], bool]
+    serves: Callable[[Any], bool] = lambda layer: True
 
 
 def by_steps(note: Callable[["Plan", int], int]) -> Callable[[Shape, np.dtype[Any]], "Program"]:

@@ -173,7 +173,7 @@ class _Activation(Layer):
     def _live(self, *options: bool) -> Live | None:
         """Return how to plan a call."""
         known = type(self).forward is _Activation.forward and type(self) is not Identity
-        return Live(by_steps(self._plan), lambda layer: True) if known else None
+        return Live(by_steps(self._plan)) if known else None
 
     def _fixed(self) -> Fixed:
         """Return how the layer computes in an inference model."""
