@@ -154,14 +154,14 @@ REASONS: Final = (
         "The limit counts products alone. The gates of a unit, five exponentials and divisions, "
         "take a core 6.5 ns a step forward and 3.3 ns backward: a tenth of the time of the "
         "products of 128 features and 128 units, a fifth with 64 and 64. Weights are packed within "
-        "the call, and y of both directions is copied side by side.",
+        "the call.",
         _of(LSTM),
     ),
     Reason(
         "Steps of an RNN",
         "The limit counts products alone. A step has a quarter of an LSTM's for every unit, beside "
         "a tanh, the copy of x beside h, and panels of W_h from level 2, which 16 rows a core meet "
-        "too few times. Both directions are copied side by side.",
+        "too few times.",
         _of(Recurrence),
     ),
     Reason(

@@ -23,7 +23,10 @@ from problems import lay_out
 
 @dataclass(frozen=True)
 class Recurrence:
-    """One call of a layer's functions; `projection` is that of an LSTM, 0 for none."""
+    """One call of a layer's functions; `projection` is that of an LSTM, 0 for none.
+
+    `shared` tells that the kernel's y and dy are those of two directions.
+    """
 
     layer: str
     n: int
@@ -37,6 +40,7 @@ class Recurrence:
     projection: int = 0
     activation: str = "tanh"
     reverse: bool = False
+    shared: bool = False
 
     @property
     def modules(self) -> tuple[ModuleType, ModuleType]:
@@ -93,10 +97,17 @@ class Recurrence:
             options["reverse"] = True
         elif self.reverse:
             turn = partial(reverse_steps, lengths=given.get("lengths"))
+        if self.shared and hasattr(module, "padded"):
+            options["y"] = module.padded(x, given.get("lengths"), 2 * self.outputs)
+            nothing = np.full_like(dy, np.nan)
+            dy = np.concatenate((nothing, dy) if self.reverse else (dy, nothing), axis=-1)
         y, after, cache = module.run(turn(x), state, **given, **options)
         trace = module.trace(cache)
         dx, before, grads = module.run_backward(turn(dy), dstate, cache, trace)
         y, dx, trace = turn(y), turn(dx), {name: turn(a) for name, a in trace.items()}
+        if "y" in options:
+            assert y is options["y"]
+            y = np.split(y, 2, axis=-1)[int(self.reverse)]
         return {
             "y": y,
             "dx": dx,
@@ -154,7 +165,7 @@ def recurrence(rng: Any, most: int = 40) -> Recurrence:
         masked=bool(rng.random() < 0.3),
         projection=problems.ragged(rng, most) if layer == "lstm" and rng.random() < 0.3 else 0,
         activation=str(rng.choice(["tanh", "relu", "sigmoid"])),
-        reverse=steps % 3 == 1,
+        reverse=steps % 3 == 1, shared=inputs % 2 == 1,
     )  # fmt: skip
 
 

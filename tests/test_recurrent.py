@@ -19,7 +19,7 @@ SITUATIONS = {
     "lstm": Recurrence("lstm", 13, 6, 5, 24),
     "lstm, float64": Recurrence("lstm", 5, 7, 9, 17, "float64"),
     "lstm, lengths": Recurrence("lstm", 9, 7, 6, 20, lengths=(3, 0, 7, 1, 7, 2, 5, 0, 6)),
-    "lstm, projected": Recurrence("lstm", 6, 5, 4, 18, projection=7, masked=True),
+    "lstm, projected": Recurrence("lstm", 6, 5, 4, 18, projection=7, masked=True, shared=True),
     "lstm, few": Recurrence("lstm", 2, 70, 12, 16),
     "lstm, one": Recurrence("lstm", 1, 9, 12, 20),
     "rnn": Recurrence("rnn", 13, 6, 5, 24),
@@ -32,6 +32,8 @@ SITUATIONS = {
         "lstm", 9, 7, 6, 20, lengths=(3, 0, 7, 1, 7, 2, 5, 0, 6), reverse=True
     ),
     "rnn, in reverse": Recurrence("rnn", 13, 6, 5, 24, reverse=True),
+    "rnn, in reverse beside": Recurrence("rnn", 3, 9, 6, 64, reverse=True, shared=True),
+    "lstm, beside": Recurrence("lstm", 5, 8, 6, 20, lengths=(0, 8, 2, 3, 8), shared=True),
 }
 every = pytest.mark.parametrize("problem", SITUATIONS.values(), ids=SITUATIONS)
 OF_SAMPLES = ("y", "dx", "h after", "c after", "dh before", "dc before")

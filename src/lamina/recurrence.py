@@ -312,7 +312,9 @@ class Recurrent(Layer):
                 x, dropped = self.dropouts[layer - 1].forward(
                     x, lengths=lengths, training=training, sample_ids=sample_ids
                 )
-            ys, cells = [], []
+            ys, cells, both = [], [], None
+            if self._share(functions):
+                both = functions.padded(x, lengths, self.out_features)
             for reverse, suffix in enumerate(self._suffixes(layer)):
                 mask = None
                 if self.recurrent_dropouts and (training or self.recurrent_dropouts[0].always):
@@ -322,6 +324,8 @@ class Recurrent(Layer):
                 options = {"lengths": lengths, "mask": mask}
                 if reverse and not turn:
                     options["reverse"] = True
+                if both is not None:
+                    options["y"] = both
                 if infers is not None:
                     y, end, cell = infers[suffix](turned, start, **options)
                 else:
@@ -335,7 +339,7 @@ class Recurrent(Layer):
                     traces.append(
                         {name: reverse_steps(a, lengths) if turn else a for name, a in seen}
                     )
-            x = self._join(ys)
+            x = self._join(ys) if both is None else both
             caches.append((dropped, cells))
         kept = Cache(x.shape, lengths, functions, caches, tuple(traces) if trace else None)
         return x, tuple(after), kept
@@ -361,7 +365,7 @@ class Recurrent(Layer):
         reverses = getattr(functions, "REVERSES", False)
         for layer in reversed(range(self.layers)):
             dropped, cells = caches[layer]
-            dys = self._split(dy)
+            dys = [dy, dy] if self._share(functions) else self._split(dy)
             dxs: list[NDArray] = []
             for reverse, suffix in reversed(list(enumerate(self._suffixes(layer)))):
                 trace = None if traces is None else traces[len(dafter) - 1]
@@ -504,6 +508,11 @@ class Recurrent(Layer):
         mask, _ = self.recurrent_dropouts[place].forward(kept, training=True, sample_ids=sample_ids)
         return mask
 
+    def _share(self, functions: ModuleType) -> bool:
+        """Return whether two directions write to one y, side by side."""
+        side_by_side = self.bidirectional and self.merge == "concat"
+        return side_by_side and getattr(functions, "REVERSES", False)
+
     def _join(self, ys: list[NDArray]) -> NDArray:
         """Return y of a layer from those of its directions."""
         return ys[0] if len(ys) == 1 else self._joined(*ys)
@@ -519,7 +528,7 @@ class Recurrent(Layer):
         """Return dy of each direction."""
         if self.directions == 1:
             return [dy]
-        if self.merge == "concat":
+        if self.merge == "concat":  # by formulas
             return np.split(dy, self.directions, axis=-1)
         return [dy, dy] if self.merge == "sum" else [dy / 2, dy / 2]
 

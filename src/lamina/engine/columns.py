@@ -24,6 +24,7 @@ from .steps import (
     Pass,
     Steps,
     Weights,
+    columns_of,
     gather,
     pack,
     places,
@@ -77,11 +78,11 @@ def _forward(part: int, at: int) -> None:
     (
         parts, steps, chunk, stride, size, lane, tile, copy, origin, cell, width, width_x,
         inputs, hidden, gates, n, bias_col, mask_row, cells, keep, set_mode, flush, heights, few,
-        way, panels_x, panels_h, sums, x_ahead, states, modes, turn,
-    ) = jit.constants(fixed, 32)  # fmt: skip
+        way, panels_x, panels_h, sums, x_ahead, states, modes, turn, y_row, y_at,
+    ) = jit.constants(fixed, 34)  # fmt: skip
     work, x, bias, weight_x, weight_h, h, c, c_next, y, mask, h_before, c_before, kept = (
         jit.data(work), jit.data(x), jit.data(bias), jit.data(weight_x), jit.data(weight_h),
-        jit.data(h), jit.data(c), jit.data(c_next), jit.data(y), jit.data(mask),
+        jit.data(h), jit.data(c), jit.data(c_next), jit.data(y) + y_at * size, jit.data(mask),
         jit.data(h_before), jit.data(c_before), jit.data(kept),
     )  # fmt: skip
     first, active, before, starts = (
@@ -163,7 +164,7 @@ def _forward(part: int, at: int) -> None:
     call(cell, (
         rows, unit_vectors, last, hidden, a + unit, columns, c_next + unit, hidden,
         there + unit, hidden, mask + unit, mask_row,
-        y + t * turn * hidden * size + unit, hidden, starts, one, turn if t + 1 < steps else 0,
+        y + t * turn * y_row * size + unit, y_row, starts, one, turn if t + 1 < steps else 0,
         keep, stride, item(first, t + 1) - first_row if t + 1 < steps else 0,
         c_before + row * keep, kept + (first_row * columns * size + unit) * keep,
     ))  # fmt: skip
@@ -178,12 +179,13 @@ def _backward(part: int, at: int) -> None:
     ) = jit.constants(at, 14)  # fmt: skip
     (
         parts, steps, stride, size, lane, tile, scale, origin, cell, width, hidden, gates,
-        masked, zeros, set_mode, flush, heights, copy, transpose, modes, turn,
-    ) = jit.constants(fixed, 21)  # fmt: skip
+        masked, zeros, set_mode, flush, heights, copy, transpose, modes, turn, y_row,
+        y_at,
+    ) = jit.constants(fixed, 23)  # fmt: skip
     weight_h, mask, y, dy, dh, dc, c_before, kept, da, work, first, active = (
-        jit.data(weight_h), jit.data(mask), jit.data(y), jit.data(dy), jit.data(dh), jit.data(dc),
-        jit.data(c_before), jit.data(kept), jit.data(da), jit.data(work), jit.data(first),
-        jit.data(active),
+        jit.data(weight_h), jit.data(mask), jit.data(y) + y_at * size, jit.data(dy) + y_at * size,
+        jit.data(dh), jit.data(dc), jit.data(c_before), jit.data(kept), jit.data(da),
+        jit.data(work), jit.data(first), jit.data(active),
     )  # fmt: skip
     starts, modes = jit.data(starts), work + modes
     t, g = steps - 1 - part // parts, part % parts
@@ -216,10 +218,10 @@ def _backward(part: int, at: int) -> None:
     if rows > 0:
         row = item(first, t) * hidden * size + unit
         wide = item(first, t) * columns * size + unit
-        shown = t * turn * hidden * size + unit
+        shown = t * turn * y_row * size + unit
         call(cell, (
             rows, unit_vectors, last, hidden, dh + unit, hidden, dc + unit, hidden,
-            y + shown, hidden, dy + shown, hidden, starts, one, -turn if t > 0 else 0,
+            y + shown, y_row, dy + shown, y_row, starts, one, -turn if t > 0 else 0,
             stride, item(first, t - 1) - item(first, t) if t > 0 else 0,
             c_before + row, kept + wide, da + wide,
         ))  # fmt: skip
@@ -248,12 +250,13 @@ def _panels(matrix: NDArray, gates: int, parts: int, width: int) -> NDArray:
 
 def forward(
     cell: Code, steps: Steps, dtype: np.dtype[Any], parts: int, inputs: int, hidden: int,
-    columns: int, bias: bool, packed: bool, cells: bool, masked: bool, keep: bool, flushing: int,
+    columns: int, bias: bool, packed: bool, cells: bool, masked: bool, keep: bool, sides: int,
+    flushing: int,
 ) -> Pass:  # fmt: skip
     """Return how to do what `recurrent.forward` does, on so many threads."""
     plan = _plan(
         dtype, cell, steps.n, steps.steps, parts, steps.stride, steps.way, inputs, hidden, columns,
-        bias, packed, cells, masked, keep, flushing,
+        bias, packed, cells, masked, keep, sides, flushing,
     )  # fmt: skip
 
     def given(weights: Weights) -> tuple[NDArray, ...]:
@@ -295,7 +298,7 @@ class _Plan(NamedTuple):
 def _plan(
     dtype: np.dtype[Any], cell: Code, n: int, steps: int, parts: int, stride: int, turn: int,
     inputs: int, hidden: int, columns: int, bias: bool, before: bool, cells: bool, masked: bool,
-    keep: bool, flushing: int,
+    keep: bool, sides: int, flushing: int,
 ) -> _Plan:  # fmt: skip
     """Choose how to go forward."""
     plan = plan_of(dtype)
@@ -317,15 +320,15 @@ def _plan(
         cell(dtype), width, width_x, inputs, hidden, gates, n, int(bias), hidden * masked,
         int(cells), int(keep), flush_code(dtype), flushing, address(plan.heights),
         few_rows(dtype) if way == IN_PLACE else 0, way, panels_x, panels_h, sums, x_ahead, states,
-        modes, turn,
+        modes, turn, *columns_of(sides, turn, hidden),
     )  # fmt: skip
     return _Plan(width, width_x, work, plan.zeros, ones, constants)
 
 
 def backward(
     cell: Code, steps: Steps, dtype: np.dtype[Any], parts: int, hidden: int, columns: int,
-    masked: bool, scale: Code, flushing: int, weight_h: Any, mask: Any, y: Any, dy: Any, dh: Any,
-    dc: Any, c_before: Any, gates: Any, da: Any, work: Any,
+    masked: bool, sides: int, scale: Code, flushing: int, weight_h: Any, mask: Any, y: Any,
+    dy: Any, dh: Any, dc: Any, c_before: Any, gates: Any, da: Any, work: Any,
 ) -> tuple[pool.Ready, int]:  # fmt: skip
     """Return what `recurrent.backward` does through time, as a call; `scale` is its `affine`.
 
@@ -333,7 +336,7 @@ def backward(
     """
     plan = _plan_back(
         dtype, cell, scale, steps.n, steps.steps, parts, steps.stride, steps.way, hidden, columns,
-        masked, flushing,
+        masked, sides, flushing,
     )  # fmt: skip
     arguments = (
         plan.constants.at, weight_h, mask, y, dy, dh, dc, c_before, gates, da, work,
@@ -353,7 +356,7 @@ class _PlanBack(NamedTuple):
 @lru_cache(maxsize=1024)
 def _plan_back(
     dtype: np.dtype[Any], cell: Code, scale: Code, n: int, steps: int, parts: int, stride: int,
-    turn: int, hidden: int, columns: int, masked: bool, flushing: int,
+    turn: int, hidden: int, columns: int, masked: bool, sides: int, flushing: int,
 ) -> _PlanBack:  # fmt: skip
     """Choose how to go backward."""
     plan = plan_of(dtype)
@@ -364,7 +367,7 @@ def _plan_back(
         parts, steps, stride, plan.size, plan.lane, plan.codes[0], scale(dtype), plan.origin_at,
         cell(dtype), widest(n, hidden // parts, dtype), hidden, columns // hidden, int(masked),
         address(zeros), flush_code(dtype), flushing, address(plan.heights), *plan.codes[1:],
-        modes, turn,
+        modes, turn, *columns_of(sides, turn, hidden),
     )  # fmt: skip
     return _PlanBack(work, constants)
 

@@ -77,21 +77,39 @@ def _hidden(weights: Weights) -> int:
 
 def run(
     cell: Cell, x: NDArray, state: State, given: Given, lengths: NDArray | None = None,
-    mask: NDArray | None = None, reverse: bool = False,
+    mask: NDArray | None = None, reverse: bool = False, y: NDArray | None = None,
 ) -> tuple[NDArray, State, Cache]:  # fmt: skip
     """Return y, shape (N, T, P), the state after the last step, and the cache of `run_backward`.
 
     In reverse, a sequence begins at its last step, and the state is that after its first.
+
+    Two directions may share y, shape (N, T, 2 P), as `padded` gives it: the one in reverse writes
+    to the last columns. Then `run_backward` of each takes dy of both.
     """
-    return _run(cell, x, state, _contiguous(given), lengths, mask, reverse, keep=True)
+    return _run(cell, x, state, _contiguous(given), lengths, mask, reverse, y, keep=True)
 
 
 def infer(
     cell: Cell, x: NDArray, state: State, given: Given, lengths: NDArray | None = None,
-    mask: NDArray | None = None, reverse: bool = False,
+    mask: NDArray | None = None, reverse: bool = False, y: NDArray | None = None,
 ) -> tuple[NDArray, State, None]:  # fmt: skip
     """Return what `run` does, but for a cache."""
-    return _run(cell, x, state, _contiguous(given), lengths, mask, reverse, keep=False)
+    return _run(cell, x, state, _contiguous(given), lengths, mask, reverse, y, keep=False)
+
+
+def padded(x: NDArray, lengths: NDArray | None, width: int) -> NDArray:
+    """Return an array (N, T, width) for y of x, shape (N, T, I); its padding is 0."""
+    return steps_of(x, lengths).padded(width, x.dtype)
+
+
+def shown(cache: Cache) -> NDArray:
+    """Return y of one direction."""
+    return _own(cache.y, cache.steps, cache.weights)
+
+
+def _own(y: NDArray, steps: Steps, weights: Weights) -> NDArray:
+    outputs = len(weights.h)
+    return y[..., -outputs:] if steps.reverse else y[..., :outputs]
 
 
 def step(
@@ -121,13 +139,12 @@ def bind(cell: Cell, n: int, T: int, given: Given) -> Bound | None:
     if not are_contiguous(*given):
         return None
     weights, steps = Weights(*given), steps_like(n, T)  # type: ignore[arg-type]
-    found = recurrent.choose(cell.forward, steps, weights, cell.has_c, False, True)
+    found = recurrent.choose(cell.forward, steps, weights, cell.has_c, False, True, 1)
     h, c = _zeros(cell, weights, n)
 
     def forward(x: NDArray) -> tuple[NDArray, Cache]:
-        x = contiguous(x)
-        s, y = _results(weights, steps)
-        kept = _kept(cell, weights, steps.rows)
+        x, y = contiguous(x), steps.padded(len(weights.h), x.dtype)
+        s, kept = _projected(weights, steps.rows), _kept(cell, weights, steps.rows)
         c_next = None if c is None else np.empty_like(c)
         recurrent.forward(found, weights, x, h, c, c_next, None, s, y, kept)
         return y, Cache(cell, steps, x, s, y, None, kept, weights)
@@ -141,10 +158,9 @@ def _zeros(cell: Cell, weights: Weights, n: int) -> tuple[NDArray, NDArray | Non
     return h, np.zeros((n, _hidden(weights)), dtype) if cell.has_c else None
 
 
-def _results(weights: Weights, steps: Steps) -> tuple[NDArray | None, NDArray]:
-    """Return where s and y go: s is y without a projection."""
-    y = steps.padded(len(weights.h), weights.h.dtype)
-    return None if weights.p is None else empty((steps.rows, len(weights.p)), y.dtype), y
+def _projected(weights: Weights, rows: int) -> NDArray | None:
+    """Return where s goes, if there is a projection."""
+    return None if weights.p is None else empty((rows, len(weights.p)), weights.p.dtype)
 
 
 def _kept(cell: Cell, weights: Weights, rows: int) -> Kept:
@@ -158,7 +174,7 @@ def _kept(cell: Cell, weights: Weights, rows: int) -> Kept:
 
 def _run(
     cell: Cell, x: NDArray, state: State, weights: Weights, lengths: NDArray | None = None,
-    mask: NDArray | None = None, reverse: bool = False, *, keep: bool,
+    mask: NDArray | None = None, reverse: bool = False, y: NDArray | None = None, *, keep: bool,
 ) -> tuple[NDArray, State, Any]:  # fmt: skip
     steps = steps_of(x, lengths, reverse)
     x = contiguous(x)
@@ -168,12 +184,15 @@ def _run(
         # That of sequences without steps stays as it is.
         c_next = steps.ranked(state[1]) if stays else empty(c.shape, c.dtype)
     mask = None if mask is None else steps.by_rank(mask)
-    s, y = _results(weights, steps)
-    kept = _kept(cell, weights, steps.rows) if keep else None
+    outputs = len(weights.h)
+    y = steps.padded(outputs, x.dtype) if y is None else y
+    s, kept = _projected(weights, steps.rows), _kept(cell, weights, steps.rows) if keep else None
     if steps.rows:
-        found = recurrent.choose(cell.forward, steps, weights, cell.has_c, mask is not None, keep)
+        found = recurrent.choose(
+            cell.forward, steps, weights, cell.has_c, mask is not None, keep, y.shape[-1] // outputs
+        )
         recurrent.forward(found, weights, x, h, c, c_next, mask, s, y, kept)
-    last = steps.ends(y, state[0])
+    last = steps.ends(_own(y, steps, weights), state[0])
     after = (last,) if c_next is None else (last, steps.unranked(c_next))
     cache = None if kept is None else Cache(cell, steps, x, s, y, mask, kept, weights)
     return y, after, cache
@@ -244,7 +263,8 @@ def fixed(cell: Cell, given: Given) -> Fixed:
         lengths: NDArray | None = None,
         mask: NDArray | None = None,
         reverse: bool = False,
+        y: NDArray | None = None,
     ) -> tuple[NDArray, State, None]:
-        return _run(cell, x, state, weights, lengths, mask, reverse, keep=False)
+        return _run(cell, x, state, weights, lengths, mask, reverse, y, keep=False)
 
     return Fixed(infer, step, _planned(cell, weights))

@@ -46,6 +46,7 @@ from .steps import (
     Pass,
     Steps,
     Weights,
+    columns_of,
     gather,
     pack,
     places,
@@ -92,7 +93,8 @@ def _forward(part: int, at: int) -> None:
         width, width_p, width_x, inputs, hidden, outputs, columns, most, bias_col, way, stacked,
         projected, mask_row, ones, zeros, cells, keep, set_mode, flush,
         panels_x, panels_h, panels_p, xh, sums, ahead, modes, heights, turn, numbers,
-    ) = jit.constants(fixed, 41)  # fmt: skip
+        y_row, y_at,
+    ) = jit.constants(fixed, 43)  # fmt: skip
     phase, g, work = part // parts, part % parts, jit.data(work)
     weight_x, weight_h, weight_p = jit.data(weight_x), jit.data(weight_h), jit.data(weight_p)
     zero, one = int64(0), int64(1)  # not literals: kernels are compiled once
@@ -120,7 +122,8 @@ def _forward(part: int, at: int) -> None:
         weight_x, weight_h, weight_p = work + panels_x, work + panels_h, work + panels_p
     x, bias, h, c, c_next, mask, s, y, h_before, c_before, gates, first, live, begin = (
         jit.data(x), jit.data(bias), jit.data(h), jit.data(c), jit.data(c_next), jit.data(mask),
-        jit.data(s), jit.data(y), jit.data(h_before), jit.data(c_before), jit.data(gates),
+        jit.data(s), jit.data(y) + y_at * size, jit.data(h_before), jit.data(c_before),
+        jit.data(gates),
         jit.data(first), jit.data(live), jit.data(begin),
     )  # fmt: skip
     starts, live = jit.data(starts), live + g * steps * 8
@@ -191,10 +194,10 @@ def _forward(part: int, at: int) -> None:
                 h_mine, apart * both, weight_h, columns, tall_h, a, columns, one, a, columns,
                 t % 2,
             )  # fmt: skip
-        cells, y_at = row * hidden * size, y + t * turn * outputs * size
+        cells, y_t = row * hidden * size, y + t * turn * y_row * size
         further = item(first, t + 1) - item(first, t) if t + 1 < steps else 0
         h, h_row, m, m_row = h_mine, apart * both, mask_mine, apart * mask_row
-        shown, shown_row, shown_at, shown_apart, ahead_s = y_at, outputs, starts, apart, turn
+        shown, shown_row, shown_at, shown_apart, ahead_s = y_t, y_row, starts, apart, turn
         if t + 1 == steps:
             ahead_s = 0
         if projected:
@@ -212,8 +215,8 @@ def _forward(part: int, at: int) -> None:
                 zeros, zero, zero, h_mine, apart * both, t % 2,
             )  # fmt: skip
             scatter(
-                rows, starts, apart, h_mine, apart * both, size, copy, h_vectors, h_last, y_at,
-                outputs,
+                rows, starts, apart, h_mine, apart * both, size, copy, h_vectors, h_last, y_t,
+                y_row,
             )  # fmt: skip
             call(affine, (
                 rows, h_vectors, h_last, h_mine, apart * both, mask_mine, apart * mask_row,
@@ -233,8 +236,8 @@ def _backward(part: int, at: int) -> None:
     (
         parts, steps, apart, stride, size, lane, tile, copy, transpose, affine, origin, cell,
         width, width_p, hidden, outputs, columns, projected, masked, zeros, ones, set_mode, flush,
-        panels_h, panels_p, ds, modes, heights, turned, turn,
-    ) = jit.constants(fixed, 30)  # fmt: skip
+        panels_h, panels_p, ds, modes, heights, turned, turn, y_row, y_at,
+    ) = jit.constants(fixed, 32)  # fmt: skip
     phase, g, work = part // parts, part % parts, jit.data(work)
     zero, one = int64(0), int64(1)  # not literals: kernels are compiled once
     if phase == 0:
@@ -252,9 +255,9 @@ def _backward(part: int, at: int) -> None:
     given, weight_h, weight_p = jit.data(weight_h), work + panels_h, work + panels_p
     modes = work + modes
     mask, y, dy, dh, dc, dhs, c_before, gates, da, first, live, begin = (
-        jit.data(mask), jit.data(y), jit.data(dy), jit.data(dh), jit.data(dc), jit.data(dhs),
-        jit.data(c_before), jit.data(gates), jit.data(da), jit.data(first), jit.data(live),
-        jit.data(begin),
+        jit.data(mask), jit.data(y) + y_at * size, jit.data(dy) + y_at * size, jit.data(dh),
+        jit.data(dc), jit.data(dhs), jit.data(c_before), jit.data(gates), jit.data(da),
+        jit.data(first), jit.data(live), jit.data(begin),
     )  # fmt: skip
     call(set_mode, (flush, 0, modes + g * 8))
     rank, live = item(begin, g), live + g * steps * 8
@@ -269,12 +272,12 @@ def _backward(part: int, at: int) -> None:
         if rows == 0:
             continue
         row = item(first, t) + rank * stride
-        cells, wide, shown = row * hidden * size, row * columns * size, t * turn * outputs * size
-        into, into_row, reaching, reaching_row = dh_mine, apart * outputs, dy + shown, outputs
+        cells, wide, shown = row * hidden * size, row * columns * size, t * turn * y_row * size
+        into, into_row, reaching, reaching_row = dh_mine, apart * outputs, dy + shown, y_row
         if projected:
             sums = dhs + row * outputs * size
             gather(
-                rows, starts, apart, reaching, outputs, size, copy, h_vectors, h_last, sums,
+                rows, starts, apart, reaching, y_row, size, copy, h_vectors, h_last, sums,
                 gap * outputs,
             )  # fmt: skip
             call(affine, (
@@ -289,7 +292,7 @@ def _backward(part: int, at: int) -> None:
             into, into_row, reaching, reaching_row = ds_mine, apart * hidden, zeros, 0
         call(cell, (
             rows, vectors, last, hidden, into, into_row, dc_mine, apart * hidden,
-            y + shown, outputs, reaching, reaching_row, starts, apart, -turn if t > 0 else 0,
+            y + shown, y_row, reaching, reaching_row, starts, apart, -turn if t > 0 else 0,
             gap, item(first, t - 1) - item(first, t) if t > 0 else 0,
             c_before + cells, gates + wide, da + wide,
         ))  # fmt: skip
@@ -367,8 +370,8 @@ def forward(
         m, by which h is multiplied before W_h.
     s : array, shape (rows, H), optional
         What the cell shows: with a projection.
-    y : array, shape (N, T, P)
-        h.
+    y : array, shape (N, T, P), or (N, T, 2 P)
+        h; of two directions those in reverse are the last P columns.
     kept : Kept, optional
     """
     start = h if mask is None else h * mask
@@ -393,7 +396,7 @@ def planned(
     steps = steps_like(n, T, None, reverse)
     if n * T * hidden * size > PLANNED:
         raise ValueError("a batch for which a plan does not pay")
-    found = choose(cell, steps, weights, cells, False, False)
+    found = choose(cell, steps, weights, cells, False, False, 1)
     (at, c_at), room = places(size, found.work, n * hidden)
     if room * size > PLANNED:
         raise ValueError("steps for which a plan does not pay")
@@ -416,7 +419,7 @@ def planned(
 
 
 def choose(
-    cell: Code, steps: Steps, weights: Weights, cells: bool, masked: bool, keep: bool
+    cell: Code, steps: Steps, weights: Weights, cells: bool, masked: bool, keep: bool, sides: int
 ) -> Pass:
     """Choose how a batch goes forward, on as many threads as there are here and now.
 
@@ -432,19 +435,22 @@ def choose(
     weights : Weights
     cells, masked, keep : bool
         Whether there are c, a mask, and what backward needs.
+    sides : int
+        The directions that share y.
     """
     return _chosen(
         cell, steps, weights.x.dtype, len(weights.x), *weights.h.shape,
         None if weights.p is None else len(weights.p), weights.bias is not None,
-        weights.panels is not None, cells, masked, keep, threads.count(), denormals.flushing(),
+        weights.panels is not None, cells, masked, keep, sides, threads.count(),
+        denormals.flushing(),
     )  # fmt: skip
 
 
 @lru_cache(maxsize=64)  # as many as there are steps known
 def _chosen(
     cell: Code, steps: Steps, dtype: np.dtype[Any], inputs: int, outputs: int, columns: int,
-    inner: int | None, bias: bool, before: bool, cells: bool, masked: bool, keep: bool, count: int,
-    flushing: int,
+    inner: int | None, bias: bool, before: bool, cells: bool, masked: bool, keep: bool, sides: int,
+    count: int, flushing: int,
 ) -> Pass:  # fmt: skip
     """Choose for weights of this kind; with a projection there are so many `inner` units."""
     projected, hidden = inner is not None, inner or outputs
@@ -453,14 +459,14 @@ def _chosen(
     ):
         return by_columns.forward(
             cell, steps, dtype, count, inputs, outputs, columns, bias, before, cells, masked, keep,
-            flushing,
+            sides, flushing,
         )  # fmt: skip
     work = steps.rows * (inputs + outputs) * columns
     begin, live, apart = steps.shares(min(count, steps.n) if work > SERIAL else 1)
     plan = _plan(
         dtype, cell, steps.n, steps.steps, len(begin), -(-steps.most // len(begin)), apart,
         steps.stride, steps.way, inputs, hidden, outputs, columns, bias, projected, before, cells,
-        masked, keep, flushing,
+        masked, keep, sides, flushing,
     )  # fmt: skip
 
     def given(weights: Weights) -> tuple[NDArray, ...]:
@@ -507,7 +513,8 @@ class _Plan(NamedTuple):
 def _plan(
     dtype: np.dtype[Any], cell: Code, n: int, steps: int, parts: int, rows: int, apart: int,
     stride: int, turn: int, inputs: int, hidden: int, outputs: int, columns: int,
-    bias: bool, projected: bool, before: bool, cells: bool, masked: bool, keep: bool, flushing: int,
+    bias: bool, projected: bool, before: bool, cells: bool, masked: bool, keep: bool, sides: int,
+    flushing: int,
 ) -> _Plan:  # fmt: skip
     """Choose how to go forward; a part has so many `rows` at most."""
     plan = plan_of(dtype)
@@ -534,6 +541,7 @@ def _plan(
         address(zeros), int(cells), int(keep), flush_code(dtype), flushing,
         panels_x, panels_x if stacked else panels_h, panels_p, xh, sums, ahead, modes,
         address(plan.heights), turn, np.arange(n if projected else 0),
+        *columns_of(sides, turn, outputs),
     )  # fmt: skip
     return _Plan(way, stacked, width, width_x, width_p, work, plan.zeros, constants)
 
@@ -560,7 +568,7 @@ def backward(
     mask : array, shape (N, P), by rank, optional
     s : array, shape (rows, H), optional
         What the cell showed: with a projection.
-    y, dy : array, shape (N, T, P)
+    y, dy : array, shape (N, T, P), or (N, T, 2 P)
     kept : Kept
     of_x : bool
         Whether dx is wanted.
@@ -592,7 +600,7 @@ def backward(
         return dx, grads, da
     run, room = _back(
         cell, steps, dtype, inputs, outputs, columns, inner, mask is not None, of_x,
-        threads.count(), denormals.flushing(),
+        y.shape[-1] // outputs, threads.count(), denormals.flushing(),
     )  # fmt: skip
     given = weights.p, mask, dc, kept.c, kept.gates, s, dx, dweight_p
     run(
@@ -605,7 +613,7 @@ def backward(
 @lru_cache(maxsize=64)  # as many as there are steps known
 def _back(
     cell: Code, steps: Steps, dtype: np.dtype[Any], inputs: int, outputs: int, columns: int,
-    inner: int | None, masked: bool, of_x: bool, count: int, flushing: int,
+    inner: int | None, masked: bool, of_x: bool, sides: int, count: int, flushing: int,
 ) -> tuple[pool.Run, int]:  # fmt: skip
     """Return how a batch goes backward, a function of its arrays, and the elements it works in."""
     (
@@ -615,15 +623,16 @@ def _back(
     rows, hidden = steps.rows, inner or outputs
     if inner is None and by_columns.is_better(outputs, columns, steps.n, steps.steps, count):
         call, room = by_columns.backward(
-            cell, steps, dtype, count, outputs, columns, masked, affine, flushing, weight_h, mask,
-            y, dy, dh, dc, c_before, gates, da, work,
+            cell, steps, dtype, count, outputs, columns, masked, sides, affine, flushing, weight_h,
+            mask, y, dy, dh, dc, c_before, gates, da, work,
         )  # fmt: skip
     else:
         parts = min(count, steps.n) if rows * outputs * columns > SERIAL else 1
         begin, live, apart = steps.shares(parts)
         plan = _plan_back(
             dtype, cell, steps.n, steps.steps, len(begin), -(-steps.most // len(begin)), apart,
-            steps.stride, steps.way, hidden, outputs, columns, inner is not None, masked, flushing,
+            steps.stride, steps.way, hidden, outputs, columns, inner is not None, masked, sides,
+            flushing,
         )  # fmt: skip
         arguments = (
             plan.constants.at, weight_h, weight_p, mask, y, dy, dh, dc, dhs, c_before, gates, da,
@@ -660,7 +669,7 @@ class _PlanBack(NamedTuple):
 def _plan_back(
     dtype: np.dtype[Any], cell: Code, n: int, steps: int, parts: int, rows: int, apart: int,
     stride: int, turn: int, hidden: int, outputs: int, columns: int, projected: bool, masked: bool,
-    flushing: int,
+    sides: int, flushing: int,
 ) -> _PlanBack:  # fmt: skip
     """Choose how to go backward; a part has so many `rows` at most."""
     plan = plan_of(dtype)
@@ -678,7 +687,7 @@ def _plan_back(
         plan.origin_at, cell(dtype), width, width_p, hidden, outputs, columns, int(projected),
         int(masked), address(zeros), address(ones), flush_code(dtype), flushing,
         panels_h, panels_p, ds, modes, address(plan.heights),
-        few.few_turned(dtype) if in_place else 0, turn,
+        few.few_turned(dtype) if in_place else 0, turn, *columns_of(sides, turn, outputs),
     )  # fmt: skip
     return _PlanBack(work, constants)
 

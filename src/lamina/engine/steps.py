@@ -159,6 +159,11 @@ class Steps:
 _FIRST: Final = np.zeros(1, np.int64)
 
 
+def columns_of(sides: int, way: int, width: int) -> tuple[int, int]:
+    """Return how many columns y of one or two directions has, and the first of this `way`."""
+    return sides * width, (sides - 1) * width if way < 0 else 0
+
+
 def steps_of(x: NDArray, lengths: NDArray | None, reverse: bool = False) -> Steps:
     """Return the rows of x, shape (N, T, ...)."""
     n, steps = x.shape[:2]

@@ -31,9 +31,10 @@ def infer(
     lengths: NDArray | None = None,
     mask: NDArray | None = None,
     reverse: bool = False,
+    y: NDArray | None = None,
 ) -> tuple[NDArray, passes.State, None]:
     """Return what `run` does, but for a cache."""
-    return passes.infer(CELL, x, state, weights, lengths, mask, reverse)
+    return passes.infer(CELL, x, state, weights, lengths, mask, reverse, y)
 
 
 def fixed(*weights: NDArray | None) -> Fixed:
@@ -61,13 +62,15 @@ def run(
     lengths: NDArray | None = None,
     mask: NDArray | None = None,
     reverse: bool = False,
+    y: NDArray | None = None,
 ) -> tuple[NDArray, passes.State, Cache]:
     """Return y, shape (N, T, H), the state after the last step, and the cache of `run_backward`.
 
-    In reverse, a sequence begins at its last step, and the state is that after its first.
+    In reverse, a sequence begins at its last step, and the state is that after its first. Two
+    directions may share y, as `passes.run` says.
     """
     weights = weight_x, weight_h, bias, weight_p
-    return passes.run(CELL, x, state, weights, lengths, mask, reverse)
+    return passes.run(CELL, x, state, weights, lengths, mask, reverse, y)
 
 
 def trace(cache: Cache) -> dict[str, NDArray]:
@@ -76,7 +79,7 @@ def trace(cache: Cache) -> dict[str, NDArray]:
     i, f, g, o = np.split(cache.kept.gates, 4, axis=1)
     found = {"i": i, "f": f, "g": g, "o": o, "c": f * cache.kept.c + i * g}
     found = {name: cache.steps.unpack(a).copy() for name, a in found.items()}
-    return found | {"h": cache.y.copy()}
+    return found | {"h": passes.shown(cache).copy()}
 
 
 def forward(
@@ -92,6 +95,7 @@ def forward(
     return passes.forward(CELL, x, (weight_x, weight_h, bias, weight_p), lengths, mask)
 
 
+padded: Final = passes.padded
 run_backward: Final = passes.run_backward
 backward: Final = passes.backward
 """The gradients (10) to (27)."""

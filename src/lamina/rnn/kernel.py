@@ -36,9 +36,10 @@ def infer(
     mask: NDArray | None = None,
     activation: str = "tanh",
     reverse: bool = False,
+    y: NDArray | None = None,
 ) -> tuple[NDArray, passes.State, None]:
     """Return what `run` does, but for a cache."""
-    return passes.infer(CELLS[activation], x, state, weights, lengths, mask, reverse)
+    return passes.infer(CELLS[activation], x, state, weights, lengths, mask, reverse, y)
 
 
 def fixed(*weights: NDArray | None, activation: str = "tanh") -> Fixed:
@@ -66,18 +67,20 @@ def run(
     mask: NDArray | None = None,
     activation: str = "tanh",
     reverse: bool = False,
+    y: NDArray | None = None,
 ) -> tuple[NDArray, passes.State, Cache]:
     """Return y, shape (N, T, H), the state after the last step, and the cache of `run_backward`.
 
-    In reverse, a sequence begins at its last step, and the state is that after its first.
+    In reverse, a sequence begins at its last step, and the state is that after its first. Two
+    directions may share y, as `passes.run` says.
     """
     weights = weight_x, weight_h, bias
-    return passes.run(CELLS[activation], x, state, weights, lengths, mask, reverse)
+    return passes.run(CELLS[activation], x, state, weights, lengths, mask, reverse, y)
 
 
 def trace(cache: Cache) -> dict[str, NDArray]:
     """Return what a run went through by step: h, shape (N, T, H), 0 in padding."""
-    return {"h": cache.y.copy()}
+    return {"h": passes.shown(cache).copy()}
 
 
 def forward(
@@ -93,6 +96,7 @@ def forward(
     return passes.forward(CELLS[activation], x, (weight_x, weight_h, bias), lengths, mask)
 
 
+padded: Final = passes.padded
 run_backward: Final = passes.run_backward
 backward: Final = passes.backward
 """The gradients (5) to (12)."""
