@@ -640,16 +640,15 @@ def _back(
         )  # fmt: skip
         keep = plan, steps, live, begin
         call, room = pool.Ready(_backward, len(begin), arguments, keep, phases=2), plan.work
-    where = None if steps.lengths is None else steps.where
     products = [
         outer(
             dtype, rows, inputs, outputs, columns, x, h, da, all_rows, dweight_x, dweight_h, dbias,
-            work, where,
+            work, steps.where,
         )
     ]  # fmt: skip
     if of_x:
         products.append(
-            _inputs_of(dtype, rows, inputs, columns, count, weight_x, da, dx, work, where)
+            _inputs_of(dtype, rows, inputs, columns, count, weight_x, da, dx, work, steps.where)
         )
     if inner is not None:
         of_p = matrix_product(dtype, inner, outputs, rows, 1, inner, outputs, 1, count)

@@ -45,6 +45,19 @@ class Steps:
     lengths : integer array, shape (N,), optional
         None: all have T steps.
     reverse : bool
+
+    Attributes
+    ----------
+    order : integer array, shape (N,), optional
+        The sequences by rank. None: as they come.
+    starts : integer array, shape (N,)
+        By rank.
+    where : integer array, shape (rows,), optional
+        By row, which row of x it is. None: the same.
+    first, active : integer array, shape (T,)
+        By step.
+    most : int
+        How many sequences have a step.
     """
 
     def __init__(
@@ -52,6 +65,7 @@ class Steps:
     ) -> None:
         self.n, self.steps, self.lengths, self.reverse = n, steps, lengths, reverse
         self.order: NDArray | None = None
+        self.where: NDArray | None = None
         self.way = -1 if reverse else 1
         self.known: dict[int, tuple[NDArray, NDArray, int]] = {}
         if lengths is None:
@@ -59,7 +73,6 @@ class Steps:
             self.active, self.stride = np.full(steps, n), steps
             self.rows, self.most = n * steps, n
             self.starts = np.arange(n) * steps + (steps - 1) * reverse
-            self.where = self.starts  # not needed: rows are those of x
             return
         self.order, self.stride = np.empty(n, np.int64), 1
         self.first, self.active = np.empty(steps, np.int64), np.empty(steps, np.int64)
@@ -92,7 +105,7 @@ class Steps:
     def unpack(self, packed: NDArray) -> NDArray:
         """Return an array (N, T, F) of these rows, 0 elsewhere."""
         shape = (self.n, self.steps, packed.shape[-1])
-        if self.lengths is None:
+        if self.where is None:
             return packed.reshape(shape)
         x = np.zeros((self.n * self.steps, packed.shape[-1]), packed.dtype)
         x[self.where] = packed
