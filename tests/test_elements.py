@@ -165,19 +165,27 @@ def test_batchnorm_past_the_caches_has_the_same_bits(shape, dtype, monkeypatch):
 
 
 @by_dtype
-@pytest.mark.parametrize("kind", ["max_pool", "avg_pool"])
 @pytest.mark.parametrize("stride", [2, 3])
-def test_pooling_past_the_caches_has_the_same_bits(kind, stride, dtype, monkeypatch):
+@pytest.mark.parametrize(
+    ("kind", "options"), [("max_pool", {}), ("max_pool", {"keep": False}), ("avg_pool", {})]
+)
+def test_pooling_past_the_caches_has_the_same_bits(kind, options, stride, dtype, monkeypatch):
     rng = np.random.default_rng(stride)
     x = rng.standard_normal((4, 41, 40, 16)).astype(dtype)
     sizes = {"pool_size": (3, 3), "stride": (stride,) * 2, "padding": ((0, 0),) * 2}
-    y, cache = getattr(pooling_kernel, kind)(x, **sizes)
-    dy, backward = rng.standard_normal(y.shape).astype(dtype), f"{kind}_backward"
-    expected = getattr(pooling_kernel, backward)(dy, cache)
-    monkeypatch.setattr(memory, "LEVEL_3", 0)
+    results = []
+    for level_3 in (2**62, 0):
+        monkeypatch.setattr(memory, "LEVEL_3", level_3)
+        pooling_kernel._usual_forward.cache_clear()
+        pooling_kernel._usual_backward.cache_clear()
+        y, cache = getattr(pooling_kernel, kind)(x, **options, **sizes)
+        results.append([y])
+        if options.get("keep", True):
+            results[-1].append(getattr(pooling_kernel, f"{kind}_backward")(y * y, cache))
+    pooling_kernel._usual_forward.cache_clear()
     pooling_kernel._usual_backward.cache_clear()
-    assert_same(getattr(pooling_kernel, backward)(dy, cache), expected)
-    pooling_kernel._usual_backward.cache_clear()
+    for one, other in zip(*results, strict=True):
+        assert_same(one, other)
 
 
 @by_dtype

@@ -23,7 +23,7 @@ from ..engine import jit, pool, program
 from ..engine.jit import Address, Code, Constants, address, call, data, item
 from ..engine.loops import for_range
 from ..engine.matmul import contiguous
-from ..engine.memory import ALIGNMENT, empty, past_caches
+from ..engine.memory import AHEAD, ALIGNMENT, LINE, empty, past_caches
 from ..engine.sweep import Masks, Sweep, Values
 from ..engine.threads import count as count_threads
 from ..windows import Ints, Pads, Windows
@@ -69,6 +69,7 @@ class _Terms:
         """Emit `strip(self, column, masks)` for so many vectors of every element."""
         self.sweep = s = Sweep(name, dtype, _ARGUMENTS)
         self.write = s.streams if name.endswith("_past") else s.stores
+        self.once = name.endswith("_once")
         b = s.builder
         *arrays, n0, n1, place, count, table, sizes = s.given
         width, self.divisor, *steps = self._integers(sizes, 2 + 2 * RANK)
@@ -90,6 +91,14 @@ class _Terms:
         b = self.sweep.builder
         places = [b.gep(at, [_i64(i)], source_etype=_i64) for i in range(count)]
         return [b.load(place, typ=_i64, align=8) for place in places]
+
+    def loads(self, pointer: ir.Value, masks: Masks) -> Values:
+        """Return the vectors of a term; ask ahead for those of the next ones, to be read once."""
+        s, b = self.sweep, self.sweep.builder
+        if self.once and len(masks) > 1:
+            for line in range(AHEAD, AHEAD + len(masks) * s.lanes * s.size, LINE):
+                s.prefetch(b, s.at(b, pointer, line // s.size), once=True)
+        return s.loads(pointer, masks)
 
     def over(
         self, starts: Values, carried: Values, body: Callable[[Values, ir.Value, Values], Values]
@@ -180,7 +189,7 @@ def _beyond(b: ir.IRBuilder, value: ir.Value, best: ir.Value) -> ir.Value:
     return b.and_(b.fcmp_unordered(">", value, best), b.fcmp_ordered("ord", best, best))
 
 
-def _emit_greatest(dtype: Any) -> str:
+def _emit_greatest(name: str, dtype: Any) -> str:
     """Write the maxima of a in c.
 
     A first pass does not see NaN, which takes half the operations; but then the sum of all is NaN,
@@ -192,7 +201,7 @@ def _emit_greatest(dtype: Any) -> str:
         start = [s.vector(-np.inf)] * len(masks)
 
         def quick(at: Values, place: ir.Value, carried: Values) -> Values:
-            values, best, sums = s.loads(at[0], masks), carried[:-2], carried[-2:]
+            values, best, sums = t.loads(at[0], masks), carried[:-2], carried[-2:]
             for v in values:
                 sums = [sums[1], b.fadd(sums[0], v)]
             pairs = zip(values, best, strict=True)
@@ -210,7 +219,7 @@ def _emit_greatest(dtype: Any) -> str:
         with b.if_then(b.icmp_unsigned("!=", missed, lanes(0)), likely=False):
             s.stores(t.over([s.at(b, t.a, j)], start, exact), s.at(b, t.c, j), masks)
 
-    return _Terms("greatest_pool", dtype, (8, 4, 1), strip).sweep.end()
+    return _Terms(name, dtype, (8, 4, 1), strip).sweep.end()
 
 
 def _emit_sum(name: str, dtype: Any) -> str:
@@ -223,7 +232,7 @@ def _emit_sum(name: str, dtype: Any) -> str:
     return _Terms(name, dtype, (8, 4, 1), strip).sweep.end()
 
 
-def _emit_mean(dtype: Any) -> str:
+def _emit_mean(name: str, dtype: Any) -> str:
     """Write the means of a in c, 0 where there are no terms."""
 
     def strip(t: _Terms, j: ir.Value, masks: Masks) -> None:
@@ -234,7 +243,7 @@ def _emit_mean(dtype: Any) -> str:
         means = [b.fdiv(v, divisor) for v in _sums(t, j, masks)]
         s.stores(means, s.at(b, t.c, j), masks)
 
-    return _Terms("mean_pool", dtype, (8, 4, 1), strip).sweep.end()
+    return _Terms(name, dtype, (8, 4, 1), strip).sweep.end()
 
 
 def _emit_global_mean(dtype: Any) -> str:
@@ -260,7 +269,7 @@ def _sums(t: _Terms, j: ir.Value, masks: Masks, before: Values | None = None) ->
     s, b = t.sweep, t.sweep.builder
 
     def term(at: Values, place: ir.Value, carried: Values) -> Values:
-        return list(map(b.fadd, carried, s.loads(at[0], masks)))
+        return list(map(b.fadd, carried, t.loads(at[0], masks)))
 
     return t.over([s.at(b, t.a, j)], before or [s.vector(0.0)] * len(masks), term)
 
@@ -342,14 +351,20 @@ def _places(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 maximum: Final = Code("max_pool", partial(_emit_max, "max_pool"), partial(_twin, "max_pool"))
 """The maxima of windows and their places."""
-greatest: Final = Code("greatest_pool", _emit_greatest, partial(_twin, "greatest_pool"))
-"""The maxima alone."""
+greatest, greatest_once = (
+    Code(name, partial(_emit_greatest, name), partial(_twin, "greatest_pool"))
+    for name in ("greatest_pool", "greatest_pool_once")
+)
+"""The maxima alone; and read past the caches."""
 rectified: Final = Code(
     "relu_max_pool", partial(_emit_max, "relu_max_pool"), partial(_twin, "relu_max_pool")
 )
-"""The same after a ReLU, whose gradient goes nowhere where the maximum is 0."""
-mean: Final = Code("mean_pool", _emit_mean, partial(_twin, "mean_pool"))
-"""Their means."""
+"""Maxima and places after a ReLU, whose gradient goes nowhere where the maximum is 0."""
+mean, mean_once = (
+    Code(name, partial(_emit_mean, name), partial(_twin, "mean_pool"))
+    for name in ("mean_pool", "mean_pool_once")
+)
+"""Their means; and the same."""
 global_mean: Final = Code("global_mean", _emit_global_mean, partial(_twin, "mean_pool"))
 """The means of windows over all of one axis."""
 sums, sums_past = (
@@ -575,6 +590,8 @@ def _bind_forward(
     sizes = x[1:-1]
     y = (x[0], *windows.outputs(sizes), x[-1])
     sides = tables.forward, _three(sizes), 1, tables.window, (1,) * RANK
+    if past_caches(1, math.prod(x) * dtype.itemsize):
+        code = {greatest: greatest_once, mean: mean_once}.get(code, code)
     return y, _bind(code, *sides, x, y, dtype, parts)
 
 
