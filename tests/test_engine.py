@@ -547,6 +547,28 @@ def test_a_few_rows(run, code, dtype):
         assert_same(c, expected, f"{m} x {width} x {k}")
 
 
+@by_dtype
+@pytest.mark.parametrize("run", [machine, twin], ids=["machine", "twin"])
+def test_a_few_rows_by_panels(run, dtype):
+    rng, wide = np.random.default_rng(0), tile.panel_vectors() * tile.lanes(dtype)
+    turn = itertools.count()
+    for m, panels, k in itertools.product((1, 2), range(1, 10), (1, 2, 9)):
+        i, width = next(turn), panels * wide
+        row, col = (k + 2, 1) if i % 2 else (1, m + 1)
+        a, b = whole(rng, 20 + 2 * m * (k + 2), dtype), whole(rng, (k, width), dtype)
+        bias, ldc, relu = whole(rng, width, dtype), width + i % 3, i // 2 % 2
+        c = whole(rng, m * ldc, dtype)
+        expected = c.copy()
+        total = view(a, 5, (m, k), (row, col)) @ b + bias
+        view(expected, 0, (m, width), (ldc, 1))[...] = np.maximum(total, 0) if relu else total
+        b = matmul.pack(b, width, 1, width, k).panels
+        run(
+            few.few_panels, dtype, m, (a, 5), row, col, (b, 0), 0, k, (bias, 0), 1, (c, 0), ldc,
+            width // tile.lanes(dtype), tile.lanes(dtype), relu,
+        )  # fmt: skip
+        assert_same(c, expected, f"{m} x {width} x {k}")
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -579,6 +601,30 @@ def test_the_twin_of_a_few_rows_refuses_a_stray_address(wrong):
                     for a in arguments.values()
                 )
             )
+
+
+def test_the_twin_of_a_few_rows_refuses_a_panel_in_part():
+    n = tile.lanes(np.float32)
+    a, b, c = (np.ones(size, np.float32) for size in (1, 9 * n, 9 * n))
+    with pytest.raises(IndexError, match="whole panels"):
+        twin(
+            few.few_panels,
+            DTYPES[0],
+            1,
+            (a, 0),
+            1,
+            1,
+            (b, 0),
+            0,
+            1,
+            (c, 0),
+            1,
+            (c, 0),
+            9 * n,
+            9,
+            n,
+            0,
+        )
 
 
 # Matrix products
@@ -675,18 +721,6 @@ def test_what_is_packed_beforehand_gives_the_same_bits(dtype):
             c = np.full((m, n), np.nan, dtype)
             matmul.matmul(a, k, 1, packed, 0, 0, m, n, k, c, relu=True)
             assert_same(c, multiply(a, b, np.empty((m, n), dtype), relu=True))
-
-
-def test_b_is_packed_when_so_many_rows_ask_for_it():
-    n, k = 40 * tile.lanes(np.dtype(np.float32)), 9
-    b = random("b", (k, n), np.dtype(np.float32))
-    packed = matmul.pack(b, n, 1, n, k)
-    for m in (1, packed.few, packed.few + 1):
-        a = random("a", (m, k), b.dtype)
-        c = np.empty((m, n), b.dtype)
-        matmul.matmul(a, k, 1, packed, 0, 0, m, n, k, c)
-        assert_same(c, multiply(a, b, np.empty_like(c)))
-        assert ("panels" in vars(packed)) == (m > packed.few)
 
 
 def test_what_is_packed_cannot_be_written_to():

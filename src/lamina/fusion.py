@@ -367,6 +367,8 @@ def _parts(leaves: list[_Leaf], memo: Memo) -> Iterator[_Part]:
         key = tuple(map(id, fused))
         if key not in memo:
             memo[key] = _fixed(layer, memo, relu)
+            if layer is not fused[0]:  # what it was folded to is packed
+                layer.params = fused[0].params
         # The first layer sees what no other has checked.
         needed = first == 0 or not _does_nothing(layer)
         yield _Part(memo[key], fused, first, notes, needed)

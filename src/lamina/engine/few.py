@@ -5,31 +5,37 @@
 The sums of a tile stay in registers while B passes by in columns as narrow as the tile. Here a few
 rows of B pass by in their whole length, as memory likes best to be read, and the sums lie in C,
 which a cache holds. A B that lies by columns passes by in a few vectors of columns, of which blocks
-are turned in registers. An element is the same chain of multiply-adds as in a tile: these are other
-loops around it, not other sums.
+are turned in registers; one in panels, which lie along memory, in a few of them at a time. An
+element is the same chain of multiply-adds as in a tile: these are other loops around it, not other
+sums.
 """
 
+import itertools
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 from llvmlite import ir
 
 from . import jit
 from .jit import Address, Code
 from .memory import LINE
 from .packing import transposed
-from .tile import Emitter, lanes
+from .tile import Emitter, lanes, panel_vectors
 
 MOST: Final = 2
 """The most rows at once."""
 TOGETHER: Final = 8
-"""How many rows of B pass by together for one row of C, half as many for two."""
+"""How many rows of B, or vectors of its panels, pass by together for one row of C, half as many for
+two."""
 SOON: Final = 256
 """How many bytes before its turn a B that lies by columns is asked for: many pass by together."""
 CHAINS: Final = 3
 """How many vectors of columns pass by together: each is a chain, which waits for itself."""
+
+NDArray = npt.NDArray[Any]
 
 _i64, _i1, _pointer = ir.IntType(64), ir.IntType(1), ir.PointerType()
 
@@ -279,6 +285,51 @@ def _turned(e: Emitter, rows: int) -> ir.Function:
     return p.function
 
 
+def _panels(e: Emitter, rows: int) -> ir.Function:
+    """Emit (1) for so many rows where B lies in whole panels, of which some pass by together."""
+    p = _Product(e, f"panels_{rows}", rows)
+    b, wide = p.b, panel_vectors()
+    pitch = b.mul(p.k, _i64(wide * e.lanes))
+    into = [e.at(b, p.c, b.mul(p.ldc, _i64(m))) for m in range(rows)]
+    floor = p.floor(_i1(1))
+
+    def some(first: ir.Value, many: int) -> None:
+        """Compute the columns of so many panels."""
+        j = b.mul(first, _i64(wide * e.lanes))
+        columns = [b.add(j, _i64(v * e.lanes)) for v in range(many * wide)]
+        panels = [e.at(b, p.b_, b.mul(pitch, b.add(first, _i64(q)))) for q in range(many)]
+        begins = [e.load(b, e.at(b, p.start, b.mul(at, p.start_col)), None) for at in columns]
+
+        def term(i: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
+            row = b.mul(i, _i64(wide * e.lanes))
+            lines = [e.at(b, panel, row) for panel in panels]
+            values = [e.load(b, e.at(b, x, v * e.lanes), None) for x in lines for v in range(wide)]
+            factors = [p.element(m, i) for m in range(rows)]
+            pairs = itertools.product(factors, values)
+            return [e.multiply_add(b, *pair, z) for pair, z in zip(pairs, sums, strict=True)]
+
+        places = itertools.product(into, columns)
+        for (c, at), z in zip(places, p.loop(p.k, begins * rows, term), strict=True):
+            e.store(b, p.floored(z, floor), e.at(b, c, at), None)
+
+    def group(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+        some(b.mul(i, _i64(together)), together)
+        return []
+
+    def single(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+        some(b.add(grouped, i), 1)
+        return []
+
+    together = max(1, TOGETHER // (wide * rows))
+    count = b.sdiv(p.vectors, _i64(wide))
+    groups = b.sdiv(count, _i64(together))
+    grouped = b.mul(groups, _i64(together))
+    p.loop(groups, [], group)
+    p.loop(b.sub(count, grouped), [], single)
+    b.ret_void()
+    return p.function
+
+
 def _emit(name: str, of: Callable[[Emitter, int], ir.Function], most: int, dtype: Any) -> str:
     """Emit `name(m, ...)`, which calls the function for so many rows, `most` at the most."""
     e = Emitter(dtype)
@@ -302,8 +353,24 @@ def _emit(name: str, of: Callable[[Emitter, int], ir.Function], most: int, dtype
     return str(e.module)
 
 
+def _lines_by_rows(b: Address, ldb: int, k: int, width: int) -> NDArray:
+    return np.stack([b.row(t * ldb, width) for t in range(k)])
+
+
+def _lines_by_columns(b: Address, ldb: int, k: int, width: int) -> NDArray:
+    return np.stack([b.row(j * ldb, k) for j in range(width)], axis=1)
+
+
+def _lines_of_panels(b: Address, ldb: int, k: int, width: int) -> NDArray:
+    wide = panel_vectors() * lanes(b.dtype)
+    if width % wide:
+        raise IndexError(f"{width} columns are not whole panels")
+    panels = [b.row(j * k, wide * k).reshape(k, wide) for j in range(0, width, wide)]
+    return np.concatenate(panels, axis=1)
+
+
 def _twin(
-    turned: bool,
+    lines_of: Callable[..., NDArray],
     m: int, a: Address, a_row: int, a_col: int, b: Address, ldb: int, k: int,
     start: Address, start_col: int, c: Address, ldc: int, vectors: int, last: int, relu: int,
 ) -> None:  # fmt: skip
@@ -313,10 +380,7 @@ def _twin(
         raise IndexError(f"no product of {m} rows, {vectors} vectors, {k} terms")
     width = (vectors - 1) * n + last
     begin = start.row(0, width) if start_col else np.resize(start.row(0, min(width, n)), width)
-    if turned:
-        lines = np.stack([b.row(j * ldb, k) for j in range(width)], axis=1)
-    else:
-        lines = np.stack([b.row(t * ldb, width) for t in range(k)])
+    lines = lines_of(b, ldb, k, width)
     for i in range(m):
         sums = begin.copy()
         for t in range(k):
@@ -326,17 +390,22 @@ def _twin(
         c.row(i * ldc, width)[...] = sums
 
 
-def _code(name: str, of: Callable[..., ir.Function], turned: bool, most: int = MOST) -> Code:
-    return Code(name, partial(_emit, name, of, most), partial(_twin, turned))
+def _code(
+    name: str, of: Callable[..., ir.Function], lines_of: Callable[..., NDArray], most: int = MOST
+) -> Code:
+    return Code(name, partial(_emit, name, of, most), partial(_twin, lines_of))
 
 
-few_rows: Final = _code("few_rows", _rows, False)
+few_rows: Final = _code("few_rows", _rows, _lines_by_rows)
 """`few_rows(dtype)`: code with the arguments of `_twin`, but for the first."""
 
-few_rows_past: Final = _code("few_rows_past", partial(_rows, past=True), False, 1)
+few_rows_past: Final = _code("few_rows_past", partial(_rows, past=True), _lines_by_rows, 1)
 """The same of one row and at most MOST terms, written past the caches: memory need not be read
 before it is written then. Two rows at once would fill lines of memory in turns, at half the speed.
 """
 
-few_turned: Final = _code("few_turned", _turned, True)
+few_turned: Final = _code("few_turned", _turned, _lines_by_columns)
 """`few_turned(dtype)`: that of a B that lies by columns, B[k, j] at j·ldb + k."""
+
+few_panels: Final = _code("few_panels", _panels, _lines_of_panels)
+"""`few_panels(dtype)`: that of whole panels, one behind the other; ldb is not used."""

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import jit, pool, threads
-from .few import MOST, few_rows, few_rows_past, few_turned
+from .few import MOST, few_panels, few_rows, few_rows_past, few_turned
 from .jit import address, call, held
 from .memory import ALIGNMENT, LINE, past_caches, workspace
 from .packing import copy, spread, transpose
@@ -159,6 +159,15 @@ def _part(g: int, at: int) -> None:
             span, height,
         )  # fmt: skip
         return
+    if way == BEFORE and few != 0:  # a panel that is not whole is for a tile
+        whole = min(end, n // (wide * lane))
+        if first < whole:
+            j = first * wide * lane
+            call(few, (
+                m, a, a_row, a_col, b + j * k * size, 0, k, start + j * start_col * size, start_col,
+                c + j * size, n, (whole - first) * wide, lane, relu,
+            ))  # fmt: skip
+            first = whole
     k_blocks = (k + terms - 1) // terms
     m_blocks = (m1 - m0 + block - 1) // block
     mine = jit.data(panels) + g * room * size
@@ -352,13 +361,15 @@ def product(
     if not before and b_col == 1 and vectors >= FEW and (m <= MOST or k <= MOST):
         past = k <= MOST and past_caches(arrays, m * n * plan.size)
         way, wide, few = ROWS, MOST, (few_rows_past if past else few_rows)(dtype)
+    if before and m <= MOST:
+        few = few_panels(dtype)
     if not before and b_col != 1 and m <= MOST:
         way, wide, few = TURNED, MOST, few_turned(dtype)
     while way == IN_PLACE and wide < WIDEST and tiles(wide + 1) <= tiles(wide):
         wide += 1
     panels = count_panels(vectors, wide)
     m_parts, n_parts = grid(m, panels, count, 0 if before else COPY)
-    if way >= ROWS:  # whole rows of C where there are many, for they lie along memory
+    if few:  # whole rows of C where there are many, for they lie along memory
         m_parts, n_parts = (count, 1) if m > MOST else (1, count)
     if way == IN_PLACE and (b_col != 1 or -(-m // m_parts) > REUSED * plan.heights[wide]):
         way = WITHIN
@@ -399,43 +410,16 @@ def product(
 class Packed:
     """A matrix B (k, n) as panels, for any number of products, of any number of rows.
 
-    It is never written to, so that many threads may use it at once. `b` is B itself, where so few
-    rows or fewer read it sooner; panels are made when more are first asked for.
+    It is never written to, so that many threads may use it at once.
     """
 
-    dtype: np.dtype[Any]
-    b: NDArray | None
-    few: int
+    panels: NDArray
     n: int
     k: int
 
-    @cached_property
-    def panels(self) -> NDArray:
-        """The panels of B."""
-        assert self.b is not None  # without it they are here from the beginning
-        return _panels(self.b, self.n, 1, self.n, self.k)
-
-    def read_by(self, m: int) -> tuple[NDArray, bool]:
-        """Return what a product of m rows reads, and whether that is the panels."""
-        return (self.panels, True) if self.b is None or m > self.few else (self.b, False)
-
 
 def pack(b: NDArray, b_row: int, b_col: int, n: int, k: int) -> Packed:
-    """Return B packed, to stand in the place of b in `matmul`; of the strides, one is 1.
-
-    What holds B must not change from now on.
-    """
-    plan = plan_of(b.dtype)
-    by_rows = (b_row, b_col) == (n, 1) and -(-n // plan.lane) >= FEW
-    few = REUSED * int(plan.heights[plan.wide])
-    packed = Packed(b.dtype, b if by_rows else None, few, n, k)
-    if not by_rows:
-        vars(packed)["panels"] = _panels(b, b_row, b_col, n, k)
-    return packed
-
-
-def _panels(b: NDArray, b_row: int, b_col: int, n: int, k: int) -> NDArray:
-    """Return the panels of B."""
+    """Return B packed, to stand in the place of b in `matmul`; of the strides, one is 1."""
     plan = plan_of(b.dtype)
     vectors = -(-n // plan.lane)
     panels = np.zeros(vectors * plan.lane * k + ALIGNMENT // plan.size, b.dtype)
@@ -448,7 +432,7 @@ def _panels(b: NDArray, b_row: int, b_col: int, n: int, k: int) -> NDArray:
             address(b) + j * b_col * plan.size, b_row, b_col, address(panels) + j * k * plan.size,
         )  # fmt: skip
     panels.flags.writeable = False
-    return panels
+    return Packed(panels, n, k)
 
 
 def matmul(
@@ -476,9 +460,9 @@ def matmul(
     if m == 0 or n == 0 or k == 0:
         c[...] = 0 if bias is None else np.maximum(bias, 0) if relu else bias
         return
-    before = False
+    before = isinstance(b, Packed)
     if isinstance(b, Packed):
-        (b, before), b_row, b_col = b.read_by(m), n, 1
+        b, b_row, b_col = b.panels, n, 1
     options = threads.count(), before, bias is not None, relu
     found = product(c.dtype, m, n, k, a_row, a_col, b_row, b_col, *options)
     panels = workspace(found.panels, c.dtype) if found.panels else c
@@ -496,6 +480,7 @@ class Given:
     ) -> None:
         self.b, self.bias, self.relu = b, bias, relu
         self.k, self.n = (b.k, b.n) if isinstance(b, Packed) else b.shape
+        self.array = b.panels if isinstance(b, Packed) else b
 
     def __call__(self, a: NDArray, m: int, c: NDArray) -> None:
         """Write C."""
@@ -503,30 +488,26 @@ class Given:
 
     def scratch(self, m: int) -> int:
         """Return the bytes beside A and C that `ready` works in."""
-        found = self._product(m)
-        size = 0 if found is None else found[0].panels * self.b.dtype.itemsize
+        how = self._product(m)
+        size = 0 if how is None else how.panels * self.array.itemsize
         return size if size <= SCRATCH else 0
 
     def ready(self, m: int, a: int, c: int, scratch: NDArray) -> pool.Ready | None:
         """Return it for what `held` says of A and C, unless the scratch would be large."""
-        found = self._product(m)
-        if found is None:
-            return None
-        how, b = found
-        if how.panels and not self.scratch(m):
+        how = self._product(m)
+        if how is None or (how.panels and not self.scratch(m)):
             return None
         bias = None if self.bias is None else held(self.bias)
-        ready = how.ready(a, held(b), c, held(scratch), bias)
-        return ready._replace(keep=(self, b, how))
+        ready = how.ready(a, held(self.array), c, held(scratch), bias)
+        return ready._replace(keep=(self, how))
 
-    def _product(self, m: int) -> tuple[Product, NDArray] | None:
-        """Return how to compute m rows, and from what; None if there is nothing to compute."""
-        n, k = self.n, self.k
+    def _product(self, m: int) -> Product | None:
+        """Return how to compute m rows; None if there is nothing to compute."""
+        n, k, before = self.n, self.k, isinstance(self.b, Packed)
         if m * n * k == 0:
             return None
-        b, before = self.b.read_by(m) if isinstance(self.b, Packed) else (self.b, False)
         options = threads.count(), before, self.bias is not None, self.relu
-        return product(b.dtype, m, n, k, k, 1, n, 1, *options), b
+        return product(self.array.dtype, m, n, k, k, 1, n, 1, *options)
 
 
 def column_sums(a: NDArray) -> NDArray:
