@@ -19,7 +19,7 @@ from contract import (
     random,
 )
 from lamina.arrays import namespace
-from lamina.convolution import direct, formula, streaming
+from lamina.convolution import direct, formula, streaming, winograd
 from lamina.convolution import kernel as kernels
 from test_windows import NUMPY_MODES
 
@@ -81,6 +81,8 @@ class TestLayer(LayerContract):
         LayerCase(
             "2d circular", conv(2, 2, 3, 2, padding=2, padding_mode="circular"), (2, 3, 4, 2)
         ),
+        LayerCase("2d 3x3 of many", conv(2, 17, 18, 3, padding=((1, 2), 1)), (2, 5, 4, 17)),
+        LayerCase("3d 3x3 of many", conv(3, 16, 16, (2, 3, 3), padding=1), (1, 2, 3, 4, 16)),
         LayerCase(
             "3d", conv(3, 2, 4, 2, stride=(1, 2, 1), groups=2, padding="same"), (2, 3, 4, 2, 2)
         ),
@@ -694,7 +696,7 @@ def test_weights_larger_than_the_caches_are_used_by_parts(monkeypatch, padding):
     x = np.random.default_rng(0).standard_normal((5, 9, 9, 24), np.float32)
     layer = lm.Conv2d(24, 72, 3, stride=2, padding=padding, rng=1)
     expected = layer(x)
-    kernels._plan.cache_clear()
+    kernels._plan_direct.cache_clear()
     monkeypatch.setattr(direct, "PACKED", 1)  # a panel at a time
     monkeypatch.setattr(direct, "KEPT", 1)
     monkeypatch.setattr(direct, "BLOCK", 1)
@@ -702,4 +704,66 @@ def test_weights_larger_than_the_caches_are_used_by_parts(monkeypatch, padding):
     assert_same(layer.for_inference()(x), expected)
     fixed = kernels.fixed(layer.weight, layer.bias, stride=2)
     assert_same(fixed(x, None, ((padding, padding),) * 2), expected)
-    kernels._plan.cache_clear()
+    kernels._plan_direct.cache_clear()
+
+
+def of_3x3(shape, outputs, **options):
+    """x, weight, bias and dy of a convolution with 3x3 taps, in double precision."""
+    kernel = (2,) * (len(shape) - 4) + (3, 3)
+    x, weight, bias = (
+        random(name, a) for name, a in
+        (("x", shape), ("weight", (*kernel, shape[-1], outputs)), ("bias", (outputs,)))
+    )  # fmt: skip
+    return x, weight, bias, random("dy", formula.forward(x, weight, **options)[0].shape)
+
+
+def results(module, x, weight, bias, dy, **options):
+    y, cache = module.forward(x, weight, bias, **options)
+    dx, grads = module.backward(dy, cache)
+    return {"y": y, "dx": dx, **grads}
+
+
+@pytest.mark.parametrize(
+    ("shape", "outputs"), [((3, 14, 13, 16), 40), ((2, 9, 10, 130), 33), ((1, 3, 7, 6, 20), 150)]
+)
+def test_products_by_winograd_err_less_than_the_sums_they_stand_for(shape, outputs, monkeypatch):
+    arrays = of_3x3(shape, outputs, padding=1)
+    expected = results(formula, *arrays, padding=1)
+    arrays = [a.astype(np.float32) for a in arrays]
+    found = results(kernels, *arrays, padding=1)
+    monkeypatch.setattr(winograd, "fits", lambda *_: False)
+    kernels._case.cache_clear()
+    direct_sums = results(kernels, *arrays, padding=1)
+    kernels._case.cache_clear()
+    for name in ("y", "dx"):
+        errors = [np.linalg.norm(a[name] - expected[name]) for a in (found, direct_sums)]
+        assert 0 < errors[0] < errors[1], name
+    for name, a in expected.items():
+        assert_close(found[name], a, np.float32, what=name)
+
+
+def test_products_by_winograd_are_the_same_however_they_are_cut(monkeypatch):
+    arrays = [a.astype(np.float32) for a in of_3x3((3, 14, 13, 33), 70, padding=((0, 2), (1, 0)))]
+    options = {"padding": ((0, 2), (1, 0))}
+    whole = results(kernels, *arrays, **options)
+    fixed = kernels.Fixed(*arrays[1:3])
+    for plans in (kernels._plan_3x3, kernels._plan_dx, kernels._plan_dw):
+        plans.cache_clear()
+    for name in ("PACKED", "TILES", "NEAR", "STREAM", "STRIP"):
+        monkeypatch.setattr(winograd, name, 1)
+    parts = results(kernels, *arrays, **options)
+    for plans in (kernels._plan_3x3, kernels._plan_dx, kernels._plan_dw):
+        plans.cache_clear()
+    assert_same(parts["y"], whole["y"])
+    assert_same(parts["dx"], whole["dx"])
+    assert_same(fixed(arrays[0], None, options["padding"]), whole["y"])
+    assert_close(parts["weight"], whole["weight"], np.float32)
+
+
+def test_products_by_winograd_let_what_is_not_finite_reach_its_tile_alone():
+    x, weight, *_ = of_3x3((2, 9, 9, 16), 16)
+    x[1, 4, 4, 3] = np.inf
+    y = kernels.forward(x, weight)[0]
+    reached = ~np.isfinite(y).all(axis=-1)
+    assert reached[1, 2:5, 2:5].all()
+    assert reached.sum() == reached[1, 2:6, 2:6].sum()

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
+from types import ModuleType
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -16,15 +17,16 @@ from ..engine.memory import empty
 from ..engine.program import Plan
 from ..engine.threads import count as count_threads
 from ..windows import Ints, Pads, Windows, each, pad, pairs, unpad
-from . import depthwise, direct
-from .direct import PLANS, Correlation, Taps, correlate, correlation
+from . import depthwise, direct, winograd
+from .direct import PLANS, Correlation, Taps, correlation
 from .gathered import Product
 from .narrow import Narrow
 from .phases import Gradient, gradient, input_gradient
 from .weights import Chunks, of_rows, weight_gradient, weights
+from .winograd import Winograd
 
 NDArray = npt.NDArray[Any]
-_Weights: TypeAlias = NDArray | direct.Packed | matmul.Packed
+_Weights: TypeAlias = NDArray | direct.Packed | winograd.Packed | matmul.Packed
 
 _NUMPY_MODES: Final = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
@@ -97,7 +99,7 @@ class _Fixed:
         rank, self.relu = weight.ndim - 2, relu
         self.window = weight.shape[:rank], each(stride, rank), each(dilation, rank)
         self.options = padding_mode, groups
-        self.packed: dict[bool, _Weights] = {}  # by whether it is a product of matrices
+        self.packed: dict[tuple[bool, bool], _Weights] = {}  # by what is asked of a case
 
     def __call__(self, x: NDArray, lengths: NDArray | None, padding: Pads) -> NDArray:
         """Return y."""
@@ -118,8 +120,8 @@ class _Fixed:
             return plan.multiply(x, matmul.Given(weights, bias, relu), case.y)
         how = self._correlation(case, weights)
         if how is not None:
-            bind = partial(direct.bind, how, weights, bias, relu)
-            ready = partial(direct.ready, how, weights, bias, relu)
+            bind = partial(case.way.bind, how, weights, bias, relu)
+            ready = partial(case.way.ready, how, weights, bias, relu)
             return plan.add_bound(case.y, bind, how.bytes, x, ready=ready)
         return plan.add(case.y, lambda x, y: _compute(case, x, weights, bias, relu, y), x)
 
@@ -127,21 +129,22 @@ class _Fixed:
         windows = Windows(*self.window, padding)
         return _case(x, self.weight.shape, windows, *self.options, dtype, count_threads())
 
-    def _correlation(self, case: "_Case", weights: _Weights) -> Correlation | None:
+    def _correlation(self, case: "_Case", weights: _Weights) -> Correlation | Winograd | None:
         """Return the plan of y that a program binds to its memory, if it does."""
-        if not isinstance(weights, direct.Packed) or 0 in case.y:
+        if not isinstance(weights, direct.Packed | winograd.Packed) or 0 in case.y:
             return None
-        return _plan(case, weights.edges)
+        return _plan(case, weights)
 
     def _weights(self, case: "_Case") -> _Weights:
-        found = self.packed.get(case.is_product)
+        kind = case.is_product, case.is_3x3
+        found = self.packed.get(kind)
         if found is None:
             found, o = self.weight, case.weight[-1]
             if case.is_product:
                 found = matmul.pack(found, o, 1, o, found.size // o)
             elif case.groups == 1:
-                found = direct.pack(found.reshape(_taps(case.weight)))
-            self.packed[case.is_product] = found
+                found = case.way.pack(found.reshape(_taps(case.weight)))
+            self.packed[kind] = found
         return found
 
 
@@ -151,10 +154,10 @@ class _Live(_Fixed):
     def _weights(self, case: "_Case") -> _Weights:
         return self.weight
 
-    def _correlation(self, case: "_Case", weights: _Weights) -> Correlation | None:
+    def _correlation(self, case: "_Case", weights: _Weights) -> Correlation | Winograd | None:
         if case.is_narrow or 0 in case.y:
             return None
-        found = _plan(case, None)
+        found = _plan(case, weights)
         # A layer is called with many shapes, and no more than that is kept for each.
         return None if found.packed or found.bytes > matmul.SCRATCH else found
 
@@ -249,6 +252,17 @@ class _Case:
         return depthwise.fits(self.x[-1], self.weight[-1], self.groups, self.dtype)
 
     @cached_property
+    def is_3x3(self) -> bool:
+        """Whether Winograd's products serve it."""
+        zeros = self.padding_mode == "zeros"
+        return zeros and winograd.fits(_taps(self.weight), self.groups, *self.moves[:2])
+
+    @property
+    def way(self) -> ModuleType:
+        """What computes y, if it is neither a product nor narrow."""
+        return winograd if self.is_3x3 else direct
+
+    @cached_property
     def moves(self) -> tuple[Ints, Ints, Ints]:
         """Stride, dilation and what zeros pad before, on three axes."""
         windows, one = self.windows, (1,) * (5 - len(self.x))
@@ -259,9 +273,21 @@ class _Case:
 _case = lru_cache(2 * PLANS)(_Case)
 
 
-@lru_cache(PLANS)
-def _plan(case: _Case, edges: Ints | None) -> Correlation:
+def _plan(case: _Case, weight: _Weights) -> Correlation | Winograd:
     """Plan y."""
+    if case.is_3x3:
+        return _plan_3x3(case, isinstance(weight, winograd.Packed))
+    return _plan_direct(case, weight.edges if isinstance(weight, direct.Packed) else None)
+
+
+@lru_cache(PLANS)
+def _plan_3x3(case: _Case, given: bool) -> Winograd:
+    x, weight, y, (*_, before) = _volume(case.x), _taps(case.weight), _volume(case.y), case.moves
+    return winograd.winograd(x, weight, y, before, False, case.dtype, case.threads, given)
+
+
+@lru_cache(PLANS)
+def _plan_direct(case: _Case, edges: Ints | None) -> Correlation:
     windows, (_, *sizes, _), (_, *outputs, _) = case.windows, case.x, case.y
     axes = [
         Taps(tuple(range(k)), d, s, q, _map(size, pads, case.padding_mode)[: (q - 1) * s + span])
@@ -280,9 +306,13 @@ def _plan(case: _Case, edges: Ints | None) -> Correlation:
 
 
 @lru_cache(PLANS)
-def _plan_dx(case: _Case) -> Gradient | Narrow:
+def _plan_dx(case: _Case) -> Gradient | Narrow | Winograd:
     """Plan dx."""
     dy, weight, x = _volume(case.y), _taps(case.weight), _volume(case.x)
+    if case.is_3x3:
+        *_, before = case.moves
+        after = tuple(k - 1 - b for k, b in zip(weight[:3], before, strict=True))
+        return winograd.winograd(dy, weight, x, after, True, case.dtype, case.threads)
     return gradient(dy, weight, x, case.groups, *case.moves, case.dtype, case.threads)
 
 
@@ -290,6 +320,9 @@ def _plan_dx(case: _Case) -> Gradient | Narrow:
 def _plan_dw(case: _Case) -> Product | Chunks:
     """Plan dW."""
     dy, weight, x = _volume(case.y), _taps(case.weight), _volume(case.x)
+    if case.is_3x3:
+        *_, before = case.moves
+        return winograd.weights(x, dy, weight, before, case.dtype, case.threads)
     return weights(x, dy, weight, case.groups, *case.moves, case.dtype, case.threads)
 
 
@@ -318,7 +351,7 @@ def _compute(
     case: _Case, x: NDArray, weight: _Weights, bias: NDArray | None, relu: bool, y: NDArray
 ) -> None:
     """Write y."""
-    if not isinstance(weight, direct.Packed) and case.is_product:
+    if not isinstance(weight, direct.Packed | winograd.Packed) and case.is_product:
         *taps, o = case.weight
         c = math.prod(taps)
         matmul.matmul(x, c, 1, weight, o, 1, y.size // o, o, c, y, bias, relu)
@@ -326,8 +359,7 @@ def _compute(
         options = case.windows, case.padding_mode, case.groups
         depthwise.forward(x, weight, bias, y, *options, relu)
     elif y.size and not isinstance(weight, matmul.Packed):
-        edges = weight.edges if isinstance(weight, direct.Packed) else None
-        correlate(_plan(case, edges), x, weight, y, bias, relu)
+        case.way.correlate(_plan(case, weight), x, weight, y, bias, relu)
 
 
 def _weight_gradient(case: _Case, dy: NDArray, x: NDArray) -> NDArray:
@@ -372,14 +404,24 @@ def _input_gradient(case: _Case, dy: NDArray, weight: NDArray) -> NDArray:
         return dx
     weight = weight.reshape(_taps(case.weight))
     if case.padding_mode == "zeros":
-        input_gradient(_plan_dx(case), dy, weight, dx)
+        _write_dx(_plan_dx(case), dy, weight, dx)
         return dx
     one = _padded(case)
     dpadded = empty(one.x, dy.dtype)
     for n in range(len(dy)):
-        input_gradient(_plan_dx(one), dy[n], weight, dpadded)
+        _write_dx(_plan_dx(one), dy[n], weight, dpadded)
         dx[n : n + 1] = unpad(dpadded, case.windows.pads, case.padding_mode)
     return dx
+
+
+def _write_dx(
+    plan: Gradient | Narrow | Winograd, dy: NDArray, weight: NDArray, dx: NDArray
+) -> None:
+    """Write dx, as planned."""
+    if isinstance(plan, Winograd):
+        winograd.correlate(plan, dy, weight, dx)
+    else:
+        input_gradient(plan, dy, weight, dx)
 
 
 @lru_cache(PLANS)

@@ -25,6 +25,7 @@ from ..engine.jit import Arguments, Task, address, call
 from ..engine.matmul import SERIAL, plan_of
 from ..engine.memory import empty, workspace
 from ..windows import Ints
+from .blocks import bounds, copy_rows, count, cut
 from .direct import APART, PLANS, edges_of, zeros_of
 from .gathered import Product, multiply, product
 
@@ -50,48 +51,6 @@ MUCH: Final = 2**24
 
 
 @jit.kernel
-def _copy_rows(
-    windows: Task, p0: int, p1: int, h0: int, h1: int, w0: int, w1: int, x: int, zeros: int,
-    into: int,
-) -> None:  # fmt: skip
-    """Copy the rows of X̃ that a block of dY meets: the block goes from p0, h0, w0 to p1, h1, w1."""
-    (
-        size, lane, copy, out_d, deep, high, wide, c, kd, kh, reach, s_d, s_h, s_w, d_d, d_h,
-        b_d, b_h, b_w, every, slots, pitch,
-    ) = windows  # fmt: skip
-    columns = (w1 - w0 - 1) * s_w + reach
-    first = w0 * s_w - b_w
-    low = min(max(0, -first), columns)
-    high_end = max(low, min(columns, wide - first))
-    rows = ((h1 - h0 - 1) * s_h + (kh - 1) * d_h) // every + 1
-    for p in range(p0, p1):
-        for t in range(kd):
-            z = p % out_d * s_d + t * d_d - b_d
-            for r in range(rows):
-                y = h0 * s_h + r * every - b_h
-                target = into + (((p - p0) * kd + t) * slots + r) * pitch * size
-                inside = 0 <= z < deep and 0 <= y < high
-                line = x + (((p // out_d * deep + z) * high + y) * wide + first) * c * size
-                for part in range(3):  # before x, of x, behind it
-                    i0, i1 = low, high_end
-                    if part == 0:
-                        i0, i1 = 0, low
-                    elif part == 2:
-                        i0, i1 = high_end, columns
-                    terms = (i1 - i0) * c
-                    if terms == 0:
-                        continue
-                    source = zeros
-                    if part == 1 and inside:
-                        source = line + i0 * c * size
-                    vectors = (terms + lane - 1) // lane
-                    call(copy, (
-                        source, 0, 1, vectors, terms - (vectors - 1) * lane,
-                        target + i0 * c * size, 0,
-                    ))  # fmt: skip
-
-
-@jit.kernel
 def _blocks(g: int, shape: Task, windows: Task, edges: NDArray, at: Task, lists: NDArray) -> None:
     """Sum up the chunks of part g."""
     (
@@ -99,9 +58,7 @@ def _blocks(g: int, shape: Task, windows: Task, edges: NDArray, at: Task, lists:
         kd, kh, kw, rows, across, step_h, tap_h, tap_w, slots, pitch, held, widest, packs, outputs,
     ) = shape  # fmt: skip
     x, dy, dw, zeros, scratch, lists_at = at
-    many_w, many_h = (out_w + columns - 1) // columns, (out_h + lines - 1) // lines
-    many_p = (all_planes + planes - 1) // planes
-    units = many_p * many_h * many_w
+    units = count(planes, lines, columns, all_planes, out_h, out_w)
     list_x = lists_at + g * 2 * lists.shape[2] * 8
     list_y = list_x + lists.shape[2] * 8
     mine = scratch + g * held * size
@@ -110,11 +67,8 @@ def _blocks(g: int, shape: Task, windows: Task, edges: NDArray, at: Task, lists:
         u0, u1 = units * chunk // chunks, units * (chunk + 1) // chunks
         sums = dw + chunk * kd * kh * kw * rows * outputs * size
         for u in range(u0, u1):
-            i, j, k = u // many_w // many_h, u // many_w % many_h, u % many_w
-            p0, p1 = all_planes * i // many_p, all_planes * (i + 1) // many_p
-            h0, h1 = out_h * j // many_h, out_h * (j + 1) // many_h
-            w0, w1 = out_w * k // many_w, out_w * (k + 1) // many_w
-            _copy_rows(windows, p0, p1, h0, h1, w0, w1, x, zeros, mine)
+            p0, p1, h0, h1, w0, w1 = bounds(u, planes, lines, columns, all_planes, out_h, out_w)
+            copy_rows(windows, p0, p1, h0, h1, w0, w1, x, zeros, mine)
             segments, terms = (p1 - p0) * (h1 - h0), w1 - w0
             block = dy + ((p0 * out_h + h0) * out_w + w0) * outputs * size
             for p in range(len(edges) - 1):
@@ -150,8 +104,9 @@ def _blocks(g: int, shape: Task, windows: Task, edges: NDArray, at: Task, lists:
 
 @dataclass(frozen=True, eq=False)
 class Chunks:
-    """The plan of (1); nothing in it changes."""
+    """A plan of dW by chunks; nothing in it changes."""
 
+    kernel: Any
     chunks: int
     parts: int
     fixed: Arguments
@@ -196,15 +151,13 @@ def weights(
         positions = min(positions, HELD // (kd * kh * c * size) - reach)
         if 2 * positions < reach:  # too much of what is copied would be copied again
             return product(x, dy, dw, *moves)
-    columns = -(-wide // -(-wide // positions))
-    lines = -(-high // -(-high // max(1, positions // wide)))
-    together = max(1, positions // (high * wide))
+    together, lines, columns = cut(planes, high, wide, positions)
     # With one row of Y a block needs no rows of X̃ between those of its taps.
     every = dilation[1] if lines == 1 else 1
     slots = ((lines - 1) * stride[1] + (kh - 1) * dilation[1]) // every + 1
     pitch = ((columns - 1) * stride[2] + reach) * c
-    together = max(1, min(together, planes, HELD // (kd * slots * pitch * size)))
-    units = -(-planes // together) * -(-high // lines) * -(-wide // columns)
+    together = max(1, min(together, HELD // (kd * slots * pitch * size)))
+    units = count(together, lines, columns, planes, high, wide)
     weights = kd * kh * kw * c * o
     chunks = CHUNKS
     while chunks > 1 and chunks > units // BLOCKS:
@@ -227,8 +180,8 @@ def weights(
         every, slots, pitch,
     )  # fmt: skip
     return Chunks(
-        chunks, parts, Arguments(shape, windows, np.array(edges)), parts * held, together * lines,
-        zeros_of(max(pitch, 8 * lane), dtype),
+        _blocks, chunks, parts, Arguments(shape, windows, np.array(edges)), parts * held,
+        together * lines, zeros_of(max(pitch, 8 * lane), dtype),
     )  # fmt: skip
 
 
@@ -258,7 +211,7 @@ def weight_gradient(
         address(x), address(dy), address(sums), address(plan.zeros), address(scratch),
         address(lists),
     )  # fmt: skip
-    pool.launch(_blocks, plan.parts, plan.fixed, at, lists)
+    pool.launch(plan.kernel, plan.parts, plan.fixed, at, lists)
     if add:
         dw += sums.sum(axis=0)
     elif several:

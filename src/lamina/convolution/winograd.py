@@ -1,0 +1,497 @@
+r"""Convolutions with 3x3 taps one apart, by 16 products in the place of 36: Winograd's F(2x2, 3x3).
+
+A window of 4 positions d and a kernel g of 3 have 2 results, of 4 products and some sums:
+
+    y = Aᵀ [(G g) ⊙ (Bᵀ d)]                                                     (1)
+
+           ⎡1  0 -1  0⎤        ⎡1  0  0⎤        ⎡1  1  1  0⎤
+      Bᵀ = ⎢0  1  1  0⎥    G = ⎢½  ½  ½⎥   Aᵀ = ⎣0  1 -1  1⎦
+           ⎢0 -1  1  0⎥        ⎢½ -½  ½⎥
+           ⎣0 -1  0  1⎦        ⎣0  0  1⎦
+
+On two axes the same goes down columns and along rows. With the channels c and o, for a *tile* of
+2 x 2 results of an image,
+
+    U[e, c, o] = (G W[:, :, c, o] Gᵀ)[e]        V[t, e, c] = (Bᵀ X̃[t, :, :, c] B)[e]          (2)
+    M[t, e, o] = Σ_c V[t, e, c] U[e, c, o]      Y[t, :, :, o] = Aᵀ M[t, :, o] A                (3)
+
+with e for the 16 places of a transformed tile. The sum over c is a product of matrices for each e,
+on the engine's tile, and takes nearly all of the time. Its order is fixed, and rounding errors are
+smaller than those of the sum of 9 C terms that this stands for, which grow with its length.
+
+dX is the same of dY, with the kernel turned round. dW is (1) read backwards:
+
+    dU[e, c, o] = Σ_t V[t, e, c] (A dY[t] Aᵀ)[e, o]     dW[:, :, c, o] = Gᵀ dU[:, c, o] G      (4)
+
+Tiles go by *blocks* that stay in level 2 from X to Y. A. Lavin and S. Gray, "Fast Algorithms for
+Convolutional Neural Networks", 2015, sections 4 and 4.1.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from ..engine import jit, pool
+from ..engine.jit import Arguments, Task, address, call, data, held
+from ..engine.matmul import SERIAL, SERIAL_PLANNED, grid, plan_of
+from ..engine.memory import LINE, aligned, lasting, workspace
+from ..engine.patches import patches
+from ..windows import Ints
+from .blocks import bounds, copy_rows, count, cut
+from .direct import APART, EVEN, PACKED, zeros_of
+from .weights import BLOCKS, CHUNKS, Chunks
+
+NDArray = npt.NDArray[Any]
+
+_B: Final = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, -1, 0, 1))
+_G: Final = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))
+_A: Final = ((1, 1, 1, 0), (0, 1, -1, 1))
+
+_of_x: Final = patches("winograd_x", _B)
+_of_weight: Final = patches("winograd_weight", _G)
+_to_y: Final = patches("winograd_y", _A)
+_to_y_relu: Final = patches("winograd_y_relu", _A, relu=True)
+_of_dy: Final = patches("winograd_dy", tuple(zip(*_A, strict=True)))
+_to_dweight: Final = patches("winograd_dweight", tuple(zip(*_G, strict=True)))
+
+FEWEST: Final = 16
+"""With fewer channels, to begin and end the sums would take more than is saved."""
+MULTIPLE: Final = 16
+"""dW goes by strips of a multiple of so many channels, which the lanes of all CPUs divide,"""
+NEAR: Final = 256 * 1024
+"""Bytes of V for a block: with what is made of it, level 2 holds it,"""
+TILES: Final = 24
+"""or a block of so many tiles, for U to be read seldom."""
+STREAM: Final = 2**20
+"""Bytes of V and of what stands beside it in a block of dW, whose sums level 2 holds:"""
+STRIP: Final = 8192
+"""so many elements at the most,"""
+MOST: Final = 128
+"""and so many outputs."""
+
+
+@jit.kernel
+def _transform(g: int, shape: Task, at: Task) -> None:
+    """Compute part g of U: panel by panel of o, (16, taps of depth and c, columns of the panel)."""
+    (
+        parts, size, lane, wide, copy, transpose, of_weight, kd, c, outputs, turned, held,
+    ) = shape  # fmt: skip
+    weight, into, scratch, first, end = at
+    mine, vectors = scratch + g * held * size, (outputs + lane - 1) // lane
+    for p in range(first + (end - first) * g // parts, first + (end - first) * (g + 1) // parts):
+        o, many = p * wide * lane, min(wide, vectors - p * wide)
+        width = many * lane
+        last = min(lane, outputs - o - width + lane)
+        panel = into + (p - first) * wide * lane * 16 * kd * c * size
+        for t in range(kd):
+            taps = weight + t * 9 * c * outputs * size
+            source, step, plane = taps + o * size, outputs, t
+            if turned:  # the last tap is the first, and the sum goes over what were outputs
+                source, step, plane = mine, width, kd - 1 - t
+                for k in range(9):
+                    call(transpose, (
+                        taps + (k * outputs + o) * c * size, c, c, width - lane + last,
+                        mine + (8 - k) * c * width * size, width,
+                    ))  # fmt: skip
+            elif last < lane:
+                source, step = mine, width
+                call(copy, (taps + o * size, outputs, 9 * c, many, last, mine, width))
+            call(of_weight, (
+                c, source, 3 * c * step, c * step, step, panel + plane * c * width * size,
+                4 * kd * c * width, kd * c * width, width, many,
+            ))  # fmt: skip
+
+
+@jit.kernel
+def _tiles(g: int, shape: Task, windows: Task, at: Task) -> None:
+    """Compute part g of Y: some blocks, some panels."""
+    (
+        parts, cols, size, lane, wide, tile, copy, of_x, planes, lines, columns, all_planes, many_h,
+        many_w, high, across, kd, c, outputs, slots, pitch, held, v_at, m_at, edge_at, v_plane,
+        v_pitch, m_plane,
+    ) = shape  # fmt: skip
+    x, y, u, first, end, start, start_col, zeros, origin, scratch, to_y = at
+    x, y = data(x), data(y)
+    terms, vectors = kd * c, (outputs + lane - 1) // lane
+    blocks = count(planes, lines, columns, all_planes, many_h, many_w)
+    c0 = first + (end - first) * (g % cols) // cols
+    c1 = first + (end - first) * (g % cols + 1) // cols
+    mine = scratch + g * held * size
+    v, m, edge = mine + v_at * size, mine + m_at * size, mine + edge_at * size
+    for block in range(blocks * (g // cols) // parts, blocks * (g // cols + 1) // parts):
+        p0, p1, h0, h1, w0, w1 = bounds(block, planes, lines, columns, all_planes, many_h, many_w)
+        copy_rows(windows, p0, p1, h0, h1, w0, w1, x, zeros, mine)
+        rows, some = (p1 - p0) * (h1 - h0), w1 - w0
+        for r in range(rows):
+            for t in range(kd):
+                line = (r // (h1 - h0) * kd + t) * slots + r % (h1 - h0) * 2
+                call(of_x, (
+                    some, mine + line * pitch * size, pitch, c, 2 * c,
+                    v + (r * some * v_pitch + t * c) * size, 4 * v_plane, v_plane, v_pitch,
+                    (c + lane - 1) // lane,
+                ))  # fmt: skip
+        for p in range(c0, c1):
+            o, many = p * wide * lane, min(wide, vectors - p * wide)
+            width = many * lane
+            last = min(lane, outputs - o - width + lane)
+            panel = u + (p - first) * wide * lane * 16 * terms * size
+            bias = start + o * start_col * size
+            if last < lane and start_col == 1:
+                call(copy, (bias, 0, 1, many, last, edge, 0))
+                bias = edge
+            for e in range(16):
+                begin, part = zeros, v + e * v_plane * size
+                if e == 5:  # which all four results have once
+                    begin = bias
+                call(tile, (
+                    rows * some, many, part, origin, v_pitch, 1,
+                    panel + e * terms * width * size, origin, width, 1, terms,
+                    begin, 0, m + e * m_plane * size, width, lane, 0, part, 0,
+                ))  # fmt: skip
+            for r in range(rows):
+                h = h0 + r % (h1 - h0)
+                line = (p0 + r // (h1 - h0)) * high + 2 * h
+                into = y + ((line * across + 2 * w0) * outputs + o) * size
+                source = m + r * some * width * size
+                whole = 0
+                if 2 * h + 2 <= high and last == lane:
+                    whole = min(some, across // 2 - w0)
+                    call(to_y, (
+                        whole, source, 4 * m_plane, m_plane, width, into, across * outputs, outputs,
+                        2 * outputs, many,
+                    ))  # fmt: skip
+                if whole < some:  # tiles, or their last vectors, that are only in part in Y
+                    call(to_y, (
+                        some - whole, source + whole * width * size, 4 * m_plane, m_plane, width,
+                        edge, 2 * columns * width, width, 2 * width, many,
+                    ))  # fmt: skip
+                    for q in range(min(2, high - 2 * h)):
+                        call(copy, (
+                            edge + q * 2 * columns * width * size, width,
+                            min(2 * some, across - 2 * w0) - 2 * whole, many, last,
+                            into + (q * across + 2 * whole) * outputs * size, outputs,
+                        ))  # fmt: skip
+
+
+@jit.kernel
+def _sums(g: int, shape: Task, windows: Task, windows_y: Task, at: Task, lists: NDArray) -> None:
+    """Compute part g of dW: some strips of some chunks."""
+    (
+        parts, chunks, strips_c, strips_o, size, lane, wide, tile, copy, of_x, of_dy, to_dweight,
+        planes, lines, columns, all_planes, many_h, many_w, kd, c, o, strip_c, strip_o, slots,
+        pitch, slots_y, pitch_y, held, y_at, v_at, d_at, sum_at, v_plane, d_plane, sum_plane,
+    ) = shape  # fmt: skip
+    x, dy, dw, zeros, scratch, origin = at
+    origin += g * 2 * 8  # of this thread's lists, of which it takes one element
+    lists[g, 0, 0] = 0
+    blocks = count(planes, lines, columns, all_planes, many_h, many_w)
+    mine = scratch + g * held * size
+    mine_y, v = mine + y_at * size, mine + v_at * size
+    d, sums = mine + d_at * size, mine + sum_at * size
+    units, strips = chunks * strips_c * strips_o, strips_c * strips_o
+    for unit in range(units * g // parts, units * (g + 1) // parts):
+        chunk = unit // strips
+        c0, o0 = unit // strips_o % strips_c * strip_c, unit % strips_o * strip_o
+        rows, outputs = min(strip_c, c - c0), min(strip_o, o - o0)
+        vectors = (outputs + lane - 1) // lane
+        v_pitch, s_pitch = (kd - 1) * rows + (rows + lane - 1) // lane * lane, vectors * lane
+        first, end = blocks * chunk // chunks, blocks * (chunk + 1) // chunks
+        for block in range(first, end):
+            p0, p1, h0, h1, w0, w1 = bounds(
+                block, planes, lines, columns, all_planes, many_h, many_w
+            )
+            copy_rows(windows, p0, p1, h0, h1, w0, w1, x, zeros, mine)
+            copy_rows(windows_y, p0, p1, h0, h1, w0, w1, dy, zeros, mine_y)
+            across, high = w1 - w0, h1 - h0
+            tiles = (p1 - p0) * high * across
+            for r in range((p1 - p0) * high):
+                for t in range(kd):
+                    line = (r // high * kd + t) * slots + r % high * 2
+                    call(of_x, (
+                        across, mine + (line * pitch + c0) * size, pitch, c, 2 * c,
+                        v + (r * across * v_pitch + t * rows) * size, 4 * v_plane, v_plane,
+                        v_pitch, (rows + lane - 1) // lane,
+                    ))  # fmt: skip
+                line = r // high * slots_y + r % high * 2
+                for q in range(0, vectors, wide):
+                    width = min(wide, vectors - q) * lane
+                    call(of_dy, (
+                        across, mine_y + (line * pitch_y + o0 + q * lane) * size, pitch_y, o, 2 * o,
+                        d + (q * lane * tiles + r * across * width) * size, 4 * d_plane, d_plane,
+                        width, width // lane,
+                    ))  # fmt: skip
+            for e in range(16):
+                part = v + e * v_plane * size
+                for q in range(0, vectors, wide):
+                    width = min(wide, vectors - q) * lane
+                    into = sums + (e * sum_plane + q * lane) * size
+                    begin, lds = into, s_pitch
+                    if block == first:
+                        begin, lds = zeros, 0
+                    call(tile, (
+                        kd * rows, width // lane, part, origin, 1, v_pitch,
+                        d + (e * d_plane + q * lane * tiles) * size, origin, width, 1, tiles,
+                        begin, lds, into, s_pitch, lane, 0, part, 0,
+                    ))  # fmt: skip
+        call(to_dweight, (
+            kd * rows, sums, 4 * sum_plane, sum_plane, s_pitch,
+            sums, 3 * sum_plane, sum_plane, s_pitch, vectors,
+        ))  # fmt: skip
+        for t in range(kd):
+            for k in range(9):
+                call(copy, (
+                    sums + (k * sum_plane + t * rows * s_pitch) * size, s_pitch, rows, vectors,
+                    outputs - s_pitch + lane,
+                    dw + ((((chunk * kd + t) * 9 + k) * c + c0) * o + o0) * size, o,
+                ))  # fmt: skip
+
+
+def fits(weight: Ints, groups: int, stride: Ints, dilation: Ints) -> bool:
+    """Return whether a convolution is one that this file serves.
+
+    Only what the layer is decides, for a sample to have the same bits in any batch and padding.
+    """
+    _, *taps, c, o = weight
+    together = groups == 1 and {*stride, *dilation} == {1}
+    return taps == [3, 3] and together and min(c, o) >= FEWEST
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """U of (2), for inputs of any size; never written to."""
+
+    panels: NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class Winograd:
+    """A plan of (2) and (3); nothing in it changes."""
+
+    dtype: np.dtype[Any]
+    transforms: Arguments  # what `_transform` is told,
+    transform_parts: int  # in how many parts it is done,
+    transform_scratch: int  # and in how much memory
+    panel: int  # elements of a panel of U
+    spans: tuple[tuple[int, int], ...]  # panels that are used together: the first, and the end
+    fixed: Arguments  # what `_tiles` is told
+    grid: tuple[int, int]
+    scratch: int
+    zeros: NDArray
+
+    packed: Final = True
+
+    @property
+    def bytes(self) -> int:
+        """The bytes of the scratch of `_tiles`."""
+        return self.scratch * self.dtype.itemsize
+
+
+def winograd(
+    x: Ints, weight: Ints, y: Ints, before: Ints, turned: bool, dtype: np.dtype[Any], threads: int,
+    given: bool = False,
+) -> Winograd:  # fmt: skip
+    """Plan the correlation of x.
+
+    Parameters
+    ----------
+    x, weight, y : tuple of int
+        Shapes: N, D, H, W, C; KD, 3, 3, C, O, or O, C where weights are turned; N, QD, QH, QW, O.
+    before : tuple of three int
+        What pads x with zeros at the start of each axis.
+    turned : bool
+        Whether the sum goes over the last axis of weights, and taps go from the last to the first.
+    dtype : dtype
+    threads : int
+        How many there are for large work.
+    given : bool
+        Whether U is given, packed beforehand.
+    """
+    plan = plan_of(dtype)
+    size, lane, wide = plan.size, plan.lane, plan.wide
+    tile, copy, transpose = plan.codes
+    (n, out_d, high, across, o), kd, c = y, weight[0], x[4]
+    image, terms = (n * out_d, -(-high // 2), -(-across // 2)), kd * c
+    if math.prod(image) * 36 * terms * o <= (SERIAL_PLANNED if given else SERIAL):
+        threads = 1
+    tiles = max(TILES, min(NEAR // (16 * terms * size), -(-math.prod(image) // threads)))
+    cuts = together, lines, columns = cut(*image, tiles)
+    blocks, panels = count(*cuts, *image), -(-o // (lane * wide))
+    panel = 16 * terms * wide * lane
+    at_once = panels if given else min(panels, max(1, PACKED // (panel * size)))
+    parts, cols = grid(blocks, at_once, threads)
+    if -(-blocks // threads) * threads <= EVEN * blocks:
+        parts, cols = threads, 1
+    slots, pitch, v_pitch = 2 * lines + 2, (2 * columns + 2) * c, terms - c + _whole(c, lane)
+    most = math.prod(cuts)
+    v_plane, m_plane = _plane(most * v_pitch, size), _plane(most * wide * lane, size)
+    v_at = _plane(together * kd * slots * pitch + lane, size)
+    m_at = v_at + 16 * v_plane
+    edge_at = m_at + 16 * m_plane
+    mine = edge_at + 4 * columns * wide * lane + APART
+    shape = (
+        parts, cols, size, lane, wide, tile, copy, _of_x(dtype), *cuts, *image, high, across, kd, c,
+        o, slots, pitch, mine, v_at, m_at, edge_at, v_plane, v_pitch, m_plane,
+    )  # fmt: skip
+    transform_parts, held = min(threads, at_once), 9 * c * wide * lane
+    transforms = (
+        transform_parts, size, lane, wide, copy, transpose, _of_weight(dtype), kd, c, o,
+        int(turned), held,
+    )  # fmt: skip
+    return Winograd(
+        dtype, Arguments(transforms), transform_parts,
+        transform_parts * held if turned or o % lane else 0, panel,
+        tuple((first, min(first + at_once, panels)) for first in range(0, panels, at_once)),
+        Arguments(shape, _windows(plan, x, out_d, kd, 4, before, slots, pitch)), (parts, cols),
+        parts * cols * mine, zeros_of(max(pitch, 8 * lane), dtype),
+    )  # fmt: skip
+
+
+def _plane(count: int, size: int) -> int:
+    """Return how far planes of so many elements are apart, in whole lines of the caches.
+
+    It is no power of two: of lines so far apart level 1 holds a few only.
+    """
+    line = LINE // size
+    return (-(-count // line) | 1) * line
+
+
+def _windows(
+    plan: Any, x: Ints, out_d: int, kd: int, k: int, before: Ints, slots: int, pitch: int
+) -> Task:
+    """Return what `copy_rows` is told of the windows of tiles: k x k, two apart."""
+    return (
+        plan.size, plan.lane, plan.codes[1], out_d, *x[1:], kd, k, k, 1, 2, 2, 1, 1, *before, 1,
+        slots, pitch,
+    )  # fmt: skip
+
+
+def correlate(
+    plan: Winograd, x: NDArray, weight: NDArray | Packed, y: NDArray,
+    bias: NDArray | None = None, relu: bool = False,
+) -> None:  # fmt: skip
+    """Write the correlation of x into y, as planned, with a ReLU on top if asked for."""
+    if isinstance(weight, np.ndarray):
+        first, end = plan.spans[0]
+        panels = aligned((end - first) * plan.panel, plan.dtype)
+    scratch = workspace(max(plan.scratch, plan.transform_scratch), plan.dtype)
+    for first, end in plan.spans:
+        if isinstance(weight, Packed):
+            u = weight.panels
+        else:
+            _write(plan, weight, first, end, u := panels, scratch)
+        rest = _places(plan, u, first, end, bias, relu, scratch)
+        pool.launch(_tiles, math.prod(plan.grid), plan.fixed, (held(x), held(y), *rest))
+
+
+def bind(
+    plan: Winograd, weight: Packed, bias: NDArray | None, relu: bool, scratch: NDArray
+) -> Callable[[NDArray, NDArray], None]:
+    """Return `correlate` as a function of x and y that works in `plan.bytes` of scratch."""
+    rest = _places(plan, weight.panels, *plan.spans[0], bias, relu, scratch)
+
+    def run(x: NDArray, y: NDArray) -> None:
+        pool.launch(_tiles, math.prod(plan.grid), plan.fixed, (held(x), held(y), *rest))
+
+    return run
+
+
+def ready(
+    plan: Winograd, weight: Packed, bias: NDArray | None, relu: bool, x: int, y: int,
+    scratch: NDArray,
+) -> pool.Ready:  # fmt: skip
+    """Return what `bind` gives for what `held` says of x and y."""
+    rest = _places(plan, weight.panels, *plan.spans[0], bias, relu, scratch)
+    return pool.ready(_tiles, math.prod(plan.grid), plan.fixed, (x, y, *rest))
+
+
+def pack(weight: NDArray) -> Packed:
+    """Return weights, shape (1, 3, 3, C, O), packed for inputs of any size."""
+    *_, c, o = weight.shape
+    one, zero = (1, 1, 1, 1), (0, 0, 0)
+    plan = winograd((*one, c), weight.shape, (*one, o), zero, False, weight.dtype, 1, given=True)
+    ((first, end),) = plan.spans
+    panels = lasting(end * plan.panel, weight.dtype)
+    _write(plan, weight, first, end, panels, workspace(plan.transform_scratch, plan.dtype))
+    panels.flags.writeable = False
+    return Packed(panels)
+
+
+def _places(
+    plan: Winograd, u: NDArray, first: int, end: int, bias: NDArray | None, relu: bool,
+    scratch: NDArray,
+) -> Task:  # fmt: skip
+    """Return what `_tiles` is told beside x and y, with the panels of U from `first` to `end`."""
+    start, start_col = (plan.zeros, 0) if bias is None else (bias, 1)
+    to_y = _to_y_relu if relu else _to_y
+    return (
+        address(u), first, end, address(start), start_col, address(plan.zeros),
+        plan_of(plan.dtype).origin_at, address(scratch), to_y(plan.dtype),
+    )  # fmt: skip
+
+
+def _write(
+    plan: Winograd, weight: NDArray, first: int, end: int, u: NDArray, scratch: NDArray
+) -> None:
+    """Write the panels of U from `first` to `end`."""
+    at = address(weight), address(u), address(scratch), first, end
+    pool.launch(_transform, plan.transform_parts, plan.transforms, at)
+
+
+def weights(
+    x: Ints, dy: Ints, weight: Ints, before: Ints, dtype: np.dtype[Any], threads: int
+) -> Chunks:
+    """Plan dW, with shapes as `winograd` has them for x, y and weight."""
+    plan = plan_of(dtype)
+    size, lane, wide = plan.size, plan.lane, plan.wide
+    tile, copy, _ = plan.codes
+    (n, out_d, high, across, o), kd, c = dy, weight[0], x[4]
+    image = n * out_d, -(-high // 2), -(-across // 2)
+    if math.prod(image) * 36 * kd * c * o <= SERIAL:
+        threads = 1
+    outputs = _share(o, MOST)
+    rows = _share(c, STRIP // (kd * _whole(outputs, lane)))
+    strips_c, strips_o = -(-c // rows), -(-o // outputs)
+    v_pitch, s_pitch = (kd - 1) * rows + _whole(rows, lane), _whole(outputs, lane)
+    cuts = together, lines, columns = cut(
+        *image, max(TILES, STREAM // (16 * (v_pitch + s_pitch) * size))
+    )
+    chunks = CHUNKS if strips_c * strips_o == 1 else 1
+    while chunks > 1 and chunks > count(*cuts, *image) // BLOCKS:
+        chunks //= 2
+    parts = min(threads, chunks * strips_c * strips_o)
+    slots, pitch = 2 * lines + 2, (2 * columns + 2) * c
+    slots_y, pitch_y = 2 * lines, 2 * columns * o
+    most = math.prod(cuts)
+    v_plane, d_plane = _plane(most * v_pitch, size), _plane(most * s_pitch, size)
+    sum_plane = _plane(kd * rows * s_pitch, size)
+    y_at = _plane(together * kd * slots * pitch + lane, size)
+    v_at = y_at + _plane(together * slots_y * pitch_y + lane, size)
+    d_at = v_at + 16 * v_plane
+    sum_at = d_at + 16 * d_plane
+    mine = sum_at + 16 * sum_plane + APART
+    shape = (
+        parts, chunks, strips_c, strips_o, size, lane, wide, tile, copy, _of_x(dtype),
+        _of_dy(dtype), _to_dweight(dtype), *cuts, *image, kd, c, o, rows, outputs, slots, pitch,
+        slots_y, pitch_y, mine, y_at, v_at, d_at, sum_at, v_plane, d_plane, sum_plane,
+    )  # fmt: skip
+    windows = _windows(plan, x, out_d, kd, 4, before, slots, pitch)
+    windows_y = _windows(plan, dy, out_d, 1, 2, (0, 0, 0), slots_y, pitch_y)
+    return Chunks(
+        _sums, chunks, parts, Arguments(shape, windows, windows_y), parts * mine, 1,
+        zeros_of(max(pitch, pitch_y, 8 * lane), dtype),
+    )  # fmt: skip
+
+
+def _whole(count: int, lane: int) -> int:
+    """Return so many elements as whole vectors."""
+    return -(-count // lane) * lane
+
+
+def _share(count: int, most: int) -> int:
+    """Return the size of equal shares that have about so many channels at the most."""
+    groups = -(-count // MULTIPLE)
+    return -(-groups // -(-count // max(most, MULTIPLE))) * MULTIPLE
