@@ -83,7 +83,7 @@ def epoch(times: Mapping[str, float]) -> float:
 
 
 def least(peak: float) -> dict[str, float]:
-    """Return the seconds that arithmetic alone would take, at so many operations a second."""
+    """Return the seconds that the arithmetic of the definition takes, at so many flop/s."""
     return {"step": 3 * BATCH * FLOPS / peak, "image": FLOPS / peak}
 
 

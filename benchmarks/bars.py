@@ -92,10 +92,10 @@ class Result:
 
     @property
     def ratio_at_limit(self) -> float:
-        """What `ratio` would be if Lamina took the least time there can be, of cases with work."""
+        """What `ratio` would be if Lamina took no more time than the limit, of cases with work."""
         if self.hardest is None or self.limit < WORK:
             return self.ratio
-        return self.times[self.hardest] / self.limit
+        return max(self.ratio, self.times[self.hardest] / self.limit)
 
     def share(self, seconds: float) -> float:
         """Return the limit as a share of the time taken."""

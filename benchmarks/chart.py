@@ -10,7 +10,7 @@ from .case import PASSES
 from .cases import CASES, LAYERS, PASS_TITLES
 
 LABEL, PANEL, GAP, ROW, TOP = 340, 300, 40, 18, 70  # pixels
-MOST: Final = 1.25
+MOST: Final = 2.0
 """The share at the right edge of a panel; longer bars end there."""
 STYLE: Final = """
 text { font: 11px sans-serif; fill: #222; }
@@ -57,7 +57,7 @@ def draw(run: Run) -> str:
     ]
     for panel, which in enumerate(PASSES):
         head.append(_text(_left(panel), 36, PASS_TITLES[which], "head"))
-        for percent in (0, 25, 50, 75, 100, 125):
+        for percent in (0, 50, 100, 150, 200):
             x = _left(panel) + round(percent / 100 / MOST * PANEL)
             kind = "limit" if percent == 100 else "line"
             head.append(f'<line class="{kind}" x1="{x}" x2="{x}" y1="{TOP - 6}" y2="{y}"/>')
