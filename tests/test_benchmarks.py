@@ -493,7 +493,7 @@ class TestPage:
         assert accuracy.epoch(times["lamina"]) == pytest.approx(47.9)
         page = report.page(run_with(0.95, 10, accuracy=found))
         assert "| Lamina | 100.0 | 47.9 | 12.8 |" in page
-        assert "| The arithmetic alone, at the peak | 16.1 | 8.0 | 2.1 |" in page
+        assert "| The arithmetic of the definition, at the peak | 16.1 | 8.0 | 2.1 |" in page
         assert "| torch.compile, channels last: no compiler |" in page
         assert "takes 1.39 times as long as Lamina; the bar is 1.5." in page
         assert "- Time to an accuracy: ratio 1.39, bar 1.5" in page

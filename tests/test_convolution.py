@@ -746,7 +746,7 @@ def test_products_by_winograd_are_the_same_however_they_are_cut(monkeypatch):
     arrays = [a.astype(np.float32) for a in of_3x3((3, 14, 13, 33), 70, padding=((0, 2), (1, 0)))]
     options = {"padding": ((0, 2), (1, 0))}
     whole = results(kernels, *arrays, **options)
-    fixed = kernels.Fixed(*arrays[1:3])
+    fixed = kernels.fixed(*arrays[1:3])
     for plans in (kernels._plan_3x3, kernels._plan_dx, kernels._plan_dw):
         plans.cache_clear()
     for name in ("PACKED", "TILES", "NEAR", "STREAM", "STRIP"):
