@@ -49,7 +49,9 @@ SERIAL_B: Final = 120_000
 """Nor one whose B and C have fewer elements, as a level-2 cache holds: few rows wait for B alone,
 few terms for C."""
 REUSED: Final = 3
-"""A B that so many tiles or fewer use is not worth a copy."""
+"""A B that so many tiles or fewer use is not worth a copy, ..."""
+LARGE: Final = 120_000
+"""... but one with more elements is from one tile fewer on: each would fetch it from far away."""
 COPIED: Final = 5
 """An A that so many panels use is copied to strips that lie along memory, ..."""
 NEAR: Final = 2048
@@ -371,7 +373,8 @@ def product(
     m_parts, n_parts = grid(m, panels, count, 0 if before else COPY)
     if few:  # whole rows of C where there are many, for they lie along memory
         m_parts, n_parts = (count, 1) if m > MOST else (1, count)
-    if way == IN_PLACE and (b_col != 1 or -(-m // m_parts) > REUSED * plan.heights[wide]):
+    reused = (REUSED - (n * k > LARGE)) * plan.heights[wide]
+    if way == IN_PLACE and (b_col != 1 or -(-m // m_parts) > reused):
         way = WITHIN
     span = max(1, min(COLUMNS // (lane * wide), -(-panels // n_parts)))
     terms = TERMS if m > MOST else FEW_TERMS
