@@ -200,8 +200,9 @@ REASONS: Final = (
     ),
     Reason(
         "Products",
-        "Packing is inside the clock: B is copied to panels, or A to strips, once a call, at about "
-        "a cycle a float from memory; and the last rows and columns fill no whole tile.",
+        "Packing is inside the clock: the tile that reads B first copies it and waits for memory; "
+        "A is copied to strips, and a transposed B turned, once a call, at about a cycle a float; "
+        "and the last rows and columns fill no whole tile.",
         _of(Linear),
     ),
     MEANS_OF,
