@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 import lamina
+from lamina.convolution import winograd
 from lamina.engine import few, jit, packing, pointwise, recurrent, taps, tile
 from lamina.lstm import cell as lstm_cell
 from lamina.rnn import cell as rnn_cell
@@ -252,6 +253,7 @@ def test_cells_and_functions_are_vector_code(target, dtype):
     codes = [pointwise.exp, pointwise.tanh, pointwise.sigmoid, recurrent.affine]
     codes += [lstm_cell.forward, lstm_cell.backward]
     codes += [*rnn_cell.forward.values(), *rnn_cell.backward.values()]
+    codes += [winograd.of_x, winograd.of_weight, winograd.to_y_relu]
     for code in codes:
         assembly = target(code.emit(np.dtype(dtype)))
         assert re.search(r"%[xyz]mm|\tv\d+\.[24][sd]", assembly), code.name

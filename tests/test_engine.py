@@ -14,7 +14,7 @@ import pytest
 
 import lamina as lm
 from contract import EPS, assert_same, random
-from lamina.engine import few, jit, matmul, packing, taps, threads, tile
+from lamina.engine import few, jit, matmul, packing, patches, taps, threads, tile
 from lamina.engine.jit import Address
 from lamina.engine.matmul import contiguous
 
@@ -503,6 +503,33 @@ def test_the_twins_of_copies_refuse_a_stray_address(code, arguments):
     with pytest.raises(IndexError):
         twin(code, DTYPES[0], (source, first), *numbers, (target, into), ldt)
     twin(code, DTYPES[0], (source, 0), *numbers, (target, 0), 5 if code is packing.copy else ldt)
+
+
+# Patches
+
+
+@by_dtype
+@pytest.mark.parametrize("run", [machine, twin], ids=["machine", "twin"])
+@pytest.mark.parametrize("relu", [False, True])
+def test_maps_of_patches(run, relu, dtype):
+    matrix = ((1, 0, -1), (-1, 1, 0.5))
+    code = patches.patches(f"patches_{relu}", matrix, relu)
+    n, count, gap = tile.lanes(dtype), 3, 5
+    width, rng = 2 * n, np.random.default_rng(0)
+    x = whole(rng, (3, 3, count, width + gap), dtype)
+    y = np.full((2, 2, count, width + gap), np.nan, dtype)
+    steps = count * (width + gap), width + gap
+    run(
+        code, dtype, count, (x, 0), 3 * steps[0], *steps, (y, 0), 2 * steps[0], *steps, 2
+    )  # fmt: skip
+    expected = np.einsum("ai,bj,ij...->ab...", matrix, matrix, x[..., :width])
+    if relu:
+        expected = np.maximum(expected, 0)
+    assert_same(y[..., :width], expected.astype(dtype))
+    assert np.isnan(y[..., width:]).all()
+    with pytest.raises(IndexError):
+        twin(code, DTYPES[0], 1, (np.zeros(9 * n, np.float32), 1), 3 * n, n, 0,
+             (np.zeros(4 * n, np.float32), 0), 2 * n, n, 0, 1)  # fmt: skip
 
 
 # A few rows

@@ -51,12 +51,12 @@ _B: Final = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, -1, 0, 1))
 _G: Final = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))
 _A: Final = ((1, 1, 1, 0), (0, 1, -1, 1))
 
-_of_x: Final = patches("winograd_x", _B)
-_of_weight: Final = patches("winograd_weight", _G)
-_to_y: Final = patches("winograd_y", _A)
-_to_y_relu: Final = patches("winograd_y_relu", _A, relu=True)
-_of_dy: Final = patches("winograd_dy", tuple(zip(*_A, strict=True)))
-_to_dweight: Final = patches("winograd_dweight", tuple(zip(*_G, strict=True)))
+of_x: Final = patches("winograd_x", _B)
+of_weight: Final = patches("winograd_weight", _G)
+to_y: Final = patches("winograd_y", _A)
+to_y_relu: Final = patches("winograd_y_relu", _A, relu=True)
+of_dy: Final = patches("winograd_dy", tuple(zip(*_A, strict=True)))
+to_dweight: Final = patches("winograd_dweight", tuple(zip(*_G, strict=True)))
 
 FEWEST: Final = 16
 """With fewer channels, to begin and end the sums would take more than is saved."""
@@ -333,12 +333,12 @@ def winograd(
     edge_at = m_at + 16 * m_plane
     mine = edge_at + 4 * columns * wide * lane + APART
     shape = (
-        parts, cols, size, lane, wide, tile, copy, _of_x(dtype), *cuts, *image, high, across, kd, c,
+        parts, cols, size, lane, wide, tile, copy, of_x(dtype), *cuts, *image, high, across, kd, c,
         o, slots, pitch, mine, v_at, m_at, edge_at, v_plane, v_pitch, m_plane,
     )  # fmt: skip
     transform_parts, held = min(threads, at_once), 9 * c * wide * lane
     transforms = (
-        transform_parts, size, lane, wide, copy, transpose, _of_weight(dtype), kd, c, o,
+        transform_parts, size, lane, wide, copy, transpose, of_weight(dtype), kd, c, o,
         int(turned), held,
     )  # fmt: skip
     return Winograd(
@@ -426,10 +426,10 @@ def _places(
 ) -> Task:  # fmt: skip
     """Return what `_tiles` is told beside x and y, with the panels of U from `first` to `end`."""
     start, start_col = (plan.zeros, 0) if bias is None else (bias, 1)
-    to_y = _to_y_relu if relu else _to_y
+    write = to_y_relu if relu else to_y
     return (
         address(u), first, end, address(start), start_col, address(plan.zeros),
-        plan_of(plan.dtype).origin_at, address(scratch), to_y(plan.dtype),
+        plan_of(plan.dtype).origin_at, address(scratch), write(plan.dtype),
     )  # fmt: skip
 
 
@@ -474,8 +474,8 @@ def weights(
     sum_at = d_at + 16 * d_plane
     mine = sum_at + 16 * sum_plane + APART
     shape = (
-        parts, chunks, strips_c, strips_o, size, lane, wide, tile, copy, _of_x(dtype),
-        _of_dy(dtype), _to_dweight(dtype), *cuts, *image, kd, c, o, rows, outputs, slots, pitch,
+        parts, chunks, strips_c, strips_o, size, lane, wide, tile, copy, of_x(dtype),
+        of_dy(dtype), to_dweight(dtype), *cuts, *image, kd, c, o, rows, outputs, slots, pitch,
         slots_y, pitch_y, mine, y_at, v_at, d_at, sum_at, v_plane, d_plane, sum_plane,
     )  # fmt: skip
     windows = _windows(plan, x, out_d, kd, 4, before, slots, pitch)
