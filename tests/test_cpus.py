@@ -127,6 +127,7 @@ ELEMENTS = """
     width, registers = int(sys.argv[1]), int(sys.argv[2])
     jit.vector_bytes, jit.vector_registers = lambda: width, lambda: registers
     import elements
+    from lamina.convolution import kernel as convolution
 
     digest, rng = hashlib.sha256(), np.random.default_rng(0)
     for i in range(20):
@@ -138,6 +139,15 @@ ELEMENTS = """
         for a in (y, dx, cache.mean, cache.var, *grads.values()):
             digest.update((a + 0).tobytes())
         elements.dropout(rng).check(i)  # to the bit
+        inputs, outputs = rng.integers(16, 70, 2)
+        x, weight, dy = (
+            rng.standard_normal(shape, np.float32) for shape in
+            ((2, 9, 8, inputs), (3, 3, inputs, outputs), (2, 7, 6, outputs))
+        )
+        y, cache = convolution.forward(x, weight)
+        dx, grads = convolution.backward(dy, cache)
+        for a in (y, dx, *grads.values()):
+            digest.update((a + 0).tobytes())
     print(digest.hexdigest())
 """
 

@@ -325,7 +325,8 @@ def winograd(
     parts, cols = grid(blocks, at_once, threads)
     if -(-blocks // threads) * threads <= EVEN * blocks:
         parts, cols = threads, 1
-    slots, pitch, v_pitch = 2 * lines + 2, (2 * columns + 2) * c, terms - c + _whole(c, lane)
+    slots, pitch = 2 * lines + 2, (2 * columns + 2) * c
+    v_pitch = terms - c + -(-c // lane) * lane
     most = math.prod(cuts)
     v_plane, m_plane = _plane(most * v_pitch, size), _plane(most * wide * lane, size)
     v_at = _plane(together * kd * slots * pitch + lane, size)
@@ -453,12 +454,10 @@ def weights(
     if math.prod(image) * 36 * kd * c * o <= SERIAL:
         threads = 1
     outputs = _share(o, MOST)
-    rows = _share(c, STRIP // (kd * _whole(outputs, lane)))
+    rows = _share(c, STRIP // (kd * outputs))
     strips_c, strips_o = -(-c // rows), -(-o // outputs)
-    v_pitch, s_pitch = (kd - 1) * rows + _whole(rows, lane), _whole(outputs, lane)
-    cuts = together, lines, columns = cut(
-        *image, max(TILES, STREAM // (16 * (v_pitch + s_pitch) * size))
-    )
+    tiles = max(TILES, STREAM // (16 * (kd * rows + outputs) * size))
+    cuts = together, lines, columns = cut(*image, tiles)
     chunks = CHUNKS if strips_c * strips_o == 1 else 1
     while chunks > 1 and chunks > count(*cuts, *image) // BLOCKS:
         chunks //= 2
@@ -466,8 +465,8 @@ def weights(
     slots, pitch = 2 * lines + 2, (2 * columns + 2) * c
     slots_y, pitch_y = 2 * lines, 2 * columns * o
     most = math.prod(cuts)
-    v_plane, d_plane = _plane(most * v_pitch, size), _plane(most * s_pitch, size)
-    sum_plane = _plane(kd * rows * s_pitch, size)
+    v_plane, d_plane = _plane(most * kd * rows, size), _plane(most * outputs, size)
+    sum_plane = _plane(kd * rows * outputs, size)
     y_at = _plane(together * kd * slots * pitch + lane, size)
     v_at = y_at + _plane(together * slots_y * pitch_y + lane, size)
     d_at = v_at + 16 * v_plane
@@ -486,12 +485,10 @@ def weights(
     )  # fmt: skip
 
 
-def _whole(count: int, lane: int) -> int:
-    """Return so many elements as whole vectors."""
-    return -(-count // lane) * lane
-
-
 def _share(count: int, most: int) -> int:
-    """Return the size of equal shares that have about so many channels at the most."""
+    """Return the size of equal shares that have about so many channels at the most.
+
+    It is the same on all CPUs, for sums to be.
+    """
     groups = -(-count // MULTIPLE)
     return -(-groups // -(-count // max(most, MULTIPLE))) * MULTIPLE
