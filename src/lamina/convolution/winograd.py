@@ -30,7 +30,7 @@ Convolutional Neural Networks", 2015, sections 4 and 4.1.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -282,7 +282,7 @@ class Winograd:
     scratch: int
     zeros: NDArray
 
-    packed: Final = True
+    packed: ClassVar[bool] = True
 
     @property
     def bytes(self) -> int:
@@ -410,7 +410,7 @@ def ready(
 
 
 def pack(weight: NDArray) -> Packed:
-    """Return weights, shape (1, 3, 3, C, O), packed for inputs of any size."""
+    """Return weights, shape (KD, 3, 3, C, O), packed for inputs of any size."""
     *_, c, o = weight.shape
     one, zero = (1, 1, 1, 1), (0, 0, 0)
     plan = winograd((*one, c), weight.shape, (*one, o), zero, False, weight.dtype, 1, given=True)
