@@ -204,8 +204,7 @@ def cut(parts: int, set: Callable[[Any, str, Any], Any] = setattr) -> None:
             if hasattr(plans := getattr(module, name, None), "cache_clear"):
                 plans.cache_clear()
     for plans in (
-        convolution_kernel._plan_direct,
-        convolution_kernel._plan_3x3,
+        convolution_kernel._plan,
         convolution_kernel._plan_dx,
         convolution_kernel._plan_dw,
     ):

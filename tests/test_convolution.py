@@ -696,7 +696,7 @@ def test_weights_larger_than_the_caches_are_used_by_parts(monkeypatch, padding):
     x = np.random.default_rng(0).standard_normal((5, 9, 9, 24), np.float32)
     layer = lm.Conv2d(24, 72, 3, stride=2, padding=padding, rng=1)
     expected = layer(x)
-    kernels._plan_direct.cache_clear()
+    kernels._plan.cache_clear()
     monkeypatch.setattr(direct, "PACKED", 1)  # a panel at a time
     monkeypatch.setattr(direct, "KEPT", 1)
     monkeypatch.setattr(direct, "BLOCK", 1)
@@ -704,7 +704,7 @@ def test_weights_larger_than_the_caches_are_used_by_parts(monkeypatch, padding):
     assert_same(layer.for_inference()(x), expected)
     fixed = kernels.fixed(layer.weight, layer.bias, stride=2)
     assert_same(fixed(x, None, ((padding, padding),) * 2), expected)
-    kernels._plan_direct.cache_clear()
+    kernels._plan.cache_clear()
 
 
 def of_3x3(shape, outputs, **options):
@@ -747,12 +747,12 @@ def test_products_by_winograd_are_the_same_however_they_are_cut(monkeypatch):
     options = {"padding": ((0, 2), (1, 0))}
     whole = results(kernels, *arrays, **options)
     fixed = kernels.fixed(*arrays[1:3])
-    for plans in (kernels._plan_3x3, kernels._plan_dx, kernels._plan_dw):
+    for plans in (kernels._plan, kernels._plan_dx, kernels._plan_dw):
         plans.cache_clear()
     for name in ("PACKED", "TILES", "NEAR", "STREAM", "STRIP"):
         monkeypatch.setattr(winograd, name, 1)
     parts = results(kernels, *arrays, **options)
-    for plans in (kernels._plan_3x3, kernels._plan_dx, kernels._plan_dw):
+    for plans in (kernels._plan, kernels._plan_dx, kernels._plan_dw):
         plans.cache_clear()
     assert_same(parts["y"], whole["y"])
     assert_same(parts["dx"], whole["dx"])

@@ -345,7 +345,7 @@ def edges_of(
 class Packed:
     """Weights packed once, for inputs of any size; never written to.
 
-    It is what a `Correlation` runs on that was planned with its `edges`.
+    It is what a `Correlation` runs on that was planned with its `edges`; Winograd's have none.
     """
 
     edges: Ints
@@ -354,16 +354,22 @@ class Packed:
 
 @dataclass(frozen=True, eq=False)
 class Correlation:
-    """A plan of (1): all that follows from shapes, options and dtype. Nothing in it changes."""
+    """A plan of (1): all that follows from shapes, options and dtype. Nothing in it changes.
 
+    winograd.py makes such plans, too, of kernels of its own.
+    """
+
+    kernel: Any
+    packer: Any
     dtype: np.dtype[Any]
     packed: bool
-    packs: Arguments  # what `_pack` is told,
-    pack_parts: int  # and in how many parts it is done
+    packs: Arguments  # what the packer is told,
+    pack_parts: int  # in how many parts it is done,
+    room: int  # and how many elements behind the panels it works in
     panel: int  # elements of a panel, of all groups
     spans: tuple[tuple[int, int], ...]  # panels that are used together: the first, and the end
     grid: tuple[int, int]
-    fixed: Arguments  # what `_rows` is told
+    fixed: Arguments  # what the kernel is told
     scratch: int
     lists: tuple[int, int, int]
     zeros: NDArray
@@ -489,7 +495,8 @@ def correlation(
     )  # fmt: skip
     cuts = np.array(edges)
     return Correlation(
-        dtype, packed, Arguments(packing, np.array(chosen), cuts), threads, panel, spans,
+        _rows, _pack, dtype, packed, Arguments(packing, np.array(chosen), cuts), threads, 0,
+        panel, spans,
         (parts, cols), Arguments(shape, heights, deep.map, rows.map, strips, runs, cuts),
         parts * cols * scratch, lists, zeros,
     )  # fmt: skip
@@ -513,12 +520,12 @@ def correlate(
     scratch, segments = workspace(plan.scratch, plan.dtype), np.empty(plan.lists, np.int64)
     if plan.packed and isinstance(weight, np.ndarray):  # to one memory, which stays in the caches
         first, end = plan.spans[0]
-        panels = aligned((end - first) * plan.panel, plan.dtype)
+        panels = aligned((end - first) * plan.panel + plan.room, plan.dtype)
     for first, end in plan.spans:
         if isinstance(weight, Packed):
             b = weight.panels[first * plan.panel :]
         elif plan.packed:
-            _pack_panels(plan, weight, first, end, b := panels)
+            pack_panels(plan, weight, first, end, b := panels)
         else:
             b = weight
         rest = _places(plan, b, first, end, bias, relu, scratch, segments)
@@ -549,7 +556,7 @@ def ready(
     bound, lists = _bound(plan, weight, bias, relu, scratch)
     if len(bound) > 1:
         return None
-    return pool.ready(_rows, math.prod(plan.grid), plan.fixed, (x, y, *bound[0]), lists)
+    return pool.ready(plan.kernel, math.prod(plan.grid), plan.fixed, (x, y, *bound[0]), lists)
 
 
 def _bound(
@@ -569,7 +576,7 @@ def _places(
     plan: Correlation, b: NDArray, first: int, end: int, bias: NDArray | None, relu: bool,
     scratch: NDArray, segments: NDArray,
 ) -> Task:  # fmt: skip
-    """Return what `_rows` is told beside x and y, with the panels of B from `first` to `end`."""
+    """Return what the kernel is told beside x and y, with the panels of B from `first` to `end`."""
     start, start_col = (plan.zeros, 0) if bias is None else (bias, 1)
     return (
         address(scratch), address(plan.zeros), plan_of(plan.dtype).origin_at, address(segments),
@@ -579,13 +586,13 @@ def _places(
 
 def _launch(plan: Correlation, rest: Task, segments: NDArray, x: NDArray, y: NDArray) -> None:
     at = held(x), held(y), *rest
-    pool.launch(_rows, math.prod(plan.grid), plan.fixed, at, segments)
+    pool.launch(plan.kernel, math.prod(plan.grid), plan.fixed, at, segments)
 
 
-def _pack_panels(plan: Correlation, weight: NDArray, first: int, end: int, into: NDArray) -> None:
+def pack_panels(plan: Correlation, weight: NDArray, first: int, end: int, into: NDArray) -> None:
     """Pack the panels of B from `first` to `end`."""
     at = address(weight), address(into), first, end
-    pool.launch(_pack, plan.pack_parts, plan.packs, at)
+    pool.launch(plan.packer, plan.pack_parts, plan.packs, at)
 
 
 def pack(weight: NDArray) -> Packed:
@@ -604,6 +611,6 @@ def pack(weight: NDArray) -> Packed:
     )
     count = len(edges) - 1
     panels = aligned(count * packing.panel, weight.dtype)
-    _pack_panels(packing, weight, 0, count, panels)
+    pack_panels(packing, weight, 0, count, panels)
     panels.flags.writeable = False
     return Packed(edges, panels)

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
-from types import ModuleType
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -18,15 +17,14 @@ from ..engine.program import Plan
 from ..engine.threads import count as count_threads
 from ..windows import Ints, Pads, Windows, each, pad, pairs, unpad
 from . import depthwise, direct, winograd
-from .direct import PLANS, Correlation, Taps, correlation
+from .direct import PLANS, Correlation, Taps, correlate, correlation
 from .gathered import Product
 from .narrow import Narrow
 from .phases import Gradient, gradient, input_gradient
 from .weights import Chunks, of_rows, weight_gradient, weights
-from .winograd import Winograd
 
 NDArray = npt.NDArray[Any]
-_Weights: TypeAlias = NDArray | direct.Packed | winograd.Packed | matmul.Packed
+_Weights: TypeAlias = NDArray | direct.Packed | matmul.Packed
 
 _NUMPY_MODES: Final = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
@@ -120,8 +118,8 @@ class _Fixed:
             return plan.multiply(x, matmul.Given(weights, bias, relu), case.y)
         how = self._correlation(case, weights)
         if how is not None:
-            bind = partial(case.way.bind, how, weights, bias, relu)
-            ready = partial(case.way.ready, how, weights, bias, relu)
+            bind = partial(direct.bind, how, weights, bias, relu)
+            ready = partial(direct.ready, how, weights, bias, relu)
             return plan.add_bound(case.y, bind, how.bytes, x, ready=ready)
         return plan.add(case.y, lambda x, y: _compute(case, x, weights, bias, relu, y), x)
 
@@ -129,11 +127,11 @@ class _Fixed:
         windows = Windows(*self.window, padding)
         return _case(x, self.weight.shape, windows, *self.options, dtype, count_threads())
 
-    def _correlation(self, case: "_Case", weights: _Weights) -> Correlation | Winograd | None:
+    def _correlation(self, case: "_Case", weights: _Weights) -> Correlation | None:
         """Return the plan of y that a program binds to its memory, if it does."""
-        if not isinstance(weights, direct.Packed | winograd.Packed) or 0 in case.y:
+        if not isinstance(weights, direct.Packed) or 0 in case.y:
             return None
-        return _plan(case, weights)
+        return _plan(case, weights.edges)
 
     def _weights(self, case: "_Case") -> _Weights:
         kind = case.is_product, case.is_3x3
@@ -143,7 +141,8 @@ class _Fixed:
             if case.is_product:
                 found = matmul.pack(found, o, 1, o, found.size // o)
             elif case.groups == 1:
-                found = case.way.pack(found.reshape(_taps(case.weight)))
+                pack = winograd.pack if case.is_3x3 else direct.pack
+                found = pack(found.reshape(_taps(case.weight)))
             self.packed[kind] = found
         return found
 
@@ -154,10 +153,10 @@ class _Live(_Fixed):
     def _weights(self, case: "_Case") -> _Weights:
         return self.weight
 
-    def _correlation(self, case: "_Case", weights: _Weights) -> Correlation | Winograd | None:
+    def _correlation(self, case: "_Case", weights: _Weights) -> Correlation | None:
         if case.is_narrow or 0 in case.y:
             return None
-        found = _plan(case, weights)
+        found = _plan(case, None)
         # A layer is called with many shapes, and no more than that is kept for each.
         return None if found.packed or found.bytes > matmul.SCRATCH else found
 
@@ -257,11 +256,6 @@ class _Case:
         zeros = self.padding_mode == "zeros"
         return zeros and winograd.fits(_taps(self.weight), self.groups, *self.moves[:2])
 
-    @property
-    def way(self) -> ModuleType:
-        """What computes y, if it is neither a product nor narrow."""
-        return winograd if self.is_3x3 else direct
-
     @cached_property
     def moves(self) -> tuple[Ints, Ints, Ints]:
         """Stride, dilation and what zeros pad before, on three axes."""
@@ -273,21 +267,14 @@ class _Case:
 _case = lru_cache(2 * PLANS)(_Case)
 
 
-def _plan(case: _Case, weight: _Weights) -> Correlation | Winograd:
-    """Plan y."""
+@lru_cache(PLANS)
+def _plan(case: _Case, edges: Ints | None) -> Correlation:
+    """Plan y, with weights packed beforehand if there are edges."""
     if case.is_3x3:
-        return _plan_3x3(case, isinstance(weight, winograd.Packed))
-    return _plan_direct(case, weight.edges if isinstance(weight, direct.Packed) else None)
-
-
-@lru_cache(PLANS)
-def _plan_3x3(case: _Case, given: bool) -> Winograd:
-    x, weight, y, (*_, before) = _volume(case.x), _taps(case.weight), _volume(case.y), case.moves
-    return winograd.winograd(x, weight, y, before, False, case.dtype, case.threads, given)
-
-
-@lru_cache(PLANS)
-def _plan_direct(case: _Case, edges: Ints | None) -> Correlation:
+        x, weight, y = _volume(case.x), _taps(case.weight), _volume(case.y)
+        *_, before = case.moves
+        given = edges is not None
+        return winograd.winograd(x, weight, y, before, False, case.dtype, case.threads, given)
     windows, (_, *sizes, _), (_, *outputs, _) = case.windows, case.x, case.y
     axes = [
         Taps(tuple(range(k)), d, s, q, _map(size, pads, case.padding_mode)[: (q - 1) * s + span])
@@ -306,13 +293,14 @@ def _plan_direct(case: _Case, edges: Ints | None) -> Correlation:
 
 
 @lru_cache(PLANS)
-def _plan_dx(case: _Case) -> Gradient | Narrow | Winograd:
+def _plan_dx(case: _Case) -> Gradient | Narrow:
     """Plan dx."""
     dy, weight, x = _volume(case.y), _taps(case.weight), _volume(case.x)
     if case.is_3x3:
         *_, before = case.moves
         after = tuple(k - 1 - b for k, b in zip(weight[:3], before, strict=True))
-        return winograd.winograd(dy, weight, x, after, True, case.dtype, case.threads)
+        plan = winograd.winograd(dy, weight, x, after, True, case.dtype, case.threads)
+        return Gradient(False, [plan])
     return gradient(dy, weight, x, case.groups, *case.moves, case.dtype, case.threads)
 
 
@@ -351,7 +339,7 @@ def _compute(
     case: _Case, x: NDArray, weight: _Weights, bias: NDArray | None, relu: bool, y: NDArray
 ) -> None:
     """Write y."""
-    if not isinstance(weight, direct.Packed | winograd.Packed) and case.is_product:
+    if not isinstance(weight, direct.Packed) and case.is_product:
         *taps, o = case.weight
         c = math.prod(taps)
         matmul.matmul(x, c, 1, weight, o, 1, y.size // o, o, c, y, bias, relu)
@@ -359,7 +347,8 @@ def _compute(
         options = case.windows, case.padding_mode, case.groups
         depthwise.forward(x, weight, bias, y, *options, relu)
     elif y.size and not isinstance(weight, matmul.Packed):
-        case.way.correlate(_plan(case, weight), x, weight, y, bias, relu)
+        edges = weight.edges if isinstance(weight, direct.Packed) else None
+        correlate(_plan(case, edges), x, weight, y, bias, relu)
 
 
 def _weight_gradient(case: _Case, dy: NDArray, x: NDArray) -> NDArray:
@@ -404,24 +393,14 @@ def _input_gradient(case: _Case, dy: NDArray, weight: NDArray) -> NDArray:
         return dx
     weight = weight.reshape(_taps(case.weight))
     if case.padding_mode == "zeros":
-        _write_dx(_plan_dx(case), dy, weight, dx)
+        input_gradient(_plan_dx(case), dy, weight, dx)
         return dx
     one = _padded(case)
     dpadded = empty(one.x, dy.dtype)
     for n in range(len(dy)):
-        _write_dx(_plan_dx(one), dy[n], weight, dpadded)
+        input_gradient(_plan_dx(one), dy[n], weight, dpadded)
         dx[n : n + 1] = unpad(dpadded, case.windows.pads, case.padding_mode)
     return dx
-
-
-def _write_dx(
-    plan: Gradient | Narrow | Winograd, dy: NDArray, weight: NDArray, dx: NDArray
-) -> None:
-    """Write dx, as planned."""
-    if isinstance(plan, Winograd):
-        winograd.correlate(plan, dy, weight, dx)
-    else:
-        input_gradient(plan, dy, weight, dx)
 
 
 @lru_cache(PLANS)

@@ -28,21 +28,19 @@ Convolutional Neural Networks", 2015, sections 4 and 4.1.
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from ..engine import jit, pool
-from ..engine.jit import Arguments, Task, address, call, data, held
+from ..engine import jit
+from ..engine.jit import Arguments, Task, call, data
 from ..engine.matmul import SERIAL, SERIAL_PLANNED, grid, plan_of
-from ..engine.memory import LINE, aligned, lasting, workspace
+from ..engine.memory import LINE, lasting
 from ..engine.patches import patches
 from ..windows import Ints
 from .blocks import bounds, copy_rows, count, cut
-from .direct import APART, EVEN, PACKED, zeros_of
+from .direct import APART, EVEN, PACKED, Correlation, Packed, pack_panels, zeros_of
 from .weights import BLOCKS, CHUNKS, Chunks
 
 NDArray = npt.NDArray[Any]
@@ -80,8 +78,9 @@ def _transform(g: int, shape: Task, at: Task) -> None:
     (
         parts, size, lane, wide, copy, transpose, of_weight, kd, c, outputs, turned, held,
     ) = shape  # fmt: skip
-    weight, into, scratch, first, end = at
-    mine, vectors = scratch + g * held * size, (outputs + lane - 1) // lane
+    weight, into, first, end = at
+    vectors = (outputs + lane - 1) // lane
+    mine = into + ((end - first) * wide * lane * 16 * kd * c + g * held) * size
     for p in range(first + (end - first) * g // parts, first + (end - first) * (g + 1) // parts):
         o, many = p * wide * lane, min(wide, vectors - p * wide)
         width = many * lane
@@ -107,15 +106,17 @@ def _transform(g: int, shape: Task, at: Task) -> None:
 
 
 @jit.kernel
-def _tiles(g: int, shape: Task, windows: Task, at: Task) -> None:
-    """Compute part g of Y: some blocks, some panels."""
+def _tiles(g: int, shape: Task, windows: Task, at: Task, lists: NDArray) -> None:
+    """Compute part g of Y: some blocks, some panels. There is no use for lists of segments."""
     (
-        parts, cols, size, lane, wide, tile, copy, of_x, planes, lines, columns, all_planes, many_h,
-        many_w, high, across, kd, c, outputs, slots, pitch, held, v_at, m_at, edge_at, v_plane,
-        v_pitch, m_plane,
+        parts, cols, size, lane, wide, tile, copy, of_x, to_y, to_y_relu, planes, lines, columns,
+        all_planes, many_h, many_w, high, across, kd, c, outputs, slots, pitch, held, v_at, m_at,
+        edge_at, v_plane, v_pitch, m_plane,
     ) = shape  # fmt: skip
-    x, y, u, first, end, start, start_col, zeros, origin, scratch, to_y = at
+    x, y, scratch, zeros, origin, _, u, first, end, start, start_col, relu = at
     x, y = data(x), data(y)
+    if relu:
+        to_y = to_y_relu
     terms, vectors = kd * c, (outputs + lane - 1) // lane
     blocks = count(planes, lines, columns, all_planes, many_h, many_w)
     c0 = first + (end - first) * (g % cols) // cols
@@ -260,41 +261,11 @@ def fits(weight: Ints, groups: int, stride: Ints, dilation: Ints) -> bool:
     return taps == [3, 3] and together and min(c, o) >= FEWEST
 
 
-@dataclass(frozen=True, eq=False)
-class Packed:
-    """U of (2), for inputs of any size; never written to."""
-
-    panels: NDArray
-
-
-@dataclass(frozen=True, eq=False)
-class Winograd:
-    """A plan of (2) and (3); nothing in it changes."""
-
-    dtype: np.dtype[Any]
-    transforms: Arguments  # what `_transform` is told,
-    transform_parts: int  # in how many parts it is done,
-    transform_scratch: int  # and in how much memory
-    panel: int  # elements of a panel of U
-    spans: tuple[tuple[int, int], ...]  # panels that are used together: the first, and the end
-    fixed: Arguments  # what `_tiles` is told
-    grid: tuple[int, int]
-    scratch: int
-    zeros: NDArray
-
-    packed: ClassVar[bool] = True
-
-    @property
-    def bytes(self) -> int:
-        """The bytes of the scratch of `_tiles`."""
-        return self.scratch * self.dtype.itemsize
-
-
 def winograd(
     x: Ints, weight: Ints, y: Ints, before: Ints, turned: bool, dtype: np.dtype[Any], threads: int,
     given: bool = False,
-) -> Winograd:  # fmt: skip
-    """Plan the correlation of x.
+) -> Correlation:  # fmt: skip
+    """Plan the correlation of x by (2) and (3).
 
     Parameters
     ----------
@@ -334,20 +305,22 @@ def winograd(
     edge_at = m_at + 16 * m_plane
     mine = edge_at + 4 * columns * wide * lane + APART
     shape = (
-        parts, cols, size, lane, wide, tile, copy, of_x(dtype), *cuts, *image, high, across, kd, c,
-        o, slots, pitch, mine, v_at, m_at, edge_at, v_plane, v_pitch, m_plane,
+        parts, cols, size, lane, wide, tile, copy, of_x(dtype), to_y(dtype), to_y_relu(dtype),
+        *cuts, *image, high, across, kd, c, o, slots, pitch, mine, v_at, m_at, edge_at, v_plane,
+        v_pitch, m_plane,
     )  # fmt: skip
     transform_parts, held = min(threads, at_once), 9 * c * wide * lane
     transforms = (
         transform_parts, size, lane, wide, copy, transpose, of_weight(dtype), kd, c, o,
         int(turned), held,
     )  # fmt: skip
-    return Winograd(
-        dtype, Arguments(transforms), transform_parts,
+    windows = _windows(plan, x, out_d, kd, 4, before, slots, pitch)
+    return Correlation(
+        _tiles, _transform, dtype, True, Arguments(transforms), transform_parts,
         transform_parts * held if turned or o % lane else 0, panel,
         tuple((first, min(first + at_once, panels)) for first in range(0, panels, at_once)),
-        Arguments(shape, _windows(plan, x, out_d, kd, 4, before, slots, pitch)), (parts, cols),
-        parts * cols * mine, zeros_of(max(pitch, 8 * lane), dtype),
+        (parts, cols), Arguments(shape, windows), parts * cols * mine, (1, 1, 1),
+        zeros_of(max(pitch, 8 * lane), dtype),
     )  # fmt: skip
 
 
@@ -370,76 +343,16 @@ def _windows(
     )  # fmt: skip
 
 
-def correlate(
-    plan: Winograd, x: NDArray, weight: NDArray | Packed, y: NDArray,
-    bias: NDArray | None = None, relu: bool = False,
-) -> None:  # fmt: skip
-    """Write the correlation of x into y, as planned, with a ReLU on top if asked for."""
-    if isinstance(weight, np.ndarray):
-        first, end = plan.spans[0]
-        panels = aligned((end - first) * plan.panel, plan.dtype)
-    scratch = workspace(max(plan.scratch, plan.transform_scratch), plan.dtype)
-    for first, end in plan.spans:
-        if isinstance(weight, Packed):
-            u = weight.panels
-        else:
-            _write(plan, weight, first, end, u := panels, scratch)
-        rest = _places(plan, u, first, end, bias, relu, scratch)
-        pool.launch(_tiles, math.prod(plan.grid), plan.fixed, (held(x), held(y), *rest))
-
-
-def bind(
-    plan: Winograd, weight: Packed, bias: NDArray | None, relu: bool, scratch: NDArray
-) -> Callable[[NDArray, NDArray], None]:
-    """Return `correlate` as a function of x and y that works in `plan.bytes` of scratch."""
-    rest = _places(plan, weight.panels, *plan.spans[0], bias, relu, scratch)
-
-    def run(x: NDArray, y: NDArray) -> None:
-        pool.launch(_tiles, math.prod(plan.grid), plan.fixed, (held(x), held(y), *rest))
-
-    return run
-
-
-def ready(
-    plan: Winograd, weight: Packed, bias: NDArray | None, relu: bool, x: int, y: int,
-    scratch: NDArray,
-) -> pool.Ready:  # fmt: skip
-    """Return what `bind` gives for what `held` says of x and y."""
-    rest = _places(plan, weight.panels, *plan.spans[0], bias, relu, scratch)
-    return pool.ready(_tiles, math.prod(plan.grid), plan.fixed, (x, y, *rest))
-
-
 def pack(weight: NDArray) -> Packed:
     """Return weights, shape (KD, 3, 3, C, O), packed for inputs of any size."""
     *_, c, o = weight.shape
     one, zero = (1, 1, 1, 1), (0, 0, 0)
     plan = winograd((*one, c), weight.shape, (*one, o), zero, False, weight.dtype, 1, given=True)
     ((first, end),) = plan.spans
-    panels = lasting(end * plan.panel, weight.dtype)
-    _write(plan, weight, first, end, panels, workspace(plan.transform_scratch, plan.dtype))
+    panels = lasting(end * plan.panel + plan.room, weight.dtype)
+    pack_panels(plan, weight, first, end, panels)
     panels.flags.writeable = False
-    return Packed(panels)
-
-
-def _places(
-    plan: Winograd, u: NDArray, first: int, end: int, bias: NDArray | None, relu: bool,
-    scratch: NDArray,
-) -> Task:  # fmt: skip
-    """Return what `_tiles` is told beside x and y, with the panels of U from `first` to `end`."""
-    start, start_col = (plan.zeros, 0) if bias is None else (bias, 1)
-    write = to_y_relu if relu else to_y
-    return (
-        address(u), first, end, address(start), start_col, address(plan.zeros),
-        plan_of(plan.dtype).origin_at, address(scratch), write(plan.dtype),
-    )  # fmt: skip
-
-
-def _write(
-    plan: Winograd, weight: NDArray, first: int, end: int, u: NDArray, scratch: NDArray
-) -> None:
-    """Write the panels of U from `first` to `end`."""
-    at = address(weight), address(u), address(scratch), first, end
-    pool.launch(_transform, plan.transform_parts, plan.transforms, at)
+    return Packed((), panels)
 
 
 def weights(
