@@ -317,6 +317,7 @@ def test_same_bits_past_the_caches(samples, outputs, dtype, monkeypatch):
         convolution((1, 40, 40, 256), (3, 3), 16, padding=1, dilation=6),
         convolution((1, 66, 66, 256), (3, 3), 16, padding=32, dilation=32),
         convolution((1, 3, 3, 3, 3000), (3, 3, 3), 16, padding=1),
+        convolution((1, 2, 12, 12, 3000), (3, 3, 3), 64, padding=1),
         convolution((1, 3, 3, 1024), (3, 3), 1024, padding=1),
         convolution((1, 6, 20, 20, 32), (3, 3, 3), 32, padding=1),
         convolution((1, 64, 64, 32), (3, 3), 32, padding=1, padding_mode="reflect"),

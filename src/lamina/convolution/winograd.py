@@ -63,7 +63,9 @@ MULTIPLE: Final = 16
 NEAR: Final = 256 * 1024
 """Bytes of V for a block: with what is made of it, level 2 holds it,"""
 TILES: Final = 24
-"""or a block of so many tiles, for U to be read seldom."""
+"""or a block of so many tiles, for U to be read seldom,"""
+LARGE: Final = 2**22
+"""but, however many channels there are, at most so many bytes, which is also for a panel of U."""
 STREAM: Final = 2**20
 """Bytes of V and of what stands beside it in a block of dW, whose sums level 2 holds:"""
 STRIP: Final = 8192
@@ -282,16 +284,20 @@ def winograd(
         Whether U is given, packed beforehand.
     """
     plan = plan_of(dtype)
-    size, lane, wide = plan.size, plan.lane, plan.wide
+    size, lane = plan.size, plan.lane
     tile, copy, transpose = plan.codes
     (n, out_d, high, across, o), kd, c = y, weight[0], x[4]
     image, terms = (n * out_d, -(-high // 2), -(-across // 2)), kd * c
+    length = 16 * terms  # elements of V for a tile, of U for an output
+    largest = max(1, LARGE // (length * size))
+    wide = min(plan.wide, -(-o // lane), max(1, largest // lane))
     if math.prod(image) * 36 * terms * o <= (SERIAL_PLANNED if given else SERIAL):
         threads = 1
-    tiles = max(TILES, min(NEAR // (16 * terms * size), -(-math.prod(image) // threads)))
+    near = min(NEAR // (length * size), -(-math.prod(image) // threads))
+    tiles = min(max(TILES, near), largest)
     cuts = together, lines, columns = cut(*image, tiles)
     blocks, panels = count(*cuts, *image), -(-o // (lane * wide))
-    panel = 16 * terms * wide * lane
+    panel = length * wide * lane
     at_once = panels if given else min(panels, max(1, PACKED // (panel * size)))
     parts, cols = grid(blocks, at_once, threads)
     if -(-blocks // threads) * threads <= EVEN * blocks:
