@@ -104,7 +104,7 @@ def measure(
             run["titles"] = {peer.name: peer.title for peer in present}
             for i, case in enumerate(cases, start=1):
                 print(f"[{i}/{len(cases)}] {case.layer} {case.name}", flush=True)
-                times, failures = turns(case, present, rounds, seconds, threads)
+                times, failures = turns(case, present, rounds, seconds, found)
                 run["cases"][case.name] = {
                     "layer": case.layer,
                     "times": times,
@@ -114,6 +114,7 @@ def measure(
                 }
                 for name, reason in failures.items():
                     print(f"    {name}: {reason}", flush=True)
+        run["limits"] = limits.best(found, limits.measure(threads))
     return run
 
 
@@ -154,9 +155,9 @@ def started(threads: int) -> Iterator[tuple[list[Peer], dict[str, str], dict[str
 
 
 def turns(
-    case: Case, present: Sequence[Peer], rounds: int, seconds: float, threads: int
+    case: Case, present: Sequence[Peer], rounds: int, seconds: float, found: limits.Limits
 ) -> tuple[Times, dict[str, str]]:
-    """Return the times of a case, and why a library has none."""
+    """Return the times of a case, and why a library has none, on a machine with such limits."""
     forms, failures = prepared(case, present)
     times: Times = {peer.name: {} for peer in present}
     for i in range(rounds):
@@ -164,6 +165,7 @@ def turns(
         for peer in [*present[first:], *present[:first]]:
             if peer.name not in failures:
                 try:
+                    limits.wait_for_cores(found)
                     turn(peer, forms[peer.name], seconds, times[peer.name])
                 except PeerError as error:
                     failures[peer.name] = str(error)
@@ -171,7 +173,7 @@ def turns(
         if peer.name in failures:
             del times[peer.name]
             peer.stop()  # whatever state it is in, the next case has a new process
-            peer.start(threads)
+            peer.start(found["threads"])
             peer.pause()
     return times, failures
 

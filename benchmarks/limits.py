@@ -9,6 +9,7 @@ Each figure is the best of several runs. A bandwidth is at least that of any lar
 
 import ctypes
 import hashlib
+import statistics
 import threading
 import time
 from collections.abc import Callable
@@ -51,23 +52,53 @@ def measure(threads: int, seconds: float = 0.2) -> Limits:
     }
 
 
+def best(first: Limits, second: Limits) -> Limits:
+    """Return the greater figures of two measurements: a shared host gives less for a while."""
+    peak = {
+        dtype: {n: max(rate, second["peak"][dtype][n]) for n, rate in rates.items()}
+        for dtype, rates in first["peak"].items()
+    }
+    rates = {do: list(map(max, first[do], second[do])) for do in ("read", "scale")}
+    return {**first, "peak": peak, **rates}
+
+
+def wait_for_cores(found: Limits, seconds: float = 5.0) -> None:
+    """Wait until all threads reach nine tenths of the peak at once, for so long at the most.
+
+    A shared host takes a core away for seconds: what is measured then says nothing.
+    """
+    threads, dtype, window = found["threads"], "float32", 2e-3
+    rate = found["peak"][dtype][str(threads)]
+    run, end = _multiply_adds(dtype, threads), time.perf_counter() + seconds
+    turns = max(1, int(window * rate / _flops(dtype, threads)))
+    while statistics.median(run(turns) for _ in range(5)) * 0.9 > window:
+        if time.perf_counter() > end:
+            return
+        time.sleep(0.1)
+
+
 def _not_below_larger(bandwidths: list[float]) -> list[float]:
     return [max(bandwidths[i:]) for i in range(len(bandwidths))]
 
 
 def _peak(dtype: str, threads: int, seconds: float) -> float:
     """Return the flop/s of multiply-adds on registers."""
+    turns, best = _best(_multiply_adds(dtype, threads), seconds)
+    return _flops(dtype, threads) * turns / best
+
+
+def _multiply_adds(dtype: str, threads: int) -> Callable[[int], float]:
+    """Return a function that runs multiply-adds for some turns and gives the seconds they took."""
     fma = loop("fma", dtype)
     starts = [np.full((chains() + 2) * _lanes(dtype), 0.5, dtype) for _ in range(threads)]
     for i, array in enumerate(starts):
         array += np.linspace(0, 0.1 + i, array.size, dtype=dtype) / 10  # no two chains alike
-    flops = 2 * chains() * _lanes(dtype)
+    return lambda turns: _together([_task(fma, array, 1, turns) for array in starts])
 
-    def together(turns: int) -> float:
-        return _together([_task(fma, array, 1, turns) for array in starts])
 
-    turns, best = _best(together, seconds)
-    return threads * flops * turns / best
+def _flops(dtype: str, threads: int) -> int:
+    """Return the operations of a turn of `_multiply_adds`."""
+    return threads * 2 * chains() * _lanes(dtype)
 
 
 def _bandwidth(do: str, size: int, threads: int, seconds: float) -> float:

@@ -25,8 +25,10 @@ METHOD: Final = """\
 - Before time is taken, y and all gradients of every library are compared with a reference computed
   in float64.
 - Each library is a process of its own, on all threads. They go in turns, case by case, several
-  rounds; while one is measured the others are stopped. Times are medians over the calls of a round,
-  then over rounds; results.json has those of every round, and minima.
+  rounds; while one is measured the others are stopped. Before its turn all cores must reach nine
+  tenths of the machine's peak, which is waited for up to five seconds: a shared host takes cores
+  away. Times are medians over the calls of a round, then over rounds; results.json has those of
+  every round, and minima.
 - Networks are trained by a step after the other on one batch: forward, cross-entropy, backward,
   update. Their inference is Lamina's `for_inference` alone. They are compared with Lamina's own
   network in float64, without Dropout.
