@@ -22,7 +22,7 @@ import numpy.typing as npt
 from ..engine import jit, pool
 from ..engine.jit import Arguments, Task, address, call
 from ..engine.matmul import SERIAL, grid, plan_of
-from ..engine.memory import workspace
+from ..engine.memory import LEVEL_2, workspace
 from ..windows import Ints
 from .direct import equal, zeros_of
 
@@ -30,11 +30,11 @@ NDArray = npt.NDArray[Any]
 
 WIDEST: Final = 3
 """The vectors of a panel: few panels read what is gathered seldom, and tiles are still tall."""
-POSITIONS: Final = 384
+POSITIONS: Final = 256
 """The most positions of a block."""
-GATHERED: Final = 128 * 1024
+GATHERED: Final = LEVEL_2 // 4
 """About how many bytes of X̃ are gathered at a time."""
-RESIDENT: Final = 256 * 1024
+RESIDENT: Final = LEVEL_2 * 3 // 4
 """Bytes of dY that a thread keeps in level 2."""
 
 
@@ -198,7 +198,8 @@ def product(
     if groups == 1 and dilation[2] == 1:
         run, taps_w = kw * rows, 1
     chunks = -(-wide // POSITIONS)
-    block = max(1, POSITIONS // wide)
+    lines = math.prod(dy[:3])
+    block = -(-lines // -(-lines // max(1, POSITIONS // wide)))  # of equal size
     positions = block * -(-wide // chunks)
     edges = equal(-(-outputs // lane), WIDEST)
     widest = edges[1]
@@ -208,11 +209,12 @@ def product(
     ldt = -(-stack * height // lane) * lane + lane
     span = max(1, RESIDENT // (positions * widest * lane * size))
     threads = threads if math.prod(dy) * all_rows > SERIAL else 1
-    parts, cols = grid(groups * tiles, len(edges) - 1, threads)
+    # Of equal cuts that by rows: nothing is gathered twice.
+    cols, parts = grid(len(edges) - 1, groups * tiles, threads)
     held = positions * (ldt + min(span, len(edges) - 1) * widest * lane)
     shape = (
         parts, cols, size, lane, *plan.codes[:2], tiles, stack, block, chunks, span, held, ldt,
-        math.prod(dy[:3]), wide, groups, all_rows, outputs, total,
+        lines, wide, groups, all_rows, outputs, total,
     )  # fmt: skip
     windows = (
         size, lane, plan.codes[1], ldt, x[0], *dy[1:3], *x[1:], kh, taps_w, *stride, *dilation,

@@ -27,16 +27,18 @@ AHEAD: Final = 512
 """How many bytes ahead to ask for what goes past the caches: it is to be read once."""
 
 
-def _level_3() -> int:
-    """Return the bytes of the cache of level 3, as far as one process may count on them."""
-    found = most = 2**25
+def _level(index: int, most: int) -> int:
+    """Return the bytes of a cache, as far as one process may count on them."""
+    found = most
     with contextlib.suppress(OSError, ValueError):
-        text = Path("/sys/devices/system/cpu/cpu0/cache/index3/size").read_text()
+        text = Path(f"/sys/devices/system/cpu/cpu0/cache/index{index}/size").read_text()
         found = int(text.strip().removesuffix("K")) * 2**10
     return min(found, most)
 
 
-LEVEL_3: Final = _level_3()
+LEVEL_2: Final = _level(2, 2**20)
+LEVEL_3: Final = _level(3, 2**25)
+"""Bytes of the caches of level 2, which is a core's own, and of level 3."""
 
 
 def past_caches(arrays: int, size: int) -> bool:
