@@ -196,6 +196,13 @@ def _rows(
                                 h = w0 + (w1 - w0) * (i + 1) // stacks - w
                                 part = base + ((w - w0) * across + group * length) * size
                                 row = sample * y_n + q_d * y_d + q * y_h + w * y_w
+                                # What the tiles beside meet first, far away if X is read in place.
+                                ahead, step = part, 0
+                                if column >= 0 and i + 1 < stacks and many > 0:
+                                    newest = segments[g, 2 * (q - h0), many - 1]
+                                    ahead += (newest + h * across) * size
+                                    terms = many * length
+                                    step = (height * across + terms - 1) // terms
                                 for p in range(p0, p1):
                                     v = edges[p]
                                     j = group * outputs + v * lane
@@ -219,8 +226,9 @@ def _rows(
                                     call(tile, (
                                         h, vectors, part, list_a, across, 1,
                                         panel, list_b, ldb, many, length, begin, lds,
-                                        into, y_w, last, floor, part, 0,  # X may end here
+                                        into, y_w, last, floor, ahead, step,
                                     ))  # fmt: skip
+                                    ahead, step = part, 0
                         p0 = p1
 
 
