@@ -33,7 +33,7 @@ import numpy.typing as npt
 from ..engine import jit, pool
 from ..engine.jit import Arguments, Task, address, call, data, held
 from ..engine.matmul import SERIAL, SERIAL_PLANNED, grid, plan_of
-from ..engine.memory import ALIGNMENT, aligned, workspace
+from ..engine.memory import ALIGNMENT, LEVEL_3, aligned, workspace
 from ..windows import Ints
 
 NDArray = npt.NDArray[Any]
@@ -46,7 +46,7 @@ RESIDENT: Final = 256 * 1024
 """Bytes of B that a thread keeps in level 2 while rows of X pass."""
 EVEN: Final = 1.1
 """How far the largest of equal shares of rows may be above the mean."""
-PACKED: Final = 2**21
+PACKED: Final = LEVEL_3 // 4
 """Bytes of B that are packed at a time: they are used before they leave the caches."""
 KEPT: Final = 2**22
 """Bytes of a B packed beforehand that level 3 keeps; a larger one is used by parts, too."""

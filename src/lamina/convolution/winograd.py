@@ -36,7 +36,7 @@ import numpy.typing as npt
 from ..engine import jit
 from ..engine.jit import Arguments, Task, call, data
 from ..engine.matmul import SERIAL, SERIAL_PLANNED, grid, plan_of
-from ..engine.memory import LINE, lasting
+from ..engine.memory import LEVEL_2, LINE, lasting
 from ..engine.patches import patches
 from ..windows import Ints
 from .blocks import bounds, copy_rows, count, cut
@@ -60,7 +60,7 @@ FEWEST: Final = 16
 """With fewer channels, to begin and end the sums would take more than is saved."""
 MULTIPLE: Final = 16
 """dW goes by strips of a multiple of so many channels, which the lanes of all CPUs divide,"""
-NEAR: Final = 256 * 1024
+NEAR: Final = LEVEL_2 // 2
 """Bytes of V for a block: with what is made of it, level 2 holds it,"""
 TILES: Final = 24
 """or a block of so many tiles, for U to be read seldom,"""
@@ -298,7 +298,8 @@ def winograd(
     cuts = together, lines, columns = cut(*image, tiles)
     blocks, panels = count(*cuts, *image), -(-o // (lane * wide))
     panel = length * wide * lane
-    at_once = panels if given else min(panels, max(1, PACKED // (panel * size)))
+    # A panel for each thread at the least.
+    at_once = panels if given else min(panels, max(threads, PACKED // (panel * size)))
     parts, cols = grid(blocks, at_once, threads)
     if -(-blocks // threads) * threads <= EVEN * blocks:
         parts, cols = threads, 1
