@@ -127,7 +127,7 @@ def _tiles(g: int, shape: Task, windows: Task, at: Task, lists: NDArray) -> None
     v, m, edge = mine + v_at * size, mine + m_at * size, mine + edge_at * size
     for block in range(blocks * (g // cols) // parts, blocks * (g // cols + 1) // parts):
         p0, p1, h0, h1, w0, w1 = bounds(block, planes, lines, columns, all_planes, many_h, many_w)
-        copy_rows(windows, p0, p1, h0, h1, w0, w1, x, zeros, mine)
+        copy_rows(windows, p0, p1, h0, h1, w0, w1, x, c, zeros, mine)
         rows, some = (p1 - p0) * (h1 - h0), w1 - w0
         for r in range(rows):
             for t in range(kd):
@@ -204,18 +204,17 @@ def _sums(g: int, shape: Task, windows: Task, windows_y: Task, at: Task, lists: 
         v_pitch, s_pitch = (kd - 1) * rows + (rows + lane - 1) // lane * lane, vectors * lane
         first, end = blocks * chunk // chunks, blocks * (chunk + 1) // chunks
         for block in range(first, end):
-            p0, p1, h0, h1, w0, w1 = bounds(
-                block, planes, lines, columns, all_planes, many_h, many_w
-            )
-            copy_rows(windows, p0, p1, h0, h1, w0, w1, x, zeros, mine)
-            copy_rows(windows_y, p0, p1, h0, h1, w0, w1, dy, zeros, mine_y)
+            ends = bounds(block, planes, lines, columns, all_planes, many_h, many_w)
+            p0, p1, h0, h1, w0, w1 = ends
+            copy_rows(windows, *ends, x + c0 * size, rows, zeros, mine)
+            copy_rows(windows_y, *ends, dy + o0 * size, outputs, zeros, mine_y)
             across, high = w1 - w0, h1 - h0
             tiles = (p1 - p0) * high * across
             for r in range((p1 - p0) * high):
                 for t in range(kd):
                     line = (r // high * kd + t) * slots + r % high * 2
                     call(of_x, (
-                        across, mine + (line * pitch + c0) * size, pitch, c, 2 * c,
+                        across, mine + line * pitch * size, pitch, rows, 2 * rows,
                         v + (r * across * v_pitch + t * rows) * size, 4 * v_plane, v_plane,
                         v_pitch, (rows + lane - 1) // lane,
                     ))  # fmt: skip
@@ -223,9 +222,9 @@ def _sums(g: int, shape: Task, windows: Task, windows_y: Task, at: Task, lists: 
                 for q in range(0, vectors, wide):
                     width = min(wide, vectors - q) * lane
                     call(of_dy, (
-                        across, mine_y + (line * pitch_y + o0 + q * lane) * size, pitch_y, o, 2 * o,
-                        d + (q * lane * tiles + r * across * width) * size, 4 * d_plane, d_plane,
-                        width, width // lane,
+                        across, mine_y + (line * pitch_y + q * lane) * size, pitch_y, outputs,
+                        2 * outputs, d + (q * lane * tiles + r * across * width) * size,
+                        4 * d_plane, d_plane, width, width // lane,
                     ))  # fmt: skip
             for e in range(16):
                 part = v + e * v_plane * size
@@ -382,8 +381,8 @@ def weights(
     while chunks > 1 and chunks > count(*cuts, *image) // BLOCKS:
         chunks //= 2
     parts = min(threads, chunks * strips_c * strips_o)
-    slots, pitch = 2 * lines + 2, (2 * columns + 2) * c
-    slots_y, pitch_y = 2 * lines, 2 * columns * o
+    slots, pitch = 2 * lines + 2, (2 * columns + 2) * rows
+    slots_y, pitch_y = 2 * lines, 2 * columns * outputs
     most = math.prod(cuts)
     v_plane, d_plane = _plane(most * kd * rows, size), _plane(most * outputs, size)
     sum_plane = _plane(kd * rows * outputs, size)
