@@ -12,7 +12,7 @@ OPTIMIZERS = {"adam": lambda: lm.Adam(1e-7), "momentum": lambda: lm.SGD(1e-7, mo
 
 def forms(case: Network, given: Mapping[str, NDArray]) -> dict[str, Form]:
     """Return the inference model or a step of training."""
-    model, x = case.layer_of(given), given["x"]
+    model, x, target = case.layer_of(given), given["x"], given["target"]
     lengths = given.get("lengths")
     options = {} if lengths is None else {"lengths": lengths}
     if case.which == "forward":
@@ -20,16 +20,16 @@ def forms(case: Network, given: Mapping[str, NDArray]) -> dict[str, Form]:
         return {"layer": Form({"forward": lambda: fixed(x, **options)}, _same)}
     loss, optimizer = lm.CrossEntropy(), OPTIMIZERS[case.of.optimizer]()
 
-    def step() -> float:
+    def step() -> float:  # holds nothing of `given` that it does not use
         y, cache = model.forward(x, **options, training=True)
-        value, dy = loss(y, given["target"], lengths)
+        value, dy = loss(y, target, lengths)
         optimizer.step(model.params, model.gradients(dy, cache))
         return value
 
     def results() -> list[NDArray]:
         checked = without_dropout(case.layer_of(given))
         y, cache = checked.forward(x, **options, training=True)
-        _, grads = checked.backward(loss(y, given["target"], lengths)[1], cache)
+        _, grads = checked.backward(loss(y, target, lengths)[1], cache)
         return [y, *(grads[name] for name in case.parameters)]
 
     return {"layer": Form({"both": step}, _same, {"both": results})}
