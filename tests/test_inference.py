@@ -217,6 +217,9 @@ def test_batches_go_by_microbatches(monkeypatch, name, batches):
     program = fixed._plain.program(x.shape, x.dtype, None)
     counts = program.counts if isinstance(program, Microbatches) else [7]
     assert counts == {1: [7], 3: [3, 2, 2], 99: [1] * 7}[batches]
+    for memories in program.waiting if isinstance(program, Microbatches) else ():
+        assert len(memories) == len(set(counts))
+        assert len({id(memory.scratch) for memory in memories.values()}) == 1
 
 
 def test_vectors_go_all_at_once(monkeypatch):

@@ -125,7 +125,7 @@ class Plan:
         return -(-size // ALIGNMENT) * ALIGNMENT
 
 
-class _Memory(NamedTuple):
+class Memory(NamedTuple):
     """What a call of a program works with.
 
     `arrays` lacks x and y, and what is a view of them. `runs` are the steps, each with the numbers
@@ -148,7 +148,7 @@ class Program:
     def __init__(self, plan: Plan, result: int) -> None:
         self.plan, self.result, self.y = plan, result, plan.owners[result]
         self.places, self.size = _laid_out(plan, self.y)
-        self.waiting: list[_Memory] = []
+        self.waiting: list[Memory] = []
         self.views = [
             i for i, owner in enumerate(plan.owners) if owner != i and owner in (0, self.y)
         ]
@@ -174,7 +174,13 @@ class Program:
         try:
             memory = self.waiting.pop()
         except IndexError:
-            memory = self._memory()
+            memory = self.memory(*_room([self]))
+        self.run(memory, x, y)
+        if self.size <= KEPT:
+            self.waiting.append(memory)
+
+    def run(self, memory: Memory, x: NDArray, y: NDArray) -> None:
+        """Compute y, as `write` does, in a memory of this program."""
         arrays: list[Any] = []
         for run, numbers in memory.runs:
             if numbers is None:
@@ -183,18 +189,16 @@ class Program:
             if not arrays:
                 arrays = self._arrays(memory, x, y)
             run(*[arrays[i] for i in numbers])
-        if self.size <= KEPT:
-            self.waiting.append(memory)
 
     def _only(self) -> Run | None:
         """Return all steps as one run, if they are, with no other arrays than x and y: or None."""
         if self.places or self.plan.scratch or self.result != self.y:
             return None
-        memory = self._memory()
+        memory = self.memory(*_room([self]))
         found = [run for run, numbers in memory.runs if numbers is None]
         return found[0] if len(found) == len(memory.runs) == 1 else None
 
-    def _arrays(self, memory: _Memory, x: NDArray, y: NDArray) -> list[Any]:
+    def _arrays(self, memory: Memory, x: NDArray, y: NDArray) -> list[Any]:
         """Return all arrays of a call."""
         arrays = memory.arrays.copy()
         arrays[0], arrays[self.y] = x, y
@@ -202,15 +206,14 @@ class Program:
             arrays[i] = arrays[self.plan.owners[i]].reshape(self.plan.shapes[i])
         return arrays
 
-    def _memory(self) -> _Memory:
-        """Return what calls one after the other use again."""
+    def memory(self, space: NDArray, scratch: NDArray) -> Memory:
+        """Return what calls one after the other use again, in what `_room` gave."""
         plan = self.plan
-        memory, scratch = aligned(self.size, _BYTE), aligned(plan.scratch, _BYTE)
         arrays: list[Any] = [None] * len(plan.shapes)
         for i, (shape, owner) in enumerate(zip(plan.shapes, plan.owners, strict=True)):
             if owner in self.places:
                 first, count = self.places[owner], math.prod(shape) * plan.dtype.itemsize
-                arrays[i] = memory[first : first + count].view(plan.dtype).reshape(shape)
+                arrays[i] = space[first : first + count].view(plan.dtype).reshape(shape)
         runs: list[tuple[Run, tuple[int, ...] | None]] = []
         steps = [(step, self._ready(step, arrays, scratch)) for step in plan.steps]
         for is_ready, group in itertools.groupby(steps, lambda pair: pair[1] is not None):
@@ -220,7 +223,7 @@ class Program:
                 runs.append((pool.in_order(*calls), None))
             else:
                 runs += [(step.bind(scratch), (*step.sources, step.target)) for step, _ in some]
-        return _Memory(arrays, runs, scratch)
+        return Memory(arrays, runs, scratch)
 
     def _ready(self, step: Step, arrays: list[Any], scratch: NDArray) -> pool.Ready | None:
         """Return a step as a call that is ready, if it can be one."""
@@ -235,7 +238,7 @@ class Program:
 class Microbatches:
     """Programs for a batch, one after the other, each for some samples; `then` ends it for all.
 
-    What lies between x and y stays in the caches, and takes less memory.
+    What lies between x and y stays in the caches, and takes less memory: all work in the same.
     """
 
     def __init__(self, programs: Sequence[Program], then: Callable[[NDArray], NDArray]) -> None:
@@ -243,14 +246,29 @@ class Microbatches:
         self.counts = [program.plan.shapes[0][0] for program in programs]
         first = programs[0]
         self.shape = (sum(self.counts), *first.plan.shapes[first.result][1:])
+        self.waiting: list[dict[Program, Memory]] = []
 
     def __call__(self, x: NDArray) -> NDArray:
         """Return y for x, of the shape and dtype that were planned."""
         x, y, end = contiguous(x), empty(self.shape, x.dtype), 0
+        try:
+            memories = self.waiting.pop()
+        except IndexError:
+            room = _room(self.programs)
+            memories = {program: program.memory(*room) for program in set(self.programs)}
         for program, count in zip(self.programs, self.counts, strict=True):
             first, end = end, end + count
-            program.write(x[first:end], y[first:end].reshape(program.shape))
+            program.run(memories[program], x[first:end], y[first:end].reshape(program.shape))
+        if max(program.size for program in memories) <= KEPT:
+            self.waiting.append(memories)
         return self.then(y)
+
+
+def _room(programs: Sequence[Program]) -> tuple[NDArray, NDArray]:
+    """Return bytes for the arrays, and bytes to work in, of programs that take turns."""
+    size = max(program.size for program in programs)
+    scratch = max(program.plan.scratch for program in programs)
+    return aligned(size, _BYTE), aligned(scratch, _BYTE)
 
 
 def _laid_out(plan: Plan, y: int) -> tuple[dict[int, int], int]:
