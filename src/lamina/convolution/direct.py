@@ -44,6 +44,8 @@ SCRATCH: Final = 128 * 1024
 """Bytes of a thread's scratch block, as long as one row of taps needs no more."""
 RESIDENT: Final = 256 * 1024
 """Bytes of B that a thread keeps in level 2 while rows of X pass."""
+SHARED: Final = LEVEL_3 // 8
+"""Bytes of B that all threads may read at the same time: level 3 gives each what it needs."""
 EVEN: Final = 1.1
 """How far the largest of equal shares of rows may be above the mean."""
 PACKED: Final = LEVEL_3 // 4
@@ -489,8 +491,8 @@ def correlation(
     parts, cols = grid(units, at_once, threads)
     if depth * outputs * size <= RESIDENT and -(-units // threads) * threads <= EVEN * units:
         parts, cols = threads, 1  # each thread finds in its caches what it wrote of X
-    elif depth * outputs < math.prod(x[1:]):  # of equal cuts that by rows: none is copied twice
-        cols, parts = grid(at_once, units, threads)
+    elif depth * outputs * size <= max(math.prod(x[1:]) * size, SHARED):
+        cols, parts = grid(at_once, units, threads)  # of equal cuts that by rows, as above
     spans = tuple((first, min(first + at_once, count)) for first in range(0, count, at_once))
     longest = min(piece, copied) * taps_w + 1
     lists = parts * cols, 2 * block + -(-APART // longest), longest
