@@ -12,6 +12,8 @@ class Affine(Layer):
 
     weight = Parameter()
     bias = Parameter()
+    _factors: NDArray | None = None
+    """What an inference model multiplies the weights of each output by, when it packs them."""
 
     @abstractmethod
     def _forward(self, x: NDArray, lengths: Any, **options: bool) -> tuple[NDArray, Any]:

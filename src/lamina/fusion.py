@@ -286,9 +286,10 @@ def _folded(layer: Affine, norm: BatchNorm) -> Affine:
     scale, shift = affine(*statistics, norm.gamma, norm.beta, norm.eps)
     weight, bias = layer.weight, layer.bias
     other = copy.copy(layer)
+    other._factors = scale if layer._factors is None else layer._factors * scale
     other.params = {
-        "weight": (weight * scale).astype(weight.dtype),  # (1)
-        "bias": (shift if bias is None else bias * scale + shift).astype(weight.dtype),
+        "weight": weight,
+        "bias": (shift if bias is None else bias * scale + shift).astype(weight.dtype),  # (1)
     }
     return other
 
@@ -367,8 +368,6 @@ def _parts(leaves: list[_Leaf], memo: Memo) -> Iterator[_Part]:
         key = tuple(map(id, fused))
         if key not in memo:
             memo[key] = _fixed(layer, memo, relu)
-            if layer is not fused[0]:  # what it was folded to is packed
-                layer.params = fused[0].params
         # The first layer sees what no other has checked.
         needed = first == 0 or not _does_nothing(layer)
         yield _Part(memo[key], fused, first, notes, needed)

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ..arrays import mask_steps
+from ..arrays import mask_steps, scale
 from ..engine import matmul
 from ..engine.matmul import are_contiguous, column_sums, contiguous
 from ..engine.memory import empty
@@ -78,7 +78,8 @@ def _gradients(dy: NDArray, cache: tuple[Any, ...]) -> dict[str, NDArray]:
 class _Fixed:
     """The forward pass with given parameters, and a ReLU on top if asked for.
 
-    Weights are packed when it is first known how.
+    Weights are packed when it is first known how; those of each output are multiplied by a factor
+    then, if there are some.
     """
 
     def __init__(
@@ -86,13 +87,14 @@ class _Fixed:
         weight: NDArray,
         bias: NDArray | None = None,
         relu: bool = False,
+        factors: NDArray | None = None,
         *,
         stride: int | Ints = 1,
         dilation: int | Ints = 1,
         padding_mode: str = "zeros",
         groups: int = 1,
     ) -> None:
-        self.weight = contiguous(weight)
+        self.weight, self.factors = contiguous(weight), factors
         self.bias = None if bias is None else contiguous(bias)
         rank, self.relu = weight.ndim - 2, relu
         self.window = weight.shape[:rank], each(stride, rank), each(dilation, rank)
@@ -137,7 +139,7 @@ class _Fixed:
         kind = case.is_product, case.is_3x3
         found = self.packed.get(kind)
         if found is None:
-            found, o = self.weight, case.weight[-1]
+            found, o = _scaled(self.weight, self.factors), case.weight[-1]
             if case.is_product:
                 found = matmul.pack(found, o, 1, o, found.size // o)
             elif case.groups == 1:
@@ -145,6 +147,11 @@ class _Fixed:
                 found = pack(found.reshape(_taps(case.weight)))
             self.packed[kind] = found
         return found
+
+
+def _scaled(weight: NDArray, factors: NDArray | None) -> NDArray:
+    found: NDArray = scale(weight, factors)
+    return found.astype(weight.dtype, copy=False)
 
 
 class _Live(_Fixed):
@@ -194,16 +201,22 @@ def step(z: NDArray, weight: NDArray, bias: NDArray | None = None, *, groups: in
 
 
 def fixed_step(
-    weight: NDArray, bias: NDArray | None = None, relu: bool = False, *, groups: int = 1
+    weight: NDArray,
+    bias: NDArray | None = None,
+    relu: bool = False,
+    factors: NDArray | None = None,
+    *,
+    groups: int = 1,
 ) -> Callable[[NDArray], NDArray]:
-    """Return `step` as a function of z, with a ReLU on top if asked for."""
+    """Return `step` as a function of z, with what `fixed` takes."""
     if groups > 1:
-        several = fixed(weight, bias, relu, groups=groups)
+        several = fixed(weight, bias, relu, factors, groups=groups)
         return lambda z: several(z, None, ((0, 0),))[:, 0, :]
     o = weight.shape[-1]
     k = weight.size // o
     bias = None if bias is None else contiguous(bias)
-    multiply = matmul.Given(matmul.pack(contiguous(weight), o, 1, o, k), bias, relu)
+    weight = contiguous(_scaled(weight, factors))
+    multiply = matmul.Given(matmul.pack(weight, o, 1, o, k), bias, relu)
 
     def run(z: NDArray) -> NDArray:
         y = empty((len(z), o), z.dtype)

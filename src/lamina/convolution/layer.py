@@ -134,7 +134,8 @@ class _Conv(Affine, Windowed):
 
     def _fixed(self, relu: bool = False) -> Fixed:
         """Return how the layer computes in an inference model, with a ReLU on top if asked for."""
-        given, dtype = kernel(__name__).fixed(*self._arrays(), relu, **self._options()), self.dtype
+        weights, dtype = (*self._arrays(), relu, self._factors), self.dtype
+        given = kernel(__name__).fixed(*weights, **self._options())
         padding = lru_cache(SHAPES)(self._padding)
 
         def call(x: NDArray, *, lengths: Any = None) -> NDArray:
@@ -307,7 +308,8 @@ class Conv1d(_Conv):
         if not self.stepwise:
             return fixed
         ring = self._ring
-        run = kernel(__name__).fixed_step(*self._arrays(), relu, groups=self.groups)
+        weights = *self._arrays(), relu, self._factors
+        run = kernel(__name__).fixed_step(*weights, groups=self.groups)
 
         def step(x_t: NDArray, state: Any) -> tuple[NDArray, State]:
             z, after = self._window(ring, x_t, state)

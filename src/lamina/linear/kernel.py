@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from ..arrays import mask_steps
+from ..arrays import mask_steps, scale
 from ..engine import pool
 from ..engine.jit import held
 from ..engine.matmul import Given, are_contiguous, contiguous, matmul, pack, plan_of, product
@@ -59,10 +59,19 @@ class Forward:
         return plan.multiply(x, self.product, (*plan.shapes[x][:-1], self.product.n))
 
 
-def fixed(weight: NDArray, bias: NDArray | None = None, relu: bool = False) -> Forward:
-    """Return the forward pass with parameters that stay, packed once; with a ReLU if asked for."""
+def fixed(
+    weight: NDArray,
+    bias: NDArray | None = None,
+    relu: bool = False,
+    factors: NDArray | None = None,
+) -> Forward:
+    """Return the forward pass with parameters that stay, packed once; with a ReLU if asked for.
+
+    The weights of each output are multiplied by a factor, if there are some.
+    """
     I, O = weight.shape  # noqa: E741
-    packed = pack(contiguous(weight), O, 1, O, I)
+    found = scale(weight, factors).astype(weight.dtype, copy=False)
+    packed = pack(contiguous(found), O, 1, O, I)
     return Forward(Given(packed, None if bias is None else contiguous(bias), relu))
 
 

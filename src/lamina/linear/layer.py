@@ -145,7 +145,7 @@ class Linear(Affine):
 
     def _fixed(self, relu: bool = False) -> Fixed:
         """Return how the layer computes in an inference model, with a ReLU on top if asked for."""
-        given, dtype = kernel(__name__).fixed(*self._arrays(), relu), self.dtype
+        given, dtype = kernel(__name__).fixed(*self._arrays(), relu, self._factors), self.dtype
 
         def call(x: NDArray, *, lengths: Any = None) -> NDArray:
             y: NDArray = given(*self._checked(x, lengths, dtype))
