@@ -28,6 +28,8 @@ KEPT: Final = 256
 """For how many sizes what a call needs is kept."""
 MOST: Final = 4
 """So many arrays there may be."""
+WIDEST: Final = 64
+"""In vectors of so many bytes functions are light that take many operations, too."""
 
 Rule = Callable[..., tuple[ir.Value, ...]]
 
@@ -48,24 +50,30 @@ class Each(Code):
     arrays : int
         How many arrays are read.
     light : bool
-        Whether it is memory that takes the time, not the operations.
+        Whether it is memory that takes the time, not the operations, for vectors of any width.
 
     Attributes
     ----------
-    past : tuple of Code, optional
-        Light code that writes past the caches, in vectors that are aligned: memory need not be
-        read before it is written then. The second one is for arrays each of which overflows the
-        caches, and reads past them, too.
+    past : tuple of Code
+        Code that writes past the caches, in vectors that are aligned: memory need not be read
+        before it is written then. The second one is for arrays each of which overflows the caches,
+        and reads past them, too.
     """
 
     def __init__(
         self, name: str, rule: Rule, twin: Twin, arrays: int = 1, light: bool = True
     ) -> None:
-        name, of_arrays, self.arrays = f"each_{name}", partial(_twin, twin, arrays), arrays
+        name, of_arrays = f"each_{name}", partial(_twin, twin, arrays)
+        self.arrays, self.light = arrays, light
         super().__init__(name, partial(_emit, name, rule, arrays, False, False), of_arrays)
         names = (f"{name}_past", False), (f"{name}_once", True)
         codes = (Code(n, partial(_emit, n, rule, arrays, True, o), of_arrays) for n, o in names)
-        self.past = tuple(codes) if light else None
+        self.past = tuple(codes)
+
+    def writes_past(self, size: int) -> bool:
+        """Tell whether to write past the caches what of each array is so many bytes."""
+        light = self.light or jit.vector_bytes() == WIDEST
+        return light and past_caches(self.arrays + 1, size)
 
 
 def _emit(name: str, rule: Rule, arrays: int, past: bool, once: bool, dtype: Any) -> str:
@@ -143,7 +151,7 @@ class Bound:
         self.usual = self.past = pool.in_order(self._ready(code, *late))
         self.streams = False
         size = n * dtype.itemsize
-        if code.past is not None and past_caches(code.arrays + 1, size):
+        if code.writes_past(size):
             self.streams = True
             self.past = pool.in_order(self._ready(code.past[past_caches(1, size)], *late))
 
