@@ -905,3 +905,8 @@ def test_lamina_threads_of_a_process():
             check=False,
         )
         assert expected in done.stdout + done.stderr
+
+
+def test_a_grid_knows_that_panels_differ():
+    assert matmul.grid(12, 8, 2, 8, wide=4) == (1, 2)
+    assert matmul.grid(127, 5, 2, 8, wide=4) == (2, 1)  # a panel of four vectors, one of one

@@ -13,6 +13,7 @@ the grid changes a bit.
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -248,16 +249,20 @@ def _part(g: int, at: int) -> None:
         ))  # fmt: skip
 
 
-def grid(m: int, vectors: int, threads: int, copied: int = 0) -> tuple[int, int]:
+def grid(m: int, vectors: int, threads: int, copied: int = 0, wide: int = 1) -> tuple[int, int]:
     """Return into how many rows and columns to cut C, so that the largest part takes least time.
 
-    To copy a part's columns of B takes as long as so many more rows.
+    Columns are cut between panels, `wide` vectors each. To copy a part's columns of B takes as long
+    as so many more rows.
     """
+    panels = count_panels(vectors, wide)
     best = ((m + copied) * vectors, 1, 1)
     for cols in range(1, threads + 1):
         if threads % cols == 0:
             rows = threads // cols
-            best = min(best, ((-(-m // rows) + copied) * -(-vectors // cols), rows, cols))
+            ends = [min(vectors, panels * part // cols * wide) for part in range(cols + 1)]
+            widest = max(end - first for first, end in pairwise(ends))
+            best = min(best, ((-(-m // rows) + copied) * widest, rows, cols))
     return best[1:]
 
 
@@ -370,7 +375,7 @@ def product(
     while way == IN_PLACE and wide < WIDEST and tiles(wide + 1) <= tiles(wide):
         wide += 1
     panels = count_panels(vectors, wide)
-    m_parts, n_parts = grid(m, panels, count, 0 if before else COPY)
+    m_parts, n_parts = grid(m, vectors, count, 0 if before else COPY, wide)
     if few:  # whole rows of C where there are many, for they lie along memory
         m_parts, n_parts = (count, 1) if m > MOST else (1, count)
     reused = (REUSED - (n * k > LARGE)) * plan.heights[wide]
