@@ -206,7 +206,8 @@ def test_tiles_are_vector_code(target, dtype):
             emitter.tile(rows, vectors, masked).linkage = "external"
     assembly = target(str(emitter.module))
     sums = re.findall(FMA[target.cpu], assembly)
-    assert len(sums) == 3 * (1 + 4 + 4 * tile.tallest(4))  # masked tiles have a loop without masks
+    loops = 2 if jit.vector_bytes() == 64 else 3  # masks that cost need a loop without them, too
+    assert len(sums) == loops * (1 + 4 + 4 * tile.tallest(4))
     assert not re.search(r"\t(callq?|bl)\t", assembly), "calls a library"
 
 

@@ -15,8 +15,8 @@ channels-last images.
 - `start` is C itself to go on with a sum, a bias (row stride 0), or zeros (row stride 0).
 - More rows than a tile has are tiles one below the other, their heights equalised.
 - The last vector has `last` lanes, 1 to L; the others are not read or written, in C or start. In B
-  they are read where a later row of the segment follows, whatever stands there: a mask at each term
-  would cost as much as ten multiply-adds on some CPUs.
+  they are, but with AVX-512, read where a later row of the segment follows, whatever stands there:
+  a mask at each term would cost as much as ten multiply-adds on some CPUs.
 - A tile of another code packs: it writes the rows of B, as it reads them, to a panel for the tiles
   below it. The multiply-adds hide what the copy takes.
 - NaN passes the ReLU, as it passes everything else.
@@ -281,7 +281,8 @@ class Emitter:
         segment, joined, done = (
             f.append_basic_block(name) for name in ("segment", "joined", "done")
         )
-        at_the_end = self.terms_at_the_end(b, ldb, last, k) if masked else k
+        twice = masked and jit.vector_bytes() < 64  # without the mask, then with it
+        at_the_end = self.terms_at_the_end(b, ldb, last, k) if twice else k
         b.branch(segment)
 
         b.position_at_end(segment)
@@ -355,7 +356,7 @@ class Emitter:
 
         strides = [ldb, ahead_step, *[col] * (len(moving) - 2)]
         added = segment_sums
-        if masked:
+        if twice:
             whole, here = b.sub(k, at_the_end), b.block
             some, rest = b.append_basic_block("some"), b.append_basic_block("rest")
             b.cbranch(b.icmp_signed(">", whole, _i64(0)), some, rest)
