@@ -22,7 +22,7 @@ import numpy.typing as npt
 from ..engine import jit, pool
 from ..engine.jit import Arguments, Task, address, call
 from ..engine.matmul import SERIAL, grid, plan_of
-from ..engine.memory import LEVEL_2, workspace
+from ..engine.memory import LEVEL_2, LINE, workspace
 from ..windows import Ints
 from .direct import equal, zeros_of
 
@@ -120,13 +120,16 @@ def _tiles(g: int, shape: Task, windows: Task, edges: NDArray, at: Task) -> None
     c1 = (len(edges) - 1) * (g % cols + 1) // cols
     gathered = scratch + g * held * size
     packed = gathered + block * ((out_w + chunks - 1) // chunks) * ldt * size
+    line = LINE // size
     for p0 in range(c0, c1, span):
         p1 = min(c1, p0 + span)
+        all_panels = groups == 1 and p1 - p0 + 1 == len(edges)
         for line0 in range(0, lines, block):
             line1 = min(line0 + block, lines)
             for chunk in range(chunks):
                 a, b = out_w * chunk // chunks, out_w * (chunk + 1) // chunks
                 positions = (line1 - line0) * (b - a)
+                following = (line1 - 1) * out_w + b
                 of_group, u = -1, u0
                 while u < u1:
                     group, i0 = u // tiles, u % tiles
@@ -157,9 +160,20 @@ def _tiles(g: int, shape: Task, windows: Task, edges: NDArray, at: Task) -> None
                             begin, lds = into, total
                             if start != 0 and line0 == 0 and chunk == 0:
                                 begin, lds = zeros, 0
+                            # What is far away: dW below, for all panels, and dY of the next block.
+                            ahead, step = zeros, 0
+                            if all_panels and p == p0 and i + 1 < i1:
+                                ahead = into + h * total * size
+                                step = (h * total + positions - 1) // positions
+                            elif p > p0 and u == u1 and following < lines * out_w:
+                                nth = (p - p0 - 1) * (i1 - i0) + i - i0
+                                if nth * line < total:
+                                    ahead = dy + (following * total + nth * line * positions) * size
+                                    step = line
                             call(tile, (
                                 h, v, gathered + (m - r0) * size, origin, 1, ldt, panel, origin,
-                                v * lane, 1, positions, begin, lds, into, total, last, 0, zeros, 0,
+                                v * lane, 1, positions, begin, lds, into, total, last, 0,
+                                ahead, step,
                             ))  # fmt: skip
 
 
