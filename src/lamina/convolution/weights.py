@@ -46,8 +46,11 @@ many chunks to share:"""
 SEVERAL: Final = 8
 TALL: Final = 2**12
 """A product of two matrices of so many rows goes by chunks: each row is read once, as it lies."""
+SOME: Final = 2**10
+"""With so many, X is gathered if its rows are twice as long as those of dY: its part is the larger
+one then."""
 MUCH: Final = 2**24
-"""The least multiply-adds for that."""
+"""The least multiply-adds for either."""
 
 
 @jit.kernel
@@ -187,14 +190,21 @@ def weights(
 
 
 @lru_cache(PLANS)
-def of_rows(count: int, c: int, o: int, dtype: np.dtype[Any], threads: int) -> Chunks | None:
+def of_rows(
+    count: int, c: int, o: int, dtype: np.dtype[Any], threads: int
+) -> Product | Chunks | None:
     """Plan dW = XᵀdY of matrices of so many rows; None where any other product takes less time."""
-    if count < TALL or count * c * o < MUCH:
+    if count * c * o < MUCH:
         return None
-    one = 1, 1, 1
+    one, none = (1, 1, 1), (0, 0, 0)
     x, dy, dw = (*one, count, c), (*one, count, o), (*one, c, o)
-    plan = weights(x, dy, dw, 1, one, one, (0, 0, 0), dtype, threads)
-    return plan if isinstance(plan, Chunks) else None
+    if count >= TALL:
+        plan = weights(x, dy, dw, 1, one, one, none, dtype, threads)
+        if isinstance(plan, Chunks):
+            return plan
+    if count >= SOME and c >= 2 * o:
+        return product(x, dy, dw, 1, one, one, none, dtype, threads)
+    return None
 
 
 def weight_gradient(
