@@ -16,6 +16,7 @@ from numba.core import cgutils, codegen
 from numba.core.compiler import CompilerBase
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.compiler_machinery import PassManager, register_pass
+from numba.core.lowering import Lower
 from numba.core.registry import cpu_target
 from numba.core.typed_passes import (
     AnnotateTypes,
@@ -179,6 +180,7 @@ def _operation(value: Any, context: Any) -> Any:
 
 # Numba has no types.
 _IR: Any = codegen.JITCodeLibrary
+_Lower: Any = Lower
 _Pass: Any = NativeLowering
 _Passes: Any = CompilerBase
 _Manager: Any = PassManager
@@ -199,9 +201,32 @@ class _Library(_IR):  # type: ignore[misc]
         self._finalized = True
 
 
+class _Writer(_Lower):  # type: ignore[misc]
+    """What writes IR, without what Numba does for operations on literals, and for debuggers."""
+
+    def lower_binop(self, kind: Any, operation: Any, operator: Any) -> Any:
+        """Write an operation of two operands, whose result is of that kind."""
+        context, builder = self.context, self.builder
+        kinds = self.fndesc.calltypes[operation].args
+        function = context.typing_context.resolve_value_type(operator)
+        signature = _Typing(context.typing_context).resolve_function_type(function, kinds, {})
+        operands = [
+            context.cast(builder, self.loadvar(a.name), self.typeof(a.name), wanted)
+            for a, wanted in zip((operation.lhs, operation.rhs), kinds, strict=True)
+        ]
+        result = context.get_function(function, signature)(builder, operands)
+        return context.cast(builder, result, signature.return_type, kind)
+
+    def alloca_lltype(self, name: str, kind: Any, datamodel: Any = None) -> Any:
+        """Write that a variable has a place in memory."""
+        once: Any = cgutils.alloca_once
+        return once(self.builder, kind, name=name)
+
+
 @_register(mutates_CFG=True, analysis_only=False)
 class _Lowering(_Pass):  # type: ignore[misc]
     _name = "kernel_lowering"
+    lowering_class = _Writer
 
     def run_pass(self, state: Any) -> bool:
         super().run_pass(state)
