@@ -91,6 +91,7 @@ def _part(g: int, at: int) -> None:
             for p in range(count * g // parts, count * (g + 1) // parts):
                 p0, p1 = vectors * p // count, vectors * (p + 1) // count
                 last, ldb = min(lane, n - (p1 - 1) * lane), (p1 - p0) * lane
+                lines = (ldb * size + LINE - 1) // LINE
                 source = d + (k0 * n + p0 * lane) * size
                 call(copy, (source, n, k1 - k0, p1 - p0, last, b_mine, ldb))
                 height = item(heights, p1 - p0)
@@ -106,8 +107,8 @@ def _part(g: int, at: int) -> None:
                 for t in range(tiles):
                     tall = low + (1 if t < higher else 0)
                     ahead, step = a_mine, 0
-                    if t == 0 and p1 < vectors:  # what is read next of D
-                        ahead, step = source + ldb * size, n
+                    if t < lines and p1 < vectors:  # what is read next of D, line by line
+                        ahead, step = source + ldb * size + t * LINE, n
                     call(tile, (
                         tall, p1 - p0, part, origin, 1, pitch, b_mine, origin, ldb, 1,
                         k1 - k0, begin, lds, into, ldc, last, 0, ahead, step,
