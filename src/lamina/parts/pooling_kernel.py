@@ -181,7 +181,7 @@ def _emit_max(name: str, dtype: Any) -> str:
         places = [b.bitcast(v, s.vector) for v in found[len(masks) :]]
         s.stores(places, s.at(b, t.d, j), masks)
 
-    return _Terms(name, dtype, (4, 1), strip).sweep.end()
+    return _Terms(name, dtype, (4, 2, 1), strip).sweep.end()
 
 
 def _beyond(b: ir.IRBuilder, value: ir.Value, best: ir.Value) -> ir.Value:
@@ -219,7 +219,7 @@ def _emit_greatest(name: str, dtype: Any) -> str:
         with b.if_then(b.icmp_unsigned("!=", missed, lanes(0)), likely=False):
             s.stores(t.over([s.at(b, t.a, j)], start, exact), s.at(b, t.c, j), masks)
 
-    return _Terms(name, dtype, (8, 4, 1), strip).sweep.end()
+    return _Terms(name, dtype, (8, 4, 2, 1), strip).sweep.end()
 
 
 def _emit_sum(name: str, dtype: Any) -> str:
@@ -229,7 +229,7 @@ def _emit_sum(name: str, dtype: Any) -> str:
         s, b, divisor = t.sweep, t.sweep.builder, t.sweep.number(t.divisor)
         t.write([b.fdiv(v, divisor) for v in _sums(t, j, masks)], s.at(b, t.c, j), masks)
 
-    return _Terms(name, dtype, (8, 4, 1), strip).sweep.end()
+    return _Terms(name, dtype, (8, 4, 2, 1), strip).sweep.end()
 
 
 def _emit_mean(name: str, dtype: Any) -> str:
@@ -243,7 +243,7 @@ def _emit_mean(name: str, dtype: Any) -> str:
         means = [b.fdiv(v, divisor) for v in _sums(t, j, masks)]
         s.stores(means, s.at(b, t.c, j), masks)
 
-    return _Terms(name, dtype, (8, 4, 1), strip).sweep.end()
+    return _Terms(name, dtype, (8, 4, 2, 1), strip).sweep.end()
 
 
 def _emit_global_mean(dtype: Any) -> str:
@@ -292,7 +292,7 @@ def _emit_chosen(name: str, dtype: Any) -> str:
         found = t.over([s.at(b, t.a, j), s.at(b, t.b, j)], [zero] * len(masks), term)
         t.write(found, s.at(b, t.c, j), masks)
 
-    return _Terms(name, dtype, (4, 1), strip).sweep.end()
+    return _Terms(name, dtype, (4, 2, 1), strip).sweep.end()
 
 
 def _twin(
