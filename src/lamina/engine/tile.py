@@ -17,6 +17,8 @@ channels-last images.
 - The last vector has `last` lanes, 1 to L; the others are not read or written, in C or start. In B
   they are, but with AVX-512, read where a later row of the segment follows, whatever stands there:
   a mask at each term would cost as much as ten multiply-adds on some CPUs.
+- With AVX-512, a last vector of at most L / 2 lanes is half a register: some CPUs work on the whole
+  of one in two halves.
 - A tile of another code packs: it writes the rows of B, as it reads them, to a panel for the tiles
   below it. The multiply-adds hide what the copy takes.
 - NaN passes the ReLU, as it passes everything else.
@@ -70,6 +72,11 @@ def tallest(vectors: int, masked: bool = False) -> int:
 def heights(vectors: int, masked: bool = False) -> range:
     """Return the heights of the tiles of so many vectors."""
     return range(1, tallest(vectors, masked) + 1)
+
+
+def last_vectors(lanes: int) -> list[int]:
+    """Return the lanes that a last vector may be computed with, if it has fewer."""
+    return [lanes, lanes // 2] if jit.vector_bytes() == 64 else [lanes]
 
 
 def panel_vectors() -> int:
@@ -204,6 +211,13 @@ class Emitter:
         limit = self.spread(b, b.trunc(count, _i32), numbers)
         return b.icmp_signed("<", ir.Constant(numbers, list(range(self.lanes))), limit)
 
+    def narrowed(self, b: ir.IRBuilder, value: ir.Value) -> ir.Value:
+        """Return the first lanes of a vector, as many as there are here."""
+        if value.type.count == self.lanes:
+            return value
+        first = ir.Constant(ir.VectorType(_i32, self.lanes), list(range(self.lanes)))
+        return b.shuffle_vector(value, value, first)
+
     def multiply_add(self, b: ir.IRBuilder, x: ir.Value, y: ir.Value, z: ir.Value) -> ir.Value:
         """Return x y + z, rounded once where the CPU can."""
         if not jit.has_fma():
@@ -238,12 +252,19 @@ class Emitter:
 
     # The tile
 
-    def tile(self, rows: int, vectors: int, masked: bool, packs: bool = False) -> ir.Function:
+    def tile(
+        self, rows: int, vectors: int, last_lanes: int | None = None, packs: bool = False
+    ) -> ir.Function:
         """Emit tiles of one height and width: `count` of them, one below the other.
 
-        One that packs writes the rows of B that it reads to where others ask for memory.
+        Where `last_lanes` are given, the last vector is one of so many, and masked. A tile that
+        packs writes the rows of B that it reads to where others ask for memory.
         """
-        name = f"tile_{rows}x{vectors}{'_masked' * masked}{'_packing' * packs}"
+        masked = last_lanes is not None
+        words = [self] * vectors
+        if last_lanes is not None:
+            words[-1] = self.of_lanes(last_lanes)
+        name = f"tile_{rows}x{vectors}{f'_{last_lanes}' * masked}{'_packing' * packs}"
         kinds = [_i64, *self.arguments]
         f = ir.Function(self.module, ir.FunctionType(ir.VoidType(), kinds), name)
         f.linkage = "internal"
@@ -251,7 +272,7 @@ class Emitter:
         (count, a_top, a_at, row, col, b_, b_at, ldb, segments, k, start_top, lds, c_top, ldc, last,
          relu, ahead_top, ahead_step) = f.args  # fmt: skip
         b = ir.IRBuilder(f.append_basic_block("entry"))
-        masks = [None] * (vectors - 1) + [self.first_lanes(b, last) if masked else None]
+        masks = [None] * (vectors - 1) + [words[-1].first_lanes(b, last) if masked else None]
         tops, before, one = [a_top, start_top, c_top, ahead_top], b.block, b.append_basic_block()
         b.branch(one)
 
@@ -263,12 +284,16 @@ class Emitter:
             place.add_incoming(top, before)
         a, start, c, ahead = places
 
+        def phis() -> _Values:
+            return [[b.phi(word.vector) for word in words] for _ in range(rows)]
+
         def grid(base: ir.Value, stride: ir.Value) -> _Values:
             lines = [self.at(b, base, b.mul(stride, _i64(m))) for m in range(rows)]
             return [[self.at(b, line, v * self.lanes) for v in range(vectors)] for line in lines]
 
         first = [
-            [self.load(b, p, masks[v]) for v, p in enumerate(line)] for line in grid(start, lds)
+            [word.load(b, *at) for word, *at in zip(words, line, masks, strict=True)]
+            for line in grid(start, lds)
         ]
         # The sums of the tile below would else wait for memory. What is below the last one may be
         # another thread's, which would wait for it: there it is the tile's own.
@@ -287,7 +312,7 @@ class Emitter:
 
         b.position_at_end(segment)
         s = b.phi(_i64)
-        segment_sums = [[b.phi(self.vector) for _ in range(vectors)] for _ in range(rows)]
+        segment_sums = phis()
         segment_ahead = b.phi(_pointer)
         s.add_incoming(_i64(0), entry)
         segment_ahead.add_incoming(ahead, entry)
@@ -316,7 +341,10 @@ class Emitter:
             """Emit the multiply-adds of one term."""
             b_k, ahead_k, *a_k = places
             shared = self.hidden(b, a_k[0])
-            line = [self.load(b, self.at(b, b_k, v * self.lanes), masks[v]) for v in range(vectors)]
+            line = [
+                word.load(b, self.at(b, b_k, v * self.lanes), masks[v])
+                for v, word in enumerate(words)
+            ]
             if packs:
                 pack(line, b_k, ahead_k)
             else:
@@ -328,8 +356,8 @@ class Emitter:
                 place = self.at(b, shared, offsets[m % TOGETHER])
                 element = b.load(place, typ=self.scalar, align=self.align)
                 value = self.spread(b, element, self.vector)
-                terms = zip(line, sums[m], strict=True)
-                added.append([self.multiply_add(b, value, *term) for term in terms])
+                terms = zip(words, line, sums[m], strict=True)
+                added.append([w.multiply_add(b, w.narrowed(b, value), *term) for w, *term in terms])
             return added
 
         def loop(
@@ -340,7 +368,7 @@ class Emitter:
             b.branch(step)
             b.position_at_end(step)
             i, now = b.phi(_i64), [b.phi(_pointer) for _ in places]
-            now_sums = [[b.phi(self.vector) for _ in range(vectors)] for _ in range(rows)]
+            now_sums = phis()
             added = term(masks, now, now_sums)
             next_i = b.add(i, _i64(1))
             after = [self.at(b, place, by) for place, by in zip(now, strides, strict=True)]
@@ -366,7 +394,7 @@ class Emitter:
             b.branch(rest)
             b.position_at_end(rest)
             places_at_rest = [b.phi(_pointer) for _ in moving]
-            added = [[b.phi(self.vector) for _ in range(vectors)] for _ in range(rows)]
+            added = phis()
             for block, at_block, sums_there in ((here, moving, segment_sums), (there, moved, sums)):
                 for phi, value in zip(places_at_rest, at_block, strict=True):
                     phi.add_incoming(value, block)
@@ -391,10 +419,10 @@ class Emitter:
         bits = ir.IntType(8 * self.align)
         lowest = bits(-(1 << (52 if self.align == 8 else 23)))
         floor = b.bitcast(b.select(floored, bits(0), lowest), self.scalar)
-        low = self.spread(b, floor, self.vector)
+        low = [word.spread(b, floor, word.vector) for word in words]
         into, whole = grid(c, ldc), vectors - masked
         results = [
-            [b.select(b.fcmp_ordered("<", value, low), low, value) for value in line]
+            [b.select(b.fcmp_ordered("<", z, at), at, z) for z, at in zip(line, low, strict=True)]
             for line in added
         ]
         for pointers, values in zip(into, results, strict=True):
@@ -402,7 +430,7 @@ class Emitter:
                 self.store(b, value, pointer, None)
         if masked:
             last_values, last_places = ([line[-1] for line in lines] for lines in (results, into))
-            self.store_first(b, last_values, last_places, last)
+            words[-1].store_first(b, last_values, last_places, last)
         end = f.append_basic_block("end")
         after = b.sub(left, _i64(1))
         left.add_incoming(after, b.block)
@@ -437,7 +465,7 @@ class Emitter:
         """Emit `tile_packing(rows, vectors, ...)`: the tallest tile of a panel."""
         b, _, arguments = self.begin("tile_packing")
         vectors = panel_vectors()
-        tile = self.tile(tallest(vectors), vectors, False, packs=True)
+        tile = self.tile(tallest(vectors), vectors, packs=True)
         b.call(tile, [_i64(1), *arguments])
         b.ret_void()
 
@@ -445,22 +473,32 @@ class Emitter:
         """Emit `tile(rows, vectors, ...)`, which calls the tiles of that width."""
         b, (rows, vectors, *rest), arguments = self.begin("tile")
         nothing = b.append_basic_block("nothing")
-        masked = b.zext(b.icmp_signed("<", rest[13], _i64(self.lanes)), _i64)
-        choose = b.switch(b.add(b.mul(vectors, _i64(2)), masked), nothing)
+        kinds = [None, *last_vectors(self.lanes)]
+        kind: ir.Value = _i64(0)
+        for most in kinds[1:]:  # the fewer lanes, the further behind
+            less = b.icmp_signed("<" if most == self.lanes else "<=", rest[13], _i64(most))
+            kind = b.add(kind, b.zext(less, _i64))
+        choose = b.switch(b.add(b.mul(vectors, _i64(len(kinds))), kind), nothing)
         for v in WIDTHS:
-            for mask in (False, True):
+            for i, most in enumerate(kinds):
                 block = b.append_basic_block(f"width_{v}")
-                choose.add_case(_i64(2 * v + mask), block)
+                choose.add_case(_i64(len(kinds) * v + i), block)
                 b.position_at_end(block)
-                self.column(b, v, mask, rows, arguments)
+                self.column(b, v, most, rows, arguments)
         b.position_at_end(nothing)
         b.ret_void()
 
     def column(
-        self, b: ir.IRBuilder, vectors: int, masked: bool, rows: ir.Value, arguments: list[ir.Value]
+        self,
+        b: ir.IRBuilder,
+        vectors: int,
+        last_lanes: int | None,
+        rows: ir.Value,
+        arguments: list[ir.Value],
     ) -> None:
         """Emit the tiles of one width for so many rows, at least 1, and the return behind them."""
-        tiles = {m: self.tile(m, vectors, masked) for m in heights(vectors, masked)}
+        tall = heights(vectors, last_lanes is not None)
+        tiles = {m: self.tile(m, vectors, last_lanes) for m in tall}
         top = _i64(max(tiles))
         single, several, end = (b.append_basic_block(n) for n in ("single", "several", "end"))
 
