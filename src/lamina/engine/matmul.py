@@ -24,7 +24,7 @@ from .few import MOST, few_panels, few_rows, few_rows_past, few_turned
 from .jit import address, call, held
 from .memory import ALIGNMENT, LINE, past_caches, workspace
 from .packing import copy, spread, transpose
-from .tile import lanes, panel_vectors, tallest, tile, tile_packing
+from .tile import lanes, last_vectors, panel_vectors, tallest, tile, tile_packing
 
 NDArray = npt.NDArray[Any]
 
@@ -339,8 +339,10 @@ class Product:
 
 def _better_turned(m: int, n: int, k: int, lane: int) -> bool:
     """Return whether Cᵀ = Bᵀ Aᵀ takes less time where B lies by columns: A and Cᵀ are turned."""
-    beside = -m % lane * n * k  # what is computed in vain
-    return m > MOST and beside + COPY * m * (n + k) < COPY * n * k
+    least = last_vectors(lane)[-1]
+    beside = -m % least * n * k  # what is computed in vain
+    copy = COPY if least == lane else COPY // 2
+    return m > MOST and beside + copy * m * (n + k) < copy * n * k
 
 
 @lru_cache(maxsize=512)
