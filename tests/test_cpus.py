@@ -242,14 +242,17 @@ def test_copies_are_vector_code(target, code, dtype):
 def test_taps_are_vector_code(target, groups, dtype):
     """With AVX-512 they stay in registers."""
     inputs, _ = groups
-    together, rest = taps.split(3, inputs, True)
-    heights = range(1, taps.tallest(*groups) + 1)
+    together, rest = taps.split(3, inputs, 1)
+    tiles = [(by, r) for by in (1, 2) for r in range(1, taps.rows_together(*groups) + 1)]
+    heights = {tile: range(1, taps.tallest(*groups, tile[1], tile[0]) + 1) for tile in tiles}
     most, abreast = taps.most_taps(inputs), taps.abreast(*groups)
     rows_of = {k: taps.most_rows(k, inputs, abreast) for k in range(1, most + 1)}
-    sums = sum(heights) * (together + rest)
     sums_back = sum(r * k for k, most in rows_of.items() for r in range(1, most + 1))
     for code, count in (
-        (taps.taps(*groups, together, rest), sums),
+        *(
+            (taps.taps(*groups, together, rest, by, r), r * sum(heights[by, r]) * (together + rest))
+            for by, r in tiles
+        ),
         (taps.taps_gradient(*groups), (taps.AT_ONCE + 1) * sums_back),
     ):
         assembly = target(code.emit(np.dtype(dtype)))

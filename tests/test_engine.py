@@ -316,32 +316,49 @@ def test_tiles_of_taps(inputs, outputs, run, dtype):
         pytest.skip("vectors of this CPU are too short for the group")
     rng, n = np.random.default_rng(0), tile.lanes(dtype)
     turn = itertools.count()
-    tallest = taps.tallest(inputs, outputs)
-    for terms in (1, 3, 6, 8):
+    most = taps.rows_together(inputs, outputs)
+    for terms, rows in itertools.product((1, 2, 3, 6, 8), range(1, most + 1)):
+        tallest = taps.tallest(inputs, outputs, rows, 2)
         for height, tiles in ((1, 1), (1, 3), (2, 2), (3, 0), (tallest - 1, 1), (tallest, 2)):
             i = next(turn)
             move, step, segments = ((1, 1), (2, 1), (1, 2), (3, 3))[i % 4] + (i % 4,)
+            by = {1: 1, 2: 2}.get(move / step, 0)
+            together, rest = taps.split(terms, inputs, by)
+            edges = i // 2 % 4 if 1 < terms == together and tiles else 0
             o = outputs * (1, 3 * n // outputs, n // outputs + 1, 2 * n // outputs + 1)[i // 4 % 4]
             c = o // outputs * inputs
             columns = (max(tiles * height, 1) - 1) * move + (terms - 1) * step + 1
-            x = whole(rng, (max(segments, 1), columns, c), dtype)
+            x = whole(rng, (max(segments, 1) + 1, columns, c), dtype)
             w = whole(rng, (max(segments, 1), terms, inputs, o), dtype)
             start = whole(rng, o, dtype) if i % 3 else np.zeros(max(n, o), dtype)
-            y = np.full((tiles * height, o + 1), np.nan, dtype)
+            y = np.full((rows, tiles * height, o + 1), np.nan, dtype)
             vectors, last = divmod(o - 1, n)
-            code = taps.taps(inputs, outputs, *taps.split(terms, inputs, move == step))
+            code = taps.taps(inputs, outputs, together, rest, max(by, 1), rows)
+            # The lower row meets the rows of x from the second on, or from the first on.
+            alone = min(i // 3 % 2, segments)
+            counts = (alone, segments - alone, alone) if rows == 2 else (segments, 0, 0)
+            w_at = np.arange(4) * terms * inputs * o
             run(
-                code, dtype, height, tiles, (x, 0), (np.arange(4) * columns * c, 0), move * c,
-                step * c, (w, 0), (np.arange(4) * terms * inputs * o, 0), inputs * o, o, segments,
-                terms, (start, 0), n if i % 3 else 0, (y, 0), o + 1, vectors + 1, last + 1,
-                int(i % 5 == 0), (x, 0), i % 3, 1,
+                code, dtype, height, tiles, (x, 0), (np.arange(5) * columns * c, 0), move * c,
+                step * c, (w, 0), (w_at, 0), (np.roll(np.append(w_at, 0), alone), 0), inputs * o, o,
+                *counts, terms, (start, 0), n if i % 3 else 0, (y, 0), o + 1,
+                tiles * height * (o + 1), vectors + 1, last + 1, int(i % 5 == 0), edges, (x, 0),
+                i % 3, 1,
             )  # fmt: skip
-            sums = group_sums(x, w, move, step, terms, segments, outputs)[: tiles * height]
-            expected = sums + start[:o]
-            if i % 5 == 0:
-                expected = np.maximum(expected, 0)
-            assert_same(y[:, :o], expected, str(i))
-            assert np.isnan(y[:, o:]).all()
+            for r in range(rows):
+                x_r = x[r * alone :].copy()
+                sums = group_sums(x_r, w, move, step, terms, segments, outputs)
+                sums = sums[: tiles * height] + start[:o]
+                for edge, m, k in ((1, 0, 0), (2, -1, terms - 1)):
+                    if edges & edge:
+                        at = m % len(sums) * move + k * step
+                        groups = np.arange(o) // outputs * inputs
+                        for s, j in np.ndindex(segments, inputs):
+                            sums[m] -= x_r[s, at, groups + j] * w[s, k, j]
+                if i % 5 == 0:
+                    sums = np.maximum(sums, 0)
+                assert_same(y[r, :, :o], sums, str(i))
+            assert np.isnan(y[..., o:]).all()
 
 
 def test_the_twin_of_taps_refuses_a_stray_address():
@@ -349,9 +366,10 @@ def test_the_twin_of_taps_refuses_a_stray_address():
         x, w, start, y = (np.ones(s, np.float32) for s in ((4, 3), (2, 3), 3, (3, 3)))
         given = {
             "height": 3, "tiles": 1, "x": (x, 0), "x_at": FIRST, "move": 3, "step": 3, "w": (w, 0),
-            "w_at": FIRST, "tap": 3, "line": 3, "segments": 1, "terms": 2, "start": (start, 0),
-            "start_step": 0, "y": (y, 0), "ldy": 3, "vectors": 1, "last": 3,
-            "relu": 0, "ahead": (x, 0), "lines": 1, "apart": 1,
+            "w_at": FIRST, "below_at": FIRST, "tap": 3, "line": 3, "upper": 1, "both": 0,
+            "lower": 0, "terms": 2, "start": (start, 0), "start_step": 0, "y": (y, 0), "ldy": 3,
+            "row": 0, "vectors": 1, "last": 3, "relu": 0, "edges": 0, "ahead": (x, 0), "lines": 1,
+            "apart": 1,
         } | {k: (v if isinstance(v, int) else ({"x": x, "w": w, "start": start, "y": y}[k], v[0]))
              for k, v in wrong.items()}  # fmt: skip
         return given.values()
@@ -360,8 +378,9 @@ def test_the_twin_of_taps_refuses_a_stray_address():
     twin(code, DTYPES[0], *arguments())
     for wrong in (
         {"x": (1,)}, {"w": (1,)}, {"start": (1,)}, {"y": (1,)}, {"y": (-1,)}, {"tiles": 2},
-        {"terms": 3}, {"segments": 2}, {"move": 4}, {"ldy": 4}, {"last": 4}, {"last": 0},
-        {"height": 0}, {"height": 13}, {"vectors": 2},
+        {"terms": 3}, {"upper": 2}, {"both": 1}, {"lower": 1}, {"move": 4}, {"ldy": 4},
+        {"last": 4}, {"last": 0}, {"height": 0}, {"height": 13}, {"vectors": 2},
+        {"terms": 1, "edges": 1},
     ):  # fmt: skip
         with pytest.raises(IndexError):
             twin(code, DTYPES[0], *arguments(**wrong))

@@ -13,8 +13,10 @@ mode come to. Along the three axes together, with c and o going through a group'
 are the same sum: for each place of the result over the pairs of a tap and a source that it meets.
 Neighbours for which only the source moves on make up a *run*, and tiles of the engine take a run of
 columns together: the windows that meet no padding, for dx those of a phase of the stride. Other
-columns are runs of one. Nothing is padded or copied, and each result is written once. Tiles read
-columns far apart, which no hardware foresees: they ask for the rows behind those they meet.
+columns are runs of one. Nothing is padded, and each result is written once. Tiles read columns far
+apart, which no hardware foresees: they ask for the rows behind those they meet. Only where columns
+share sets of level 1, which would lose what two rows of the result have in common, are the rows of
+X copied, once each, to a ring of slots.
 """
 
 import math
@@ -28,15 +30,28 @@ import numpy.typing as npt
 from ..engine import jit, pool
 from ..engine.jit import Arguments, Task, address, call
 from ..engine.matmul import SERIAL, plan_of
-from ..engine.memory import LINE
-from ..engine.taps import abreast, most_rows, most_taps, serves, split, tallest, taps, taps_gradient
+from ..engine.memory import LINE, workspace
+from ..engine.taps import (
+    MOST,
+    abreast,
+    most_rows,
+    most_taps,
+    rows_together,
+    serves,
+    split,
+    tallest,
+    taps,
+    taps_gradient,
+)
 from ..engine.threads import count as count_threads
 from ..engine.tile import lanes
 from ..windows import Ints, Windows, pad
-from .direct import PLANS
+from .direct import APART, PLANS
 
 NDArray = npt.NDArray[Any]
 
+FAR: Final = 2048
+"""Columns of X that lie a multiple of so many bytes apart share two sets of level 1."""
 NEAR: Final = 256 * 1024
 """Bytes of the rows that a row of windows meets, which level 2 holds, where windows let it."""
 
@@ -138,27 +153,45 @@ def _strip(
 ) -> Task:  # fmt: skip
     """List the rows of X that strip u meets, and their taps.
 
-    Strips of rows of one block of channels come before those of the next. Return the strip's first
-    vector and the end, its first run and the end, the row of the result, how many rows are listed,
-    and how many strips of the block come behind.
+    Strips of rows of one block of channels come before those of the next. A strip is one of a row
+    of the result, or of two: what both meet is listed once, between what one of them meets. Return
+    the strip's first vector and the end, its first run and the end, the row of the result, how many
+    rows there are, how many rows of X the upper one meets alone, both, and the lower one alone, and
+    how many strips of the block come behind.
     """
-    n, sources_d, sources_h, line, taps_h, taps_w, tap, out_d, out_h, blocks, vectors = shape
-    count = len(strips) - 1
-    units = n * out_d * count * out_h  # of a block of channels
+    (
+        n, sources_d, sources_h, line, taps_h, taps_w, tap, out_d, out_h, blocks, vectors, most,
+    ) = shape  # fmt: skip
+    count, high = len(strips) - 1, (out_h + most - 1) // most
+    units = n * out_d * count * high  # of a block of channels
     block, unit = u // units, u % units
-    q_h, strip, image = unit % out_h, unit // out_h % count, unit // out_h // count
+    q_h, strip, image = unit % high * most, unit // high % count, unit // high // count
     q_d, sample = image % out_d, image // out_d
-    run_d, run_h = places_d[q_d, 0], places_h[q_h, 0]
-    s = 0
-    for i in range(runs_d[run_d, 3], runs_d[run_d, 4]):
-        plane = sample * sources_d + pairs_d[i, 1] + places_d[q_d, 1]
-        for j in range(runs_h[run_h, 3], runs_h[run_h, 4]):
-            segments[0, s] = (plane * sources_h + pairs_h[j, 1] + places_h[q_h, 1]) * line
-            segments[1, s] = (pairs_d[i, 0] * taps_h + pairs_h[j, 0]) * taps_w * tap
-            s += 1
+    run_d, rows = places_d[q_d, 0], min(most, out_h - q_h)
+    upper, both, s = 0, 0, 0
+    for r in range(rows):
+        run_h = places_h[q_h + r, 0]
+        for i in range(runs_d[run_d, 3], runs_d[run_d, 4]):
+            plane = sample * sources_d + pairs_d[i, 1] + places_d[q_d, 1]
+            for j in range(runs_h[run_h, 3], runs_h[run_h, 4]):
+                source = plane * sources_h + pairs_h[j, 1] + places_h[q_h + r, 1]
+                segments[0, s] = source * line
+                segments[1 + r, s] = (pairs_d[i, 0] * taps_h + pairs_h[j, 0]) * taps_w * tap
+                s += 1
+        if r == 0:
+            upper = s
+    if rows == 2:
+        both, same = min(upper, s - upper) + 1, False
+        while not same:
+            both, same = both - 1, True
+            for i in range(both):
+                same = same and segments[0, upper - both + i] == segments[0, upper + i]
+        for i in range(upper, s):
+            segments[0, i - both], segments[2, i - both] = segments[0, i], segments[2, i]
     return (
         vectors * block // blocks, vectors * (block + 1) // blocks, strips[strip],
-        strips[strip + 1], image * out_h + q_h, s, units - 1 - unit,
+        strips[strip + 1], image * out_h + q_h, rows, upper - both, both, s - upper - both,
+        units - 1 - unit,
     )  # fmt: skip
 
 
@@ -168,7 +201,7 @@ def _rows(
     runs_d: NDArray, pairs_d: NDArray, places_d: NDArray,
     runs_h: NDArray, pairs_h: NDArray, places_h: NDArray,
     strips: NDArray, runs_w: NDArray, pairs_w: NDArray,
-    shape: Task, task: Task, segments: NDArray,
+    shape: Task, task: Task, segments: NDArray, ring: Task, held: NDArray,
 ) -> None:  # fmt: skip
     """Compute part g of the strips of rows."""
     (
@@ -176,28 +209,51 @@ def _rows(
         start, start_step, y, out_w, outputs, units, move, lists, relu,
     ) = task  # fmt: skip
     line_x, longest = shape[3], segments.shape[2]
-    list_x = lists + (g * 4 + 2) * longest * 8
-    list_w = list_x + longest * 8
+    list_x = lists + (g * 6 + 3) * longest * 8
+    copy, slots, vectors, last_x, pitch, scratch = ring
+    columns, pixel, base = line_x // channels, channels, x
+    if slots > 0:
+        pixel, base = pitch, scratch + g * (slots * columns * pitch + APART) * size
     for u in range(units * g // parts, units * (g + 1) // parts):
-        v0, v1, r0, r1, row, rows, _ = _strip(
+        v0, v1, r0, r1, row, rows, upper, both, lower, _ = _strip(
             u, strips, shape, runs_d, pairs_d, places_d, runs_h, pairs_h, places_h, segments[g]
         )
+        # The rows of X behind those that are met, which the next row of the result may meet.
+        end = segments[g, 0, max(0, upper + both + lower - 1)] + line_x
+        for i in range(upper + both + lower if slots > 0 else 0):
+            source = segments[g, 0, i] // line_x
+            slot = source % slots
+            into = slot * columns * pitch
+            if held[g, slot] != source:
+                held[g, slot] = source
+                call(copy, (
+                    x + source * line_x * size, channels, columns, vectors, last_x,
+                    base + into * size, pitch,
+                ))  # fmt: skip
+            segments[g, 0, i] = into
         last = min(lane, outputs - (v1 - 1) * lane)
-        fresh = ((v1 - v0) // abreast + (v1 - v0) % abreast) * lines * apart_x  # of each place
+        many = (v1 - v0) // abreast + (v1 - v0) % abreast
+        fresh = many * rows * lines * apart_x  # of each place
         for r in range(r0, r1):
             first, apart, count, pair0, pair1 = (
                 runs_w[r, 0], runs_w[r, 1], runs_w[r, 2], runs_w[r, 3], runs_w[r, 4]
             )  # fmt: skip
-            terms, tap_step, step, moved = runs_w[r, 5], runs_w[r, 6], runs_w[r, 7], runs_w[r, 8]
+            terms, tap_step, step, moved, edges = (
+                runs_w[r, 5], runs_w[r, 6], runs_w[r, 7], runs_w[r, 8], runs_w[r, 9]
+            )  # fmt: skip
             s = 0
-            for i in range(rows):
+            for i in range(upper + both + lower):
                 for e in range(pair0, pair1, terms):
-                    segments[g, 2, s] = segments[g, 0, i] + (pairs_w[e, 1] + moved) * channels
-                    segments[g, 3, s] = segments[g, 1, i] + pairs_w[e, 0] * tap
+                    element = pairs_w[e, 0] * tap
+                    segments[g, 3, s] = segments[g, 0, i] + (pairs_w[e, 1] + moved) * pixel
+                    segments[g, 4, s] = segments[g, 1, i] + element
+                    segments[g, 5, s] = segments[g, 2, i] + element
                     s += 1
-            # The rows of X behind those that are met, which the next row of the result may meet.
-            behind = segments[g, 2, max(0, s - 1)] + line_x + v0 * wide
-            asked = lines if s > 0 and behind + count * fresh <= size_x else 0
+            pieces = (pair1 - pair0) // terms
+            behind, asked = 0, 0
+            if s > 0 and slots == 0:
+                behind = end + (pairs_w[pair0, 1] + moved) * channels + v0 * wide
+                asked = rows * lines if behind + count * fresh <= size_x else 0
             place = row * out_w + first
             tiles = (count + most - 1) // most  # their heights equalised
             height, higher = count // tiles, count % tiles
@@ -206,37 +262,80 @@ def _rows(
                 skipped = 0 if part == 0 else higher * (height + 1)
                 if many == 0:
                     continue
-                call(codes[r], (
+                ends = edges
+                if part == 1 and higher > 0:
+                    ends = edges & 2
+                elif part == 0:
+                    ends = edges & 1
+                call(codes[r, rows - 1], (
                     height + (1 - part), many,
-                    x + (skipped * move * channels + v0 * wide) * size, list_x,
-                    move * channels, step * channels,
-                    w + v0 * lane * size, list_w, tap_step * tap, line,
-                    s, terms, start + v0 * start_step * size, start_step,
+                    base + (skipped * move * pixel + v0 * wide) * size, list_x,
+                    move * pixel, step * pixel,
+                    w + v0 * lane * size, list_x + longest * 8, list_x + 2 * longest * 8,
+                    tap_step * tap, line,
+                    upper * pieces, both * pieces, lower * pieces, terms,
+                    start + v0 * start_step * size, start_step,
                     y + ((place + skipped * apart) * outputs + v0 * lane) * size, apart * outputs,
-                    v1 - v0, last, relu, x + (behind + skipped * fresh) * size, asked, apart_x,
+                    out_w * outputs, v1 - v0, last, relu, ends,
+                    x + (behind + skipped * fresh) * size, asked, apart_x,
                 ))  # fmt: skip
 
 
-def _strips(axis: _Axis, places: int, most: int) -> tuple[NDArray, NDArray]:
+def _strips(axis: _Axis, places: int, most: int, together: int) -> tuple[NDArray, NDArray]:
     """Cut the runs of an axis to strips of so many places at the most.
 
     Returns
     -------
     strips : array, shape (S + 1,)
         The first run of each strip, and the end of them.
-    runs : array, shape (all, 9)
-        As of the axis, and how far the sources of the first place are from those of the pairs.
+    runs : array, shape (all, 10)
+        As of the axis; how far the sources of the first place are from those of the pairs; 1 where
+        the first place does not meet the first tap, 2 where the last does not meet the last.
     """
     count = -(-places // most)
-    strips, runs = [0], []
+    strips: list[int] = [0]
+    runs: list[list[int]] = []
     for i in range(count):
         p0, p1 = places * i // count, places * (i + 1) // count
+        found: list[list[int]] = []
         for first, apart, number, *rest in axis.runs.tolist():
             j0, j1 = max(0, -((first - p0) // apart)), min(number, -((first - p1) // apart))
             if j0 < j1:
-                runs.append((first + j0 * apart, apart, j1 - j0, *rest, j0 * axis.move))
+                found.append([first + j0 * apart, apart, j1 - j0, *rest, j0 * axis.move, 0])
+        runs += _merged(axis, found, together)
         strips.append(len(runs))
     return np.array(strips), np.array(runs)
+
+
+def _merged(axis: _Axis, runs: list[list[int]], most: int) -> list[list[int]]:
+    """Make a place one of the run beside it where it meets the same but for the outermost tap.
+
+    That is where padding is as wide as a tap, with so many taps of a row at the most.
+    """
+    merged: list[list[int]] = []
+    for run in runs:
+        if merged:
+            before = merged[-1]
+            moved = np.array([0, axis.move * before[2]])
+            adjoin = before[1] == run[1] and before[0] + before[2] * before[1] == run[0]
+            here, there = (axis.pairs[r[3] : r[4]] + np.array([0, r[8]]) for r in (before, run))
+            last = run[2] == 1 and np.array_equal(here[:-1] + moved, there)
+            first = before[2] == 1 and np.array_equal(here + moved, there[1:])
+            if adjoin and last and _is_whole(before, axis.move, most):
+                before[2], before[9] = before[2] + 1, before[9] | 2
+                continue
+            if adjoin and first and _is_whole(run, axis.move, most):
+                run[0], run[2], run[8] = before[0], run[2] + 1, run[8] - axis.move
+                run[9], merged[-1] = 1, run
+                continue
+        merged.append(run)
+    return merged
+
+
+def _is_whole(run: list[int], move: int, most: int) -> bool:
+    """Tell whether all taps of a run go together."""
+    terms, step = run[5], run[7]
+    return 1 < terms == run[4] - run[3] <= most and move in (step, 2 * step)
 
 
 @dataclass(frozen=True)
@@ -253,13 +352,27 @@ class _Plan:
     """Of a row."""
     blocks: int
     """Of channels."""
+    most: int
+    """How many rows go together."""
+    slots: int
+    """How many rows of X are copied at a time, 0 where they are read in place."""
+
+
+def _code(
+    run: list[int], move: int, inputs: int, outputs: int, rows: int, dtype: np.dtype[Any]
+) -> Any:
+    _, _, count, _, _, terms, _, step, *_ = run
+    by = 1 if count == 1 or move == step else 2 if move == 2 * step else 0
+    return taps(inputs, outputs, *split(terms, inputs, by), max(by, 1), rows)(dtype)
 
 
 @lru_cache(PLANS)
 def _plan(
     sizes: Ints, windows: Windows, mode: str, groups: int, inputs: int, outputs: int,
-    dtype: np.dtype[Any], back: bool,
+    dtype: np.dtype[Any], back: bool, alone: bool,
 ) -> _Plan:  # fmt: skip
+    most = 1 if alone else rows_together(inputs, outputs)
+    together = 1 if alone else split(MOST, inputs, 1)[0]  # taps
     fill = (1,) * (3 - len(sizes))
     described = zip(
         fill + sizes, fill + windows.size, fill + windows.stride, fill + windows.dilation,
@@ -276,16 +389,27 @@ def _plan(
     vectors = -(-groups * outputs // lane)
     blocks = min(vectors, -(-lines * reach * groups * inputs * size // NEAR))
     column = lines * -(-vectors // blocks) * lane * inputs // outputs * size
-    strips, runs = _strips(columns, places[2], max(8, (NEAR // column - met[2]) // columns.move))
-    codes = []
-    for _, _, count, _, _, terms, _, step, _ in runs:
-        slides = count > 1 and step == columns.move
-        codes.append(taps(inputs, outputs, *split(int(terms), inputs, slides))(dtype))
+    widest = max(8, (NEAR // column - met[2]) // columns.move)
+    strips, runs = _strips(columns, places[2], widest, together)
+    codes = [[0]] if alone else [
+        [_code(run, columns.move, inputs, outputs, 1 + r, dtype) for r in range(most)]
+        for run in runs.tolist()
+    ]  # fmt: skip
     fixed = Arguments(
         np.array(codes), deep.runs, deep.pairs, deep.places, rows.runs, rows.pairs, rows.places,
         strips, runs, columns.pairs,
     )  # fmt: skip
-    return _Plan(fixed, sources, places, columns.move, math.prod(met), len(strips) - 1, blocks)
+    distance = groups * inputs * size
+    span, stride = (fill + windows.spans)[1], (fill + windows.stride)[1]
+    slots = span + (most - 1) * stride
+    held = slots * sources[2] * (distance + LINE)
+    split_up = most == 1 or mode != "zeros" or met[0] > 1 or len(strips) > 2 or blocks > 1
+    if split_up or distance % FAR or held > NEAR:
+        slots = 0
+    return _Plan(
+        fixed, sources, places, columns.move, most * math.prod(met), len(strips) - 1, blocks, most,
+        slots,
+    )  # fmt: skip
 
 
 def _given(
@@ -296,7 +420,7 @@ def _given(
     many = abreast(inputs, outputs)
     shape = (
         len(x), *plan.sources[:2], plan.sources[2] * c, *kernel[1:], inputs * o, *plan.places[:2],
-        plan.blocks, -(-o // lane),
+        plan.blocks, -(-o // lane), plan.most,
     )  # fmt: skip
     # For each place and vectors abreast there are so many sources that others do not ask for.
     own = many * lane * x.size // y.size if plan.places[1] > 1 else 0
@@ -306,7 +430,8 @@ def _given(
         min(line, own),
     )  # fmt: skip
     out_d, out_h, out_w = plan.places
-    places = address(y), out_w, o, plan.blocks * len(x) * out_d * out_h * plan.strips, plan.move
+    units = plan.blocks * len(x) * out_d * -(-out_h // plan.most) * plan.strips
+    places = address(y), out_w, o, units, plan.move
     return shape, sources, places
 
 
@@ -318,14 +443,24 @@ def _correlate(
     machine = plan_of(x.dtype)
     size, lane, o = machine.size, machine.lane, y.shape[-1]
     parts = count_threads() if y.size * weight.size // o > SERIAL else 1
-    segments = np.empty((parts, 4, plan.longest), np.int64)
+    segments = np.empty((parts, 6, plan.longest), np.int64)
     start, start_step = (machine.zeros_at, 0) if bias is None else (address(bias), lane)
     shape, sources, places = _given(plan, x, inputs, y, outputs, kernel)
     task = (
-        parts, size, lane, tallest(inputs, outputs), *sources, address(weight), inputs * o, o,
+        parts, size, lane, tallest(inputs, outputs, plan.most, plan.move), *sources,
+        address(weight), inputs * o, o,
         start, start_step, *places, address(segments), int(relu),
     )  # fmt: skip
-    pool.launch(_rows, parts, plan.fixed, shape, task, segments)
+    channels = x.shape[-1]
+    vectors = -(-channels // lane)
+    pitch = vectors * lane + LINE // size
+    scratch = workspace(parts * (plan.slots * plan.sources[2] * pitch + APART), x.dtype)
+    ring = (
+        machine.codes[1], plan.slots, vectors, channels - (vectors - 1) * lane, pitch,
+        address(scratch),
+    )  # fmt: skip
+    held = np.full((parts, plan.slots), -1)
+    pool.launch(_rows, parts, plan.fixed, shape, task, segments, ring, held)
 
 
 def forward(
@@ -334,7 +469,7 @@ def forward(
 ) -> None:  # fmt: skip
     r"""Write y, shape (N, \*Q, O)."""
     c, o = weight.shape[-2], weight.shape[-1] // groups
-    plan = _plan(x.shape[1:-1], windows, mode, groups, c, o, x.dtype, False)
+    plan = _plan(x.shape[1:-1], windows, mode, groups, c, o, x.dtype, False, False)
     _correlate(plan, x, c, weight, o, bias, y, _three(windows.size), relu)
 
 
@@ -346,7 +481,7 @@ def input_gradient(
     if c > 1 or o > 1:  # exchange the two sides of each group
         weight = np.moveaxis(weight.reshape(-1, c, groups, o), 3, 1)
         weight = np.ascontiguousarray(weight.reshape(-1, o, c, groups).swapaxes(2, 3))
-    plan = _plan(dx.shape[1:-1], windows, mode, groups, o, c, dy.dtype, True)
+    plan = _plan(dx.shape[1:-1], windows, mode, groups, o, c, dy.dtype, True, False)
     _correlate(plan, dy, o, weight, c, None, dx, _three(windows.size), False)
 
 
@@ -370,11 +505,11 @@ def _weights(
         chunks, dw_size, y, out_w, outputs, units, move, lists, inputs, code,
     ) = task  # fmt: skip
     line_x, longest = shape[3], segments.shape[2]
-    list_x = lists + (g * 4 + 2) * longest * 8
+    list_x = lists + (g * 6 + 3) * longest * 8
     list_w = list_x + longest * 8
     for chunk in range(chunks * g // parts, chunks * (g + 1) // parts):
         for u in range(units * chunk // chunks, units * (chunk + 1) // chunks):
-            v0, v1, r0, r1, row, rows, left = _strip(
+            v0, v1, r0, r1, row, _, rows, _, _, left = _strip(
                 u, strips, shape, runs_d, pairs_d, places_d, runs_h, pairs_h, places_h, segments[g]
             )
             last = min(lane, outputs - (v1 - 1) * lane)
@@ -397,10 +532,10 @@ def _weights(
                             for i in range(i0, i1):
                                 column = pairs_w[e, 1] + moved + k0 * step
                                 element = pairs_w[e, 0] + k0 * tap_step
-                                segments[g, 2, i - i0] = segments[g, 0, i] + column * channels
-                                segments[g, 3, i - i0] = segments[g, 1, i] + element * tap
+                                segments[g, 3, i - i0] = segments[g, 0, i] + column * channels
+                                segments[g, 4, i - i0] = segments[g, 1, i] + element * tap
                             # The rows of X and Y behind these, once for all pieces of a row.
-                            behind = segments[g, 2, i1 - i0 - 1] + line_x + v0 * wide
+                            behind = segments[g, 3, i1 - i0 - 1] + line_x + v0 * wide
                             asked = 0
                             if i1 == rows and piece == 0 and left > 0:
                                 asked = lines if behind + count * fresh <= size_x else 0
@@ -420,13 +555,13 @@ def weight_gradient(
 ) -> NDArray:
     """Return dW, of the shape `weight`: sums over chunks of a fixed size, added in their order."""
     c, o = weight[-2], weight[-1] // groups
-    plan = _plan(x.shape[1:-1], windows, mode, groups, c, o, x.dtype, False)
+    plan = _plan(x.shape[1:-1], windows, mode, groups, c, o, x.dtype, False, True)
     size, lane, channels = x.itemsize, lanes(x.dtype), weight[-1]
     rows = len(x) * dy[0].size // (channels * dy.shape[-2])
     chunks = max(1, min(CHUNKS, rows // 8))
     parts = min(count_threads(), chunks) if dy.size * math.prod(weight[:-1]) > SERIAL else 1
     dweights = np.zeros((chunks, *weight), x.dtype)
-    segments = np.empty((parts, 4, max(plan.longest, 3)), np.int64)
+    segments = np.empty((parts, 6, max(plan.longest, 3)), np.int64)
     shape, sources, places = _given(plan, x, c, dy, o, _three(windows.size))
     task = (
         parts, size, lane, most_taps(c), *sources, address(dweights), c * channels, channels,

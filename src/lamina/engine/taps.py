@@ -7,13 +7,16 @@ With c inputs and o outputs a group, output j is one of group ⌊j / o⌋. A til
 
 for 0 <= m < H and all channels j, some vectors of them after the others, with their sums in
 registers, and at the end max(0, Y) where a ReLU is asked for. Segments s are rows of taps, of K
-taps k each; i goes over the c inputs of the group. With c = o = 1 this is a depthwise convolution:
-a lane of X meets the same lane of W. Else the inputs of a vector of outputs lie side by side too,
-and a shuffle puts the i-th of each group in its outputs' lanes.
+taps k each; i goes over the c inputs of the group. The first place may lie at an edge, where it
+does not meet the first tap, and the last one where it does not meet the last. With c = o = 1 this
+is a depthwise convolution: a lane of X meets the same lane of W. Else the inputs of a vector of
+outputs lie side by side too, and a shuffle puts the i-th of each group in its outputs' lanes.
 
 Where places are as far apart as taps (move = step), place m meets with tap k + 1 what place m + 1
 meets with tap k. Then a few taps are taken together: a vector of X is read once for all of them,
-and their weights once for all places.
+and their weights once for all places. It is the same where they are twice as far apart. A tile of
+two rows of Y reads once what both meet: its segments are those of the upper row alone, then those
+of both, then those of the lower row alone.
 
 Each element is ONE chain of multiply-adds, over s, k and i in rising order.
 
@@ -28,6 +31,7 @@ The gradient of W for R rows of taps, K of each, goes over M places with its sum
 Each element is ONE chain again, over m in rising order.
 """
 
+import itertools
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Any, Final
@@ -57,10 +61,15 @@ def serves(inputs: int, outputs: int, dtype: np.dtype[Any]) -> bool:
     return all(n & (n - 1) == 0 and n <= min(most, MOST) for n in (inputs, outputs))
 
 
-def split(terms: int, inputs: int, slides: bool) -> tuple[int, int]:
+def split(terms: int, inputs: int, apart_by: int) -> tuple[int, int]:
     """Return how many taps of a row go together, and how many are left over at its end."""
-    most = 3 if slides and inputs <= 2 else 1
+    most = 3 if apart_by and inputs <= 2 else 1
     return (terms, 0) if terms <= most else (most, terms % most)
+
+
+def rows_together(inputs: int, outputs: int) -> int:
+    """Return how many rows of Y go together at the most."""
+    return 2 if inputs == outputs == 1 and jit.vector_bytes() == LINE else 1
 
 
 def abreast(inputs: int, outputs: int) -> int:
@@ -72,11 +81,14 @@ def abreast(inputs: int, outputs: int) -> int:
     return min(2, LINE // jit.vector_bytes()) if inputs == outputs == 1 else 1
 
 
-def tallest(inputs: int, outputs: int) -> int:
+def tallest(inputs: int, outputs: int, rows: int = 1, apart_by: int = 1) -> int:
     """Return the height of the tallest tile that stays in registers with the weights of a chunk.
 
-    Of two inputs LLVM reads so many ahead that taller ones do not, though 32 registers were enough.
+    Of two inputs, or two rows, LLVM reads so many ahead that taller ones do not, though 32
+    registers were enough.
     """
+    if rows == 2:
+        return 8 if apart_by == 1 else 6
     most = 12 if jit.vector_registers() == 32 and inputs != 2 else 8
     return most // abreast(inputs, outputs)
 
@@ -176,15 +188,18 @@ def _fetch(
 # The sums of places
 
 
-def _tile(e: _Groups, height: int, together: int, rest: int) -> ir.Function:
+def _tile(
+    e: _Groups, height: int, together: int, rest: int, apart_by: int, rows: int
+) -> ir.Function:
     """Emit the tiles of one height: `tiles` of them, one beside the other."""
-    kinds = [_i64, _pointer, _pointer, _i64, _i64, _pointer, _pointer, _i64, _i64, _i64, _i64,
-             _pointer, _i64, _pointer, _i64, _i64, _i64, _i64, _pointer, _i64, _i64]  # fmt: skip
+    kinds = [_i64, _pointer, _pointer, _i64, _i64, _pointer, _pointer, _pointer, _i64, _i64,
+             _i64, _i64, _i64, _i64, _pointer, _i64, _pointer, _i64, _i64, _i64, _i64, _i64, _i64,
+             _pointer, _i64, _i64]  # fmt: skip
     f = ir.Function(e.module, ir.FunctionType(ir.VoidType(), kinds), f"taps_{height}")
     f.linkage = "internal"
     f.attributes.add("nounwind")
-    (tiles, x, x_at, move, step, w, w_at, tap, line, segments, terms, start, start_step, y, ldy,
-     vectors, last, relu, ahead, lines, apart) = f.args  # fmt: skip
+    (tiles, x, x_at, move, step, w, w_at, below_at, tap, line, upper, both, lower, terms, start,
+     start_step, y, ldy, row, vectors, last, relu, edges, ahead, lines, apart) = f.args  # fmt: skip
     b = ir.IRBuilder(f.append_basic_block("entry"))
     whole = b.sub(vectors, b.zext(b.icmp_signed("<", last, _i64(e.lanes)), _i64))
     # Nothing is below -inf, and NaN is below nothing.
@@ -192,69 +207,107 @@ def _tile(e: _Groups, height: int, together: int, rest: int) -> ir.Function:
     low = e.spread(b, floor, e.vector)
     mask, wide_mask = e.first_lanes(b, last), e.group_lanes(b, last)
 
-    def some(below: ir.Value, many: int, state: _State, masked: bool = False) -> _State:
+    def some(
+        next_tile: ir.Value, at_edge: list[ir.Value], many: int, state: _State,
+        masked: bool = False,
+    ) -> _State:  # fmt: skip
         """Compute so many vectors of all places."""
         v, x, w, start, y, ahead = state
         masks = (mask, wide_mask) if masked else (None, None)
         each = range(many)
 
-        def taps(count: int, state: _State) -> _State:
-            k, x_k, w_k, *sums = state
-            weights = []
-            for t in range(count):
-                w_t = e.at(b, w_k, b.mul(tap, _i64(t)))
-                inputs = [e.at(b, w_t, b.mul(line, _i64(i))) for i in range(e.inputs)]
-                weights.append([
-                    [e.load(b, e.at(b, w_i, j * e.lanes), masks[0]) for w_i in inputs]
-                    for j in each
-                ])  # fmt: skip
-            at = x_k
-            for place in range(height + count - 1):
-                values = [e.place(b, e.at(b, at, j * e.wide.lanes), masks[1]) for j in each]
-                for t in range(count):
-                    m = place - t
-                    if 0 <= m < height:
-                        for j in each:
-                            n = m * many + j
-                            for value, weight in zip(values[j], weights[t][j], strict=True):
-                                sums[n] = e.multiply_add(b, value, weight, sums[n])
-                at = e.step(b, at, move, sums[min(place, height - 1) * many])
-            moved = e.at(b, x_k, b.mul(step, _i64(count))), e.at(b, w_k, b.mul(tap, _i64(count)))
-            return [b.sub(k, _i64(count)), *moved, *sums]
+        def of(r: int, m: int, j: int) -> int:
+            return (r * height + m) * many + j
 
-        def segment(state: _State) -> _State:
+        def taps(met: list[int], count: int, state: _State) -> _State:
+            k, x_k, *rest_of = state
+            w_k, sums = rest_of[: len(met)], rest_of[len(met) :]
+            weights = []
+            for w_r in w_k:
+                of_row = []
+                for t in range(count):
+                    w_t = e.at(b, w_r, b.mul(tap, _i64(t)))
+                    inputs = [e.at(b, w_t, b.mul(line, _i64(i))) for i in range(e.inputs)]
+                    of_row.append([
+                        [e.load(b, e.at(b, w_i, j * e.lanes), masks[0]) for w_i in inputs]
+                        for j in each
+                    ])  # fmt: skip
+                weights.append(of_row)
+            by = apart_by if count > 1 else 1
+            at, columns = x_k, by * (height - 1) + count
+            for column in range(columns):
+                pairs = [(t, (column - t) // by) for t in range(count) if (column - t) % by == 0]
+                pairs = [(t, m) for t, m in pairs if 0 <= m < height]
+
+                def add(at: ir.Value, pairs: Any = pairs) -> list[tuple[int, ir.Value]]:
+                    values = [e.place(b, e.at(b, at, j * e.wide.lanes), masks[1]) for j in each]
+                    found = []
+                    for (t, m), (n, r) in itertools.product(pairs, enumerate(met)):
+                        for j in each:
+                            total = sums[of(r, m, j)]
+                            for value, weight in zip(values[j], weights[n][t][j], strict=True):
+                                total = e.multiply_add(b, value, weight, total)
+                            found.append((of(r, m, j), total))
+                    return found
+
+                outer = [0, columns - 1].index(column) if column in (0, columns - 1) else None
+                if outer is not None and together > 1 and rest == 0:
+                    before = b.block
+                    with b.if_then(b.not_(at_edge[outer])):
+                        found = add(at)
+                        inside = b.block
+                    for n, total in found:
+                        phi = b.phi(total.type)
+                        phi.add_incoming(sums[n], before)
+                        phi.add_incoming(total, inside)
+                        sums[n] = phi
+                else:
+                    for n, total in add(at):
+                        sums[n] = total
+                _, newest = pairs[-1] if pairs else (0, 0)
+                at = e.step(b, at, step if count > 1 else move, sums[of(met[-1], newest, 0)])
+            x_k = e.at(b, x_k, b.mul(step, _i64(count)))
+            w_k = [e.at(b, w_r, b.mul(tap, _i64(count))) for w_r in w_k]
+            return [b.sub(k, _i64(count)), x_k, *w_k, *sums]
+
+        def segment(met: list[int], state: _State) -> _State:
             s, *sums = state
-            x_s, w_s = (
+            x_s, *w_s = (
                 e.at(b, base, b.load(b.gep(at, [s], source_etype=_i64), typ=_i64))
-                for base, at in ((x, x_at), (w, w_at))
+                for base, at in ((x, x_at), *((w, (w_at, below_at)[r]) for r in met))
             )
             left = _loop(
                 b,
-                [terms, x_s, w_s, *sums],
+                [terms, x_s, *w_s, *sums],
                 lambda state: b.icmp_signed(">=", state[0], _i64(together)),
-                partial(taps, together),
+                partial(taps, met, together),
             )
             if rest:
-                left = taps(rest, left)
-            return [b.add(s, _i64(1)), *left[3:]]
+                left = taps(met, rest, left)
+            return [b.add(s, _i64(1)), *left[2 + len(met) :]]
 
         first = [e.load(b, e.at(b, start, b.mul(start_step, _i64(j))), masks[0]) for j in each]
-        _, *sums = _loop(
-            b,
-            [_i64(0), *first * height],
-            lambda state: b.icmp_signed("<", state[0], segments),
-            segment,
+        state, end = [_i64(0), *first * (rows * height)], upper
+        state = _loop(
+            b, state, lambda state: b.icmp_signed("<", state[0], upper), partial(segment, [0])
         )
+        if rows == 2:
+            for met, number in (([0, 1], both), ([1], lower)):
+                end = b.add(end, number)
+                state = _loop(b, state, partial(_below, b, end), partial(segment, met))
+        sums = state[1:]
         moved = [
             b.add(v, _i64(many)), e.at(b, x, many * e.wide.lanes), e.at(b, w, many * e.lanes),
             e.at(b, start, b.mul(start_step, _i64(many))), e.at(b, y, many * e.lanes),
         ]  # fmt: skip
         for m in range(height):
-            for j in each:
-                value = sums[m * many + j]
-                value = b.select(b.fcmp_ordered("<", value, low), low, value)
-                e.store(b, value, e.at(b, y, j * e.lanes), masks[0])
-            e.prefetch(b, e.at(b, y, below), write=True)
+            for r in range(rows):
+                y_r = e.at(b, y, row) if r else y
+                for j in each:
+                    value = sums[of(r, m, j)]
+                    value = b.select(b.fcmp_ordered("<", value, low), low, value)
+                    e.store(b, value, e.at(b, y_r, j * e.lanes), masks[0])
+                e.prefetch(b, e.at(b, y_r, next_tile), write=True)
             y = e.step(b, y, ldy, value)
         return [*moved, _fetch(b, e, ahead, b.mul(lines, _i64(height)), apart)]
 
@@ -262,18 +315,29 @@ def _tile(e: _Groups, height: int, together: int, rest: int) -> ir.Function:
         t, x, y, ahead = state
         # Where the next tile writes, which would else wait for memory. What is behind the last one
         # may be another thread's, which would wait for it: there it is the tile's own.
+        first_one = b.icmp_signed("==", t, _i64(0))
         last_one = b.icmp_signed("==", b.add(t, _i64(1)), tiles)
-        below = b.select(last_one, _i64(0), b.mul(ldy, _i64(height)))
+        next_tile = b.select(last_one, _i64(0), b.mul(ldy, _i64(height)))
+        at_edge = [
+            b.and_(is_one, b.icmp_signed("!=", b.and_(edges, _i64(bit)), _i64(0)))
+            for is_one, bit in ((first_one, 1), (last_one, 2))
+        ]
         done = [_i64(0), x, w, start, y, ahead]
-        done = _vectors(b, abreast(e.inputs, e.outputs), partial(some, below), done, whole)
+        compute = partial(some, next_tile, at_edge)
+        done = _vectors(b, abreast(e.inputs, e.outputs), compute, done, whole)
         with b.if_then(b.icmp_signed("<", done[0], vectors)):
-            some(below, 1, done, masked=True)
+            compute(1, done, masked=True)
         moved = e.at(b, x, b.mul(move, _i64(height))), e.at(b, y, b.mul(ldy, _i64(height)))
         return [b.add(t, _i64(1)), *moved, done[-1]]
 
     _loop(b, [_i64(0), x, y, ahead], lambda state: b.icmp_signed("<", state[0], tiles), one_tile)
     b.ret_void()
     return f
+
+
+def _below(b: ir.IRBuilder, end: ir.Value, state: _State) -> ir.Value:
+    """Tell whether the count state[0] is below the end."""
+    return b.icmp_signed("<", state[0], end)
 
 
 def _by_size(e: _Groups, name: str, functions: dict[int, ir.Function]) -> str:
@@ -298,40 +362,49 @@ def _by_size(e: _Groups, name: str, functions: dict[int, ir.Function]) -> str:
     return str(e.module)
 
 
-def _emit(name: str, inputs: int, outputs: int, together: int, rest: int, dtype: Any) -> str:
+def _emit(
+    name: str, inputs: int, outputs: int, together: int, rest: int, apart_by: int, rows: int,
+    dtype: Any,
+) -> str:  # fmt: skip
     e = _Groups(dtype, inputs, outputs)
-    heights = range(1, tallest(inputs, outputs) + 1)
-    return _by_size(e, name, {height: _tile(e, height, together, rest) for height in heights})
+    heights = range(1, tallest(inputs, outputs, rows, apart_by) + 1)
+    return _by_size(e, name, {h: _tile(e, h, together, rest, apart_by, rows) for h in heights})
 
 
 def _twin(
-    inputs: int, outputs: int,
+    inputs: int, outputs: int, whole: int, apart_by: int, rows: int,
     height: int, tiles: int, x: Address, x_at: Address, move: int, step: int,
-    w: Address, w_at: Address, tap: int, line: int, segments: int, terms: int,
-    start: Address, start_step: int, y: Address, ldy: int, vectors: int, last: int, relu: int,
-    ahead: Address, lines: int, apart: int,
+    w: Address, w_at: Address, below_at: Address, tap: int, line: int,
+    upper: int, both: int, lower: int, terms: int,
+    start: Address, start_step: int, y: Address, ldy: int, row: int, vectors: int, last: int,
+    relu: int, edges: int, ahead: Address, lines: int, apart: int,
 ) -> None:  # fmt: skip
     """Compute equation (1) in plain Python: what the machine code does, each access checked."""
     n = lanes(y.dtype)
-    if not (1 <= height <= tallest(inputs, outputs) and 1 <= last <= n):
+    if not (1 <= height <= tallest(inputs, outputs, rows, apart_by) and 1 <= last <= n):
         raise IndexError(f"no tile of {height} places and {last} lanes")
+    if (rows == 1 and (both, lower) != (0, 0)) or (edges and terms != whole):
+        raise IndexError(f"no tile of {rows} rows, {terms} taps and edges {edges}")
+    met = [(w_at, 0, upper + both), (below_at, upper, upper + both + lower)][:rows]
     for v in range(vectors):
         width = last if v == vectors - 1 else n
         groups = np.arange(width) // outputs * inputs
         first = start.row(v * start_step, width)
-        for m in range(tiles * height):
+        for (r, (at, s0, s1)), m in itertools.product(enumerate(met), range(tiles * height)):
             sums = first.copy()
-            for s in range(segments):
+            k0 = int(m == 0 and edges & 1 != 0)
+            k1 = terms - int(m == tiles * height - 1 and edges & 2 != 0)
+            for s in range(s0, s1):
                 x_s = int(x_at.row(s, 1)[0]) + m * move + v * n * inputs // outputs
-                w_s = int(w_at.row(s, 1)[0]) + v * n
-                for k in range(terms):
+                w_s = int(at.row(s, 1)[0]) + v * n
+                for k in range(k0, k1):
                     values = x.row(x_s + k * step, width * inputs // outputs)
                     for i in range(inputs):
                         weights = w.row(w_s + k * tap + i * line, width)
                         sums += values[groups + i] * weights
             if relu:
                 sums[sums < 0] = 0
-            y.row(m * ldy + v * n, width)[...] = sums
+            y.row(r * row + m * ldy + v * n, width)[...] = sums
 
 
 # The sums of weights
@@ -474,11 +547,14 @@ def _gradient_twin(
 
 
 @cache
-def taps(inputs: int, outputs: int, together: int, rest: int) -> Code:
+def taps(
+    inputs: int, outputs: int, together: int, rest: int, apart_by: int = 1, rows: int = 1
+) -> Code:
     """Return the code for groups of so many inputs and outputs: its arguments are `_twin`'s."""
-    name = f"taps_of_{inputs}_to_{outputs}_by_{together}_and_{rest}"
-    emit = partial(_emit, name, inputs, outputs, together, rest)
-    return Code(name, emit, partial(_twin, inputs, outputs))
+    name = f"taps_of_{inputs}_to_{outputs}_by_{together}_and_{rest}_{apart_by}_{rows}"
+    emit = partial(_emit, name, inputs, outputs, together, rest, apart_by, rows)
+    whole = 0 if rest or together == 1 else together
+    return Code(name, emit, partial(_twin, inputs, outputs, whole, apart_by, rows))
 
 
 @cache
