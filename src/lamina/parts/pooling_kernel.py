@@ -131,6 +131,7 @@ class _FewTerms(_Terms):
     """A pass over all of a run for every `AT_ONCE` terms on the first axis.
 
     Down all terms of one strip after the other, memory would be read a few lines of a page at once.
+    What no cache holds is read best in order: there a pass is over one term.
 
     Attributes
     ----------
@@ -140,18 +141,22 @@ class _FewTerms(_Terms):
         Whether this is the first pass, and whether it is the last one.
     """
 
+    def loads(self, pointer: ir.Value, masks: Masks) -> Values:
+        """Return the vectors of a term; the CPU sees by itself what is read in order."""
+        return self.sweep.loads(pointer, masks)
+
     def sweep_run(self, width: ir.Value, vectors: Ints, strip: Callable[..., None]) -> None:
         """Emit the passes."""
         s, b, (terms, *others), a = self.sweep, self.sweep.builder, self.counts, self.a
         self.terms = terms
-        some = b.icmp_signed(">", terms, _i64(0))
-        passes = b.select(some, b.sdiv(b.add(terms, _i64(AT_ONCE - 1)), _i64(AT_ONCE)), _i64(1))
+        some, at_once = b.icmp_signed(">", terms, _i64(0)), 1 if self.once else AT_ONCE
+        passes = b.select(some, b.sdiv(b.add(terms, _i64(at_once - 1)), _i64(at_once)), _i64(1))
         with for_range(b, passes) as turn:
-            done = b.mul(turn.index, _i64(AT_ONCE))
+            done = b.mul(turn.index, _i64(at_once))
             left = b.sub(terms, done)
             self.first = b.icmp_signed("==", turn.index, _i64(0))
-            self.last = b.icmp_signed("<=", left, _i64(AT_ONCE))
-            self.counts = [b.select(self.last, left, _i64(AT_ONCE)), *others]
+            self.last = b.icmp_signed("<=", left, _i64(at_once))
+            self.counts = [b.select(self.last, left, _i64(at_once)), *others]
             self.a = s.at(b, a, b.mul(done, self.steps[0]))
             super().sweep_run(width, vectors, strip)
 
@@ -246,7 +251,7 @@ def _emit_mean(name: str, dtype: Any) -> str:
     return _Terms(name, dtype, (8, 4, 2, 1), strip).sweep.end()
 
 
-def _emit_global_mean(dtype: Any) -> str:
+def _emit_global_mean(name: str, dtype: Any) -> str:
     """Write the means of a in c, whose terms are all on the first axis."""
 
     def strip(t: _FewTerms, j: ir.Value, masks: Masks) -> None:
@@ -262,7 +267,7 @@ def _emit_global_mean(dtype: Any) -> str:
             with otherwise:
                 s.stores(found, c, masks)
 
-    return _FewTerms("global_mean", dtype, (8, 4, 1), strip).sweep.end()
+    return _FewTerms(name, dtype, (8, 4, 1), strip).sweep.end()
 
 
 def _sums(t: _Terms, j: ir.Value, masks: Masks, before: Values | None = None) -> Values:
@@ -365,8 +370,13 @@ mean, mean_once = (
     for name in ("mean_pool", "mean_pool_once")
 )
 """Their means; and the same."""
-global_mean: Final = Code("global_mean", _emit_global_mean, partial(_twin, "mean_pool"))
-"""The means of windows over all of one axis."""
+global_mean, global_mean_once = (
+    Code(name, partial(_emit_global_mean, name), partial(_twin, "mean_pool"))
+    for name in ("global_mean", "global_mean_once")
+)
+"""The means of windows over all of one axis; and the same."""
+ONCE: Final = {greatest: greatest_once, mean: mean_once, global_mean: global_mean_once}
+"""Code for what is read past the caches."""
 sums, sums_past = (
     Code(name, partial(_emit_sum, name), partial(_twin, "sum_pool"))
     for name in ("sum_pool", "sum_pool_past")
@@ -591,7 +601,7 @@ def _bind_forward(
     y = (x[0], *windows.outputs(sizes), x[-1])
     sides = tables.forward, _three(sizes), 1, tables.window, (1,) * RANK
     if past_caches(1, math.prod(x) * dtype.itemsize):
-        code = {greatest: greatest_once, mean: mean_once}.get(code, code)
+        code = ONCE.get(code, code)
     return y, _bind(code, *sides, x, y, dtype, parts)
 
 
