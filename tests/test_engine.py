@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 import lamina as lm
-from contract import EPS, assert_same, random
+from contract import EPS, assert_close, assert_same, random
 from lamina.engine import few, jit, matmul, packing, patches, taps, threads, tile
 from lamina.engine.jit import Address
 from lamina.engine.matmul import contiguous
+from lamina.engine.memory import aligned
 
 DTYPES = [np.dtype(np.float32), np.dtype(np.float64)]
 by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -591,6 +592,28 @@ def test_a_few_rows(run, code, dtype):
             (c, into), ldc, vectors, width - (vectors - 1) * n, relu,
         )  # fmt: skip
         assert_same(c, expected, f"{m} x {width} x {k}")
+
+
+@by_dtype
+def test_columns_turned_from_whole_lines_sum_to_the_same_bits(dtype):
+    rng, n = np.random.default_rng(0), tile.lanes(dtype)
+    for m, width, blocks in itertools.product((1, few.MOST), (3 * n, 4 * n + 1), (1, 2, 3)):
+        ldb = 64 // dtype.itemsize * blocks
+        for k in (1, ldb - 1, ldb):
+            a = rng.standard_normal(m * k).astype(dtype)
+            b = rng.standard_normal((width, ldb)).astype(dtype)
+            zeros, vectors, found = np.zeros(n, dtype), -(-width // n), []
+            for at in (0, 1):  # the columns begin on lines of the cache, or one element later
+                held, c = aligned(b.size + at, dtype), np.empty(m * width, dtype)
+                held[at:] = b.ravel()
+                machine(
+                    few.few_turned, dtype, m, (a, 0), k, 1, (held, at), ldb, k, (zeros, 0), 0,
+                    (c, 0), width, vectors, width - (vectors - 1) * n, 0,
+                )  # fmt: skip
+                found.append(c)
+            assert_same(*found, f"{m} x {width} x {k}")
+            expected = a.reshape(m, k) @ b[:, :k].T
+            assert_close(found[0], expected.ravel(), dtype)
 
 
 @by_dtype

@@ -189,8 +189,27 @@ def _rows(e: Emitter, rows: int, past: bool = False) -> ir.Function:
 
 
 def _turned(e: Emitter, rows: int) -> ir.Function:
-    """Emit (1) for so many rows where B[k, j] is at j·ldb + k: blocks are turned in registers."""
+    """Emit (1) for so many rows where B[k, j] is at j·ldb + k: blocks are turned in registers.
+
+    Where a vector is a line of the cache, and all columns begin with one, whole lines are loaded.
+    """
+    if e.lanes * e.align != LINE:
+        return _turned_by(e, rows, False)
     p = _Product(e, f"turned_{rows}", rows)
+    b = p.b
+    places = b.or_(b.ptrtoint(p.b_, _i64), b.mul(p.ldb, _i64(e.align)))
+    on_lines = b.icmp_signed("==", b.and_(places, _i64(LINE - 1)), _i64(0))
+    with b.if_else(on_lines) as branches:
+        for branch, whole in zip(branches, (True, False), strict=True):
+            with branch:
+                b.call(_turned_by(e, rows, whole), p.function.args)
+    b.ret_void()
+    return p.function
+
+
+def _turned_by(e: Emitter, rows: int, whole_lines: bool) -> ir.Function:
+    """Emit that of blocks that are loaded by whole lines, or by 128 bits."""
+    p = _Product(e, f"turned_{rows}_by_{'lines' if whole_lines else 'blocks'}", rows)
     b, n, line = p.b, e.lanes, max(1, LINE // jit.vector_bytes())
     turned = b.alloca(ir.ArrayType(e.vector, n))
     turned.type = _pointer
@@ -235,7 +254,8 @@ def _turned(e: Emitter, rows: int) -> ir.Function:
                     mine = sums[v * rows : (v + 1) * rows]
                     at = places(v, i)
                     for u in range(count):
-                        lines = transposed(e, b, [e.at(b, place, u * n) for place in at])
+                        part = [e.at(b, place, u * n) for place in at]
+                        lines = transposed(e, b, part, whole=whole_lines)
                         mine = add(b.add(i, _i64(u * n)), lines, mine)
                     for place in at:
                         e.prefetch(b, e.at(b, place, soon))
@@ -256,7 +276,7 @@ def _turned(e: Emitter, rows: int) -> ir.Function:
         sums = p.loop(rest, sums, blocks(1))
         done = b.add(whole, b.mul(rest, _i64(n)))
         for v in range(many):
-            lines = transposed(e, b, places(v, done), b.sub(p.k, done))
+            lines = transposed(e, b, places(v, done), b.sub(p.k, done), whole_lines)
             for q, values in enumerate(lines):
                 e.store(b, values, e.at(b, turned, q * n), None)
 

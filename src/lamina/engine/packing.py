@@ -91,24 +91,37 @@ def _copy_twin(
 
 
 def transposed(
-    e: Emitter, b: ir.IRBuilder, places: list[ir.Value], count: ir.Value | None = None
+    e: Emitter,
+    b: ir.IRBuilder,
+    places: list[ir.Value],
+    count: ir.Value | None = None,
+    whole: bool = False,
 ) -> list[ir.Value]:
     """Load L vectors of L lanes and transpose them; lanes from `count` on are 0 and not read.
 
     They are loaded by blocks of 128 bits, each to where it belongs: to exchange such blocks between
-    registers takes some CPUs many cycles. Within a block, elements are interleaved and then pairs
-    of them, for which every CPU has an instruction.
+    registers takes some CPUs many cycles. So they are only where `whole` vectors, of four blocks,
+    are loaded, each of which is a line of the cache: a line is then read once, for level 1 soon
+    loses those that lie a power of two apart. Within a block, elements are interleaved and then
+    pairs of them, for which every CPU has an instruction.
     """
     n, block = e.lanes, 16 // e.align
-    part = e.of_lanes(block)
     lines = []
-    for first in range(0, n, block):
-        mask = None if count is None else part.first_lanes(b, b.sub(count, _i64(first)))
-        for q in range(block):
-            parts = [part.load(b, e.at(b, place, first), mask) for place in places[q::block]]
-            while len(parts) > 1:
-                parts = [_joined(b, *pair) for pair in zip(parts[::2], parts[1::2], strict=True)]
-            lines += parts
+    if whole:
+        mask = None if count is None else e.first_lanes(b, count)
+        loaded = [e.load(b, place, mask) for place in places]
+        exchanged = [_exchanged(b, loaded[q::block]) for q in range(block)]
+        lines = [line for group in zip(*exchanged, strict=True) for line in group]
+    else:
+        part = e.of_lanes(block)
+        for first in range(0, n, block):
+            mask = None if count is None else part.first_lanes(b, b.sub(count, _i64(first)))
+            for q in range(block):
+                parts = [part.load(b, e.at(b, place, first), mask) for place in places[q::block]]
+                while len(parts) > 1:
+                    pairs = zip(parts[::2], parts[1::2], strict=True)
+                    parts = [_joined(b, *pair) for pair in pairs]
+                lines += parts
     stage = 1
     while stage < block:
         starts = [s + g for s in range(0, n, block) for g in range(0, block // 2, stage)]
@@ -124,6 +137,21 @@ def transposed(
     if block == 4:  # interleaving twice leaves the middle two of four exchanged
         lines = [lines[q - q % 4 + (0, 2, 1, 3)[q % 4]] for q in range(n)]
     return lines
+
+
+def _exchanged(b: ir.IRBuilder, lines: list[ir.Value]) -> list[ir.Value]:
+    """Return the i-th blocks of four vectors, of four blocks each, as the i-th vector."""
+    n = lines[0].type.count
+    kind, block = ir.VectorType(_i32, n), n // 4
+
+    def chosen(x: ir.Value, y: ir.Value, *blocks: int) -> ir.Value:
+        """Return two blocks of x and behind them the same of y."""
+        order = [s + q * block + i for s in (0, n) for q in blocks for i in range(block)]
+        return b.shuffle_vector(x, y, ir.Constant(kind, order))
+
+    (w, x, y, z), halves = lines, ((0, 1), (2, 3))
+    pairs = [(chosen(w, x, *half), chosen(y, z, *half)) for half in halves]
+    return [chosen(low, high, q, q + 2) for low, high in pairs for q in (0, 1)]
 
 
 def _joined(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
