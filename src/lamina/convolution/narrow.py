@@ -33,9 +33,9 @@ NDArray = npt.NDArray[Any]
 
 COLUMNS: Final = 256
 """The most columns of dX, counted in one phase, that are computed together."""
-BLOCK: Final = 8
+BLOCK: Final = 16
 """The most rows of dX that are computed together."""
-SCRATCH: Final = 160 * 1024
+SCRATCH: Final = 192 * 1024
 """Bytes of transposed rows of dY, as long as a row of dX meets no more."""
 LARGEST: Final = 2**20
 """Where a row of dX meets more bytes of dY, they are not transposed."""
@@ -189,7 +189,8 @@ def narrow(
     vectors = -(-longest // lane)
     edges = edges_of(rows, vectors * lane, kh * reach * o, size, lane, heights)
     pitch, out = -(-(vectors * lane + reach - 1) // lane) * lane, vectors * lane
-    block = BLOCK
+    least = -(-threads // (dx[0] * dx[1] * chunks))  # blocks of a plane, for all threads
+    block = min(BLOCK, -(-high // least))
     while block >= 1:
         slots = (block - 1 + (kh - 1) * dilation[1]) // stride[1] + 1
         if block == 1 or kd * slots * o * pitch * size <= SCRATCH:
