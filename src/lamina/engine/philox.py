@@ -43,13 +43,29 @@ def spread(b: ir.IRBuilder, word: ir.Value) -> ir.Value:
     return b.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_i32, n), [0] * n))
 
 
-def keys(b: ir.IRBuilder, key: Words) -> list[Words]:
-    """Return the two words of the key for each round, in every lane."""
-    found = []
+def keys(b: ir.IRBuilder, key: Words) -> ir.Value:
+    """Return where the two words of the key for each round lie, in the last round's upper halves.
+
+    They are read where they are used: for all of them there are not enough registers, and to fill
+    vectors with them would take longer than a few units do.
+    """
+    table = b.alloca(_i64, 2 * ROUNDS)
     for r in range(ROUNDS):
-        moved = [b.add(k, _i64(step * r)) for k, step in zip(key, STEPS, strict=True)]
-        found.append([spread(b, b.and_(k, _i64(LOW))) for k in moved])
-    return found
+        for i, (k, step) in enumerate(zip(key, STEPS, strict=True)):
+            word = b.add(k, _i64(step * r))
+            if r == ROUNDS - 1:
+                word = b.shl(word, _i64(32))
+            b.store(word, _place(b, table, r, i))
+    return table
+
+
+def _place(b: ir.IRBuilder, table: ir.Value, r: int, i: int) -> ir.Value:
+    return b.gep(table, [_i64(2 * r + i)], source_etype=_i64)
+
+
+def _key(b: ir.IRBuilder, table: ir.Value, r: int) -> Words:
+    """Return the two words of the key for a round, in every lane."""
+    return [spread(b, b.load(_place(b, table, r, i), typ=_i64)) for i in (0, 1)]
 
 
 def _product(b: ir.IRBuilder, word: ir.Value, which: int) -> ir.Value:
@@ -76,19 +92,28 @@ def _mix(b: ir.IRBuilder, product: ir.Value, *words: ir.Value) -> ir.Value:
     return b.xor(upper, reduce(b.xor, words))
 
 
-def ahead(b: ir.IRBuilder, rest: Words, key: list[Words]) -> Words:
+def _beside(b: ir.IRBuilder, product: ir.Value, word: ir.Value, key: ir.Value) -> ir.Value:
+    """Return a product, its upper half with what `_mix` gives there, which stays beside the lower.
+
+    The key's word is in the upper half already.
+    """
+    up = b.shl(word, ir.Constant(word.type, [32] * word.type.count))
+    return b.xor(product, b.xor(up, key))
+
+
+def ahead(b: ir.IRBuilder, rest: Words, table: ir.Value) -> Words:
     """Return what the last three words of a counter come to in the first three rounds alone.
 
     Where they are the same for many counters, `philox` need not do it again for each.
     """
-    (c1, c2, c3), (k0, k1), (l0, l1), (_, m1) = rest, *key[:3]
+    (c1, c2, c3), (k0, k1), (l0, l1), (_, m1) = rest, *(_key(b, table, r) for r in range(3))
     second = _product(b, c2, 1)
     first = _product(b, _mix(b, second, c1, k0), 0)
     return [b.xor(c3, k1), b.xor(second, l0), _mix(b, first, l1), b.xor(first, m1)]
 
 
-def philox(b: ir.IRBuilder, counters: Words, done: Words, key: list[Words]) -> list[Words]:
-    """Return the four words of each lane's counter; upper halves hold anything.
+def philox(b: ir.IRBuilder, counters: Words, done: Words, table: ir.Value) -> list[Words]:
+    """Return the four words of each lane's counter as two vectors: words 1 and 0, and 3 and 2.
 
     Parameters
     ----------
@@ -96,6 +121,8 @@ def philox(b: ir.IRBuilder, counters: Words, done: Words, key: list[Words]) -> l
         First words of counters. Their rounds go side by side, for each waits for its last.
     done : list of vectors
         What `ahead` makes of the other three, which all counters have in common.
+    table : pointer
+        The key, as `keys` lays it.
     """
     of_first, of_second, crossing, of_third = done
     sets = []
@@ -103,13 +130,15 @@ def philox(b: ir.IRBuilder, counters: Words, done: Words, key: list[Words]) -> l
         a = _product(b, c0, 0)
         c = _product(b, _mix(b, a, of_first), 1)
         sets.append([_mix(b, c, of_second), c, b.xor(crossing, a), of_third])
-    for r, (k0, k1) in enumerate(key[2:]):
+    for r in range(2, ROUNDS):
+        k0, k1 = _key(b, table, r)
+        mix = _mix if r < ROUNDS - 1 else _beside
         products = [(_product(b, c0, 0), _product(b, c2, 1)) for c0, _, c2, _ in sets]
         sets = [
-            [_mix(b, c, c1, k0), c, _mix(b, a, *((c3, k1) if r else (c3,))), a]
+            [mix(b, c, c1, k0), c, mix(b, a, *((c3, k1) if r > 2 else (c3,))), a]
             for (a, c), (_, c1, _, c3) in zip(products, sets, strict=True)
         ]
-    return sets
+    return [[first, second] for first, _, second, _ in sets]
 
 
 def draws(b: ir.IRBuilder, words: Words) -> Words:
@@ -117,5 +146,4 @@ def draws(b: ir.IRBuilder, words: Words) -> Words:
 
     Lanes of `words` are in the `order` that needs no word to leave its 16 bytes.
     """
-    pairs = [_shuffle(b, two, (0, 2, 4, 6)) for two in (words[:2], words[2:])]
-    return [_shuffle(b, pairs, which) for which in ((0, 2, 4, 6), (1, 3, 5, 7))]
+    return [_shuffle(b, words, which) for which in ((1, 0, 5, 4), (3, 2, 7, 6))]
