@@ -29,8 +29,6 @@ NDArray = npt.NDArray[Any]
 Shape = tuple[int, ...]
 _i64, _i8, _pointer = ir.IntType(64), ir.IntType(8), ir.PointerType()
 
-UNROLLED: Final = 2
-"""Vectors of counters that are worked on side by side, to hide the latency of their rounds."""
 CHUNK: Final = 8192
 """The most units of a sample that a thread takes at once; a multiple of 4."""
 SERIAL: Final = 16_384
@@ -52,6 +50,11 @@ class Cache(NamedTuple):
 
 
 # Vector code
+
+
+def _unrolled() -> int:
+    """Return how many vectors of counters go side by side, to hide the latency of their rounds."""
+    return 4 if jit.vector_registers() == 32 else 2
 
 
 def _emit_drop(name: str, dtype: Any) -> str:
@@ -90,10 +93,11 @@ def _emit_drop(name: str, dtype: Any) -> str:
             found = [_chosen(b, m, v, constants) for m, v in zip(kept, values, strict=True)]
             s.stores(found, s.at(b, y, at), masks)
 
-    wide = each * UNROLLED
+    unrolled = _unrolled()
+    wide = each * unrolled
     whole = b.sdiv(count, _i64(wide))
     with for_range(b, whole) as loop:
-        some(b.mul(loop.index, _i64(wide)), UNROLLED, [None] * vectors)
+        some(b.mul(loop.index, _i64(wide)), unrolled, [None] * vectors)
     served = b.mul(whole, _i64(wide))
     left = b.sdiv(b.add(b.sub(count, served), _i64(each - 1)), _i64(each))
     with for_range(b, left) as loop:
