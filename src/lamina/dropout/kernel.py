@@ -110,15 +110,18 @@ def _emit_drop(name: str, dtype: Any) -> str:
 
 
 def _constants(s: Sweep, affine: ir.Value) -> Values:
-    """Return s, t and a, in every lane."""
+    """Return s, t and s a + t, in every lane."""
     b = s.builder
     places = [s.at(b, affine, i) for i in range(3)]
-    return [s.spread(b, b.load(p, typ=s.scalar, align=s.size), s.vector) for p in places]
+    scale, shift, dropped = (
+        s.spread(b, b.load(p, typ=s.scalar, align=s.size), s.vector) for p in places
+    )
+    return [scale, shift, b.fadd(b.fmul(dropped, scale), shift)]
 
 
 def _chosen(b: ir.IRBuilder, keep: ir.Value, x: ir.Value, constants: Values) -> ir.Value:
     scale, shift, dropped = constants
-    return b.fadd(b.fmul(b.select(keep, x, dropped), scale), shift)  # no FMA: the formula's bits
+    return b.select(keep, b.fadd(b.fmul(x, scale), shift), dropped)  # no FMA: the formula's bits
 
 
 def _relu(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
