@@ -164,6 +164,25 @@ def test_batchnorm_past_the_caches_has_the_same_bits(shape, dtype, monkeypatch):
 
 
 @by_dtype
+@pytest.mark.parametrize("units", [2064, 2065])
+@pytest.mark.parametrize(
+    ("mode", "relu"), [("inverted", False), ("inverted", True), ("alpha", False)]
+)
+def test_dropout_past_the_caches_has_the_same_bits(units, mode, relu, dtype, monkeypatch):
+    x, dy = np.random.default_rng(units).standard_normal((2, 33, units)).astype(dtype)
+    keep = Draw(x.shape, 0.5, np.array([1, 2], np.uint64), 3)
+    results = []
+    for level_3 in (2**62, 0):
+        monkeypatch.setattr(memory, "LEVEL_3", level_3)
+        dropout_kernel._bound.cache_clear()
+        y, cache = dropout_kernel.forward(x, keep, mode=mode, relu=relu)
+        results.append((y, dropout_kernel.backward(dy, cache)[0]))
+    dropout_kernel._bound.cache_clear()
+    for one, other in zip(*results, strict=True):
+        assert_same(one, other)
+
+
+@by_dtype
 @pytest.mark.parametrize("stride", [2, 3])
 @pytest.mark.parametrize(
     ("kind", "options"), [("max_pool", {}), ("max_pool", {"keep": False}), ("avg_pool", {})]

@@ -19,7 +19,7 @@ from ..engine import elements, jit, philox, pool
 from ..engine.jit import Address, Code, call, data, held, item
 from ..engine.loops import for_range
 from ..engine.matmul import contiguous
-from ..engine.memory import empty
+from ..engine.memory import ALIGNMENT, empty, past_caches
 from ..engine.sweep import Masks, Sweep, Values
 from ..engine.threads import count as count_threads
 from . import formula
@@ -57,14 +57,15 @@ def _unrolled() -> int:
     return 4 if jit.vector_registers() == 32 else 2
 
 
-def _emit_drop(name: str, dtype: Any) -> str:
+def _emit_drop(name: str, relu: bool, past: bool, dtype: Any) -> str:
     """Write y = s v + t, v = x where units are kept, a elsewhere, for `count` units of a sample.
 
-    By the name "relu_drop", v is the ReLU of x where units are kept.
+    With a ReLU, v is that of x where units are kept; y may be written past the caches.
     """
     s = Sweep(name, dtype, "*x *y first count *id call k0 k1 threshold *affine")
     b = s.builder
     x, y, first, count, id_at, call_, k0, k1, threshold, affine = s.given
+    write = s.streams if past else s.stores
     constants = _constants(s, affine)
     identity = b.load(id_at, typ=_i64, align=8)
     low, high = b.and_(identity, _i64(0xFFFFFFFF)), b.lshr(identity, _i64(32))
@@ -88,10 +89,10 @@ def _emit_drop(name: str, dtype: Any) -> str:
                 kept += [keep] if s.size == 4 else _halves(b, keep)
             at = b.add(j, _i64(i * each))
             values = s.loads(s.at(b, x, at), masks)
-            if name == "relu_drop":
+            if relu:
                 values = [_relu(b, v) for v in values]
             found = [_chosen(b, m, v, constants) for m, v in zip(kept, values, strict=True)]
-            s.stores(found, s.at(b, y, at), masks)
+            write(found, s.at(b, y, at), masks)
 
     unrolled = _unrolled()
     wide = each * unrolled
@@ -140,7 +141,7 @@ def _halves(b: ir.IRBuilder, keep: ir.Value) -> Values:
 
 
 def _drop_twin(
-    name: str, x: Address, y: Address, first: int, count: int,
+    relu: bool, x: Address, y: Address, first: int, count: int,
     id_at: Address, call_: int, k0: int, k1: int, threshold: int, affine: Address,
 ) -> None:  # fmt: skip
     blocks = first // 4 + np.arange(-(-count // 4), dtype=np.uint64)
@@ -153,7 +154,7 @@ def _drop_twin(
     draws = np.stack(words, axis=-1).reshape(-1)[:count]
     scale, shift, dropped = affine.row(0, 3)
     values = x.row(0, count)
-    if name == "relu_drop":
+    if relu:
         values = np.where(values <= 0, 0, values)
     y.row(0, count)[...] = np.where(draws >= threshold, values, dropped) * scale + shift
 
@@ -201,10 +202,16 @@ def _select_twin(
         y.row(i * ld, width)[...] = values * scale + shift
 
 
-drop, relu_drop = (
-    Code(name, partial(_emit_drop, name), partial(_drop_twin, name))
-    for name in ("drop", "relu_drop")
-)
+def _codes(name: str, relu: bool) -> tuple[Code, Code]:
+    """Return usual code, and code that writes past the caches."""
+    usual, past = (
+        Code(n, partial(_emit_drop, n, relu, n != name), partial(_drop_twin, relu))
+        for n in (name, f"{name}_past")
+    )
+    return usual, past
+
+
+drop, relu_drop = _codes("drop", False), _codes("relu_drop", True)
 """Units of a sample, by a mask that is drawn; and those of the ReLU of x."""
 select: Final = Code("select", _emit_select, _select_twin)
 """Rows of a sample, by a mask that is given."""
@@ -323,7 +330,7 @@ def _apply(
 
 
 def _drawn(
-    x: NDArray, keep: Draw, affine: Affine, lengths: NDArray | None, code: Code = drop
+    x: NDArray, keep: Draw, affine: Affine, lengths: NDArray | None, code: tuple[Code, Code] = drop
 ) -> NDArray:
     dropped = _bound(code, x.shape, x.dtype, keep.rate, affine, count_threads())
     return dropped(x, keep, lengths)
@@ -334,8 +341,9 @@ def _drawn(
 
 @lru_cache(KEPT)
 def _bound(
-    code: Code, shape: Shape, dtype: np.dtype[Any], rate: float, affine: Affine, threads: int
-) -> Callable[..., NDArray]:
+    code: tuple[Code, Code], shape: Shape, dtype: np.dtype[Any], rate: float, affine: Affine,
+    threads: int,
+) -> Callable[..., NDArray]:  # fmt: skip
     """Return y as a function of an x of that shape, what draws its mask, and lengths."""
     size, threshold = math.prod(shape), round(rate * 2**32)
     if threshold == 2**32 or size == 0:
@@ -343,7 +351,8 @@ def _bound(
     n, units = shape[0], size // shape[0]
     places, all_units = np.arange(n, dtype=np.uint64), np.full(n, units)
     parts, constants = 1 if size <= SERIAL else threads, _numbers(affine, dtype)
-    fixed = parts, dtype.itemsize, code(dtype), n, units, threshold, held(constants)
+    past = units * dtype.itemsize % ALIGNMENT == 0 and past_caches(2, size * dtype.itemsize)
+    fixed = parts, dtype.itemsize, code[past](dtype), n, units, threshold, held(constants)
     arguments = *fixed, *map(pool.late, range(5))
     run = pool.in_order(pool.Ready(_drop, parts, arguments, constants))
 
