@@ -65,7 +65,7 @@ MEANS_OF: Final = Reason("Means", "What holds back the cases above holds back th
 RAGGED: Final = Reason(
     "Ragged batches",
     "Padding is cleared, and towards the end of the longest sequences a step has too few rows to "
-    "fill tiles. Five times the speed of PyTorch's LSTM of 256 units would be 88% of the peak.",
+    "fill tiles.",
 )
 ACCURACY: Final = Reason(
     "Time to an accuracy",
@@ -96,7 +96,7 @@ REASONS: Final = (
         "The call, not the work",
         "There is so little to compute that what takes the time is Python around it: the call, the "
         "checks of arguments, memory for the results, the hand-over to another core, which takes "
-        "some 5 µs if that waits for work and more if it sleeps.",
+        "1 µs if that waits for work and 24 if it sleeps.",
         _is_a_call,
     ),
     Reason(
@@ -108,16 +108,15 @@ REASONS: Final = (
     ),
     Reason(
         "The numbers that Dropout draws",
-        "Philox takes ten rounds of two wide products each for four numbers, and this processor's "
-        "vectors have two such products each 128 bits, one a cycle: arithmetic is what takes the "
-        "time, not memory.",
+        "Philox takes ten rounds of two wide products each for four numbers, forward and once more "
+        "backward: a third of a nanosecond a number on a core, which is longer than memory takes.",
         _of(Dropout),
     ),
     Reason(
         "Passes of BatchNorm",
         "Mean and variance must be known before the first y, and their gradients before the first "
         "dx: x is read twice, dy too, and the cores wait for one another between. Those readings "
-        "share the cache of level 3, of 8 MiB, with what is written.",
+        "share the cache of level 3 with what is written.",
         _of(BatchNorm),
     ),
     Reason(
@@ -152,10 +151,9 @@ REASONS: Final = (
     ),
     Reason(
         "Gates",
-        "The limit counts products alone. The gates of a unit, five exponentials and divisions, "
-        "take a core 6.5 ns a step forward and 3.3 ns backward: a tenth of the time of the "
-        "products of 128 features and 128 units, a fifth with 64 and 64. Weights are packed within "
-        "the call.",
+        "The limit counts products alone. The gates of 16 units, five exponentials and divisions "
+        "each, take a core some 90 cycles a step: a tenth of the time of the products of 128 "
+        "features and 128 units, a fifth with 64 and 64. Weights are packed within the call.",
         _of(LSTM),
     ),
     Reason(
@@ -167,43 +165,43 @@ REASONS: Final = (
     ),
     Reason(
         "Groups",
-        "Depthwise with 3x3 taps, a vector takes some 15 cycles, of which its nine multiply-adds "
-        "are 9; that is half of the time or more, and x and y are read and written meanwhile. In "
-        "groups of a few channels every multiply-add wants a shuffle of its own.",
+        "Depthwise with 3x3 taps, tiles reach four fifths of the peak while x is in level 1, and "
+        "half of it from level 2, where a line is used by 27 multiply-adds at the most. In groups "
+        "of a few channels every multiply-add wants a shuffle of its own.",
         _of(Convolution, lambda case: case.groups > 1),
     ),
     Reason(
         "Few channels",
-        "To begin and end a tile takes about 130 cycles, 7% of the 144 terms that 16 channels have "
-        "with 3x3 taps, and far more of the 9 of one channel, whose y takes memory longer than its "
-        "arithmetic. dX has less than a vector of channels to write.",
+        "Sums are short: to begin and end a tile takes as long as some of its terms, and one "
+        "channel with 3x3 taps has 9, whose y takes memory longer than its arithmetic. dX has less "
+        "than a vector of channels to write, and dY is transposed for it, up to half of its time.",
         _of(Convolution, lambda case: case.inputs <= NARROW),
     ),
     Reason(
         "1x1",
-        "x, and dy for dW, come from memory while they are packed, at about a cycle a float where "
-        "a cache takes less than half: 6 to 12% of the time. Weights are packed within the call, "
-        "too.",
+        "x, and dy for dW, come from memory while they are packed. Weights are packed within the "
+        "call, too.",
         _of(Convolution, lambda case: set(case.kernel) == {1}),
     ),
     Reason(
         "Tiles and edges of convolutions",
-        "To begin and end a tile takes about 130 cycles, 2% of 64 channels with 3x3 taps; weights "
-        "are packed within the call, which a single image of 7x7 has little use of; rows are "
-        "copied beside their padding; 33 or 65 channels are computed as whole vectors.",
+        "One core alone comes to 94% of its peak and more; two share level 3 and memory, which x, "
+        "dy and the weights come from. Weights are packed within the call, which a single image of "
+        "7x7 has little use of; rows are copied beside their padding; 33 or 65 channels are "
+        "computed as whole vectors or halves.",
         _of(Convolution),
     ),
     Reason(
         "One row",
-        "W is read once. One core draws 35 to 40 GB/s of it from level 3, where two would draw "
-        "twice as much, and a second one has to be there when the call begins.",
+        "W is read once, by two cores faster than by one, and a second one has to be there when "
+        "the call begins.",
         _of(Linear, lambda case: case.rows == 1),
     ),
     Reason(
         "Products",
         "Packing is inside the clock: the tile that reads B first copies it and waits for memory; "
-        "A is copied to strips, and a transposed B turned, once a call, at about a cycle a float; "
-        "and the last rows and columns fill no whole tile.",
+        "A is copied to strips, and a transposed B turned, once a call; and the last rows and "
+        "columns fill no whole tile.",
         _of(Linear),
     ),
     MEANS_OF,
