@@ -114,7 +114,7 @@ def measure(
                 }
                 for name, reason in failures.items():
                     print(f"    {name}: {reason}", flush=True)
-        run["limits"] = limits.best(found, limits.measure(threads))
+        run["limits"] = limits.greater(found, limits.measure(threads))
     return run
 
 

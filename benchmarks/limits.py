@@ -52,7 +52,7 @@ def measure(threads: int, seconds: float = 0.2) -> Limits:
     }
 
 
-def best(first: Limits, second: Limits) -> Limits:
+def greater(first: Limits, second: Limits) -> Limits:
     """Return the greater figures of two measurements: a shared host gives less for a while."""
     peak = {
         dtype: {n: max(rate, second["peak"][dtype][n]) for n, rate in rates.items()}

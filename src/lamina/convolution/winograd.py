@@ -64,8 +64,10 @@ NEAR: Final = LEVEL_2 // 2
 """Bytes of V for a block: with what is made of it, level 2 holds it,"""
 TILES: Final = 24
 """or a block of so many tiles, for U to be read seldom,"""
-LARGE: Final = 2**22
+LARGE: Final = 2**21
 """but, however many channels there are, at most so many bytes, which is also for a panel of U."""
+SEVERAL: Final = 2**24
+"""Bytes of U at the most for each thread to have a panel."""
 STREAM: Final = 2**20
 """Bytes of V and of what stands beside it in a block of dW, whose sums level 2 holds:"""
 STRIP: Final = 8192
@@ -297,8 +299,9 @@ def winograd(
     cuts = together, lines, columns = cut(*image, tiles)
     blocks, panels = count(*cuts, *image), -(-o // (lane * wide))
     panel = length * wide * lane
-    # A panel for each thread at the least.
-    at_once = panels if given else min(panels, max(threads, PACKED // (panel * size)))
+    # A panel for each thread, as far as they are not too large together.
+    each = min(threads, SEVERAL // (panel * size))
+    at_once = panels if given else min(panels, max(1, each, PACKED // (panel * size)))
     parts, cols = grid(blocks, at_once, threads)
     if -(-blocks // threads) * threads <= EVEN * blocks:
         parts, cols = threads, 1
