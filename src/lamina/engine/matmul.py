@@ -3,12 +3,12 @@
     C[m, n] = start[m, n] + Σ_k A[m, k] B[k, n]                                                 (1)
 
 A is read in place, by any two strides. B is read in place or copied to *panels*, as wide as a tile,
-where that pays: when it is transposed, or when many rows use it again. A panel is made just before
-its first use, or by the very tile that reads B first. A B that many products share is packed once,
-beforehand. Where B lies by columns and A is small, A is copied instead, and what is computed is
-Cᵀ = Bᵀ Aᵀ, of which each thread then turns its part. Threads share C in a grid of rows and columns;
-none splits k. A sum goes on from block to block of k through C itself. So neither the blocking nor
-the grid changes a bit.
+where that pays: when it is transposed, or when many rows use it again. Panels are made just before
+their first use, or by the very tile that reads B first. A B that many products share is packed
+once, beforehand. Where B lies by columns and A is small, A is copied instead, and what is computed
+is Cᵀ = Bᵀ Aᵀ, of which each thread then turns its part. Threads share C in a grid of rows and
+columns; none splits k. A sum goes on from block to block of k through C itself. So neither the
+blocking nor the grid changes a bit.
 """
 
 from dataclasses import dataclass
@@ -57,6 +57,11 @@ COPIED: Final = 5
 """An A that so many panels use is copied to strips that lie along memory, ..."""
 NEAR: Final = 2048
 """... but not if its rows do so and are no more bytes apart: a cache holds a tile's rows then."""
+PIECE: Final = 256
+"""Bytes of a row of B to copy at once, to panels side by side: each row may lie on a page of its
+own, whose address takes longer to find than less to copy, ..."""
+GROUPED: Final = 16
+"""... if so many tiles use a panel. Fewer are done sooner if one of them packs, as it reads B."""
 WIDEST: Final = 8
 """The most vectors of a tile that reads B in place."""
 IN_CACHE: Final = 2**14
@@ -149,8 +154,8 @@ def _part(g: int, at: int) -> None:
     (
         rows, cols, m, n, k, size, lane, wide, height, tall, tile, copy, spread, transpose,
         a_row, a_col, b_row, b_col, way, start_col, relu, span, terms, room, a_room, c_room,
-        block, gap, origin, few, tile_packing, packing,
-    ) = jit.constants(fixed, 32)  # fmt: skip
+        block, gap, origin, few, tile_packing, packing, group,
+    ) = jit.constants(fixed, 33)  # fmt: skip
     m0, m1 = m * (g // cols) // rows, m * (g // cols + 1) // rows
     vectors = (n + lane - 1) // lane
     count = count_panels(vectors, wide)
@@ -175,6 +180,7 @@ def _part(g: int, at: int) -> None:
     m_blocks = (m1 - m0 + block - 1) // block
     mine = jit.data(panels) + g * room * size
     strips = mine + (room - a_room - c_room) * size
+    kept = group if m_blocks == 1 else span
     sums = c if c_room == 0 else mine + (room - c_room - m0 * n) * size
     for q0 in range(first, end, span):
         q1 = min(end, q0 + span)
@@ -197,9 +203,14 @@ def _part(g: int, at: int) -> None:
                     source = panel = b + (k0 * b_row + j * b_col) * size
                     ldb, following, packs = b_row, panel + w * lane * size, 0
                     if way == WITHIN:
-                        panel, ldb = mine + (p - q0) * gap * size, w * lane
-                        following = panel + gap * size
-                        if mb == 0:
+                        slot = (p - q0) % kept
+                        panel, ldb = mine + slot * gap * size, w * lane
+                        following = mine + (slot + 1) % kept * gap * size
+                        if mb == 0 and group > 1 and w == wide and last == lane:
+                            if slot % group == 0:
+                                some = min(group, q1 - p, n // (wide * lane) - p)
+                                call(spread, (source, b_row, kc, some, ldb, panel, gap))
+                        elif mb == 0:
                             packs = 0 < packing <= i1 - i0 and w == wide and last == lane
                             if not packs:
                                 _pack(
@@ -394,7 +405,10 @@ def product(
         if past:  # a line of memory after the other
             span, height = vectors, 1
     packs = way == WITHIN and b_col == 1 and (wide, height) == (plan.wide, plan.heights[wide])
-    packing = height if packs else 0
+    group = 1
+    if way == WITHIN and b_col == 1 and -(-m // m_parts) >= GROUPED * height:
+        group = min(max(1, PIECE // (wide * lane * plan.size)), span)
+    packing = height if packs and group == 1 else 0
     gap = -(-min(k, terms) * wide * lane // LINE) * LINE + LINE
     tall, a_room, room = block, 0, 0
     near = a_col == 1 and a_row * plan.size <= NEAR
@@ -403,15 +417,16 @@ def product(
         tall = block if a_col == 1 else height
     if way == WITHIN and block < -(-m // m_parts):
         room = span * gap
-    elif way == WITHIN:  # of one block of rows, which uses a panel once: the next takes its place
-        room, gap = gap, 0
+    elif way == WITHIN:  # of one block of rows, which uses panels once: the next take their place
+        room = group * gap
     c_room = -(-m // m_parts) * n if turned else 0
     room = -(-(room + a_room + c_room) // LINE) * LINE
     constants = jit.Constants(
         m_parts, n_parts, m, n, k, plan.size, lane, wide, height, tall,
         plan.codes[0], copy(dtype), spread(dtype), transpose(dtype),
         a_row, a_col, b_row, b_col, way, int(bias), int(relu), span, terms, room, a_room,
-        c_room, block, gap, plan.origin_at, few, tile_packing(dtype), packing,
+        c_room, block, gap, plan.origin_at, few, tile_packing(dtype) if packing else 0, packing,
+        group,
     )  # fmt: skip
     return Product(m_parts * n_parts, m_parts * n_parts * room, turned, plan.zeros, constants)
 

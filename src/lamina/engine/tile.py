@@ -43,8 +43,11 @@ TALLEST: Final = 9
 
 NEXT: Final = 16
 """A tile that packs asks for the row of B that comes so many rows later."""
-TOGETHER: Final = 3
-"""How many rows of A share a pointer: an address adds once or twice their distance to it."""
+UNROLLED: Final = 4
+"""Terms that go by together where vectors have 32 bytes or fewer: a multiply-add is so short then
+that all else counts, the more as programs that share a core share its instructions, ..."""
+SUMS: Final = 9
+"""... in tiles of at least so many vectors of sums."""
 
 _i64, _i32, _i1, _pointer = ir.IntType(64), ir.IntType(32), ir.IntType(1), ir.PointerType()
 _Values: TypeAlias = list[list[ir.Value]]
@@ -301,13 +304,21 @@ class Emitter:
         for line in grid(self.at(b, c, below), ldc):
             for pointer in self.lines(b, line):
                 self.prefetch(b, pointer, write=True)
-        offsets = [b.mul(row, _i64(m)) for m in range(TOGETHER)]
+        row_bytes = b.mul(row, _i64(self.align))
+        odd = {m: b.mul(row_bytes, _i64(m)) for m in range(1, rows, 2)}
+        by_terms = [[b.mul(by, _i64(j)) for j in range(UNROLLED + 1)] for by in (ldb, ahead_step)]
         entry = b.block
         segment, joined, done = (
             f.append_basic_block(name) for name in ("segment", "joined", "done")
         )
-        twice = masked and jit.vector_bytes() < 64  # without the mask, then with it
-        at_the_end = self.terms_at_the_end(b, ldb, last, k) if twice else k
+        narrow = jit.vector_bytes() < 64
+        unrolled = narrow and rows * vectors >= SUMS and not (masked or packs)
+        twice = narrow and (masked or unrolled)  # quickly, then with the mask, or what is left
+        rest_of_k = k
+        if unrolled:
+            rest_of_k = b.add(b.and_(b.sub(k, _i64(1)), _i64(UNROLLED - 1)), _i64(1))
+        elif twice:
+            rest_of_k = self.terms_at_the_end(b, ldb, last, k)
         b.branch(segment)
 
         b.position_at_end(segment)
@@ -319,8 +330,7 @@ class Emitter:
         _each(segment_sums, first, lambda phi, value: phi.add_incoming(value, entry))
         a_first = self.at(b, a, b.load(b.gep(a_at, [s], source_etype=_i64), typ=_i64))
         b_first = self.at(b, b_, b.load(b.gep(b_at, [s], source_etype=_i64), typ=_i64))
-        moving = [b_first, segment_ahead]
-        moving += [self.at(b, a_first, b.mul(row, _i64(m))) for m in range(0, rows, TOGETHER)]
+        moving = [b_first, segment_ahead, a_first]
 
         if packs:
             to_next = b.mul(ldb, _i64(NEXT))
@@ -337,41 +347,48 @@ class Emitter:
             ):
                 self.prefetch(b, pointer)
 
-        def term(masks: list[Any], places: list[ir.Value], sums: _Values) -> _Values:
-            """Emit the multiply-adds of one term."""
-            b_k, ahead_k, *a_k = places
-            shared = self.hidden(b, a_k[0])
+        def element(a_k: ir.Value, m: int) -> ir.Value:
+            """Emit the load of A in row m: an address adds 1, 2, 4 or 8 times an odd multiple."""
+            if m:
+                doubled = (m & -m).bit_length() - 1
+                far = b.shl(odd[m >> doubled], _i64(doubled))
+                a_k = b.gep(a_k, [far], source_etype=ir.IntType(8))
+            return b.load(a_k, typ=self.scalar, align=self.align)
+
+        def term(masks: list[Any], j: int, places: list[ir.Value], sums: _Values) -> _Values:
+            """Emit the multiply-adds of one term, the j-th of those that go together."""
+            b_k, ahead_k = (self.at(b, at, by[j]) for at, by in zip(places, by_terms, strict=False))
             line = [
                 word.load(b, self.at(b, b_k, v * self.lanes), masks[v])
                 for v, word in enumerate(words)
             ]
             if packs:
                 pack(line, b_k, ahead_k)
-            else:
+            elif j % 2 == 0:
                 self.prefetch(b, ahead_k)
             added = []
             for m in range(rows):
-                if m and m % TOGETHER == 0:
-                    shared = self.hidden(b, a_k[m // TOGETHER])
-                place = self.at(b, shared, offsets[m % TOGETHER])
-                element = b.load(place, typ=self.scalar, align=self.align)
-                value = self.spread(b, element, self.vector)
+                value = self.spread(b, element(places[2], m), self.vector)
                 terms = zip(words, line, sums[m], strict=True)
                 added.append([w.multiply_add(b, w.narrowed(b, value), *term) for w, *term in terms])
             return added
 
         def loop(
-            masks: list[Any], count: ir.Value, places: list[ir.Value], sums: _Values
+            masks: list[Any], together: int, count: ir.Value, places: list[ir.Value], sums: _Values
         ) -> tuple[list[ir.Value], _Values]:
-            """Emit so many terms, at least one; return the places behind them and the sums."""
+            """Emit so many terms, at least one, some together; return what is behind, and sums."""
             before, step, behind = b.block, b.append_basic_block("step"), b.append_basic_block()
             b.branch(step)
             b.position_at_end(step)
             i, now = b.phi(_i64), [b.phi(_pointer) for _ in places]
-            now_sums = phis()
-            added = term(masks, now, now_sums)
-            next_i = b.add(i, _i64(1))
-            after = [self.at(b, place, by) for place, by in zip(now, strides, strict=True)]
+            now_sums = added = phis()
+            b_k, ahead_k, a_k = (self.hidden(b, place) for place in now)
+            for j in range(together):
+                added = term(masks, j, [b_k, ahead_k, a_k], added)
+                a_k = self.at(b, a_k, col)
+            next_i = b.add(i, _i64(together))
+            by = [terms[together] for terms in by_terms]
+            after = [self.at(b, b_k, by[0]), self.at(b, ahead_k, by[1]), a_k]
             moved = zip((i, *now), (_i64(0), *places), (next_i, *after), strict=True)
             for phi, first_value, next_value in moved:
                 phi.add_incoming(first_value, before)
@@ -382,14 +399,14 @@ class Emitter:
             b.position_at_end(behind)
             return after, added
 
-        strides = [ldb, ahead_step, *[col] * (len(moving) - 2)]
         added = segment_sums
         if twice:
-            whole, here = b.sub(k, at_the_end), b.block
+            quickly = UNROLLED if unrolled else 1
+            whole, here = b.sub(k, rest_of_k), b.block
             some, rest = b.append_basic_block("some"), b.append_basic_block("rest")
             b.cbranch(b.icmp_signed(">", whole, _i64(0)), some, rest)
             b.position_at_end(some)
-            moved, sums = loop([None] * vectors, whole, moving, segment_sums)
+            moved, sums = loop([None] * vectors, quickly, whole, moving, segment_sums)
             there = b.block
             b.branch(rest)
             b.position_at_end(rest)
@@ -402,7 +419,7 @@ class Emitter:
                     for phi, value in zip(line, values, strict=True):
                         phi.add_incoming(value, block)
             moving = places_at_rest
-        (_, segment_ahead_next, *_), added = loop(masks, at_the_end, moving, added)
+        (_, segment_ahead_next, *_), added = loop(masks, 1, rest_of_k, moving, added)
         b.branch(joined)
 
         b.position_at_end(joined)
