@@ -8,6 +8,9 @@ from .jit import Address, Code
 from .loops import for_range
 from .tile import Emitter, lanes
 
+LATER: Final = 16
+"""What spreads rows asks for the one that comes so many rows later: memory may be far away."""
+
 _i64, _i32, _pointer = ir.IntType(64), ir.IntType(32), ir.PointerType()
 
 
@@ -55,17 +58,18 @@ def _emit_spread(dtype: Any) -> str:
     freely = b.select(b.icmp_signed("<", lds, _i64(e.lanes)), _i64(0), b.sub(rows, _i64(1)))
 
     def lines(start: ir.Value, stop: ir.Value, vectors: ir.Value, masked: bool) -> None:
-        with (
-            for_range(b, stop, start=start) as i,
-            for_range(b, panels) as p,
-        ):
-            line = e.at(b, source, b.add(b.mul(i.index, lds), b.mul(p.index, width)))
-            into = e.at(b, target, b.add(b.mul(p.index, gap), b.mul(i.index, width)))
-            with for_range(b, vectors) as v:
-                j = b.mul(v.index, _i64(e.lanes))
-                e.store(b, e.load(b, e.at(b, line, j), None), e.at(b, into, j), None)
-            if masked:
-                e.store(b, e.load(b, e.at(b, line, last), mask), e.at(b, into, last), mask)
+        with for_range(b, stop, start=start) as i:
+            follows = b.icmp_signed("<", b.add(i.index, _i64(LATER)), rows)
+            ahead = b.select(follows, b.mul(lds, _i64(LATER)), _i64(0))
+            with for_range(b, panels) as p:
+                line = e.at(b, source, b.add(b.mul(i.index, lds), b.mul(p.index, width)))
+                into = e.at(b, target, b.add(b.mul(p.index, gap), b.mul(i.index, width)))
+                e.prefetch(b, e.at(b, line, ahead))
+                with for_range(b, vectors) as v:
+                    j = b.mul(v.index, _i64(e.lanes))
+                    e.store(b, e.load(b, e.at(b, line, j), None), e.at(b, into, j), None)
+                if masked:
+                    e.store(b, e.load(b, e.at(b, line, last), mask), e.at(b, into, last), mask)
 
     lines(_i64(0), freely, whole, False)
     lines(freely, rows, before_last, True)
