@@ -312,13 +312,13 @@ class Emitter:
             f.append_basic_block(name) for name in ("segment", "joined", "done")
         )
         narrow = jit.vector_bytes() < 64
-        unrolled = narrow and rows * vectors >= SUMS and not (masked or packs)
-        twice = narrow and (masked or unrolled)  # quickly, then with the mask, or what is left
+        plain = not (masked or packs)
+        together = UNROLLED if narrow and plain and rows * vectors >= SUMS else 1
+        twice = narrow and (masked or together > 1)  # quickly, then with the mask, or what is left
         rest_of_k = k
-        if unrolled:
-            rest_of_k = b.add(b.and_(b.sub(k, _i64(1)), _i64(UNROLLED - 1)), _i64(1))
-        elif twice:
-            rest_of_k = self.terms_at_the_end(b, ldb, last, k)
+        if twice:
+            least = self.terms_at_the_end(b, ldb, last, k) if masked else _i64(1)
+            rest_of_k = b.sub(k, b.and_(b.sub(k, least), _i64(-together)))
         b.branch(segment)
 
         b.position_at_end(segment)
@@ -374,7 +374,7 @@ class Emitter:
             return added
 
         def loop(
-            masks: list[Any], together: int, count: ir.Value, places: list[ir.Value], sums: _Values
+            masks: list[Any], some: int, count: ir.Value, places: list[ir.Value], sums: _Values
         ) -> tuple[list[ir.Value], _Values]:
             """Emit so many terms, at least one, some together; return what is behind, and sums."""
             before, step, behind = b.block, b.append_basic_block("step"), b.append_basic_block()
@@ -383,11 +383,11 @@ class Emitter:
             i, now = b.phi(_i64), [b.phi(_pointer) for _ in places]
             now_sums = added = phis()
             b_k, ahead_k, a_k = (self.hidden(b, place) for place in now)
-            for j in range(together):
+            for j in range(some):
                 added = term(masks, j, [b_k, ahead_k, a_k], added)
                 a_k = self.at(b, a_k, col)
-            next_i = b.add(i, _i64(together))
-            by = [terms[together] for terms in by_terms]
+            next_i = b.add(i, _i64(some))
+            by = [terms[some] for terms in by_terms]
             after = [self.at(b, b_k, by[0]), self.at(b, ahead_k, by[1]), a_k]
             moved = zip((i, *now), (_i64(0), *places), (next_i, *after), strict=True)
             for phi, first_value, next_value in moved:
@@ -401,12 +401,11 @@ class Emitter:
 
         added = segment_sums
         if twice:
-            quickly = UNROLLED if unrolled else 1
             whole, here = b.sub(k, rest_of_k), b.block
             some, rest = b.append_basic_block("some"), b.append_basic_block("rest")
             b.cbranch(b.icmp_signed(">", whole, _i64(0)), some, rest)
             b.position_at_end(some)
-            moved, sums = loop([None] * vectors, quickly, whole, moving, segment_sums)
+            moved, sums = loop([None] * vectors, together, whole, moving, segment_sums)
             there = b.block
             b.branch(rest)
             b.position_at_end(rest)
