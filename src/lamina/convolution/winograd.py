@@ -49,10 +49,13 @@ _B: Final = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, -1, 0, 1))
 _G: Final = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))
 _A: Final = ((1, 1, 1, 0), (0, 1, -1, 1))
 
+AHEAD: Final = 4
+"""Y, which no cache may hold, is asked for so many tiles before it is written."""
+
 of_x: Final = patches("winograd_x", _B)
 of_weight: Final = patches("winograd_weight", _G)
-to_y: Final = patches("winograd_y", _A)
-to_y_relu: Final = patches("winograd_y_relu", _A, relu=True)
+to_y: Final = patches("winograd_y", _A, ahead=AHEAD)
+to_y_relu: Final = patches("winograd_y_relu", _A, relu=True, ahead=AHEAD)
 of_dy: Final = patches("winograd_dy", tuple(zip(*_A, strict=True)))
 to_dweight: Final = patches("winograd_dweight", tuple(zip(*_G, strict=True)))
 

@@ -41,26 +41,35 @@ def _sum(
     return total
 
 
-def _emit(name: str, matrix: Matrix, relu: bool, dtype: Any) -> str:
+def _emit(name: str, matrix: Matrix, relu: bool, ahead: int, dtype: Any) -> str:
     e = Emitter(dtype)
     f = ir.Function(e.module, ir.FunctionType(ir.VoidType(), [_i64] * 10), name)
     b = ir.IRBuilder(f.append_basic_block("entry"))
     count, x, x_row, x_col, x_next, y, y_row, y_col, y_next, vectors = f.args
     x, y = b.inttoptr(x, _pointer), b.inttoptr(y, _pointer)
 
-    def places(at: ir.Value, row: ir.Value, col: ir.Value, n: int) -> list[list[ir.Value]]:
-        lines = [e.at(b, at, b.mul(row, _i64(i))) for i in range(n)]
-        return [[e.at(b, line, b.mul(col, _i64(j))) for j in range(n)] for line in lines]
+    def places(
+        at: ir.Value, rows: list[ir.Value], columns: list[ir.Value], n: int
+    ) -> list[list[ir.Value]]:
+        """Return pointers to n x n places: an address adds a distance to that of a row."""
+        first = e.hidden(b, at)
+        lines = [first, *(e.hidden(b, e.at(b, first, row)) for row in rows[1:n])]
+        return [[e.at(b, line, column) for column in columns[:n]] for line in lines]
 
+    x_rows, x_columns, y_rows, y_columns = (
+        [b.mul(distance, _i64(i)) for i in range(4)] for distance in (x_row, x_col, y_row, y_col)
+    )
+    to_later = b.mul(y_next, _i64(ahead))
     with for_range(b, count) as patch, for_range(b, vectors) as v:
         lane = b.mul(v.index, _i64(e.lanes))
         first = e.at(b, e.at(b, x, b.mul(patch.index, x_next)), lane)
         into = e.at(b, e.at(b, y, b.mul(patch.index, y_next)), lane)
         columns = [
             [e.load(b, place, None) for place in column]
-            for column in zip(*places(first, x_row, x_col, len(matrix[0])), strict=True)
+            for column in zip(*places(first, x_rows, x_columns, len(matrix[0])), strict=True)
         ]
-        for weights, line in zip(matrix, places(into, y_row, y_col, len(matrix)), strict=True):
+        lines = places(into, y_rows, y_columns, len(matrix))
+        for weights, line in zip(matrix, lines, strict=True):
             values = [_sum(e, b, weights, column) for column in columns]
             for weights_, place in zip(matrix, line, strict=True):
                 value = _sum(e, b, weights_, values)
@@ -68,6 +77,8 @@ def _emit(name: str, matrix: Matrix, relu: bool, dtype: Any) -> str:
                     zero = e.vector(0.0)
                     value = b.select(b.fcmp_ordered("<", value, zero), zero, value)
                 e.store(b, value, place, None)
+                if ahead:
+                    e.prefetch(b, e.at(b, place, to_later), write=True)
     b.ret_void()
     return str(e.module)
 
@@ -92,11 +103,12 @@ def _twin(
                 y.row(p * y_next + i * y_row + j * y_col, width)[...] = found[i, j]
 
 
-def patches(name: str, matrix: Matrix, relu: bool = False) -> Code:
-    """Return the code of (1) for a matrix with something positive in each row.
+def patches(name: str, matrix: Matrix, relu: bool = False, ahead: int = 0) -> Code:
+    """Return the code of (1) for a matrix of at most 4 x 4, with something positive in each row.
 
     Its arguments are those of `_twin` from `count` on: how many patches; where the first begins,
     and how many elements apart rows, columns and patches are; the same for what is written; and how
-    many vectors are at each place.
+    many vectors are at each place. Where what is written lies in no cache, it is asked for so many
+    patches `ahead`.
     """
-    return Code(name, partial(_emit, name, matrix, relu), partial(_twin, matrix, relu))
+    return Code(name, partial(_emit, name, matrix, relu, ahead), partial(_twin, matrix, relu))
