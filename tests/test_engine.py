@@ -325,7 +325,7 @@ def test_tiles_of_taps(inputs, outputs, run, dtype):
             move, step, segments = ((1, 1), (2, 1), (1, 2), (3, 3))[i % 4] + (i % 4,)
             by = {1: 1, 2: 2}.get(move / step, 0)
             together, rest = taps.split(terms, inputs, by)
-            edges = i // 2 % 4 if 1 < terms == together and tiles else 0
+            edges = i // 2 % 4 if together == 0 and tiles else 0
             o = outputs * (1, 3 * n // outputs, n // outputs + 1, 2 * n // outputs + 1)[i // 4 % 4]
             c = o // outputs * inputs
             columns = (max(tiles * height, 1) - 1) * move + (terms - 1) * step + 1
@@ -375,13 +375,13 @@ def test_the_twin_of_taps_refuses_a_stray_address():
              for k, v in wrong.items()}  # fmt: skip
         return given.values()
 
-    code = taps.taps(1, 1, 2, 0)
+    code = taps.taps(1, 1, *taps.split(2, 1, 1))
     twin(code, DTYPES[0], *arguments())
     for wrong in (
         {"x": (1,)}, {"w": (1,)}, {"start": (1,)}, {"y": (1,)}, {"y": (-1,)}, {"tiles": 2},
         {"terms": 3}, {"upper": 2}, {"both": 1}, {"lower": 1}, {"move": 4}, {"ldy": 4},
         {"last": 4}, {"last": 0}, {"height": 0}, {"height": 13}, {"vectors": 2},
-        {"terms": 1, "edges": 1},
+        {"terms": 1},
     ):  # fmt: skip
         with pytest.raises(IndexError):
             twin(code, DTYPES[0], *arguments(**wrong))

@@ -47,6 +47,8 @@ from .tile import Emitter, lanes
 
 MOST: Final = 8
 """No group has more inputs or outputs."""
+LATER: Final = 8
+"""A tile asks for what is written so many places later, or where the next one writes."""
 
 _i64, _i32, _pointer = ir.IntType(64), ir.IntType(32), ir.PointerType()
 _State = list[ir.Value]
@@ -62,9 +64,12 @@ def serves(inputs: int, outputs: int, dtype: np.dtype[Any]) -> bool:
 
 
 def split(terms: int, inputs: int, apart_by: int) -> tuple[int, int]:
-    """Return how many taps of a row go together, and how many are left over at its end."""
-    most = 3 if apart_by and inputs <= 2 else 1
-    return (terms, 0) if terms <= most else (most, terms % most)
+    """Return how many taps of a row go together, over and over, and how many at its end.
+
+    A row of few taps is its end as a whole: there is no loop then.
+    """
+    most = 3 if apart_by and inputs <= 2 and terms > 1 else 1
+    return (0, terms) if 1 < terms <= most else (most, terms % most)
 
 
 def rows_together(inputs: int, outputs: int) -> int:
@@ -102,19 +107,18 @@ class _Groups(Emitter):
         # The same for the inputs that a vector of outputs has.
         self.wide = self.of_lanes(self.lanes * inputs // outputs)
 
-    def step(
-        self, b: ir.IRBuilder, pointer: ir.Value, elements: ir.Value, after: ir.Value
-    ) -> ir.Value:
-        """Return the pointer to an element; what is read there is read after a sum is known.
+    def behind(self, b: ir.IRBuilder, pointer: ir.Value, sums: list[ir.Value]) -> ir.Value:
+        """Return the pointer; what is read there is read after some sums are known.
 
         An empty line of assembly says so. Else LLVM gives the distance of each place a register of
         its own, and reads all places before it multiplies the first: more than registers hold.
         """
         arm = llvm.get_process_triple().startswith(("aarch64", "arm64"))
-        kind = ir.FunctionType(_pointer, [_pointer, after.type])
+        kind = ir.FunctionType(_pointer, [_pointer, *(value.type for value in sums)])
         register = "w" if arm else "v" if jit.vector_bytes() == 64 else "x"
-        line = ir.InlineAsm(kind, "", f"=r,0,{register},~{{memory}}", side_effect=True)
-        return b.call(line, [self.at(b, pointer, elements), after])
+        known = f",{register}" * len(sums)
+        line = ir.InlineAsm(kind, "", f"=r,0{known},~{{memory}}", side_effect=True)
+        return b.call(line, [pointer, *sums])
 
     def group_lanes(self, b: ir.IRBuilder, last: ir.Value) -> ir.Value:
         """Return the mask of the inputs that the first `last` outputs have."""
@@ -185,6 +189,11 @@ def _fetch(
     return _loop(b, [lines, ahead], lambda state: b.icmp_signed(">", state[0], _i64(0)), one)[1]
 
 
+def _multiples(b: ir.IRBuilder, distance: ir.Value) -> list[ir.Value]:
+    """Return zero to three times a distance, of which an address adds all but the last."""
+    return [b.mul(distance, _i64(n)) for n in range(4)]
+
+
 # The sums of places
 
 
@@ -206,11 +215,10 @@ def _tile(
     floor = b.select(b.icmp_signed("!=", relu, _i64(0)), e.scalar(0.0), e.scalar(float("-inf")))
     low = e.spread(b, floor, e.vector)
     mask, wide_mask = e.first_lanes(b, last), e.group_lanes(b, last)
+    taps_on, steps_on, moves_on = (_multiples(b, by) for by in (tap, step, move))
+    later = b.mul(ldy, _i64(max(LATER, height)))
 
-    def some(
-        next_tile: ir.Value, at_edge: list[ir.Value], many: int, state: _State,
-        masked: bool = False,
-    ) -> _State:  # fmt: skip
+    def some(at_edge: list[ir.Value], many: int, state: _State, masked: bool = False) -> _State:
         """Compute so many vectors of all places."""
         v, x, w, start, y, ahead = state
         masks = (mask, wide_mask) if masked else (None, None)
@@ -224,9 +232,9 @@ def _tile(
             w_k, sums = rest_of[: len(met)], rest_of[len(met) :]
             weights = []
             for w_r in w_k:
-                of_row = []
+                of_row, w_r = [], e.hidden(b, w_r)
                 for t in range(count):
-                    w_t = e.at(b, w_r, b.mul(tap, _i64(t)))
+                    w_t = e.at(b, w_r, taps_on[t])
                     inputs = [e.at(b, w_t, b.mul(line, _i64(i))) for i in range(e.inputs)]
                     of_row.append([
                         [e.load(b, e.at(b, w_i, j * e.lanes), masks[0]) for w_i in inputs]
@@ -235,6 +243,7 @@ def _tile(
                 weights.append(of_row)
             by = apart_by if count > 1 else 1
             at, columns = x_k, by * (height - 1) + count
+            on = steps_on if count > 1 else moves_on
             for column in range(columns):
                 pairs = [(t, (column - t) // by) for t in range(count) if (column - t) % by == 0]
                 pairs = [(t, m) for t, m in pairs if 0 <= m < height]
@@ -251,10 +260,11 @@ def _tile(
                     return found
 
                 outer = [0, columns - 1].index(column) if column in (0, columns - 1) else None
-                if outer is not None and together > 1 and rest == 0:
+                place = e.at(b, at, on[column % 3])
+                if outer is not None and together == 0:
                     before = b.block
                     with b.if_then(b.not_(at_edge[outer])):
-                        found = add(at)
+                        found = add(place)
                         inside = b.block
                     for n, total in found:
                         phi = b.phi(total.type)
@@ -262,10 +272,13 @@ def _tile(
                         phi.add_incoming(total, inside)
                         sums[n] = phi
                 else:
-                    for n, total in add(at):
+                    for n, total in add(place):
                         sums[n] = total
-                _, newest = pairs[-1] if pairs else (0, 0)
-                at = e.step(b, at, step if count > 1 else move, sums[of(met[-1], newest, 0)])
+                if column < columns - 1:
+                    _, newest = pairs[-1] if pairs else (0, 0)
+                    if column % 3 == 2:
+                        at = e.at(b, at, on[3])
+                    at = e.behind(b, at, [sums[of(met[-1], newest, j)] for j in each])
             x_k = e.at(b, x_k, b.mul(step, _i64(count)))
             w_k = [e.at(b, w_r, b.mul(tap, _i64(count))) for w_r in w_k]
             return [b.sub(k, _i64(count)), x_k, *w_k, *sums]
@@ -276,12 +289,14 @@ def _tile(
                 e.at(b, base, b.load(b.gep(at, [s], source_etype=_i64), typ=_i64))
                 for base, at in ((x, x_at), *((w, (w_at, below_at)[r]) for r in met))
             )
-            left = _loop(
-                b,
-                [terms, x_s, *w_s, *sums],
-                lambda state: b.icmp_signed(">=", state[0], _i64(together)),
-                partial(taps, met, together),
-            )
+            left = [terms, x_s, *w_s, *sums]
+            if together:
+                left = _loop(
+                    b,
+                    left,
+                    lambda state: b.icmp_signed(">=", state[0], _i64(together)),
+                    partial(taps, met, together),
+                )
             if rest:
                 left = taps(met, rest, left)
             return [b.add(s, _i64(1)), *left[2 + len(met) :]]
@@ -307,23 +322,20 @@ def _tile(
                     value = sums[of(r, m, j)]
                     value = b.select(b.fcmp_ordered("<", value, low), low, value)
                     e.store(b, value, e.at(b, y_r, j * e.lanes), masks[0])
-                e.prefetch(b, e.at(b, y_r, next_tile), write=True)
-            y = e.step(b, y, ldy, value)
+                e.prefetch(b, e.at(b, y_r, later), write=True)
+            y = e.behind(b, e.at(b, y, ldy), [value])
         return [*moved, _fetch(b, e, ahead, b.mul(lines, _i64(height)), apart)]
 
     def one_tile(state: _State) -> _State:
         t, x, y, ahead = state
-        # Where the next tile writes, which would else wait for memory. What is behind the last one
-        # may be another thread's, which would wait for it: there it is the tile's own.
         first_one = b.icmp_signed("==", t, _i64(0))
         last_one = b.icmp_signed("==", b.add(t, _i64(1)), tiles)
-        next_tile = b.select(last_one, _i64(0), b.mul(ldy, _i64(height)))
         at_edge = [
             b.and_(is_one, b.icmp_signed("!=", b.and_(edges, _i64(bit)), _i64(0)))
             for is_one, bit in ((first_one, 1), (last_one, 2))
         ]
         done = [_i64(0), x, w, start, y, ahead]
-        compute = partial(some, next_tile, at_edge)
+        compute = partial(some, at_edge)
         done = _vectors(b, abreast(e.inputs, e.outputs), compute, done, whole)
         with b.if_then(b.icmp_signed("<", done[0], vectors)):
             compute(1, done, masked=True)
@@ -383,7 +395,8 @@ def _twin(
     n = lanes(y.dtype)
     if not (1 <= height <= tallest(inputs, outputs, rows, apart_by) and 1 <= last <= n):
         raise IndexError(f"no tile of {height} places and {last} lanes")
-    if (rows == 1 and (both, lower) != (0, 0)) or (edges and terms != whole):
+    fits = terms == whole if whole else not edges
+    if not fits or (rows == 1 and (both, lower) != (0, 0)):
         raise IndexError(f"no tile of {rows} rows, {terms} taps and edges {edges}")
     met = [(w_at, 0, upper + both), (below_at, upper, upper + both + lower)][:rows]
     for v in range(vectors):
@@ -441,6 +454,7 @@ def _gradient(e: _Groups, rows: int, terms: int) -> ir.Function:
     whole = b.sub(vectors, b.zext(b.icmp_signed("<", last, _i64(e.lanes)), _i64))
     mask, wide_mask = e.first_lanes(b, last), e.group_lanes(b, last)
     slides = b.icmp_signed("==", move, step)
+    steps_on, moves_on = (_multiples(b, by) for by in (step, move))
 
     def some(many: int, state: _State, masked: bool = False) -> _State:
         """Add to the sums of so many vectors, of all places."""
@@ -464,7 +478,7 @@ def _gradient(e: _Groups, rows: int, terms: int) -> ir.Function:
 
         def add(count: int, state: _State) -> _State:
             m, ahead, y_m, *rest = state
-            x_m, sums = rest[:rows], rest[rows:]
+            x_m, sums, on = rest[:rows], rest[rows:], moves_on if count > 1 else steps_on
             at = y_m
             for _ in range(count):
                 e.prefetch(b, e.at(b, at, below))
@@ -474,18 +488,21 @@ def _gradient(e: _Groups, rows: int, terms: int) -> ir.Function:
                 ys, at = [], y_m
                 for _ in range(count):
                     ys.append(e.load(b, e.at(b, at, j * e.lanes), masks[0]))
-                    at = e.step(b, at, ldy, ys[-1])
+                    at = e.behind(b, e.at(b, at, ldy), ys[-1:])
                 for r in range(rows):
-                    place = x_m[r]
+                    at_row = x_m[r]
                     for n in range(count + terms - 1):
-                        values = e.place(b, e.at(b, place, j * e.wide.lanes), masks[1])
+                        place = e.at(b, e.at(b, at_row, on[n % 3]), j * e.wide.lanes)
+                        values = e.place(b, place, masks[1])
                         for k in range(terms):
                             if 0 <= n - k < count:
                                 for i, value in enumerate(values):
                                     s = ((r * terms + k) * e.inputs + i) * many + j
                                     sums[s] = e.multiply_add(b, value, ys[n - k], sums[s])
                         after = sums[(r * terms + min(n, terms - 1)) * e.inputs * many + j]
-                        place = e.step(b, place, step if count == 1 else move, after)
+                        if n % 3 == 2:
+                            at_row = e.at(b, at_row, on[3])
+                        at_row = e.behind(b, at_row, [after])
             moved = [e.at(b, x_r, b.mul(move, _i64(count))) for x_r in x_m]
             return [b.sub(m, _i64(count)), ahead, at, *moved, *sums]
 
@@ -553,7 +570,7 @@ def taps(
     """Return the code for groups of so many inputs and outputs: its arguments are `_twin`'s."""
     name = f"taps_of_{inputs}_to_{outputs}_by_{together}_and_{rest}_{apart_by}_{rows}"
     emit = partial(_emit, name, inputs, outputs, together, rest, apart_by, rows)
-    whole = 0 if rest or together == 1 else together
+    whole = 0 if together else rest
     return Code(name, emit, partial(_twin, inputs, outputs, whole, apart_by, rows))
 
 
