@@ -534,7 +534,8 @@ def _weights(
                                 element = pairs_w[e, 0] + k0 * tap_step
                                 segments[g, 3, i - i0] = segments[g, 0, i] + column * channels
                                 segments[g, 4, i - i0] = segments[g, 1, i] + element * tap
-                            # The rows of X and Y behind these, once for all pieces of a row.
+                            # The rows of X behind these, once for all pieces of a row; that of Y
+                            # each time, for to ask for what is read at once would delay it.
                             behind = segments[g, 3, i1 - i0 - 1] + line_x + v0 * wide
                             asked = 0
                             if i1 == rows and piece == 0 and left > 0:
@@ -545,8 +546,7 @@ def _weights(
                                 y + (place * outputs + v0 * lane) * size, apart * outputs, count,
                                 dw + (chunk * dw_size + v0 * lane) * size, list_w,
                                 tap_step * tap, line, v1 - v0, last,
-                                out_w * outputs if asked > 0 else 0, x + behind * size, asked,
-                                apart_x,
+                                out_w * outputs, x + behind * size, asked, apart_x,
                             ))  # fmt: skip
 
 
