@@ -301,6 +301,8 @@ def _tile(
                 left = taps(met, rest, left)
             return [b.add(s, _i64(1)), *left[2 + len(met) :]]
 
+        # Before the sums, for what is written behind them is asked for there.
+        ahead = _fetch(b, e, ahead, b.mul(lines, _i64(height)), apart)
         first = [e.load(b, e.at(b, start, b.mul(start_step, _i64(j))), masks[0]) for j in each]
         state, end = [_i64(0), *first * (rows * height)], upper
         state = _loop(
@@ -324,7 +326,7 @@ def _tile(
                     e.store(b, value, e.at(b, y_r, j * e.lanes), masks[0])
                 e.prefetch(b, e.at(b, y_r, later), write=True)
             y = e.behind(b, e.at(b, y, ldy), [value])
-        return [*moved, _fetch(b, e, ahead, b.mul(lines, _i64(height)), apart)]
+        return [*moved, ahead]
 
     def one_tile(state: _State) -> _State:
         t, x, y, ahead = state
