@@ -595,6 +595,31 @@ def test_a_few_rows(run, code, dtype):
 
 
 @by_dtype
+@pytest.mark.parametrize("run", [machine, twin], ids=["machine", "twin"])
+def test_sums_of_columns(run, dtype):
+    rng, n = np.random.default_rng(0), tile.lanes(dtype)
+    turn = itertools.count()
+    for width in (1, n - 1, n, n + 1, 8 * n, 8 * n + 1, 9 * n - 1, 17 * n + 3):
+        vectors = -(-width // n)
+        chunk = few.CHUNK // (n * dtype.itemsize * vectors)
+        for k in (1, 2, chunk, chunk + 1, 2 * chunk, 3 * chunk - 1) if run is machine else (1, 5):
+            i, at, into = next(turn), 3, 2
+            ldb, start_col, relu = width + i % 4, i % 2, i // 2 % 2
+            a, b = whole(rng, 9, dtype), whole(rng, at + k * ldb, dtype)
+            start = whole(rng, width, dtype) if start_col else np.zeros(n, dtype)
+            c = whole(rng, into + width + 1, dtype)
+            expected = c.copy()
+            total = a[5] * view(b, at, (k, width), (ldb, 1)).sum(axis=0)
+            total += start if start_col else 0
+            expected[into : into + width] = np.maximum(total, 0) if relu else total
+            run(
+                few.few_sums, dtype, 1, (a, 5), 0, 0, (b, at), ldb, k, (start, 0), start_col,
+                (c, into), width, vectors, width - (vectors - 1) * n, relu,
+            )  # fmt: skip
+            assert_same(c, expected, f"{width} x {k}")
+
+
+@by_dtype
 def test_columns_turned_from_whole_lines_sum_to_the_same_bits(dtype):
     rng, n = np.random.default_rng(0), tile.lanes(dtype)
     for m, width, blocks in itertools.product((1, few.MOST), (3 * n, 4 * n + 1), (1, 2, 3)):

@@ -4,10 +4,11 @@
 
 The sums of a tile stay in registers while B passes by in columns as narrow as the tile. Here a few
 rows of B pass by in their whole length, as memory likes best to be read, and the sums lie in C,
-which a cache holds. A B that lies by columns passes by in a few vectors of columns, of which blocks
-are turned in registers; one in panels, which lie along memory, in a few of them at a time. An
-element is the same chain of multiply-adds as in a tile: these are other loops around it, not other
-sums.
+which a cache holds. For the sums of columns, a row of A that is one element, they stay in registers
+while many rows pass by. A B that lies by columns passes by in a few vectors of columns, of which
+blocks are turned in registers; one in panels, which lie along memory, in a few of them at a time.
+An element is the same chain of multiply-adds as in a tile: these are other loops around it, not
+other sums.
 """
 
 import itertools
@@ -34,6 +35,11 @@ SOON: Final = 256
 """How many bytes before its turn a B that lies by columns is asked for: many pass by together."""
 CHAINS: Final = 3
 """How many vectors of columns pass by together: each is a chain, which waits for itself."""
+ABREAST: Final = 8
+"""Vectors whose sums stay in registers while rows of B pass by that are multiplied alike."""
+CHUNK: Final = 2**14
+"""Bytes of such rows that pass by before the next columns do, while those that follow are asked
+for: memory is all that they wait for."""
 
 NDArray = npt.NDArray[Any]
 
@@ -184,6 +190,67 @@ def _rows(e: Emitter, rows: int, past: bool = False) -> ir.Function:
     grouped = b.mul(groups, _i64(together))
     p.loop(groups, [], group)
     p.loop(b.sub(p.k, grouped), [], rest)
+    b.ret_void()
+    return p.function
+
+
+def _sums(e: Emitter, rows: int) -> ir.Function:
+    """Emit (1) for one row of A whose elements are one and the same: sums of columns."""
+    p = _Product(e, "sums", rows)
+    b, line = p.b, max(1, LINE // jit.vector_bytes())
+    factor = p.element(0, _i64(0))
+    partly = b.icmp_signed("<", p.last, _i64(e.lanes))
+    whole = b.sub(p.vectors, b.zext(partly, _i64))
+    blocks = b.sdiv(whole, _i64(ABREAST))
+    blocked = b.mul(blocks, _i64(ABREAST))
+    chunk = b.sdiv(_i64(CHUNK // (e.lanes * e.align)), p.vectors)
+    chunk = b.select(b.icmp_signed(">", chunk, _i64(1)), chunk, _i64(1))
+    chunks = b.sdiv(b.add(p.k, b.sub(chunk, _i64(1))), chunk)
+
+    def some(first: ir.Value, many: int, v: ir.Value, mask: ir.Value | None = None) -> None:
+        """Add a chunk of rows to so many vectors; the very first begins from `start`."""
+        left, j = b.sub(p.k, first), b.mul(v, _i64(e.lanes))
+        count = b.select(b.icmp_signed("<", left, chunk), left, chunk)
+        follows = b.icmp_signed(">=", left, b.mul(chunk, _i64(2)))
+        ahead = b.select(follows, b.mul(chunk, p.ldb), _i64(0))
+        is_first = b.icmp_signed("==", first, _i64(0))
+        begin = b.select(is_first, e.at(b, p.start, b.mul(j, p.start_col)), e.at(b, p.c, j))
+        step = b.select(is_first, b.mul(p.start_col, _i64(e.lanes)), _i64(e.lanes))
+        begins = [e.load(b, e.at(b, begin, b.mul(step, _i64(n))), mask) for n in range(many)]
+
+        def row(i: ir.Value, values: list[ir.Value]) -> list[ir.Value]:
+            at, *sums = values
+            places = [e.at(b, at, n * e.lanes) for n in range(many)]
+            for place in places[::line]:
+                e.prefetch(b, e.at(b, place, ahead))
+            terms = [e.load(b, place, mask) for place in places]
+            added = [e.multiply_add(b, factor, *z) for z in zip(terms, sums, strict=True)]
+            return [e.at(b, at, p.ldb), *added]
+
+        at = e.at(b, p.b_, b.add(b.mul(first, p.ldb), j))
+        _, *sums = p.loop(count, [at, *begins], row)
+        floor, into = p.floor(b.icmp_signed("==", count, left)), e.at(b, p.c, j)
+        for n, z in enumerate(sums):
+            e.store(b, p.floored(z, floor), e.at(b, into, n * e.lanes), mask)
+
+    def rows_of(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+        first = b.mul(i, chunk)
+
+        def block(v: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+            some(first, ABREAST, b.mul(v, _i64(ABREAST)))
+            return []
+
+        def single(v: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+            some(first, 1, b.add(blocked, v))
+            return []
+
+        p.loop(blocks, [], block)
+        p.loop(b.sub(whole, blocked), [], single)
+        with b.if_then(partly):
+            some(first, 1, whole, e.first_lanes(b, p.last))
+        return []
+
+    p.loop(chunks, [], rows_of)
     b.ret_void()
     return p.function
 
@@ -423,6 +490,9 @@ few_rows_past: Final = _code("few_rows_past", partial(_rows, past=True), _lines_
 """The same of one row and at most MOST terms, written past the caches: memory need not be read
 before it is written then. Two rows at once would fill lines of memory in turns, at half the speed.
 """
+
+few_sums: Final = _code("few_sums", _sums, _lines_by_rows, 1)
+"""The same of one row of A, a·Σ_k B[k, j] for one element a."""
 
 few_turned: Final = _code("few_turned", _turned, _lines_by_columns)
 """`few_turned(dtype)`: that of a B that lies by columns, B[k, j] at j·ldb + k."""

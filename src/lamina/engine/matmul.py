@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import jit, pool, threads
-from .few import MOST, few_panels, few_rows, few_rows_past, few_turned
+from .few import MOST, few_panels, few_rows, few_rows_past, few_sums, few_turned
 from .jit import address, call, held
 from .memory import ALIGNMENT, LINE, past_caches, workspace
 from .packing import copy, spread, transpose
@@ -378,7 +378,9 @@ def product(
 
     vectors = -(-n // lane)
     way = BEFORE if before else IN_PLACE
-    if not before and b_col == 1 and vectors >= FEW and (m <= MOST or k <= MOST):
+    if not before and b_col == 1 and m == 1 and a_col == 0:
+        way, wide, few = ROWS, MOST, few_sums(dtype)
+    elif not before and b_col == 1 and vectors >= FEW and (m <= MOST or k <= MOST):
         past = k <= MOST and past_caches(arrays, m * n * plan.size)
         way, wide, few = ROWS, MOST, (few_rows_past if past else few_rows)(dtype)
     if before and m <= MOST:
