@@ -44,10 +44,10 @@ TALLEST: Final = 9
 NEXT: Final = 16
 """A tile that packs asks for the row of B that comes so many rows later."""
 UNROLLED: Final = 4
-"""Terms that go by together where vectors have 32 bytes or fewer: a multiply-add is so short then
-that all else counts, the more as programs that share a core share its instructions, ..."""
+"""Terms that go together where vectors have 32 bytes: a multiply-add is so short then that all else
+counts, the more as programs that share a core share its instructions, ..."""
 SUMS: Final = 9
-"""... in tiles of at least so many vectors of sums."""
+"""... in tiles of at least so many vectors of sums, two or more side by side."""
 
 _i64, _i32, _i1, _pointer = ir.IntType(64), ir.IntType(32), ir.IntType(1), ir.PointerType()
 _Values: TypeAlias = list[list[ir.Value]]
@@ -312,8 +312,9 @@ class Emitter:
             f.append_basic_block(name) for name in ("segment", "joined", "done")
         )
         narrow = jit.vector_bytes() < 64
-        plain = not (masked or packs)
-        together = UNROLLED if narrow and plain and rows * vectors >= SUMS else 1
+        together = 1
+        if jit.vector_bytes() == 32 and vectors > 1 and rows * vectors >= SUMS:
+            together = 1 if masked or packs else UNROLLED
         twice = narrow and (masked or together > 1)  # quickly, then with the mask, or what is left
         rest_of_k = k
         if twice:
