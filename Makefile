@@ -15,7 +15,7 @@ help:
 	@echo "make demo        train two networks on real data, save and load them"
 	@echo "make examples    reproduce known results, and write docs/examples.md"
 	@echo "make test        run the tests"
-	@echo "make test-peers  run them beside PyTorch, JAX and the other optional packages"
+	@echo "make test-peers  run those that compare with PyTorch, JAX and other libraries"
 	@echo "make bench       measure layers and networks beside other libraries; LAYER=linear QUICK=1 a part"
 	@echo "make lint        check format, rules and types"
 	@echo "make site        build the documentation into site/; it needs Node.js"
@@ -33,7 +33,7 @@ test: .venv/.test
 	$(BIN)/python -m pytest -q -n auto
 
 test-peers: .venv/.peers
-	$(BIN)/python -m pytest -q -n auto
+	$(BIN)/python -m pytest -q -n auto -m peers
 
 bench: .venv/.bench $(if $(LAYER)$(QUICK),,$(FASHION))
 	$(BIN)/python -m benchmarks $(if $(LAYER),--layer $(LAYER)) $(if $(QUICK),--quick)
@@ -90,5 +90,5 @@ docs/node_modules: docs/package-lock.json
 	@touch $@
 
 .venv/.bench: .venv/.plain
-	$(PIP) install --editable '.[peers,bench]'
+	$(PIP) install --editable '.[peers]'
 	@touch $@

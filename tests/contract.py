@@ -390,12 +390,14 @@ class FormulaContract:
             scale = max(np.sqrt(np.sum((out[name] * v) ** 2)), 1e-3)
             assert abs(numeric - np.sum(out[name] * v)) <= 1e-6 * scale, name
 
+    @pytest.mark.peers
     def test_array_api_strict(self, case):
         xp = pytest.importorskip("array_api_strict")
         expected = self.passes(case, np.asarray)
         for name, a in self.passes(case, xp.asarray).items():
             assert_close(np.asarray(a), expected[name], np.float64, what=name)
 
+    @pytest.mark.peers
     def test_torch_and_its_autograd(self, case):
         torch = pytest.importorskip("torch")
         expected = self.passes(case, np.asarray)
@@ -413,6 +415,7 @@ class FormulaContract:
         for name, grad in zip(names, grads, strict=True):
             assert_close(grad.numpy(), expected[name], np.float64, what=f"autograd of {name}")
 
+    @pytest.mark.peers
     def test_jax_jit_and_its_autograd(self, case):
         jax = pytest.importorskip("jax")
         expected = self.passes(case, np.asarray)

@@ -169,6 +169,7 @@ def test_tanh_approximation_of_gelu_is_close():
     assert 1e-4 < difference < 5e-4
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(
     ("layer", "name", "options"),

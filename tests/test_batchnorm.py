@@ -80,6 +80,7 @@ def channels_first(a):
     return np.moveaxis(a, -1, 1)
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize("shape", [(6, 3), (4, 5, 3), (3, 4, 2, 3)])
 @pytest.mark.parametrize("momentum", [0.9, 0.5, None])
 def test_pytorch_agrees(shape, momentum):

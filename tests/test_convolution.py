@@ -233,6 +233,7 @@ def test_any_convolution_is_its_definition(problem):
 # Against the peers
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize("mode", list(NUMPY_MODES))
 @pytest.mark.parametrize("rank", [1, 2, 3])
 @pytest.mark.parametrize(
@@ -276,6 +277,7 @@ def test_torch(rank, stride, dilation, groups, pad, mode):
         assert_close(leaf.grad, out[name], np.float64, what=name)
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize("padding", ["valid", "same", "same_lower"])
 @pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("dilation", [1, 2])

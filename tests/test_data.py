@@ -219,6 +219,7 @@ class TestMnist1d:
             assert (x.shape, x.dtype) == ((n, 40, 1), np.float32)
             assert (y.shape, y.dtype) == ((n,), np.int64)
 
+    @pytest.mark.peers
     def test_the_real_package(self):
         pytest.importorskip("mnist1d")
         split = lm.data.mnist1d()

@@ -151,6 +151,7 @@ def test_version_1_of_the_stream_is_what_it_was():
     ]
 
 
+@pytest.mark.peers
 def test_the_mask_in_strict_array_api():
     xp = pytest.importorskip("array_api_strict")
     key, ids = np.array([1, 2], np.uint32), np.array([4, 0, 2**33])
@@ -302,6 +303,7 @@ def test_alpha_keeps_what_selu_brings(rate):
     assert layer(x) is x
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize("shared_axes", [(), (1, 2)])
 def test_pytorch_has_the_constants_of_alpha(shared_axes):
     torch = pytest.importorskip("torch")

@@ -9,6 +9,7 @@ import lamina as lm
 
 os.environ["KERAS_BACKEND"] = "numpy"
 keras = pytest.importorskip("keras")
+pytestmark = pytest.mark.peers
 K = keras.layers
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 

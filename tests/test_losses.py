@@ -195,6 +195,7 @@ def test_classes_of_no_weight():
     assert not dy.any()
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize("shape", [(6, 5), (4, 3, 5)])
 def test_pytorch_gives_the_same(shape):
     torch = pytest.importorskip("torch")
@@ -228,6 +229,7 @@ def test_pytorch_gives_the_same(shape):
         np.testing.assert_allclose(dy, tensor.grad.numpy(), atol=1e-14, err_msg=name)
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize(
     "function",
     [

@@ -80,6 +80,7 @@ def like_torch(name, options, clip_norm=None):
     return {n: p.detach().numpy() for n, p in theta.items()}
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize("twin", TWINS)
 def test_like_torch(twin):
     ours, name, options = TWINS[twin]
@@ -88,6 +89,7 @@ def test_like_torch(twin):
         assert_close(p, expected[n], np.float64, what=n)
 
 
+@pytest.mark.peers
 def test_clips_like_torch():
     expected = like_torch("SGD", {"lr": 0.1, "momentum": 0.9}, clip_norm=2.0)
     for n, p in run(lm.SGD(0.1, 0.9, clip_norm=2.0)).items():

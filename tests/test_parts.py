@@ -201,6 +201,7 @@ def test_embedding_refuses():
         layer(np.array([0, 1]))
 
 
+@pytest.mark.peers
 def test_pytorch_gives_the_same_embedding():
     torch = pytest.importorskip("torch")
     ours, ids = lm.Embedding(7, 3, padding_index=2, rng=0), np.array([[0, 2, 6], [6, 1, 2]])

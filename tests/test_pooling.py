@@ -157,6 +157,7 @@ def test_any_pooling_is_its_definition(kind, problem):
 # Against the peers
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize("rank", [1, 2, 3])
 @pytest.mark.parametrize("kind", list(POOLS))
 @pytest.mark.parametrize(("size", "stride", "pad"), [(2, 2, 0), (3, 1, 1), (3, 2, 1)])
@@ -173,6 +174,7 @@ def test_torch(kind, rank, size, stride, pad):
     assert_close(leaf.grad, out["dx"], np.float64)
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize("stride", [1, 2, 3])
 def test_jax_and_its_rule_of_same(stride):
     jax = pytest.importorskip("jax")

@@ -68,6 +68,7 @@ def test_reverse_steps(shape):
     assert_same(reverse_steps(x, None), x[:, ::-1])
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize("library", ["array_api_strict", "torch", "jax.numpy"])
 def test_helpers_in_other_libraries(library):
     xp = pytest.importorskip(library)
@@ -134,6 +135,7 @@ def test_run_against_central_differences(kind, lengths):
         assert abs(numeric - np.sum(grad * v)) <= 1e-6 * scale, name
 
 
+@pytest.mark.peers
 @every_kind
 @with_lengths
 def test_run_in_array_api_strict(kind, lengths):
@@ -145,6 +147,7 @@ def test_run_in_array_api_strict(kind, lengths):
             assert_close(np.asarray(other[name]), part[name], np.float64, what=name)
 
 
+@pytest.mark.peers
 @every_kind
 @with_lengths
 def test_run_in_torch_and_its_autograd(kind, lengths):
@@ -162,6 +165,7 @@ def test_run_in_torch_and_its_autograd(kind, lengths):
         assert_close(tensors[name].grad.numpy(), grads[name], np.float64, what=name)
 
 
+@pytest.mark.peers
 @every_kind
 @with_lengths
 def test_run_in_jax_jit_and_its_autograd(kind, lengths):
@@ -185,6 +189,7 @@ def test_run_in_jax_jit_and_its_autograd(kind, lengths):
             assert_close(auto[name], grads[name], np.float64, what=name)
 
 
+@pytest.mark.peers
 @every_kind
 @pytest.mark.parametrize("library", ["numpy", "array_api_strict", "torch", "jax.numpy"])
 def test_run_without_steps(kind, library):
@@ -268,6 +273,7 @@ def translate(name, a):
     return {kind + end: a.T}
 
 
+@pytest.mark.peers
 @and_projected
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("bias", [False, True])

@@ -30,6 +30,7 @@ def test_warm_up_of_a_schedule_and_of_a_number():
     assert [lm.WarmUp(1.0, 1)(t) for t in range(3)] == [0.5, 1.0, 1.0]
 
 
+@pytest.mark.peers
 def test_like_torch():
     torch = pytest.importorskip("torch")
     ours = {

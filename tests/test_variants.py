@@ -201,6 +201,7 @@ def test_refuses(options, error, message):
         lm.LSTM(1, 1, **options)
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize("coupled", [False, True])
 @pytest.mark.parametrize("clip", [None, 0.4])
 def test_against_onnx_runtime(coupled, clip):
