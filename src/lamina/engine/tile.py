@@ -44,10 +44,8 @@ TALLEST: Final = 9
 NEXT: Final = 16
 """A tile that packs asks for the row of B that comes so many rows later."""
 UNROLLED: Final = 4
-"""Terms that go together where vectors have 32 bytes: a multiply-add is so short then that all else
-counts, the more as programs that share a core share its instructions, ..."""
-SUMS: Final = 9
-"""... in tiles of at least so many vectors of sums, two or more side by side."""
+"""Terms that go together in large tiles: all that is no multiply-add counts, the more as programs
+that share a core share its instructions."""
 
 _i64, _i32, _i1, _pointer = ir.IntType(64), ir.IntType(32), ir.IntType(1), ir.PointerType()
 _Values: TypeAlias = list[list[ir.Value]]
@@ -75,6 +73,12 @@ def tallest(vectors: int, masked: bool = False) -> int:
 def heights(vectors: int, masked: bool = False) -> range:
     """Return the heights of the tiles of so many vectors."""
     return range(1, tallest(vectors, masked) + 1)
+
+
+def together(rows: int, vectors: int) -> int:
+    """Return how many terms of a tile go together, if it is neither masked nor packs."""
+    large = vectors > 1 and rows * vectors > jit.vector_registers() // 2
+    return UNROLLED if large and jit.vector_bytes() >= 32 else 1
 
 
 def last_vectors(lanes: int) -> list[int]:
@@ -205,7 +209,7 @@ class Emitter:
         """Return a vector with the scalar in every lane."""
         undefined = ir.Constant(vector, ir.Undefined)
         first = b.insert_element(undefined, scalar, _i32(0))
-        zeros = ir.Constant(ir.VectorType(_i32, vector.count), [0] * vector.count)
+        zeros = ir.Constant(ir.VectorType(_i32, vector.count), None)
         return b.shuffle_vector(first, undefined, zeros)
 
     def first_lanes(self, b: ir.IRBuilder, count: ir.Value) -> ir.Value:
@@ -312,14 +316,12 @@ class Emitter:
             f.append_basic_block(name) for name in ("segment", "joined", "done")
         )
         narrow = jit.vector_bytes() < 64
-        together = 1
-        if jit.vector_bytes() == 32 and vectors > 1 and rows * vectors >= SUMS:
-            together = 1 if masked or packs else UNROLLED
-        twice = narrow and (masked or together > 1)  # quickly, then with the mask, or what is left
+        some_terms = 1 if masked or packs else together(rows, vectors)
+        twice = some_terms > 1 or (narrow and masked)  # quickly, then the rest, or masked
         rest_of_k = k
         if twice:
             least = self.terms_at_the_end(b, ldb, last, k) if masked else _i64(1)
-            rest_of_k = b.sub(k, b.and_(b.sub(k, least), _i64(-together)))
+            rest_of_k = b.sub(k, b.and_(b.sub(k, least), _i64(-some_terms)))
         b.branch(segment)
 
         b.position_at_end(segment)
@@ -406,7 +408,7 @@ class Emitter:
             some, rest = b.append_basic_block("some"), b.append_basic_block("rest")
             b.cbranch(b.icmp_signed(">", whole, _i64(0)), some, rest)
             b.position_at_end(some)
-            moved, sums = loop([None] * vectors, together, whole, moving, segment_sums)
+            moved, sums = loop([None] * vectors, some_terms, whole, moving, segment_sums)
             there = b.block
             b.branch(rest)
             b.position_at_end(rest)
