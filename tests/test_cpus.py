@@ -22,6 +22,7 @@ from lamina.convolution import winograd
 from lamina.engine import few, jit, packing, pointwise, recurrent, taps, tile
 from lamina.lstm import cell as lstm_cell
 from lamina.rnn import cell as rnn_cell
+from lamina.train import fused
 
 TESTS, PACKAGE = Path(__file__).parent, Path(lamina.__file__).parent
 HOST = llvm.get_process_triple().partition("-")[0]
@@ -224,6 +225,16 @@ def test_tiles_stay_in_registers(target):
     vectors = tile.panel_vectors()
     emitter.tile(tile.tallest(vectors), vectors, packs=True).linkage = "external"
     assert not re.search(on_stack, target(str(emitter.module)))
+
+
+@on_x86
+@pytest.mark.parametrize(("cpu", "level"), [("znver4", "nta"), ("emeraldrapids", "t1")])
+def test_what_is_used_once_is_read_past_the_caches_where_that_is_as_fast(monkeypatch, cpu, level):
+    monkeypatch.setattr(jit, "cpu", lambda: (cpu, AVX2))
+    monkeypatch.setattr(jit, "reads_past", jit.reads_past.__wrapped__)
+    machine = jit.machine()
+    module = llvm.parse_assembly(fused.RULES["sgd"][1].emit(np.dtype(np.float32)))
+    assert set(re.findall(r"prefetch(\w+)", machine.emit_assembly(module))) == {level}
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

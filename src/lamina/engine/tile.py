@@ -237,10 +237,12 @@ class Emitter:
     ) -> None:
         """Ask for the memory at a pointer, which need not be there, to read it or to write.
 
-        It goes to level 2 as a rule, and past all but level 1 where it is used once.
+        It goes to level 2 as a rule, and past all but level 1 where it is used once and the CPU is
+        as fast then.
         """
         call = self.intrinsic("llvm.prefetch.p0", ir.VoidType(), [_pointer, _i32, _i32, _i32])
-        b.call(call, [pointer, _i32(int(write)), _i32(0 if once else 2), _i32(1)])
+        level = 0 if once and jit.reads_past() else 2
+        b.call(call, [pointer, _i32(int(write)), _i32(level), _i32(1)])
 
     def lines(self, b: ir.IRBuilder, places: list[ir.Value]) -> list[ir.Value]:
         """Return pointers to all lines of the cache in which vectors side by side may lie."""
