@@ -216,10 +216,23 @@ def test_batches_go_by_microbatches(monkeypatch, name, batches):
     assert_same(fixed(x[::-1])[::-1], expected)
     program = fixed._plain.program(x.shape, x.dtype, None)
     counts = program.counts if isinstance(program, Microbatches) else [7]
-    assert counts == {1: [7], 3: [3, 2, 2], 99: [1] * 7}[batches]
+    assert counts == {1: [7], 3: [2, 2, 3], 99: [1] * 7}[batches]
     for memories in program.waiting if isinstance(program, Microbatches) else ():
         assert len(memories) == len(set(counts))
         assert len({id(memory.scratch) for memory in memories.values()}) == 1
+
+
+@pytest.mark.parametrize(
+    ("count", "counts"),
+    [(1, [4, 5, 5, 5]), (2, [4, 6, 4, 5]), (3, [3, 6, 6, 4]), (8, [4, 5, 5, 5])],
+)
+def test_a_microbatch_gives_all_threads_as_many_samples(monkeypatch, count, counts):
+    make, shape = NETWORKS["images"]
+    fixed, shape = make(dtype=np.float32).initialize(0).for_inference(), (19, *shape[1:])
+    between = fusion._whole(fixed._run.call.needed[:-1], shape, np.dtype(np.float32)).size
+    monkeypatch.setattr(fusion, "CACHED", -(-between // 4))
+    monkeypatch.setattr(fusion.threads, "count", lambda: count)
+    assert fixed._plain.program(shape, np.dtype(np.float32), None).counts == counts
 
 
 def test_vectors_go_all_at_once(monkeypatch):

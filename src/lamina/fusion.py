@@ -446,11 +446,12 @@ def _by_microbatches(
     batches = min(n, -(-between // CACHED))
     if batches < 2:
         return _whole(parts, shape, dtype)
-    count, more = divmod(n, batches)
-    fewer = _whole(parts[:head], (count, *shape[1:]), dtype)
-    larger = _whole(parts[:head], (count + 1, *shape[1:]), dtype) if more else fewer
-    programs = [larger] * more + [fewer] * (batches - more)
-    return Microbatches(programs, _whole(parts[head:], plan.shapes[x], dtype))
+    unit = threads.count()  # all threads have as many samples then
+    unit = unit if n >= unit * batches else 1
+    ends = [min(n, -(-n // unit) * i // batches * unit) for i in range(batches + 1)]
+    counts = [end - first for first, end in itertools.pairwise(ends)]
+    programs = {c: _whole(parts[:head], (c, *shape[1:]), dtype) for c in set(counts)}
+    return Microbatches([programs[c] for c in counts], _whole(parts[head:], plan.shapes[x], dtype))
 
 
 class _Chain:
