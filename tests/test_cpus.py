@@ -224,7 +224,14 @@ def test_tiles_stay_in_registers(target):
         emitter.tile(rows, vectors).linkage = "external"
     vectors = tile.panel_vectors()
     emitter.tile(tile.tallest(vectors), vectors, packs=True).linkage = "external"
-    assert not re.search(on_stack, target(str(emitter.module)))
+    narrow = list(tile.MOST) if jit.vector_bytes() == 64 else []
+    for vectors in narrow:
+        emitter.narrow_tile(vectors).linkage = "external"
+    assembly = target(str(emitter.module))
+    assert not re.search(on_stack, assembly)
+    # What narrow tiles multiply with an element of A, they take from memory themselves.
+    from_memory = re.findall(r"vfmadd\w+ps\t[^,]*\{1to16\}", assembly)
+    assert len(from_memory) >= sum(narrow) * tile.ROWS * tile.TERMS
 
 
 @on_x86

@@ -83,12 +83,13 @@ def test_every_tile(run, dtype):
     turn = itertools.count()
     every = itertools.product((1, n // 2, n) if run is twin else range(1, n + 1), "CBZ", (0, 1))
     lasts_starts_relus = list(every)
+    terms = *range(1, 6), tile.TERMS, 2 * tile.TERMS
     for vectors in tile.WIDTHS:
         top = tile.tallest(vectors)
         for rows in (*tile.heights(vectors), top + 1, 2 * top, 3 * top - 1):
             for last, begin, relu in lasts_starts_relus:
                 i = next(turn)
-                width, segments, k = (vectors - 1) * n + last, 1 + i % 3, 1 + i % 5
+                width, segments, k = (vectors - 1) * n + last, 1 + i % 3, terms[i % len(terms)]
                 # A (segments, rows, k) with gaps, its rows or its terms side by side.
                 row, col = (k + 1, 1) if i % 2 else (1, rows + 3)
                 a = whole(rng, 20 + segments * (rows + 1) * (k + 3) * 4, dtype)
@@ -96,7 +97,7 @@ def test_every_tile(run, dtype):
                 ldb = width + i % 4
                 b = whole(rng, 5 + segments * k * ldb, dtype)
                 b_at = 5 + np.arange(segments) * k * ldb
-                ldc = width + i % 3
+                ldc = width + (0, 1, 2, n)[i % 4]
                 c = whole(rng, 3 + rows * ldc, dtype)
                 start, lds = {
                     "C": ((c, 3), ldc),

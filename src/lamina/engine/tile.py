@@ -17,6 +17,7 @@ channels-last images.
 - The last vector has `last` lanes, 1 to L; the others are not read or written, in C or start. In B
   they are, but with AVX-512, read where a later row of the segment follows, whatever stands there:
   a mask at each term would cost as much as ten multiply-adds on some CPUs.
+- With AVX-512, narrow tiles of few terms hold rows of B in registers in the place of sums.
 - With AVX-512, a last vector of at most L / 2 lanes is half a register: some CPUs work on the whole
   of one in two halves.
 - A tile of another code packs: it writes the rows of B, as it reads them, to a panel for the tiles
@@ -28,6 +29,7 @@ the cache on disk. Drivers call it through its address, so that no driver compil
 """
 
 from copy import copy
+from functools import partial, reduce
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -35,6 +37,7 @@ from llvmlite import ir
 
 from . import jit
 from .jit import Address, Code
+from .loops import for_range
 
 WIDTHS: Final = range(1, 9)
 """The numbers of vectors a tile may have."""
@@ -46,6 +49,11 @@ NEXT: Final = 16
 UNROLLED: Final = 4
 """Terms that go together in large tiles: all that is no multiply-add counts, the more as programs
 that share a core share its instructions."""
+ROWS: Final = 8
+TERMS: Final = 16
+"""Rows of a narrow tile, and how many rows of B it holds in registers, if there are 32 of them."""
+MOST: Final = {1: 512, 2: 64}
+"""By the vectors of a narrow tile, from how many terms on its sums wait too often."""
 
 _i64, _i32, _i1, _pointer = ir.IntType(64), ir.IntType(32), ir.IntType(1), ir.PointerType()
 _Values: TypeAlias = list[list[ir.Value]]
@@ -434,18 +442,12 @@ class Emitter:
         b.cbranch(b.icmp_signed("<", s_next, segments), segment, done)
 
         b.position_at_end(done)
-        # One comparison serves both ends: nothing is below -inf, and NaN is below nothing. `left`,
-        # and an integer for -inf, keep the floor out of the registers while sums need them.
+        # `left`, which is above 0, keeps the floor out of the registers while sums need them.
         floored = b.and_(b.icmp_signed("!=", relu, _i64(0)), b.icmp_signed(">", left, _i64(0)))
-        bits = ir.IntType(8 * self.align)
-        lowest = bits(-(1 << (52 if self.align == 8 else 23)))
-        floor = b.bitcast(b.select(floored, bits(0), lowest), self.scalar)
+        floor = self.floor(b, floored)
         low = [word.spread(b, floor, word.vector) for word in words]
         into, whole = grid(c, ldc), vectors - masked
-        results = [
-            [b.select(b.fcmp_ordered("<", z, at), at, z) for z, at in zip(line, low, strict=True)]
-            for line in added
-        ]
+        results = [list(map(partial(self.at_least, b), line, low)) for line in added]
         for pointers, values in zip(into, results, strict=True):
             for pointer, value in zip(pointers[:whole], values[:whole], strict=True):
                 self.store(b, value, pointer, None)
@@ -461,6 +463,69 @@ class Emitter:
         b.position_at_end(end)
         b.ret_void()
         return f
+
+    def narrow_tile(self, vectors: int) -> ir.Function:
+        """Emit narrow tiles, `count` of them, one below the other, with B in registers.
+
+        For `TERMS` rows of B, a vector wide, all rows of A go by; their sums wait in C. No load
+        precedes a multiply-add then, which takes its element of A from memory.
+        """
+        kinds = [_i64, *self.arguments]
+        kind = ir.FunctionType(ir.VoidType(), kinds)
+        f = ir.Function(self.module, kind, f"narrow_{vectors}")
+        f.linkage = "internal"
+        f.attributes.add("nounwind")
+        (count, a_top, a_at, row, _, b_top, b_at, ldb, segments, k, start, lds, c, ldc, last,
+         relu, *_) = f.args  # fmt: skip
+        b = ir.IRBuilder(f.append_basic_block("entry"))
+        passes = b.sdiv(k, _i64(TERMS))
+        turns = b.mul(segments, passes)
+
+        def down(base: ir.Value, stride: ir.Value, tile: ir.Value) -> list[ir.Value]:
+            top = b.mul(tile, _i64(ROWS))
+            return [self.at(b, base, b.mul(b.add(top, _i64(m)), stride)) for m in range(ROWS)]
+
+        with for_range(b, turns) as turn:
+            s, term = b.sdiv(turn.index, passes), b.mul(b.srem(turn.index, passes), _i64(TERMS))
+            a = self.at(b, a_top, b.add(self.whole_number(b, a_at, s), term))
+            b_ = self.at(b, b_top, b.add(self.whole_number(b, b_at, s), b.mul(term, ldb)))
+            begins = b.icmp_signed("==", turn.index, _i64(0))
+            before, by = b.select(begins, start, c), b.select(begins, lds, ldc)
+            ends = b.icmp_signed("==", turn.index, b.sub(turns, _i64(1)))
+            floor = self.floor(b, b.and_(ends, b.icmp_signed("!=", relu, _i64(0))))
+            low = self.spread(b, floor, self.vector)
+            for v in range(vectors):
+                mask = self.first_lanes(b, last) if v == vectors - 1 else None
+                b_v, before_v, c_v = (self.at(b, p, v * self.lanes) for p in (b_, before, c))
+                lines = [
+                    self.load(b, self.at(b, b_v, b.mul(ldb, _i64(i))), mask) for i in range(TERMS)
+                ]
+                with for_range(b, count) as tile:
+                    sums = [self.load(b, p, mask) for p in down(before_v, by, tile.index)]
+                    rows = down(a, row, tile.index)
+                    for i, line in enumerate(lines):
+                        rows = [self.hidden(b, p) for p in rows]  # keeps the order of terms
+                        for m, place in enumerate(self.at(b, p, i) for p in rows):
+                            element = b.load(place, typ=self.scalar, align=self.align)
+                            value = self.spread(b, element, self.vector)
+                            sums[m] = self.multiply_add(b, value, line, sums[m])
+                    for value, place in zip(sums, down(c_v, ldc, tile.index), strict=True):
+                        self.store(b, self.at_least(b, value, low), place, mask)
+        b.ret_void()
+        return f
+
+    def at_least(self, b: ir.IRBuilder, value: ir.Value, low: ir.Value) -> ir.Value:
+        """Return a vector whose elements below a floor are on it; NaN stays."""
+        return b.select(b.fcmp_ordered("<", value, low), low, value)
+
+    def floor(self, b: ir.IRBuilder, relu: ir.Value) -> ir.Value:
+        """Return 0 where there is a ReLU, else -inf: nothing is below, and NaN is below nothing.
+
+        An integer for -inf keeps it out of the registers while sums need them.
+        """
+        bits = ir.IntType(8 * self.align)
+        lowest = bits(-(1 << (52 if self.align == 8 else 23)))
+        return b.bitcast(b.select(relu, bits(0), lowest), self.scalar)
 
     def terms_at_the_end(
         self, b: ir.IRBuilder, ldb: ir.Value, last: ir.Value, k: ir.Value
@@ -518,6 +583,8 @@ class Emitter:
         arguments: list[ir.Value],
     ) -> None:
         """Emit the tiles of one width for so many rows, at least 1, and the return behind them."""
+        if jit.vector_bytes() == 64 and vectors in MOST:
+            rows, arguments = self.narrow_tiles(b, vectors, rows, arguments)
         tall = heights(vectors, last_lanes is not None)
         tiles = {m: self.tile(m, vectors, last_lanes) for m in tall}
         top = _i64(max(tiles))
@@ -547,11 +614,41 @@ class Emitter:
         above = b.add(height, _i64(1))
         call(b.select(some_higher, above, _i64(0)), higher, arguments, rest)
         skipped = b.mul(higher, above)
+        call(height, b.sub(count, higher), self.below(b, arguments, skipped), last)
+        b.ret_void()
+
+    def narrow_tiles(
+        self, b: ir.IRBuilder, vectors: int, rows: ir.Value, arguments: list[ir.Value]
+    ) -> tuple[ir.Value, list[ir.Value]]:
+        """Emit the narrow tiles for so many rows; return how many are left, and their arguments.
+
+        They want terms side by side in A, all of them by `TERMS`, and rows of C that are apart: a
+        load that meets a store before it with a mask would wait for that.
+        """
+        tile = self.module.globals.get(f"narrow_{vectors}") or self.narrow_tile(vectors)
+        col, k, ldc = arguments[3], arguments[8], arguments[12]
+        conditions = [
+            b.icmp_signed("==", col, _i64(1)),
+            b.icmp_signed("==", b.and_(k, _i64(TERMS - 1)), _i64(0)),
+            b.icmp_signed("<=", k, _i64(MOST[vectors])),
+            b.icmp_signed(">=", ldc, _i64(vectors * self.lanes)),
+        ]
+        fits = reduce(b.and_, conditions)
+        count = b.select(fits, b.sdiv(rows, _i64(ROWS)), _i64(0))
+        with b.if_then(b.icmp_signed(">", count, _i64(0))):
+            b.call(tile, [count, *arguments])
+        done = b.mul(count, _i64(ROWS))
+        left = b.sub(rows, done)
+        with b.if_then(b.icmp_signed("==", left, _i64(0))):
+            b.ret_void()
+        return left, self.below(b, arguments, done)
+
+    def below(self, b: ir.IRBuilder, arguments: list[ir.Value], rows: ir.Value) -> list[ir.Value]:
+        """Return the arguments of a tile that many rows further down."""
         moved = list(arguments)
         for place, stride in ((0, 2), (9, 10), (11, 12), (15, 2)):  # a, start, c, to prefetch
-            moved[place] = self.at(b, arguments[place], b.mul(arguments[stride], skipped))
-        call(height, b.sub(count, higher), moved, last)
-        b.ret_void()
+            moved[place] = self.at(b, arguments[place], b.mul(arguments[stride], rows))
+        return moved
 
 
 def _each(phis: _Values, values: _Values, do: Any) -> None:
