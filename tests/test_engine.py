@@ -86,7 +86,7 @@ def test_every_tile(run, dtype):
     terms = *range(1, 6), tile.TERMS, 2 * tile.TERMS
     for vectors in tile.WIDTHS:
         top = tile.tallest(vectors)
-        for rows in (*tile.heights(vectors), top + 1, 2 * top, 3 * top - 1):
+        for rows in (*tile.heights(vectors), top + 1, 2 * top, 3 * top - 1, 4 * tile.ROWS + 3):
             for last, begin, relu in lasts_starts_relus:
                 i = next(turn)
                 width, segments, k = (vectors - 1) * n + last, 1 + i % 3, terms[i % len(terms)]

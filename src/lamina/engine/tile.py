@@ -622,12 +622,13 @@ class Emitter:
     ) -> tuple[ir.Value, list[ir.Value]]:
         """Emit the narrow tiles for so many rows; return how many are left, and their arguments.
 
-        They want terms side by side in A, all of them by `TERMS`, and rows of C that are apart: a
-        load that meets a store before it with a mask would wait for that.
+        They want four of them, as B is read for each pass; terms side by side in A, all of them by
+        `TERMS`; and rows of C apart: a load that meets a masked store would wait for it.
         """
         tile = self.module.globals.get(f"narrow_{vectors}") or self.narrow_tile(vectors)
         col, k, ldc = arguments[3], arguments[8], arguments[12]
         conditions = [
+            b.icmp_signed(">=", rows, _i64(4 * ROWS)),
             b.icmp_signed("==", col, _i64(1)),
             b.icmp_signed("==", b.and_(k, _i64(TERMS - 1)), _i64(0)),
             b.icmp_signed("<=", k, _i64(MOST[vectors])),
