@@ -62,7 +62,7 @@ def greater(first: Limits, second: Limits) -> Limits:
     return {**first, "peak": peak, **rates}
 
 
-def wait_for_cores(found: Limits, seconds: float = 5.0) -> None:
+def wait_for_cores(found: Limits, seconds: float = 1.0) -> None:
     """Wait until all threads reach nine tenths of the peak at once, for so long at the most.
 
     A shared host takes a core away for seconds: what is measured then says nothing.

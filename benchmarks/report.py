@@ -26,7 +26,7 @@ METHOD: Final = """\
   in float64.
 - Each library is a process of its own, on all threads. They go in turns, case by case, several
   rounds; while one is measured the others are stopped. Before its turn all cores must reach nine
-  tenths of the machine's peak, which is waited for up to five seconds: a shared host takes cores
+  tenths of the machine's peak, which is waited for up to a second: a shared host takes cores
   away. Times are medians over the calls of a round, then over rounds; results.json has those of
   every round, and minima.
 - Networks are trained by a step after the other on one batch: forward, cross-entropy, backward,
