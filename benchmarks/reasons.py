@@ -28,9 +28,10 @@ CALL: Final = 12e-6
 NARROW: Final = 17
 """So few input channels leave the sums of a convolution short."""
 TERM: Final = (
-    "A term of a tile is 22 instructions, 12 of them multiply-adds. That takes 6 cycles on a core "
-    "of one's own, but 7.5 while another guest of the host computes on the core's other thread: "
-    "they share the six instructions of a cycle. The peak, of bare multiply-adds, does not feel it."
+    "This host's two cores are threads of one core most of the time: bare multiply-adds reached "
+    "the peak, that of two, in one of ten moments, and one core's, half of it, in most. What else "
+    "computes there takes instructions, too, of which a term of the large tile is 37, 24 of them "
+    "multiply-adds. From one round to the next ratios differ by a third."
 )
 """What holds for all sums."""
 
@@ -172,8 +173,8 @@ REASONS: Final = (
     ),
     Reason(
         "Groups",
-        "Depthwise with 3x3 taps, a tile takes 57 instructions for 24 multiply-adds, and large "
-        "images come from memory, of which an element is used nine times. In groups of a few "
+        "Depthwise with 3x3 taps, a tile takes more than two instructions a multiply-add, and "
+        "large images come from memory, of which an element is used nine times. In groups of a few "
         "channels every multiply-add wants a shuffle of its own.",
         _of(Convolution, lambda case: case.groups > 1),
     ),
