@@ -94,16 +94,11 @@ class _Product:
         value = b.load(e.at(b, self.a, place), typ=e.scalar, align=e.align)
         return e.spread(b, value, e.vector)
 
-    def floored(self, value: ir.Value, floor: ir.Value) -> ir.Value:
-        """Return the greater of the two; NaN stays."""
-        below = self.b.fcmp_ordered("<", value, floor)
-        return self.b.select(below, floor, value)
-
     def floor(self, here: ir.Value) -> ir.Value:
         """Return what results are not below: 0 where there is a ReLU, and it is its turn here."""
         e, b = self.e, self.b
         relu = b.and_(b.icmp_signed("!=", self.relu, _i64(0)), here)
-        return e.spread(b, b.select(relu, e.scalar(0.0), e.scalar(float("-inf"))), e.vector)
+        return e.spread(b, e.floor(b, relu), e.vector)
 
 
 def _rows(e: Emitter, rows: int, past: bool = False) -> ir.Function:
@@ -133,7 +128,7 @@ def _rows(e: Emitter, rows: int, past: bool = False) -> ir.Function:
 
         floor = p.floor(_i1(1))
         for place, z in zip(into, p.loop(p.k, [begin] * rows, term), strict=True):
-            e.store(b, p.floored(z, floor), e.at(b, place, j), mask)
+            e.store(b, e.at_least(b, z, floor), e.at(b, place, j), mask)
 
     for j, some in ((_i64(0), head), (b.sub(columns, tail), tail)):
         with b.if_then(b.icmp_signed(">", some, _i64(0))):
@@ -156,7 +151,7 @@ def _rows(e: Emitter, rows: int, past: bool = False) -> ir.Function:
                 z = e.load(b, e.at(b, begins[m], b.mul(j, begin_step)), None)
                 for factor, value in zip(factors[m], values, strict=True):
                     z = e.multiply_add(b, factor, value, z)
-                z, place = p.floored(z, floor), e.at(b, into[m], j)
+                z, place = e.at_least(b, z, floor), e.at(b, into[m], j)
                 if past:
                     e.stream(b, z, place)
                 else:
@@ -231,7 +226,7 @@ def _sums(e: Emitter, rows: int) -> ir.Function:
         _, *sums = p.loop(count, [at, *begins], row)
         floor, into = p.floor(b.icmp_signed("==", count, left)), e.at(b, p.c, j)
         for n, z in enumerate(sums):
-            e.store(b, p.floored(z, floor), e.at(b, into, n * e.lanes), mask)
+            e.store(b, e.at_least(b, z, floor), e.at(b, into, n * e.lanes), mask)
 
     def rows_of(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
         first = b.mul(i, chunk)
@@ -354,7 +349,7 @@ def _turned_by(e: Emitter, rows: int, whole_lines: bool) -> ir.Function:
             mine = p.loop(b.sub(p.k, done), sums[v * rows : (v + 1) * rows], term)
             for place, z in zip(into, mine, strict=True):
                 at = e.at(b, place, b.add(j, _i64(v * n)))
-                e.store(b, p.floored(z, floor), at, mask)
+                e.store(b, e.at_least(b, z, floor), at, mask)
 
     def group(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
         some(b.mul(i, _i64(CHAINS)), CHAINS)
@@ -397,7 +392,7 @@ def _panels(e: Emitter, rows: int) -> ir.Function:
 
         places = itertools.product(into, columns)
         for (c, at), z in zip(places, p.loop(p.k, begins * rows, term), strict=True):
-            e.store(b, p.floored(z, floor), e.at(b, c, at), None)
+            e.store(b, e.at_least(b, z, floor), e.at(b, c, at), None)
 
     def group(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
         some(b.mul(i, _i64(together)), together)

@@ -74,8 +74,7 @@ def _emit(name: str, matrix: Matrix, relu: bool, ahead: int, dtype: Any) -> str:
             for weights_, place in zip(matrix, line, strict=True):
                 value = _sum(e, b, weights_, values)
                 if relu:  # which NaN passes
-                    zero = e.vector(0.0)
-                    value = b.select(b.fcmp_ordered("<", value, zero), zero, value)
+                    value = e.at_least(b, value, e.vector(0.0))
                 e.store(b, value, place, None)
                 if ahead:
                     e.prefetch(b, e.at(b, place, to_later), write=True)

@@ -190,7 +190,7 @@ class Functions(Emitter):
         """Return eᵃ."""
         form = self.format
         least = self.number(form.least)
-        a = self.below(b, b.select(b.fcmp_ordered("<", a, least), least, a), form.most)
+        a = self.below(b, self.at_least(b, a, least), form.most)
         biased, p = self.reduce(b, a)
         n = b.sub(biased, b.bitcast(self.number(self._magic(0)), self.integers))
         half = b.ashr(n, self.integer(1))  # 2ⁿ itself may be out of range
@@ -212,7 +212,7 @@ class Functions(Emitter):
     def expm1_of_negative(self, b: ir.IRBuilder, a: ir.Value) -> ir.Value:
         """Return eᵃ - 1 for a <= 0, the m of equation (3); 0 for others."""
         least = self.number(-60)  # it is -1 from there on in either format
-        a = self.below(b, b.select(b.fcmp_ordered("<", a, least), least, a), 0)
+        a = self.below(b, self.at_least(b, a, least), 0)
         return self._minus_one(b, a)
 
     def _minus_one(self, b: ir.IRBuilder, a: ir.Value) -> ir.Value:

@@ -321,8 +321,7 @@ def _tile(
             for r in range(rows):
                 y_r = e.at(b, y, row) if r else y
                 for j in each:
-                    value = sums[of(r, m, j)]
-                    value = b.select(b.fcmp_ordered("<", value, low), low, value)
+                    value = e.at_least(b, sums[of(r, m, j)], low)
                     e.store(b, value, e.at(b, y_r, j * e.lanes), masks[0])
                 e.prefetch(b, e.at(b, y_r, later), write=True)
             y = e.behind(b, e.at(b, y, ldy), [value])

@@ -614,7 +614,7 @@ class Emitter:
         above = b.add(height, _i64(1))
         call(b.select(some_higher, above, _i64(0)), higher, arguments, rest)
         skipped = b.mul(higher, above)
-        call(height, b.sub(count, higher), self.below(b, arguments, skipped), last)
+        call(height, b.sub(count, higher), self.further_down(b, arguments, skipped), last)
         b.ret_void()
 
     def narrow_tiles(
@@ -642,9 +642,11 @@ class Emitter:
         left = b.sub(rows, done)
         with b.if_then(b.icmp_signed("==", left, _i64(0))):
             b.ret_void()
-        return left, self.below(b, arguments, done)
+        return left, self.further_down(b, arguments, done)
 
-    def below(self, b: ir.IRBuilder, arguments: list[ir.Value], rows: ir.Value) -> list[ir.Value]:
+    def further_down(
+        self, b: ir.IRBuilder, arguments: list[ir.Value], rows: ir.Value
+    ) -> list[ir.Value]:
         """Return the arguments of a tile that many rows further down."""
         moved = list(arguments)
         for place, stride in ((0, 2), (9, 10), (11, 12), (15, 2)):  # a, start, c, to prefetch

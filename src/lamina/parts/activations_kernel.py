@@ -107,7 +107,7 @@ def _gelu_tanh_backward(e: Any, b: Any, dy: Any, x: Any, number: Any) -> Any:
 
 def _clip(e: Any, b: Any, x: Any, most: float) -> Any:
     least = e.number(-most)
-    return e.below(b, b.select(b.fcmp_ordered("<", x, least), least, x), most)
+    return e.below(b, e.at_least(b, x, least), most)
 
 
 def _gate(e: Any, b: Any, z: Any) -> tuple[Any, Any]:

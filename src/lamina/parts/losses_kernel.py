@@ -63,7 +63,7 @@ def _squared_error(e: Any, b: Any, y: Any, target: Any, numbers: Any) -> tuple[A
 def _huber(e: Any, b: Any, y: Any, target: Any, numbers: Any) -> tuple[Any, ...]:
     (delta,) = numbers
     r, least = b.fsub(y, target), b.fneg(delta)
-    c = b.select(b.fcmp_ordered("<", r, least), least, r)
+    c = e.at_least(b, r, least)
     c = b.select(b.fcmp_ordered(">", c, delta), delta, c)
     return c, b.fmul(c, b.fsub(r, b.fmul(c, e.number(0.5))))
 
@@ -78,7 +78,7 @@ def _binary_cross_entropy(e: Any, b: Any, y: Any, target: Any, numbers: Any) -> 
     cube = b.fmul(b.fmul(s, square), e.polynomial(b, _LOG[e.format.bits], square))
     rest = b.fadd(b.fadd(s, s), cube)  # (1)
     positive, negative = b.fmul(weight, target), b.fsub(one, target)
-    above = b.select(b.fcmp_ordered("<", y, zero), zero, y)
+    above = e.at_least(b, y, zero)
     below = b.select(b.fcmp_ordered(">", y, zero), zero, b.fneg(y))
     of_minus, of_plus = b.fadd(below, rest), b.fadd(above, rest)
     loss = b.fadd(b.fmul(positive, of_minus), b.fmul(negative, of_plus))

@@ -195,8 +195,7 @@ class _Rows(Sweep):
     def exp(self, a: ir.Value) -> ir.Value:
         """Return 2^shift eᵃ of a <= 0 or NaN."""
         b, least = self.builder, self.vector(self.functions.format.least)
-        within = b.select(b.fcmp_ordered("<", a, least), least, a)
-        return self.functions.shifted_exp(b, within)
+        return self.functions.shifted_exp(b, self.at_least(b, a, least))
 
     def change(
         self, places: Values, function: Callable[[Values], ir.Value], end: Values | None = None
