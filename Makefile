@@ -35,7 +35,7 @@ test: .venv/.test
 test-peers: .venv/.peers
 	$(BIN)/python -m pytest -q -n auto -m peers
 
-bench: .venv/.bench $(if $(LAYER)$(QUICK),,$(FASHION))
+bench: .venv/.peers $(if $(LAYER)$(QUICK),,$(FASHION))
 	$(BIN)/python -m benchmarks $(if $(LAYER),--layer $(LAYER)) $(if $(QUICK),--quick)
 
 lint: .venv/.lint
@@ -87,8 +87,4 @@ docs/node_modules: docs/package-lock.json
 
 .venv/.examples: .venv/.plain
 	$(PIP) install --editable '.[plot,mnist1d]'
-	@touch $@
-
-.venv/.bench: .venv/.plain
-	$(PIP) install --editable '.[peers]'
 	@touch $@

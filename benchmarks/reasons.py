@@ -1,8 +1,8 @@
 """Why results stay below their bars: what takes the time, group by group.
 
-A result is listed under the first reason that fits it. They were found on the machine of
-docs/benchmarks.md, most by measuring, the others by counts of operations and bytes; on another
-machine the same bars may be missed for more reasons, or for fewer.
+A result is listed under the first reason that fits it. They were found on the machines of
+docs/benchmarks.md and of the pages beside it, most by measuring, the others by counts of operations
+and bytes; on another machine the same bars may be missed for more reasons, or for fewer.
 """
 
 from collections.abc import Callable
@@ -158,10 +158,10 @@ REASONS: Final = (
     ),
     Reason(
         "Gates",
-        "The limit counts products alone. The gates of 8 units, five exponentials and divisions "
-        "each, take a core some 50 cycles a step: a tenth of the time of the products of 128 "
-        "features and 128 units, a fifth with 64 and 64. Weights are packed within the call. "
-        + TERM,
+        "The limit counts products alone. The gates, five exponentials and divisions a unit, take "
+        "AMD's cores some 50 cycles a step for 8 units and 90 for 16: a tenth of the time of the "
+        "products of 128 features and 128 units, a fifth with 64 and 64. Weights are packed within "
+        "the call. " + TERM,
         _of(LSTM),
     ),
     Reason(
@@ -194,7 +194,8 @@ REASONS: Final = (
     Reason(
         "Tiles and edges of convolutions",
         "Weights are packed within the call, which a single image of 7x7 has little use of; rows "
-        "are copied beside their padding; 33 or 65 channels are computed as whole vectors. " + TERM,
+        "are copied beside their padding; 33 or 65 channels are computed as whole vectors or "
+        "halves. " + TERM,
         _of(Convolution),
     ),
     Reason(

@@ -448,7 +448,8 @@ def _by_microbatches(
         return _whole(parts, shape, dtype)
     unit = threads.count()  # all threads have as many samples then
     unit = unit if n >= unit * batches else 1
-    ends = [min(n, -(-n // unit) * i // batches * unit) for i in range(batches + 1)]
+    units = -(-n // unit)
+    ends = [min(n, units * i // batches * unit) for i in range(batches + 1)]
     counts = [end - first for first, end in itertools.pairwise(ends)]
     programs = {c: _whole(parts[:head], (c, *shape[1:]), dtype) for c in set(counts)}
     return Microbatches([programs[c] for c in counts], _whole(parts[head:], plan.shapes[x], dtype))

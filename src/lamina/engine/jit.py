@@ -78,7 +78,7 @@ def vector_registers() -> int:
 def reads_past() -> bool:
     """Return whether memory comes as fast when it is asked for past the caches: with AMD's CPUs.
 
-    Others then ask for nothing ahead by themselves, and are half as fast.
+    Intel's then ask for nothing ahead by themselves, and are half as fast.
     """
     return cpu()[0].startswith("znver")
 

@@ -50,8 +50,9 @@ UNROLLED: Final = 4
 """Terms that go together in large tiles: all that is no multiply-add counts, the more as programs
 that share a core share its instructions."""
 ROWS: Final = 8
+"""The rows of a narrow tile, ..."""
 TERMS: Final = 16
-"""Rows of a narrow tile, and how many rows of B it holds in registers, if there are 32 of them."""
+"""... and how many rows of B it holds in registers, with AVX-512."""
 MOST: Final = {1: 512, 2: 64}
 """By the vectors of a narrow tile, from how many terms on its sums wait too often."""
 
@@ -269,6 +270,14 @@ class Emitter:
 
     # The tile
 
+    def inner(self, name: str) -> ir.Function:
+        """Begin a function, for this module alone, of a count and a tile's arguments."""
+        kinds = [_i64, *self.arguments]
+        f = ir.Function(self.module, ir.FunctionType(ir.VoidType(), kinds), name)
+        f.linkage = "internal"
+        f.attributes.add("nounwind")
+        return f
+
     def tile(
         self, rows: int, vectors: int, last_lanes: int | None = None, packs: bool = False
     ) -> ir.Function:
@@ -282,10 +291,7 @@ class Emitter:
         if last_lanes is not None:
             words[-1] = self.of_lanes(last_lanes)
         name = f"tile_{rows}x{vectors}{f'_{last_lanes}' * masked}{'_packing' * packs}"
-        kinds = [_i64, *self.arguments]
-        f = ir.Function(self.module, ir.FunctionType(ir.VoidType(), kinds), name)
-        f.linkage = "internal"
-        f.attributes.add("nounwind")
+        f = self.inner(name)
         (count, a_top, a_at, row, col, b_, b_at, ldb, segments, k, start_top, lds, c_top, ldc, last,
          relu, ahead_top, ahead_step) = f.args  # fmt: skip
         b = ir.IRBuilder(f.append_basic_block("entry"))
@@ -325,9 +331,9 @@ class Emitter:
         segment, joined, done = (
             f.append_basic_block(name) for name in ("segment", "joined", "done")
         )
-        narrow = jit.vector_bytes() < 64
         some_terms = 1 if masked or packs else together(rows, vectors)
-        twice = some_terms > 1 or (narrow and masked)  # quickly, then the rest, or masked
+        quickly = masked and jit.vector_bytes() < 64  # without the mask, then with it
+        twice = quickly or some_terms > 1
         rest_of_k = k
         if twice:
             least = self.terms_at_the_end(b, ldb, last, k) if masked else _i64(1)
@@ -470,11 +476,7 @@ class Emitter:
         For `TERMS` rows of B, a vector wide, all rows of A go by; their sums wait in C. No load
         precedes a multiply-add then, which takes its element of A from memory.
         """
-        kinds = [_i64, *self.arguments]
-        kind = ir.FunctionType(ir.VoidType(), kinds)
-        f = ir.Function(self.module, kind, f"narrow_{vectors}")
-        f.linkage = "internal"
-        f.attributes.add("nounwind")
+        f = self.inner(f"narrow_{vectors}")
         (count, a_top, a_at, row, _, b_top, b_at, ldb, segments, k, start, lds, c, ldc, last,
          relu, *_) = f.args  # fmt: skip
         b = ir.IRBuilder(f.append_basic_block("entry"))
