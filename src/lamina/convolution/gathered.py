@@ -23,13 +23,15 @@ from ..engine import jit, pool
 from ..engine.jit import Arguments, Task, address, call
 from ..engine.matmul import SERIAL, grid, plan_of
 from ..engine.memory import LEVEL_2, LINE, workspace
+from ..engine.tile import panel_vectors
 from ..windows import Ints
 from .direct import equal, zeros_of
 
 NDArray = npt.NDArray[Any]
 
 WIDEST: Final = 3
-"""The vectors of a panel: few panels read what is gathered seldom, and tiles are still tall."""
+"""The most vectors of a panel, or those of one of matmul.py: few panels read seldom what is
+gathered."""
 POSITIONS: Final = 256
 """The most positions of a block."""
 GATHERED: Final = LEVEL_2 // 4
@@ -215,7 +217,7 @@ def product(
     lines = math.prod(dy[:3])
     block = -(-lines // -(-lines // max(1, POSITIONS // wide)))  # of equal size
     positions = block * -(-wide // chunks)
-    edges = equal(-(-outputs // lane), WIDEST)
+    edges = equal(-(-outputs // lane), max(WIDEST, panel_vectors()))
     widest = edges[1]
     height = int(heights[widest])
     tiles = -(-all_rows // height)

@@ -21,7 +21,7 @@ from .direct import PLANS, Correlation, Taps, correlate, correlation
 from .gathered import Product
 from .narrow import Narrow
 from .phases import Gradient, gradient, input_gradient
-from .weights import Chunks, of_rows, weight_gradient, weights
+from .weights import Chunks, weight_gradient, weights
 
 NDArray = npt.NDArray[Any]
 _Weights: TypeAlias = NDArray | direct.Packed | matmul.Packed
@@ -369,12 +369,8 @@ def _weight_gradient(case: _Case, dy: NDArray, x: NDArray) -> NDArray:
     if case.is_product:
         dweight = empty(case.weight, dy.dtype)
         *taps, o = case.weight
-        c, rows = math.prod(taps), dy.size // o
-        chunks = of_rows(rows, c, o, dy.dtype, case.threads)
-        if chunks is None:
-            matmul.matmul(x, 1, c, dy, o, 1, c, o, rows, dweight)
-        else:
-            weight_gradient(chunks, x, dy, dweight, False)
+        c = math.prod(taps)
+        matmul.matmul(x, 1, c, dy, o, 1, c, o, dy.size // o, dweight)
         return dweight
     if dy.size and case.is_narrow:
         options = case.windows, case.padding_mode, case.groups

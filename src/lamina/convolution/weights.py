@@ -14,7 +14,6 @@ with a sum of its own, and these are added in their order.
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -26,7 +25,7 @@ from ..engine.matmul import SERIAL, plan_of
 from ..engine.memory import empty, workspace
 from ..windows import Ints
 from .blocks import bounds, copy_rows, count, cut
-from .direct import APART, PLANS, edges_of, zeros_of
+from .direct import APART, edges_of, zeros_of
 from .gathered import Product, multiply, product
 
 NDArray = npt.NDArray[Any]
@@ -44,13 +43,6 @@ MANY: Final = 32
 """So many channels are gathered, for a product whose tiles all threads share, unless there are so
 many chunks to share:"""
 SEVERAL: Final = 8
-TALL: Final = 2**12
-"""A product of two matrices of so many rows goes by chunks: each row is read once, as it lies."""
-SOME: Final = 2**10
-"""With so many, X is gathered if its rows are twice as long as those of dY: its part is the larger
-one then."""
-MUCH: Final = 2**24
-"""The least multiply-adds for either."""
 
 
 @jit.kernel
@@ -187,24 +179,6 @@ def weights(
         _blocks, chunks, parts, Arguments(shape, windows, np.array(edges)), parts * held,
         together * lines, zeros_of(max(pitch, 8 * lane), dtype),
     )  # fmt: skip
-
-
-@lru_cache(PLANS)
-def of_rows(
-    count: int, c: int, o: int, dtype: np.dtype[Any], threads: int
-) -> Product | Chunks | None:
-    """Plan dW = XᵀdY of matrices of so many rows; None where any other product takes less time."""
-    if count * c * o < MUCH:
-        return None
-    one, none = (1, 1, 1), (0, 0, 0)
-    x, dy, dw = (*one, count, c), (*one, count, o), (*one, c, o)
-    if count >= TALL:
-        plan = weights(x, dy, dw, 1, one, one, none, dtype, threads)
-        if isinstance(plan, Chunks):
-            return plan
-    if count >= SOME and c >= 2 * o:
-        return product(x, dy, dw, 1, one, one, none, dtype, threads)
-    return None
 
 
 def weight_gradient(
