@@ -385,7 +385,9 @@ class Recurrent(Layer):
                         trace["da"] = reverse_steps(trace["da"], lengths)
                     trace["norm"] = np.linalg.norm(trace["da"], axis=-1)
             if of_x or layer:
-                dy = sum(dxs[1:], start=dxs[0])
+                dy, *others = dxs
+                for dx in others:
+                    dy += dx
             if dropped is not None:
                 dy, _ = self.dropouts[layer - 1].backward(dy, dropped)
         return dy, tuple(reversed(dbefore)), grads

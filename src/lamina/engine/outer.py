@@ -19,8 +19,9 @@ import numpy.typing as npt
 from . import jit, pool, threads
 from .jit import call, held, int64, item
 from .matmul import plan_of, product
-from .memory import LINE
+from .memory import LEVEL_2, LINE
 from .steps import gather, places
+from .tile import tile_packing
 
 NDArray = npt.NDArray[Any]
 
@@ -28,10 +29,11 @@ SERIAL: Final = 400_000
 """Below so many multiply-adds a call stays on one core: a second one would cost more."""
 FEW: Final = 16
 """The most rows k for which products take less time."""
-TERMS: Final = 192
-"""The most rows k of a block: what a tile reads of them stays in level 1, with a panel of D."""
-ROWS: Final = 384
+ROWS: Final = 288
 """The most rows of C whose terms are copied at once, to level 2."""
+TERMS: Final = LEVEL_2 // 512
+"""Bytes of the terms of such a row: those of the most rows take half of level 2 or a little more,
+and the sums are read and written as seldom as can be."""
 
 
 @jit.kernel
@@ -59,9 +61,9 @@ def _part(g: int, at: int) -> None:
     """Compute part g of the columns of C. Arrays come as `jit.held` gave them."""
     fixed, k, x, where, h, d, c, work = jit.constants(at, 8)
     (
-        parts, n, size, lane, wide, tile, copy, origin, heights, zeros, x_columns, h_columns,
-        ones, pitch, sums, blocks_a, blocks_b, apart,
-    ) = jit.constants(fixed, 18)  # fmt: skip
+        parts, n, size, lane, wide, tile, packing, copy, origin, heights, zeros, x_columns,
+        h_columns, ones, pitch, terms, sums, blocks_a, blocks_b, apart,
+    ) = jit.constants(fixed, 20)  # fmt: skip
     x, h, d, c, work = jit.data(x), jit.data(h), jit.data(d), jit.data(c), jit.data(work)
     where = jit.data(where)
     sums, blocks_a, blocks_b = work + sums, work + blocks_a, work + blocks_b
@@ -69,9 +71,9 @@ def _part(g: int, at: int) -> None:
     m = x_columns + h_columns + 1
     vectors = (n + lane - 1) // lane
     count = (vectors + wide - 1) // wide
-    a_mine = blocks_a + g * TERMS * pitch * size
-    b_mine = blocks_b + g * TERMS * wide * lane * size
-    k_blocks, m_blocks = (k + TERMS - 1) // TERMS, (m + ROWS - 1) // ROWS
+    a_mine = blocks_a + g * terms * pitch * size
+    b_mine = blocks_b + g * terms * wide * lane * size
+    k_blocks, m_blocks = (k + terms - 1) // terms, (m + ROWS - 1) // ROWS
     for mb in range(m_blocks):
         m0, m1 = m * mb // m_blocks, m * (mb + 1) // m_blocks
         for kb in range(k_blocks):
@@ -88,27 +90,39 @@ def _part(g: int, at: int) -> None:
                 m0, m1, m - 1, k0, k1 - k0, size, lane, copy, ones, zero, one, a_mine, pitch,
                 zero, where,
             )  # fmt: skip
-            for p in range(count * g // parts, count * (g + 1) // parts):
+            first, end = count * g // parts, count * (g + 1) // parts
+            for p in range(first, end):
                 p0, p1 = vectors * p // count, vectors * (p + 1) // count
                 last, ldb = min(lane, n - (p1 - 1) * lane), (p1 - p0) * lane
-                lines = (ldb * size + LINE - 1) // LINE
+                lines, height = (ldb * size + LINE - 1) // LINE, item(heights, p1 - p0)
                 source = d + (k0 * n + p0 * lane) * size
-                call(copy, (source, n, k1 - k0, p1 - p0, last, b_mine, ldb))
-                height = item(heights, p1 - p0)
-                tiles = (m1 - m0 + height - 1) // height  # their heights equalised
-                low = (m1 - m0) // tiles
-                higher = m1 - m0 - low * tiles
+                # What is read next of D, line by line.
+                following, left = source + ldb * size, p1 < vectors
+                if p + 1 == end:
+                    following, left = d + (k1 * n + vectors * first // count * lane) * size, k1 < k
+                packed = height if p1 - p0 == wide and last == lane and height <= m1 - m0 else 0
+                if not packed:
+                    call(copy, (source, n, k1 - k0, p1 - p0, last, b_mine, ldb))
+                rows = m1 - m0 - packed
+                tiles = (rows + height - 1) // height  # their heights equalised
                 part = a_mine
                 mine = sums + (p0 * m + m0 * (p1 - p0)) * lane * size
                 begin, lds = (mine, ldb) if kb else (zeros, 0)
                 into, ldc = mine, ldb
                 if kb == k_blocks - 1:
                     into, ldc = c + (m0 * n + p0 * lane) * size, n
+                if packed:
+                    call(packing, (
+                        packed, p1 - p0, part, origin, 1, pitch, source, origin, n, 1,
+                        k1 - k0, begin, lds, into, ldc, last, 0, b_mine, ldb,
+                    ))  # fmt: skip
+                    part = part + packed * size
+                    into, begin = into + packed * ldc * size, begin + packed * lds * size
                 for t in range(tiles):
-                    tall = low + (1 if t < higher else 0)
+                    tall = rows * (t + 1) // tiles - rows * t // tiles
                     ahead, step = a_mine, 0
-                    if t < lines and p1 < vectors:  # what is read next of D, line by line
-                        ahead, step = source + ldb * size + t * LINE, n
+                    if t < lines and left:
+                        ahead, step = following + t * LINE, n
                     call(tile, (
                         tall, p1 - p0, part, origin, 1, pitch, b_mine, origin, ldb, 1,
                         k1 - k0, begin, lds, into, ldc, last, 0, ahead, step,
@@ -138,7 +152,8 @@ def outer(
     parts = 1
     if (inputs + outputs + 1) * n * k > SERIAL:
         parts = min(count, -(-n // (plan.lane * plan.wide)))
-    fixed, room = _plan(dtype, inputs, outputs, n, parts, k > TERMS, where is not None)
+    blocks = k > TERMS // plan.size
+    fixed, room = _plan(dtype, inputs, outputs, n, parts, blocks, where is not None)
     arguments = fixed.at, k, x, x if where is None else held(where), h, d, c, work
     return [pool.Ready(_part, parts, arguments, (fixed, where))], room
 
@@ -149,13 +164,14 @@ def _plan(
 ) -> tuple[jit.Constants, int]:
     """Return what many rows ask for, in one or more blocks of k, and the elements of `work`."""
     plan, m = plan_of(dtype), inputs + outputs + 1
-    lane, wide, line = plan.lane, plan.wide, LINE // plan.size
+    lane, wide, line, terms = plan.lane, plan.wide, LINE // plan.size, TERMS // plan.size
     pitch = (-(-min(m, ROWS) // line) | 1) * line  # an odd number of lines
     (sums, blocks_a, blocks_b), room = places(
-        plan.size, blocks * m * -(-n // lane) * lane, parts * TERMS * pitch,
-        parts * TERMS * wide * lane,
+        plan.size, blocks * m * -(-n // lane) * lane, parts * terms * pitch,
+        parts * terms * wide * lane,
     )  # fmt: skip
     return jit.Constants(
-        parts, n, plan.size, lane, wide, *plan.codes[:2], plan.origin_at, plan.heights,
-        plan.zeros, inputs, outputs, plan.one, pitch, sums, blocks_a, blocks_b, int(apart),
+        parts, n, plan.size, lane, wide, plan.codes[0], tile_packing(dtype), plan.codes[1],
+        plan.origin_at, plan.heights, plan.zeros, inputs, outputs, plan.one, pitch, terms,
+        sums, blocks_a, blocks_b, int(apart),
     ), room  # fmt: skip
