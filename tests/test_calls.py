@@ -338,14 +338,23 @@ def test_threads_of_its_own(sizes, rng):
         (lm.LeakyReLU(0.1), "slope", 0.5),
         (lm.Conv2d(4, 4, 3, rng=0), "stride", (2, 2)),
         (lm.Conv2d(4, 4, 3, rng=0), "dilation", (2, 2)),
-        (lm.MaxPool2d(2), "window", (3, 3)),
+        (lm.MaxPool2d(2), "stride", (1, 1)),
     ],
 )
-def test_an_option_that_is_set_anew(layer, name, value, rng):
+def test_an_option_that_is_planned_stays(layer, name, value, rng):
     x = rng.standard_normal((1, 8, 8, 4)).astype(np.float32)
     before = planned(layer, x)
-    layer = copy.deepcopy(layer)
-    planned(layer, x)
-    setattr(layer, name, value)
-    assert same(planned(layer, x), layer.forward(x)[0])
-    assert not same(layer(x), before)
+    with pytest.raises(AttributeError, match=f"{name} is settled when the layer is built"):
+        setattr(layer, name, value)
+    assert same(planned(layer, x), before)
+
+
+def test_an_option_of_a_training_pass_that_is_set_anew(rng):
+    layer, x = lm.BatchNorm(4), rng.standard_normal((8, 4)).astype(np.float32)
+    for _ in range(3):
+        before = layer.forward(x, training=True)[0]
+    layer.eps = 0.5
+    for _ in range(3):
+        y = layer.forward(x, training=True)[0]
+    assert not same(y, before)
+    assert same(y, lm.BatchNorm(4, eps=0.5).forward(x, training=True)[0])

@@ -192,6 +192,20 @@ def test_integers_have_no_dx():
         assert not any(f.name == "gradient of x" for f in report.findings)
 
 
+def test_a_layer_with_neither_dx_nor_parameters():
+    class OneHot(lm.Layer):
+        def __init__(self, dtype=np.float32):
+            pass
+
+        def forward(self, x, *, training=False):
+            return np.eye(4, dtype=self.dtype)[x], None
+
+        def backward(self, dy, cache):
+            return None, {}
+
+    assert lm.check(OneHot(), np.array([1, 2])).ok
+
+
 def test_the_layer_is_left_as_it_is():
     model = lm.Sequential(lm.Linear(3, 4), lm.BatchNorm(4), lm.Dropout(0.5), rng=0)
     before = {name: a.copy() for name, a in {**model.params, **model.buffers}.items()}

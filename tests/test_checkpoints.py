@@ -148,11 +148,9 @@ class TestRoundTrip:
         _, norm, dropout = lm.load(path)
         assert (norm.frozen, dropout.rate) == (True, 0.25)
         assert (repr(norm), repr(dropout)) == ("BatchNorm(3, frozen=True)", "Dropout(rate=0.25)")
-        model[2].rate = 2
-        with pytest.raises(
-            ValueError, match=r"cannot be saved: .*rate must lie in \[0, 1\], got 2"
-        ):
-            lm.save(model, path)
+        with pytest.raises(ValueError, match=r"rate must lie in \[0, 1\], got 2"):
+            model[2].rate = 2
+        assert model[2].rate == 0.25
 
     def test_a_layer_of_the_user_from_check_to_load(self, path):
         lm.check(Scale(3, rng=0), random("x", (4, 3)))
@@ -286,7 +284,7 @@ class TestSaving:
     def test_refuses_what_could_not_be_loaded(self, path):
         tied = lm.Sequential(lm.Linear(3, 3), lm.Linear(3, 3))
         tied.children()["1"].params["weight"] = tied.children()["0"].params["weight"]
-        with pytest.raises(ValueError, match=r"cannot be saved: the array 1.weight is missing"):
+        with pytest.raises(ValueError, match=r"saved: 0\.weight and 1\.weight are one array"):
             lm.save(tied, path)
         grown = Scale(3)
         grown.params["scale"] = np.ones(4, np.float32)

@@ -223,3 +223,124 @@ def test_help_shows_what_a_class_and_a_call_take():
     assert list(inspect.signature(lm.Linear).parameters)[:2] == ["in_features", "out_features"]
     assert not inspect.signature(lm.ReLU).parameters
     assert next(iter(inspect.signature(lm.Linear(2, 3)).parameters)) == "x"
+
+
+def ten_times(cls):
+    """Return a class whose y is ten times as large, and which says so by forward and backward."""
+
+    class Ten(cls):
+        def forward(self, x, **options):
+            y, cache = super().forward(x, **options)
+            return 10 * y, cache
+
+        def backward(self, dy, cache):
+            return super().backward(10 * dy, cache)
+
+    return Ten
+
+
+@pytest.mark.parametrize(
+    ("cls", "arguments", "shape"),
+    [
+        (lm.Linear, (3, 2), (4, 3)),
+        (lm.Conv1d, (3, 2, 3), (4, 5, 3)),
+        (lm.BatchNorm, (3,), (4, 3)),
+        (lm.ReLU, (), (4, 3)),
+        (lm.MaxPool1d, (2,), (4, 6, 3)),
+        (lm.GlobalAvgPool, (), (4, 6, 3)),
+        (lm.LSTM, (3, 2), (4, 5, 3)),
+        (lm.Sequential, (lm.Linear(3, 3, rng=0), lm.ReLU()), (4, 3)),
+        (lm.Residual, (lm.Linear(3, 3, rng=0),), (4, 3)),
+    ],
+)
+def test_a_class_that_overrides_a_pass_is_called_and_trained_by_it(cls, arguments, shape):
+    layer, x = ten_times(cls)(*arguments), random("x", shape, np.float32)
+    for _ in range(3):  # calls that come again are planned
+        y, cache = layer.forward(x)
+        assert_same(layer(x), y)
+        assert_same(lm.Sequential(layer, lm.ReLU())(x), np.maximum(y, 0))
+    assert_same(layer.for_inference()(x), y)
+    y, cache = layer.forward(x, training=True)
+    _, grads = layer.backward(np.ones_like(y), cache)
+    for name, g in layer.gradients(np.ones_like(y), cache).items():
+        assert_same(g, grads[name])
+    model = lm.Sequential(layer, lm.ReLU())
+    y, cache = model.forward(x, training=True)
+    found = model.backward(np.ones_like(y), cache)[0]
+    y, cache = layer.forward(x, training=True)
+    assert_same(found, layer.backward(np.where(y > 0, 1, 0).astype(np.float32), cache)[0])
+
+
+def test_a_container_that_overrides_forward_has_no_steps_of_its_layers():
+    model = ten_times(lm.Sequential)(lm.LSTM(3, 2, rng=0))
+    assert not model.stepwise
+    with pytest.raises(TypeError, match="cannot go step by step"):
+        model.run(np.ones((1, 2, 3), np.float32))
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda model, path: lm.save(model, path / "model.safetensors"),
+        lambda model, path: lm.fit(
+            model,
+            (np.ones((4, 3), np.float32), np.zeros(4, int)),
+            loss=lm.CrossEntropy(),
+            optimizer=lm.SGD(0.1),
+            epochs=1,
+        ),
+        lambda model, path: model.astype(np.float64),
+        lambda model, path: model.for_inference(),
+        lambda model, path: model.initialize(0),
+    ],
+)
+def test_a_layer_kept_as_an_attribute_is_refused(use, tmp_path):
+    class Own(Halve):
+        def __init__(self):
+            self.inner = lm.Linear(3, 3, rng=0)
+
+    with pytest.raises(TypeError, match=r"Own\(\): inner is a Linear kept as an attribute.*derive"):
+        use(lm.Sequential(Own(), lm.Linear(3, 2, rng=0)), tmp_path)
+
+
+def test_options_are_set_later_where_they_count():
+    rnn, dropout, norm = lm.RNN(2, 3, rng=0), lm.Dropout(0.5), lm.BatchNorm(2)
+    with pytest.raises(AttributeError, match=r"activation is settled.*RNN\(\.\.\., activation='re"):
+        rnn.activation = "relu"
+    assert (rnn.activation, rnn.config()["activation"]) == ("tanh", "tanh")
+    with pytest.raises(AttributeError, match="stride is settled"):
+        lm.Conv2d(1, 1, 3).stride = 2
+    with pytest.raises(ValueError, match=r"rate must lie in \[0, 1\], got 2.0"):
+        dropout.rate = 2.0
+    with pytest.raises(ValueError, match="momentum"):
+        norm.momentum = 5.0
+    dropout.rate, norm.momentum, norm.frozen = 0.25, 0.95, True
+    assert (repr(dropout), repr(norm)) == (
+        "Dropout(rate=0.25)",
+        "BatchNorm(2, momentum=0.95, frozen=True)",
+    )
+    assert Scale(3).settable is None  # of one's own: all that the constructor set
+
+
+def test_assign_is_all_or_nothing():
+    layer = lm.Linear(2, 3, rng=0)
+    before = layer.weight.copy()
+    layer.bias.flags.writeable = False
+    with pytest.raises(ValueError, match="bias is read-only"):
+        layer.assign({"weight": np.ones((2, 3)), "bias": np.ones(3)})
+    with pytest.raises(ValueError, match="weight has values that float32 cannot hold"):
+        layer.assign({"weight": np.full((2, 3), 1e300)})
+    assert_same(layer.weight, before)
+
+
+def test_a_call_names_the_option_that_it_does_not_take():
+    model = lm.Sequential(lm.Linear(2, 3, rng=0))
+    with pytest.raises(TypeError, match=r"^Sequential: takes no trace="):
+        model(np.ones((1, 2), np.float32), trace=True)
+
+
+def test_a_layer_that_lost_its_weight():
+    for layer, shape in ((lm.Linear(2, 3), (1, 2)), (lm.Conv1d(2, 3, 1), (1, 4, 2))):
+        layer.params = {}
+        with pytest.raises(ValueError, match="has lost its weight"):
+            layer(np.ones(shape, np.float32))

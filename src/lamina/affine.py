@@ -4,11 +4,13 @@ from abc import abstractmethod
 from typing import Any
 
 from . import arguments
-from .layer import Arrays, Fixed, Layer, NDArray, Parameter
+from .layer import SETTLED, Arrays, Fixed, Layer, NDArray, Parameter
 
 
 class Affine(Layer):
     """A layer whose y is affine in x, by a weight and a bias."""
+
+    settable = SETTLED
 
     weight = Parameter()
     bias = Parameter()

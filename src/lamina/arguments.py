@@ -152,15 +152,21 @@ def features(owner: object, shape: tuple[int, ...], count: int, ndim: int | None
         raise ValueError(f"{say(owner)}: x has {found} (shape {shape}), expected {count}{cure}")
 
 
-def parameters(owner: Any, weight: NDArray, bias: NDArray | None, shape: tuple[int, ...]) -> None:
-    """Check a layer's own arrays, which kernels trust: others may have taken their place."""
+def parameters(owner: Any, shape: tuple[int, ...]) -> tuple[NDArray, NDArray | None]:
+    """Return a layer's weight and bias, which kernels trust: others may have taken their place."""
+    weight, bias = owner.params.get("weight"), owner.params.get("bias")
+    if weight is None:
+        raise ValueError(
+            f"{say(owner)}: it has lost its weight, an array of shape {shape}; "
+            "put one into layer.params, or build another layer"
+        )
     dtype = weight.dtype
     fits = bias is None or (bias.shape == shape[-1:] and bias.dtype == dtype)
-    if weight.shape == shape and dtype in FLOATS and fits:
-        return
-    parameter(owner, "weight", weight, shape)
-    if bias is not None:
-        parameter(owner, "bias", bias, shape[-1:])
+    if not (weight.shape == shape and dtype in FLOATS and fits):
+        parameter(owner, "weight", weight, shape)
+        if bias is not None:
+            parameter(owner, "bias", bias, shape[-1:])
+    return weight, bias
 
 
 def parameter(owner: Any, name: str, a: NDArray, shape: tuple[int, ...]) -> None:

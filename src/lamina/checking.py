@@ -142,7 +142,7 @@ def check(
             for name, g in exact.items()
         ]
 
-    floor = max(floor, *(FLOOR * float(np.max(np.abs(g), initial=0)) for g in exact.values()))
+    floor = max([floor, *(FLOOR * float(np.max(np.abs(g), initial=0)) for g in exact.values())])
     for dtype in FLOATS:
         twin = _Probe(layer, x, options, dtype)
         grads = twin.gradients(u)

@@ -20,6 +20,7 @@ class Container(Layer):
     """What all containers share: named children, whose arrays and gradients they present."""
 
     _children: dict[str, Layer]
+    _by_forward = (*Layer._by_forward, "run", "run_backward", "step")
 
     def children(self) -> dict[str, Layer]:
         """Return the layers inside this one, by name."""
@@ -83,8 +84,9 @@ class Container(Layer):
 
     @property
     def stepwise(self) -> bool:  # type: ignore[override]
-        """Whether every layer inside may `step`."""
-        return all(child.stepwise for child in self._children.values())
+        """Whether every layer inside may `step`, and y is what they make of x."""
+        by_layers = type(self).run is not Layer.run
+        return by_layers and all(child.stepwise for child in self._children.values())
 
     def initial_state(self, n: int) -> Any:
         """Return the state before the first step of `n` sequences: a tuple, an entry a layer."""
@@ -197,7 +199,7 @@ class Sequential(Container):
 
     def _fuses(self, after: Layer) -> bool:
         """Return whether `_forward_fused` does the layer after this one, too: if the last does."""
-        return type(self) is Sequential and self[-1]._fuses(after)
+        return self[-1]._fuses(after)
 
     def _forward_fused(
         self, x: NDArray, after: Layer, *, lengths: Any = None, sample_ids: Any = None
@@ -328,7 +330,8 @@ class Sequential(Container):
         """Follow a shape through: dotted names, layers and the shapes that they are given."""
         for name, layer in self._children.items():
             yield from layer.trace(shape, f"{prefix}.{name}" if prefix else name)
-            shape = layer.output_shape(shape)
+            with within(self, name):
+                shape = layer.output_shape(shape)
 
 
 class _Parallel(Container):
@@ -527,7 +530,7 @@ class Residual(_Parallel):
 
     def _fuses(self, after: Layer) -> bool:
         """Return whether `_forward_fused` does the layer after this one, too: a ReLU."""
-        return type(after) is ReLU and type(self) is Residual and kernels.used()
+        return type(after) is ReLU and kernels.used()
 
     def _forward_fused(
         self, x: NDArray, after: Layer, *, lengths: Any = None, sample_ids: Any = None

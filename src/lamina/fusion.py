@@ -192,6 +192,10 @@ class Inference(Layer):
         """Whether the model may `step`."""
         return self._model.stepwise
 
+    def children(self) -> dict[str, Layer]:
+        """Return none: the layers of the model stay what they are."""
+        return {}
+
     def output_shape(self, shape: Shape) -> Shape:
         """Return the shape of y for x of `shape`."""
         return self._model.output_shape(shape)

@@ -6,7 +6,8 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 NDArray = npt.NDArray[Any]
 Arrays = dict[str, NDArray]
 Shape = tuple[int, ...]
+Check = Callable[[Any, Any], Any]
+
+SETTLED: Final[Mapping[str, Check]] = MappingProxyType({})
+"""No argument may be set later: `Layer.settable` of most layers."""
 
 
 class Named(dict[str, NDArray]):
@@ -150,12 +155,28 @@ class Layer(ABC):
 
     stepwise: ClassVar[bool] = False
     """Whether y at a step depends on x at that step alone, so that the layer may `step`."""
+    settable: ClassVar[Mapping[str, "Check"] | None] = None
+    """The arguments of the constructor that may be set later, as attributes, each with a function
+    of the layer and a value that returns the value or refuses it; None for all, unchecked."""
+
+    _by_forward: ClassVar[tuple[str, ...]] = ("_infer", "_live", "_fuses")
+    _by_backward: ClassVar[tuple[str, ...]] = ("gradients", "_fuses")
+    """What does the same as `forward` or `backward` of the class that has it, but sooner."""
 
     __signature__ = _Constructor()
     _params: Arrays
     _buffers: Arrays
     _config: dict[str, Any]
     _calls: Calls | None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let a class that overrides `forward` or `backward` be called, and trained, by its own."""
+        super().__init_subclass__(**kwargs)
+        own = set(vars(cls))
+        for method, others in (("forward", cls._by_forward), ("backward", cls._by_backward)):
+            for name in others if method in own else ():
+                if name not in own:
+                    setattr(cls, name, getattr(Layer, name))
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Remember the arguments, which are the layer's `config`; a subclass need not call up."""
@@ -178,9 +199,17 @@ class Layer(ABC):
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute, and forget the calls that were planned with another value.
 
-        One that the constructor set from an argument of that name becomes part of `config`.
+        One that the constructor set from an argument of that name becomes part of `config`, if it
+        is `settable`.
         """
         if name in self._config and name in vars(self):
+            if self.settable is not None:
+                if name not in self.settable:
+                    raise AttributeError(
+                        f"{say(self)}: {name} is settled when the layer is built; build another, "
+                        f"{type(self).__name__}(..., {name}={value!r})"
+                    )
+                value = self.settable[name](self, value)
             self._config[name] = value
         super().__setattr__(name, value)
         if self._calls is not None:
@@ -223,6 +252,10 @@ class Layer(ABC):
                 f"{say(self)}: a call is inference; a pass to differentiate is "
                 "y, cache = layer.forward(x, training=True)"
             )
+        takes = _parameters(type(self).forward)
+        if options and not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
+            for name in options.keys() - takes:
+                raise TypeError(f"{say(self)}: takes no {name}=, since its forward takes none")
         return self._infer(x, **options)
 
     def for_inference(self) -> "Inference":
@@ -368,7 +401,20 @@ class Layer(ABC):
         return None
 
     def children(self) -> dict[str, "Layer"]:
-        """Return the layers inside this one, by name."""
+        """Return the layers inside this one, by name.
+
+        Raises
+        ------
+        TypeError
+            A layer is kept as an attribute, where nothing would train or save it.
+        """
+        for name, value in vars(self).items():
+            if isinstance(value, Layer):
+                raise TypeError(
+                    f"{say(self)}: {name} is a {type(value).__name__} kept as an attribute, which "
+                    "would be neither trained nor saved; a layer made of layers derives from "
+                    "Sequential, Residual or Concat and hands them to super().__init__"
+                )
         return {}
 
     def walk(self, prefix: str = "") -> Iterator[tuple[str, "Layer"]]:
@@ -385,7 +431,8 @@ class Layer(ABC):
         KeyError
             A name that the layer does not have.
         ValueError, TypeError
-            An array of another shape, or of a dtype that would lose values.
+            An array of another shape or kind of dtype, with values that float32 does not hold, or
+            for one that is read-only.
         """
         here = {**self.params, **self.buffers}
         new = {}
@@ -404,7 +451,14 @@ class Layer(ABC):
                 raise TypeError(
                     f"{say(self)}: {name} has dtype {here[name].dtype}, got {value.dtype}"
                 )
-            new[name] = value.copy()
+            if not here[name].flags.writeable:
+                raise ValueError(f"{say(self)}: {name} is read-only; put a copy in its place")
+            with np.errstate(over="ignore"):
+                new[name] = value.astype(here[name].dtype)
+            if np.isinf(new[name]).sum() > np.isinf(value).sum():
+                raise ValueError(
+                    f"{say(self)}: {name} has values that {here[name].dtype} cannot hold"
+                )
         for name, value in new.items():
             here[name][...] = value
 
@@ -412,7 +466,8 @@ class Layer(ABC):
         """Draw all parameters anew and return the layer.
 
         By default that is those of the layers inside: a layer of your own whose parameters are
-        random overrides this, or else the seed of a model does not reach them.
+        random overrides this, or else the seed of a model does not reach them. Layers that share an
+        array have one each afterwards.
 
         Parameters
         ----------
@@ -514,9 +569,11 @@ def as_pair(layer: Layer, method: str, found: Any) -> tuple[Any, Any]:
 
 
 def check_layer(owner: str, model: Any) -> None:
-    """Check that a model is a layer: neither a class of layers nor a list of them."""
+    """Check that a model is a layer, neither a class nor a list of them, and all of it is known."""
     if not isinstance(model, Layer):
         raise TypeError(f"{owner}: model must be a Layer, Sequential(...) say, got {model!r}")
+    for _ in model.walk():  # which refuses layers that would be neither trained nor saved
+        pass
 
 
 @lru_cache(maxsize=256)

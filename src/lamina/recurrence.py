@@ -14,7 +14,7 @@ from .arguments import say
 from .arrays import reverse_steps
 from .calls import Live, by_steps, has_all
 from .dropout import Dropout
-from .layer import Arrays, ByName, Fixed, Layer, NDArray, Parameter, Shape
+from .layer import SETTLED, Arrays, ByName, Fixed, Layer, NDArray, Parameter, Shape
 
 if TYPE_CHECKING:
     from .engine.program import Plan
@@ -42,6 +42,8 @@ class Recurrent(Layer):
     A subclass names the functions of one layer in one direction, and hands `cell`, what they take
     beside the weights, to the constructor.
     """
+
+    settable = SETTLED
 
     gates: int
     """G: weights and bias have G blocks of H columns."""
@@ -223,7 +225,7 @@ class Recurrent(Layer):
 
     def _infer(self, x: NDArray, **options: Any) -> NDArray:
         """Return y of a call that was not planned: nothing is kept."""
-        if type(self).forward is Recurrent.forward and options.keys() <= {"lengths", "sample_ids"}:
+        if options.keys() <= {"lengths", "sample_ids"}:
             return self._through(x, **options, keep=False)[0]
         return super()._infer(x, **options)
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Final
 import numpy as np
 
 from . import arguments
-from .layer import Layer, NDArray, Shape
+from .layer import SETTLED, Layer, NDArray, Shape
 from .windows import NAMES, Ints, Pads, Windows, resolve
 
 SHAPES: Final = 256
@@ -29,6 +29,8 @@ class Windowed(Layer):
     padding : str or tuple of (before, after)
     padding_mode : str
     """
+
+    settable = SETTLED
 
     rank: ClassVar[int]
     window: Ints

@@ -2,7 +2,8 @@
 
 import math
 import warnings
-from typing import Any, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -11,9 +12,41 @@ from .. import arguments, initializers
 from ..arguments import say
 from ..calls import Live, has_all
 from ..kernels import functions, kernel, used
-from ..layer import Arrays, Fused, Layer, NDArray, Parameter, Shape
+from ..layer import Arrays, Check, Fused, Layer, NDArray, Parameter, Shape
 from ..parts.activations import ReLU
 from . import formula
+
+
+def _eps(layer: Layer, value: Any) -> float:
+    # Any less would be 0 in float32, and a constant channel 0 / 0.
+    return arguments.number(layer, "eps", value, low=float(np.finfo(np.float32).tiny))
+
+
+def _momentum(layer: Layer, value: Any) -> float | None:
+    if value is None:
+        return None
+    momentum = arguments.number(layer, "momentum", value, 0, 1)
+    if momentum < 0.5:
+        warnings.warn(
+            f"{say(layer)}: momentum is the share of the old running value that is kept; "
+            f"PyTorch's momentum is 1 - ours, so its {momentum:g} is "
+            f"momentum={1 - momentum:g} here",
+            stacklevel=3,
+        )
+    return momentum
+
+
+def _frozen(layer: Any, value: Any) -> Any:
+    if arguments.choice(layer, "frozen", value, (True, False)) and not layer.running:
+        raise ValueError(
+            f"{say(layer)}: frozen=True uses running values, and running=False keeps none; "
+            "leave one of them out"
+        )
+    return value
+
+
+def _update(layer: Layer, value: Any) -> Any:
+    return arguments.choice(layer, "update", value, (True, False))
 
 
 class BatchNorm(Layer):
@@ -124,6 +157,13 @@ class BatchNorm(Layer):
     running_var = Parameter()
     batches = Parameter()
 
+    settable: ClassVar[Mapping[str, Check]] = {
+        "eps": _eps,
+        "momentum": _momentum,
+        "frozen": _frozen,
+        "update": _update,
+    }
+
     def __init__(
         self,
         features: int,
@@ -141,31 +181,16 @@ class BatchNorm(Layer):
         rng: initializers.RNG = None,
     ) -> None:
         self.features = arguments.integer(self, "features", features)
-        # Any less would be 0 in float32, and a constant channel 0 / 0.
-        self.eps = arguments.number(self, "eps", eps, low=float(np.finfo(np.float32).tiny))
-        self.momentum = momentum
-        if momentum is not None:
-            self.momentum = arguments.number(self, "momentum", momentum, 0, 1)
-            if momentum < 0.5:
-                warnings.warn(
-                    f"{say(self)}: momentum is the share of the old running value that is kept; "
-                    f"PyTorch's momentum is 1 - ours, so its {momentum:g} is "
-                    f"momentum={1 - momentum:g} here",
-                    stacklevel=2,
-                )
+        self.eps = _eps(self, eps)
+        self.momentum = _momentum(self, momentum)
         self.has_gamma = arguments.choice(self, "gamma", gamma, (True, False))
         self.has_beta = arguments.choice(self, "beta", beta, (True, False))
         self.running = arguments.choice(self, "running", running, (True, False))
         self.unbiased = arguments.choice(self, "unbiased", unbiased, (True, False))
-        self.frozen = arguments.choice(self, "frozen", frozen, (True, False))
-        self.update = arguments.choice(self, "update", update, (True, False))
+        self.frozen = _frozen(self, frozen)
+        self.update = _update(self, update)
         self.init = arguments.choice(self, "init", init, initializers.PRESETS)
         arguments.float_dtype(self, dtype)
-        if frozen and not running:
-            raise ValueError(
-                f"{say(self)}: frozen=True uses running values, and running=False keeps none; "
-                "leave one of them out"
-            )
         self.initialize(rng)
 
     @property
@@ -239,11 +264,14 @@ class BatchNorm(Layer):
         **options: bool,
     ) -> tuple[NDArray, Any]:
         of_batch = training and not self.frozen
+        follows = of_batch and stats is None and self.running and self.update
+        if follows:
+            self._check_writeable()
         if of_batch and stats is None:
             planned = self._planned(x, lengths, True, options.get("relu", False))
             if planned is not None:
                 y, cache = planned(x)
-                if self.running and self.update:
+                if follows:
                     self._count()  # the running values have followed
                 return y, (y.shape, kernel(__name__), cache)
         dtype = self.dtype
@@ -253,13 +281,12 @@ class BatchNorm(Layer):
         lengths = arguments.lengths(self, lengths, x)
         if stats is not None:
             self._check_stats(stats, of_batch)
-        mean = var = running = None
-        if of_batch:
-            self._check_count(x, lengths, stats)
-            if stats is None and self.running and self.update:
-                running = self._running()
-        else:
+        elif of_batch:
+            self._check_count(x, lengths)
+        mean = var = None
+        if not of_batch:
             mean, var = self.running_mean, self.running_var
+        running = self._running() if follows else None
         gamma, beta, how = self._params.get("gamma"), self._params.get("beta"), functions(__name__)
         given = x, gamma, beta, mean, var, self.eps, lengths, stats, running
         y, cache = how.forward(*given, **options)
@@ -278,7 +305,7 @@ class BatchNorm(Layer):
         def bind(shape: Shape, dtype: np.dtype[Any]) -> Any:
             x = arguments.array(self, "x", np.broadcast_to(np.zeros((), dtype), shape), self.dtype)
             arguments.features(self, x.shape, self.features)
-            self._check_count(x, None, None)
+            self._check_count(x, None)
             return kernel(__name__).bind(shape, dtype, *given, *options)
 
         return Live(bind, has_all(self))
@@ -287,6 +314,7 @@ class BatchNorm(Layer):
         """Let the running values follow the statistics of a batch that came in parts."""
         self._check_stats(stats, True)
         if self.running and self.update:
+            self._check_writeable()
             running = self._running()
             self._follow(running, *formula.update(running, stats.mean, stats.var, stats.count))
 
@@ -312,10 +340,8 @@ class BatchNorm(Layer):
         """
         shape, how, cache = arguments.cached(self, cache, 3)
         dy = arguments.gradient(self, dy, shape, self.dtype)
-        if not (sums is None or isinstance(sums, formula.Sums)):
-            raise TypeError(
-                f"{say(self)}: sums must be what the method `sums` gives, got {type(sums).__name__}"
-            )
+        if sums is not None:
+            self._check_found("sums", sums, formula.Sums, ("beta", "gamma"))
         found: tuple[NDArray, Arrays] = how.backward(dy, cache, sums)
         return found
 
@@ -325,22 +351,27 @@ class BatchNorm(Layer):
             if not (a.shape == shape and a.dtype is dtype) and name != "batches":
                 arguments.parameter(self, name, a, shape)
 
-    def _check_count(
-        self, x: NDArray, lengths: NDArray | None, stats: formula.Statistics | None
-    ) -> None:
-        if stats is not None:
-            found = stats.count
-        elif lengths is None:
-            found = x.size // self.features
-        else:
-            found = int(formula.count(x, lengths))
-        if found < 2:
-            real = "" if lengths is None else " without its padding"
+    def _check_count(self, x: NDArray, lengths: NDArray | None) -> None:
+        count = x.size // self.features if lengths is None else int(formula.count(x, lengths))
+        real = "" if lengths is None else " without its padding"
+        self._refuse_few(count, f"x (shape {x.shape}){real}")
+
+    def _refuse_few(self, count: int, batch: str) -> None:
+        if count < 2:
             raise ValueError(
                 f"{say(self)}: a training batch needs 2 values a channel or more, for a variance; "
-                f"x (shape {x.shape}){real} has {found}; take a larger batch (drop the last one if "
-                "it is smaller), or train on the running values: frozen=True"
+                f"{batch} has {count}; take a larger batch (drop the last one if it is smaller), "
+                "or train on the running values: frozen=True"
             )
+
+    def _check_writeable(self) -> None:
+        for name, a in self._buffers.items():
+            if not a.flags.writeable:
+                raise ValueError(
+                    f"{say(self)}: {name} is read-only, and training writes into it; put a copy "
+                    f"in its place, layer.buffers[{name!r}] = layer.{name}.copy(), or keep it as "
+                    "it is: update=False"
+                )
 
     def _check_stats(self, stats: formula.Statistics, of_batch: bool) -> None:
         if not of_batch:
@@ -348,16 +379,22 @@ class BatchNorm(Layer):
                 f"{say(self)}: stats= are those of a training batch; pass training=True, on a "
                 "layer that is not frozen"
             )
-        if not isinstance(stats, formula.Statistics):
+        self._check_found("stats", stats, formula.Statistics, ("mean", "rest", "squares"))
+        self._refuse_few(stats.count, "the batch of these stats")
+
+    def _check_found(self, name: str, found: Any, kind: type, arrays: tuple[str, ...]) -> None:
+        if not isinstance(found, kind):
             raise TypeError(
-                f"{say(self)}: stats must be what the method `stats` gives, got "
-                f"{type(stats).__name__}"
+                f"{say(self)}: {name} must be what the method `{name}` gives, got "
+                f"{type(found).__name__}"
             )
-        if stats.mean.shape != (self.features,) or stats.mean.dtype != self.dtype:
-            raise ValueError(
-                f"{say(self)}: stats are of {stats.mean.shape[-1]} channels in {stats.mean.dtype}, "
-                f"expected {self.features} in {self.dtype}, as this layer's own `stats` gives them"
-            )
+        for part in arrays:
+            a = np.asarray(getattr(found, part))
+            if a.shape != (self.features,) or a.dtype != self.dtype:
+                raise ValueError(
+                    f"{say(self)}: {name}.{part} has shape {a.shape} and dtype {a.dtype}, expected "
+                    f"{(self.features,)} and {self.dtype}, as this layer's own `{name}` gives it"
+                )
 
     def _running(self) -> formula.Running:
         """Return the running values, and how they follow the next batch."""

@@ -108,10 +108,8 @@ class _Conv(Affine, Windowed):
         return y, (y.shape, how, cache)
 
     def _arrays(self) -> tuple[NDArray, NDArray | None]:
-        weight, bias = self.params["weight"], self.params.get("bias")
         shape = (*self.window, self.in_channels // self.groups, self.out_channels)
-        arguments.parameters(self, weight, bias, shape)
-        return weight, bias
+        return arguments.parameters(self, shape)
 
     def _options(self) -> dict[str, Any]:
         """Return the options of the kernels, but for the padding."""

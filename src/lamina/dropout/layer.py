@@ -1,18 +1,26 @@
 """The class Dropout."""
 
 import threading
-from collections.abc import Sequence
-from typing import Any, Final, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Final, Self
 
 import numpy as np
 
 from .. import arguments, initializers
 from ..arguments import say
 from ..kernels import functions
-from ..layer import Arrays, Layer, NDArray, Parameter, Shape
+from ..layer import Arrays, Check, Layer, NDArray, Parameter, Shape
 from . import formula
 
 _COUNTING: Final = threading.Lock()
+
+
+def _rate(layer: Layer, value: Any) -> float:
+    return arguments.number(layer, "rate", value, 0, 1)
+
+
+def _always(layer: Layer, value: Any) -> Any:
+    return arguments.choice(layer, "always", value, (True, False))
 
 
 class Dropout(Layer):
@@ -110,6 +118,8 @@ class Dropout(Layer):
     key = Parameter()
     calls = Parameter()
 
+    settable: ClassVar[Mapping[str, Check]] = {"rate": _rate, "always": _always}
+
     def __init__(
         self,
         rate: float = 0.5,
@@ -119,7 +129,7 @@ class Dropout(Layer):
         always: bool = False,
         rng: initializers.RNG = None,
     ) -> None:
-        self.rate = arguments.number(self, "rate", rate, 0, 1)
+        self.rate = _rate(self, rate)
         self.mode = arguments.choice(self, "mode", mode, ("inverted", "classic", "alpha"))
         if not isinstance(shared_axes, (tuple, list)):
             raise TypeError(
@@ -129,7 +139,7 @@ class Dropout(Layer):
             arguments.integer(self, "an axis of shared_axes", axis, least=-64)  # NumPy has no more
             for axis in shared_axes
         )
-        self.always = arguments.choice(self, "always", always, (True, False))
+        self.always = _always(self, always)
         self.initialize(rng)
 
     @property

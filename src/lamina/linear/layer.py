@@ -124,9 +124,7 @@ class Linear(Affine):
         return y, (y.shape, how, cache)
 
     def _arrays(self) -> tuple[NDArray, NDArray | None]:
-        weight, bias = self.params["weight"], self.params.get("bias")
-        arguments.parameters(self, weight, bias, (self.in_features, self.out_features))
-        return weight, bias
+        return arguments.parameters(self, (self.in_features, self.out_features))
 
     def _checked(self, x: Any, lengths: Any, dtype: Any) -> tuple[NDArray, NDArray | None]:
         x = arguments.array(self, "x", x, dtype)

@@ -28,7 +28,7 @@ from .. import arguments, kernels
 from ..arrays import Array, mask_steps, namespace
 from ..calls import Live, by_steps
 from ..dropout import Dropout
-from ..layer import Arrays, Fixed, Fused, Layer, NDArray, Shape
+from ..layer import SETTLED, Arrays, Fixed, Fused, Layer, NDArray, Shape
 from .erfc import erfc
 from .pooling import MAX_POOLS
 
@@ -145,6 +145,7 @@ class _Activation(Layer):
     """What all activations share: no parameters, y of x's shape and dtype, steps and lengths."""
 
     stepwise = True
+    settable = SETTLED
 
     @abstractmethod
     def _function(self, how: Any, x: Any) -> Any:
@@ -172,8 +173,7 @@ class _Activation(Layer):
 
     def _live(self, *options: bool) -> Live | None:
         """Return how to plan a call."""
-        known = type(self).forward is _Activation.forward and type(self) is not Identity
-        return Live(by_steps(self._plan)) if known else None
+        return None if type(self) is Identity else Live(by_steps(self._plan))
 
     def _fixed(self) -> Fixed:
         """Return how the layer computes in an inference model."""

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from .. import arguments, initializers
 from ..arrays import mask_steps
-from ..layer import Arrays, Layer, NDArray, Parameter, Shape
+from ..layer import SETTLED, Arrays, Layer, NDArray, Parameter, Shape
 
 
 class Embedding(Layer):
@@ -80,6 +80,7 @@ class Embedding(Layer):
     """
 
     stepwise = True
+    settable = SETTLED
     weight = Parameter()
 
     def __init__(
@@ -94,14 +95,14 @@ class Embedding(Layer):
     ) -> None:
         self.count = arguments.integer(self, "count", count)
         self.features = arguments.integer(self, "features", features)
-        self.padding_index = padding_index
         if padding_index is not None:
-            self.padding_index = arguments.integer(self, "padding_index", padding_index, least=0)
-            if self.padding_index >= self.count:
+            padding_index = arguments.integer(self, "padding_index", padding_index, least=0)
+            if padding_index >= self.count:
                 raise ValueError(
                     f"{self}: padding_index must be an id, 0 ... {self.count - 1}, "
                     f"got {padding_index}"
                 )
+        self.padding_index = padding_index
         self.init = arguments.choice(self, "init", init, initializers.PRESETS)
         arguments.float_dtype(self, dtype)
         self.initialize(rng)
@@ -141,7 +142,7 @@ class Embedding(Layer):
         dy = self._without_padding(x, mask_steps(dy, lengths))
         # One flat index an element: numpy adds those in order, and faster than whole rows.
         element = x[..., None].astype(np.int64) * self.features + np.arange(self.features)
-        dweight = np.zeros_like(self.weight)
+        dweight = np.zeros(self.weight.shape, self.weight.dtype)
         np.add.at(dweight.reshape(-1), element.reshape(-1), dy.reshape(-1))  # (2)
         return None, {"weight": dweight}
 

@@ -205,8 +205,7 @@ class _Pool(Windowed):
 
     def _live(self, *options: bool) -> Live | None:
         """Return how to plan a call."""
-        known = type(self).forward is _Pool.forward
-        return Live(by_steps(self._plan)) if known else None
+        return Live(by_steps(self._plan))
 
     def _fixed(self) -> Fixed:
         """Return how the layer computes in an inference model."""
@@ -509,8 +508,7 @@ class _GlobalPool(Layer):
 
     def _live(self, *options: bool) -> Live | None:
         """Return how to plan a call."""
-        known = type(self).forward is _GlobalPool.forward
-        return Live(by_steps(self._plan)) if known else None
+        return Live(by_steps(self._plan))
 
     def _fixed(self) -> Fixed:
         """Return how the layer computes in an inference model."""

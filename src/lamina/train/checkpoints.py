@@ -65,10 +65,11 @@ def save(model: Layer, path: str | os.PathLike[str]) -> None:
     >>> bool((again.params["1.weight"] == model.params["1.weight"]).all())
     True
     """
-    check_layer("save", model)
     try:
+        check_layer("save", model)
         arrays = {name: np.asarray(a, order="C") for name, a in _arrays(model).items()}
         text, classes = describe(model)
+        _refuse_shared(model)
         for name, a in arrays.items():
             if a.dtype.name not in DTYPES.values() or name == "__metadata__":
                 raise ArchitectureError(f"the format has no array {name!r} of {a.dtype}")
@@ -82,6 +83,20 @@ def save(model: Layer, path: str | os.PathLike[str]) -> None:
     from safetensors.numpy import save as as_bytes  # compiled: a browser's Python has none
 
     _write(path, as_bytes(arrays, {"lamina": text}))
+
+
+def _refuse_shared(model: Layer) -> None:
+    """Refuse an array that two layers share: the format knows layers that are shared."""
+    first: dict[int, tuple[Layer, str]] = {}
+    for prefix, layer in model.walk():
+        for key, a in (layer._params | layer._buffers).items():
+            name = f"{prefix}.{key}"
+            known, other = first.setdefault(id(a), (layer, name))
+            if known is not layer:
+                raise ArchitectureError(
+                    f"{other} and {name} are one array; the format knows a layer that stands in "
+                    "several places, but no array that several layers share"
+                )
 
 
 def load(path: str | os.PathLike[str], layers: Mapping[str, type[Layer]] | None = None) -> Layer:
