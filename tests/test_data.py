@@ -82,6 +82,12 @@ class TestStratified:
             lm.data.stratified([0, 1], 20)
         with pytest.raises(ValueError, match=r"y has shape \(2, 1\), expected \(N,\)"):
             lm.data.stratified([[0], [1]])
+        with pytest.raises(ValueError, match="stratified: seed must be at least 0, got -1"):
+            lm.data.stratified([0, 1], seed=-1)
+        with pytest.raises(TypeError, match=r"stratified: seed must be an integer, got 1\.5"):
+            lm.data.stratified([0, 1], seed=1.5)
+        with pytest.raises(TypeError, match="stratified: y is a masked array"):
+            lm.data.stratified(np.ma.masked_array([0, 1]))
 
 
 class TestPad:
@@ -109,6 +115,9 @@ class TestPad:
             lm.data.pad([[1], 3])
         with pytest.raises(ValueError, match=r"sequence 1 has shape \(2, 4\), expected \(T, 3\)"):
             lm.data.pad([np.ones((1, 3)), np.ones((2, 4))])
+        masked = np.ma.masked_array([1.0, 2.0], [0, 1])
+        with pytest.raises(TypeError, match="pad: sequence 1 is a masked array, whose mask would"):
+            lm.data.pad([[1.0], masked])
 
 
 def write_idx(path, array):
@@ -250,8 +259,10 @@ class TestBatches:
             np.testing.assert_array_equal(their, y)
             np.testing.assert_array_equal(some[:, 0], y)
 
-    def test_refuses(self):
+    def test_refuses_before_the_first_batch(self):
         with pytest.raises(ValueError, match="batches: batch_size must be at least 1, got 0"):
-            next(lm.data.batches(self.data, 0))
+            lm.data.batches(self.data, 0)
         with pytest.raises(ValueError, match=r"batches: x has 7 samples .* and y 6"):
-            next(lm.data.batches((self.data[0], self.data[1][1:])))
+            lm.data.batches((self.data[0], self.data[1][1:]))
+        with pytest.raises(TypeError, match="rng"):
+            lm.data.batches(self.data, shuffle=True, rng="0")

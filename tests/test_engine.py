@@ -907,9 +907,15 @@ def test_threads_are_chosen_by_block(eight):
     assert threads.count() == 8
 
 
-@pytest.mark.parametrize("n", [0, -1, 1.0, True, "2", None])
-def test_threads_refuses(n):
-    with pytest.raises(ValueError, match="threads: n must be a positive integer, got"):
+@pytest.mark.parametrize("n", [0, -1])
+def test_threads_refuses_values(n):
+    with pytest.raises(ValueError, match=f"threads: n must be at least 1, got {n}"):
+        threads.threads(n)
+
+
+@pytest.mark.parametrize("n", [1.0, True, "2", None])
+def test_threads_refuses_types(n):
+    with pytest.raises(TypeError, match="threads: n must be an integer, got"):
         threads.threads(n)
 
 

@@ -496,6 +496,73 @@ class TestPredictAndEvaluate:
         with pytest.raises(ValueError, match=r"accuracy: y has shape \(2, 2\) and target \(3,\)"):
             lm.accuracy(y, [1, 0, 1])
 
+    def test_accuracy_of_answers(self):
+        y, answers = [[1.0, -1.0, 2.0], [3.0, 2.0, -1.0]], [[1, 0, 1], [1, 1, 1]]
+        y = np.array(y)[..., None]
+        assert lm.accuracy(y, answers) == pytest.approx(5 / 6)
+        assert lm.accuracy(y, answers, [3, 2]) == 1.0
+        assert lm.accuracy(y, [[1, 0, 1], [1, 1, 99]], [3, 2]) == 1.0
+        assert lm.accuracy([0.5, -0.5, 2.0], [0.95, 0.05, 0.1]) == pytest.approx(2 / 3)
+        assert lm.accuracy([0.5, -0.5], [True, False]) == 1.0
+        assert lm.accuracy([1, 0, 1], [1, 1, 1]) == pytest.approx(2 / 3)
+        assert math.isnan(lm.accuracy([], []))
+
+    @pytest.mark.parametrize(
+        ("y", "target", "message"),
+        [
+            ([1, 2, 1], [2, 1, 1], r"target holds 1 \.\.\. 2, .*itself: np.mean\(y == target\)"),
+            (np.zeros((3, 1)), [0, 1, 2], r"target holds 0 \.\.\. 2, expected answers, 0 or 1"),
+            ([0.5, 2.0], [math.nan, 1], "target holds nan"),
+            ([1, 2, 0], [1, 1, 0], r"y holds integers, 0 \.\.\. 2, .*; if they are classes: np"),
+            (
+                np.eye(3)[:2],
+                [[1, 0, 1], [1, 0, 0]],
+                r"target .* the sums are 1 \.\.\. 2; .*: accuracy\(y\[\.\.\., None\], target\)",
+            ),
+            (np.eye(2), [[2, -1], [0, 1]], "target has y's shape, expected shares .* at least 0"),
+        ],
+    )
+    def test_accuracy_refuses_what_it_would_misread(self, y, target, message):
+        with pytest.raises(ValueError, match=f"accuracy: {message}"):
+            lm.accuracy(y, target)
+
+    def test_accuracy_of_shares_looks_at_real_steps_alone(self):
+        y = np.array([[[1, 0], [1, 0]], [[0, 1], [0, 1]]])
+        target = np.array([[[0.9, 0.1], [9, 9]], [[0.2, 0.8], [1, 0]]])
+        assert lm.accuracy(y, target, [1, 2]) == pytest.approx(2 / 3)
+
+    def test_accuracy_is_of_each_answer_with_binary_cross_entropy(self):
+        """Also in a batch whose rows of answers might be shares."""
+        x = random("x", (40, 4), np.float64)
+        model = lm.Linear(4, 3, dtype=np.float64, rng=0)
+        target = (random("t", (40, 3)) > 0).astype(float)
+        target[:4] = np.eye(3)[[0, 1, 2, 0]]
+        expected = np.mean((model(x) > 0) == target)
+        options = {"loss": lm.BinaryCrossEntropy(), "metric": "accuracy", "batch_size": 4}
+        assert lm.evaluate(model, (x, target), **options).metric == pytest.approx(expected)
+        history = train(
+            model, (x, target), optimizer=lm.SGD(0), validation=(x, target), epochs=1, **options
+        )
+        assert history.metric == pytest.approx([expected])
+        assert history.val_metric == pytest.approx([expected])
+        with pytest.raises(ValueError, match="accuracy: target has y's shape, expected shares"):
+            lm.evaluate(model, (x, target), metric="accuracy", batch_size=4)
+
+    def test_accuracy_of_the_steps_answers(self):
+        (x, lengths), _ = rising(20)
+        model = lm.Linear(1, 1, rng=0)
+        target = np.where(np.isnan(x), 99, x > 0)
+        options = {"loss": lm.BinaryCrossEntropy(), "metric": "accuracy"}
+        found = lm.evaluate(model, ((x, lengths), target), **options).metric
+        real = np.arange(8) < lengths[:, None]
+        y = lm.predict(model, x, lengths=lengths)
+        assert found == pytest.approx(np.mean((y[real] > 0) == (x[real] > 0)))
+
+    def test_accuracy_of_a_regression_is_none(self):
+        data = random("x", (16, 4)), np.full((16, 1), 7.0)
+        with pytest.raises(ValueError, match=r"target holds 7 \.\.\. 7, expected answers"):
+            train(lm.Linear(4, 1), data, loss=lm.MeanSquaredError(), metric="accuracy")
+
 
 X, Y = moons(8)
 
@@ -574,6 +641,8 @@ def test_evaluate_and_accuracy_refuse():
         lm.accuracy(np.ma.masked_array([[1.0, 2.0]]), [0])
     with pytest.raises(ValueError, match="accuracy: target is no array, its rows differ"):
         lm.accuracy([[1.0, 2.0]], [[1], [1, 2]])
+    with pytest.raises(TypeError, match="accuracy: target must be an array of real numbers, got"):
+        lm.accuracy([[1.0, 2.0]], ["b"])
 
 
 def test_predict_refuses():
@@ -581,7 +650,7 @@ def test_predict_refuses():
         lm.predict(mlp(), X, batch_size=0)
     with pytest.raises(TypeError, match=r"predict: x must be an array of real numbers, .* <U1$"):
         lm.predict(mlp(), ["a"])
-    with pytest.raises(TypeError, match=r"predict: x is a tuple; .* predict\(model, x, lengths="):
+    with pytest.raises(TypeError, match=r"predict: x is a tuple; give .* beside it, by lengths="):
         lm.predict(lm.LSTM(2, 3), (np.ones((2, 3, 2)), np.array([3, 1])))
 
 
@@ -641,6 +710,35 @@ def test_bptt_with_lengths():
     optimizer = lm.Adam(0.02)
     lm.fit(short, ((x, np.minimum(lengths, 8)), y), optimizer=optimizer, **settings)
     assert optimizer.steps == 1
+
+
+@pytest.mark.parametrize(
+    ("lengths", "steps"),
+    [((5, 4), [2, 3]), ((5,), [2, 3]), ((5, 5), [2, 2, 1]), ((7, 3, 1), [2, 2, 3]), ((1, 0), [1])],
+)
+def test_bptt_takes_a_single_step_left_over_into_the_window_before(lengths, steps):
+    """Batch statistics of one value are none."""
+    x, seen = random("x", (len(lengths), 7, 1)), []
+
+    def loss(y, target, lengths=None):
+        seen.append(y.shape[1])
+        return lm.MeanSquaredError()(y, target, lengths)
+
+    norm = [lm.BatchNorm(1, dtype=float)] * (sum(lengths) > 1)
+    model = lm.Sequential(*norm, lm.RNN(1, 1, dtype=float), rng=0)
+    train(model, ((x, np.array(lengths)), x), loss=loss, epochs=1, bptt=2)
+    assert seen == steps
+    if min(lengths) == max(lengths):
+        seen.clear()
+        T = lengths[0]
+        train(model, (x[:, :T], x[:, :T]), loss=loss, epochs=1, bptt=2)
+        assert seen == steps
+
+
+def test_bptt_by_single_steps():
+    x, optimizer = random("x", (1, 5, 1)), lm.SGD(0.1)
+    lm.fit(echoing(), (x, x), loss=lm.MeanSquaredError(), optimizer=optimizer, epochs=1, bptt=1)
+    assert optimizer.steps == 5
 
 
 @pytest.mark.parametrize(

@@ -113,3 +113,5 @@ def test_refusals():
         lm.mc(mlp(), X, 0)
     with pytest.raises(ValueError, match="x has 4 features"):
         lm.mc(mlp(), X[:, 1:], 2)
+    with pytest.raises(TypeError, match=r"mc: x is a tuple; give .* beside it, by lengths="):
+        lm.mc(mlp(), (X, np.ones(11, int)), 2)

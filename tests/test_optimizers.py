@@ -266,6 +266,57 @@ def test_refuses_gradients_that_do_not_fit():
         optimizer.step({"0.bias": np.zeros(4)}, {"0.bias": np.zeros(4)})
 
 
+def test_refuses_what_it_cannot_change():
+    layer, w = lm.Linear(2, 2, rng=0), {"w": np.zeros(2)}
+    with pytest.raises(TypeError, match=r"SGD: params .* model.params say, got Linear\(2, 2\)"):
+        lm.SGD(0.1).step(layer, {})
+    with pytest.raises(TypeError, match=r"SGD: grads .* what backward returns .*, got tuple"):
+        lm.SGD(0.1).step(layer.params, (np.zeros(2), {}))
+    for p in ([0.0, 0.0], np.float64(0)):
+        with pytest.raises(TypeError, match="SGD: the parameter w must be an array, which can"):
+            lm.SGD(0.1).step({"w": p}, w)
+    with pytest.raises(TypeError, match=r"SGD: the parameter w has dtype int64, .* a.astype\(np"):
+        lm.SGD(0.1).step({"w": np.zeros(2, np.int64)}, w)
+
+
+@pytest.mark.parametrize("planned", [False, True])
+@pytest.mark.parametrize("make", ALL)
+def test_refuses_a_parameter_that_is_read_only_and_writes_nothing(make, planned):
+    theta, optimizer = params(), make()
+    if planned:
+        optimizer.step(theta, grads(0))
+    before, slots = copy.deepcopy(theta), copy.deepcopy(optimizer.slots)
+    theta["2.weight"].flags.writeable = False
+    with pytest.raises(ValueError, match=r"the parameter 2.weight is read-only; leave it out, or"):
+        optimizer.step(theta, grads(1))
+    for name, p in theta.items():
+        assert_same(p, before[name])
+        for slot, a in optimizer.slots.get(name, {}).items():
+            assert_same(a, slots[name][slot])
+    assert optimizer.steps == planned
+
+
+@pytest.mark.parametrize("formulas", [False, True])
+@pytest.mark.parametrize("make", ALL)
+def test_writes_nothing_where_a_schedule_fails(make, formulas):
+    """The settings of one group may be wrong, those of the others right."""
+    theta, twin = params(), params()
+    optimizer, other = make(), make()
+    optimizer.groups = {"*.bias": {"lr": lambda t: 0.1 if t < 1 else -1.0}}
+    other.groups = {"*.bias": {"lr": 0.1}}
+    with lm.formulas() if formulas else contextlib.nullcontext():
+        optimizer.step(theta, grads(0))
+        with pytest.raises(ValueError, match=r"learning rate of update 1 must lie in .* got -1"):
+            optimizer.step(theta, grads(1))
+        optimizer.groups["*.bias"]["lr"] = 0.1
+        optimizer.step(theta, grads(1))
+        for t in range(2):
+            other.step(twin, grads(t))
+    for name, p in theta.items():
+        assert_same(p, twin[name])
+    assert optimizer.steps == 2
+
+
 def test_refuses_a_group_that_fits_nothing():
     optimizer = lm.SGD(0.1, groups={"9.*": {"lr": 1}})
     with pytest.raises(ValueError, match=r"SGD: group '9.\*' fits no parameter; .* 0.weight, 0.b"):

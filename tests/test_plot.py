@@ -50,6 +50,12 @@ def test_gates(kind, tmp_path):
         lm.plot.gates(cache.trace)
     with pytest.raises(ValueError, match=r"plot.gates: trace has no array of shape \(N, T, H\)"):
         lm.plot.gates({})
+    with pytest.raises(ValueError, match=r"sample must be at most 1, as the batch has 2 .* got 2"):
+        lm.plot.gates(cache.trace[0], sample=2)
+    with pytest.raises(ValueError, match=r"plot.gates: sample must be at least -2, got -3"):
+        lm.plot.gates(cache.trace[0], sample=-3)
+    with pytest.raises(TypeError, match=r"plot.gates: sample must be an integer, got 0\.5"):
+        lm.plot.gates(cache.trace[0], sample=0.5)
 
 
 def test_filters(tmp_path):

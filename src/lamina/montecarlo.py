@@ -8,13 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from .arguments import integer
-from .arguments import lengths as checked_lengths
 from .containers import Sequential
 from .dropout import Dropout
 from .fusion import Inference, flat
 from .initializers import RNG, generator
 from .layer import Layer, NDArray, check_layer
-from .train.batches import cuts, inputs
+from .train.batches import cuts, samples
 
 
 def mc(
@@ -58,8 +57,8 @@ def mc(
 
     Raises
     ------
-    ValueError
-        The model has no Dropout.
+    ValueError, TypeError
+        The model has no Dropout; x is no array of real numbers, or `lengths` do not fit it.
 
     References
     ----------
@@ -77,8 +76,7 @@ def mc(
     n = integer("mc", "n", n)
     check_layer("mc", model)
     batch_size = integer("mc", "batch_size", batch_size)
-    x = inputs("mc", "x", x, model.dtype)
-    lengths = checked_lengths("mc", lengths, x, ndim=2)
+    x, lengths = samples("mc", x, lengths, model.dtype)
     layers = _dropping(model, generator(rng))
     first = next((i for i, layer in enumerate(layers) if _dropouts(layer)), None)
     if first is None:

@@ -1,4 +1,4 @@
-"""Pictures of trainings and layers, by matplotlib: ``pip install lamina[plot]``.
+"""Pictures of trainings and layers, by matplotlib: ``pip install matplotlib``.
 
 Each function returns a matplotlib Figure: a notebook shows it, ``figure.savefig(path)`` writes it.
 Nothing is drawn on a figure of pyplot's, and no style is set.
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from .arguments import say
+from .arguments import integer, say
 from .convolution import Conv1d, Conv2d
 from .layer import Arrays, Layer, NDArray
 from .train import History
@@ -74,9 +74,10 @@ def gates(trace: Mapping[str, NDArray], sample: int = 0) -> "Figure":
     Raises
     ------
     TypeError
-        It is no such dict: ``cache.trace`` has one for each layer and direction.
+        The trace is no such dict: ``cache.trace`` has one for each layer and direction. Or `sample`
+        is no integer.
     ValueError
-        It has no such array.
+        The trace has no such array, or the batch no such sequence.
 
     Examples
     --------
@@ -92,9 +93,17 @@ def gates(trace: Mapping[str, NDArray], sample: int = 0) -> "Figure":
             f"plot.gates: trace must be a dict of arrays by step, got {type(trace).__name__}; "
             "cache.trace has one for each layer and direction: cache.trace[0]"
         )
-    rows = {name: a[sample].T for name, a in trace.items() if a.ndim == 3 and name != "da"}
-    if not rows:
+    arrays = {name: a for name, a in trace.items() if a.ndim == 3 and name != "da"}
+    if not arrays:
         raise ValueError("plot.gates: trace has no array of shape (N, T, H)")
+    count = min(map(len, arrays.values()))
+    sample = integer("plot.gates", "sample", sample, least=-count)
+    if sample >= count:
+        raise ValueError(
+            f"plot.gates: sample must be at most {count - 1}, as the batch has {count} sequences, "
+            f"got {sample}"
+        )
+    rows = {name: a[sample].T for name, a in arrays.items()}
     figure = _figure(7, 0.9 * len(rows) + 0.6)
     panels = figure.subplots(len(rows), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (name, values) in zip(panels, rows.items(), strict=True):

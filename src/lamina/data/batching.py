@@ -29,15 +29,15 @@ def batches(
     rng : int, numpy.random.Generator or None
         None draws fresh entropy.
 
-    Yields
-    ------
-    (x, y)
+    Returns
+    -------
+    iterator of (x, y)
         In the form of `data`.
 
     Raises
     ------
     ValueError, TypeError
-        `data` is not of that form, or `batch_size` no positive integer.
+        `data` is not of that form, `batch_size` no positive integer, or `rng` none.
 
     Examples
     --------
@@ -46,6 +46,5 @@ def batches(
     [[2, 4], [3, 0, 1]]
     """
     cut = Batches("batches", data, batch_size, dtype=None)
-    for batch in cut.epoch(generator(rng) if shuffle else None):
-        x = batch.x if batch.lengths is None else (batch.x, batch.lengths)
-        yield x, batch.y
+    epoch = cut.epoch(generator(rng) if shuffle else None)
+    return ((some.x if some.lengths is None else (some.x, some.lengths), some.y) for some in epoch)

@@ -25,6 +25,8 @@ def pad(sequences: Iterable[npt.ArrayLike]) -> tuple[NDArray, NDArray]:
 
     Raises
     ------
+    TypeError
+        A masked array, whose mask would be lost.
     ValueError
         No sequences, one without steps as an axis, or two that do not fit together.
 
@@ -38,7 +40,14 @@ def pad(sequences: Iterable[npt.ArrayLike]) -> tuple[NDArray, NDArray]:
     >>> lengths
     array([3, 1, 0])
     """
-    arrays = [np.asarray(s) for s in sequences]
+    arrays = []
+    for n, s in enumerate(sequences):
+        if isinstance(s, np.ma.MaskedArray):
+            raise TypeError(
+                f"pad: sequence {n} is a masked array, whose mask would be lost; leave out the "
+                "steps that are masked, or fill them: .filled(0)"
+            )
+        arrays.append(np.asarray(s))
     if not arrays:
         raise ValueError("pad: needs at least one sequence, got none")
     for n, a in enumerate(arrays):

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..arguments import number
+from ..arguments import as_array, integer, number
 
 NDArray = npt.NDArray[Any]
 
@@ -46,6 +46,11 @@ def stratified(y: npt.ArrayLike, share: float = 0.2, seed: int = 0) -> tuple[NDA
     train, test : integer arrays
         Indices into y, rising.
 
+    Raises
+    ------
+    ValueError, TypeError
+        y is no array of one axis, `share` no number in [0, 1] or `seed` no integer from 0 on.
+
     Examples
     --------
     >>> train, test = stratified([0, 0, 0, 0, 0, 1, 1, 1, 1, 1])
@@ -53,7 +58,8 @@ def stratified(y: npt.ArrayLike, share: float = 0.2, seed: int = 0) -> tuple[NDA
     (8, 2)
     """
     share = number("stratified", "share", share, 0, 1)
-    y = np.asarray(y)
+    seed = integer("stratified", "seed", seed, least=0)
+    y = as_array("stratified", "y", y)
     if y.ndim != 1:
         raise ValueError(f"stratified: y has shape {y.shape}, expected (N,), a class a sample")
     order = np.argsort(np.random.PCG64(seed).random_raw(len(y)), kind="stable")

@@ -5,8 +5,7 @@ from contextvars import ContextVar
 from functools import cache
 from typing import Any, Final
 
-import numpy as np
-
+from ..arguments import integer
 from .block import Block
 
 _chosen: ContextVar[int | None] = ContextVar("lamina_threads", default=None)
@@ -45,11 +44,12 @@ def threads(n: int) -> Block[int | None]:
 
     Raises
     ------
-    ValueError
+    ValueError, TypeError
         n is not a positive integer.
 
     Examples
     --------
+    >>> import numpy as np
     >>> import lamina as lm
     >>> layer, x = lm.Linear(64, 64, rng=0), np.ones((32, 64), np.float32)
     >>> with lm.threads(1):
@@ -57,6 +57,5 @@ def threads(n: int) -> Block[int | None]:
     >>> bool((alone == layer(x)).all())
     True
     """
-    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
-        raise ValueError(f"threads: n must be a positive integer, got {n!r}")
-    return Block(_chosen, int(n), f"lm.threads({n})")
+    n = integer("threads", "n", n)
+    return Block(_chosen, n, f"lm.threads({n})")

@@ -29,17 +29,24 @@ class Batch:
         return type(self)(self.x[rows], self.y[rows], lengths)
 
     def windows(self, owner: str, size: int) -> Iterator[Self]:
-        """Go through sequences `size` steps at a time, as far as any of them has steps."""
+        """Go through sequences `size` steps at a time, as far as any of them has steps.
+
+        A single step left over, of all sequences, goes with the window before, as in `cuts`.
+        """
         if self.x.ndim < 2 or self.y.ndim < 2 or self.x.shape[1] != self.y.shape[1]:
             raise ValueError(
                 f"{owner}: bptt goes through sequences with a target a step: x of shape (N, T, ...)"
                 f" and y of shape (N, T, ...); got {self.x.shape} and {self.y.shape}"
             )
-        T = self.x.shape[1] if self.lengths is None else int(self.lengths.max())
+        ends = np.full(len(self), self.x.shape[1]) if self.lengths is None else self.lengths
+        T = int(ends.max())
         if not T:
             raise ValueError(f"{owner}: the sequences of a batch have no steps")
-        for start in range(0, T, size):
-            x, y = (a[:, start : start + size] for a in (self.x, self.y))
+        starts = [*range(0, T, size)]
+        if 1 < size < T and np.maximum(ends - starts[-1], 0).sum() == 1:
+            starts.pop()
+        for start, stop in zip(starts, [*starts[1:], T], strict=True):
+            x, y = (a[:, start:stop] for a in (self.x, self.y))
             lengths = None if self.lengths is None else np.clip(self.lengths - start, 0, x.shape[1])
             yield type(self)(x, y, lengths)
 
@@ -81,6 +88,18 @@ def inputs(owner: str, name: str, x: Any, dtype: np.dtype[Any] | None) -> NDArra
     if not found.ndim:
         raise ValueError(f"{owner}: {name} must have samples along its first axis, got {x!r}")
     return found.astype(dtype, copy=False) if found.dtype.kind == "f" and dtype else found
+
+
+def samples(
+    owner: str, x: Any, lengths: Any, dtype: np.dtype[Any] | None
+) -> tuple[NDArray, NDArray | None]:
+    """Return x as by `inputs`, and its lengths, which are an argument beside it."""
+    if isinstance(x, tuple):
+        raise TypeError(
+            f"{owner}: x is a tuple; give the array alone and its lengths beside it, by lengths="
+        )
+    x = inputs(owner, "x", x, dtype)
+    return x, arguments.lengths(owner, lengths, x, ndim=2)
 
 
 class Batches:

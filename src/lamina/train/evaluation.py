@@ -6,11 +6,11 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ..arguments import as_array, integer
+from ..arguments import integer
 from ..arguments import lengths as checked_lengths
-from ..arrays import is_step
 from ..layer import Layer, NDArray, check_layer
-from .batches import Batches, Data, cuts, inputs
+from ..parts.losses import SHARES_TOLERANCE, BinaryCrossEntropy
+from .batches import Batches, Data, cuts, inputs, samples
 
 Loss: TypeAlias = Callable[..., tuple[float, NDArray]]
 """``loss(y, target, lengths=None, normalizer=None)`` returns the loss and dy.
@@ -58,7 +58,8 @@ def accuracy(
         yes-or-no question, whose answer is yes where it is above 0.
     target : array
         Classes, shape (N, ...), or their shares, y's shape, of which the largest counts. Or, to
-        yes-or-no questions, the answers 0 and 1, in y's shape or without its last axis.
+        yes-or-no questions, the answers from 0 to 1, in y's shape or without its last axis: yes is
+        what is above 0.5.
     lengths : integer array, shape (N,), optional
         y has shape (N, T, ..., C); steps from lengths[n] on are padding.
 
@@ -69,32 +70,94 @@ def accuracy(
 
     Raises
     ------
-    ValueError
-        The shapes of y and target do not fit together.
+    ValueError, TypeError
+        The shapes of y and target do not fit together; y holds classes, or target neither shares
+        nor answers; they are no real numbers.
 
     Examples
     --------
     >>> accuracy([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]], [1, 0, 1, 1])
     0.75
+
+    Several yes-or-no questions a sample, as `BinaryCrossEntropy` takes them, are told from shares
+    by an axis more:
+
+    >>> y, answers = np.array([[1.0, -1.0, 2.0], [3.0, 2.0, -1.0]]), [[1, 0, 1], [1, 1, 1]]
+    >>> round(accuracy(y[..., None], answers), 3)
+    0.833
     """
-    y, target = as_array("accuracy", "y", y), as_array("accuracy", "target", target)
-    if y.ndim > 1 and y.shape[-1] == 1 and target.shape == y.shape[:-1]:
+    y = inputs("accuracy", "y", y, None)
+    target = inputs("accuracy", "target", target, None)
+    if _asks(y) and target.shape == y.shape[:-1]:
         target = target[..., None]
-    if y.ndim > 1 and target.shape == y.shape[:-1]:
-        right = np.argmax(y, axis=-1) == target
-    elif target.shape == y.shape and y.ndim and (y.ndim == 1 or y.shape[-1] == 1):
-        right = (y > 0) == (target > 0.5)
-    elif target.shape == y.shape and y.ndim:
-        right = np.argmax(y, axis=-1) == np.argmax(target, axis=-1)
-    else:
+    if target.shape not in (y.shape, y.shape[:-1]):
         raise ValueError(
             f"accuracy: y has shape {y.shape} and target {target.shape}; expected (N, ..., C) and "
             "(N, ...), or the same shape"
         )
-    if lengths is not None:
-        lengths = checked_lengths("accuracy", lengths, right, ndim=2)
-        right = right[np.broadcast_to(is_step(right, lengths), right.shape)]
+    lengths = checked_lengths("accuracy", lengths, y)
+    if lengths is None:
+        right = _right(y, target)
+    else:
+        right = _right(_real_steps(y, lengths), _real_steps(target, lengths))
     return float(np.mean(right)) if right.size else np.nan
+
+
+def _asks(y: NDArray) -> bool:
+    """Tell whether y answers a yes-or-no question."""
+    return y.ndim == 1 or y.shape[-1] == 1
+
+
+def _right(y: NDArray, target: NDArray) -> NDArray:
+    """Tell where the class or the answer is the right one."""
+    if _asks(y):
+        _check_answers(y, target)
+        answers: NDArray = (y > 0) == (target > 0.5)
+        return answers
+    if target.shape == y.shape:
+        _check_shares(target)
+        target = np.argmax(target, axis=-1)
+    classes: NDArray = np.argmax(y, axis=-1) == target
+    return classes
+
+
+def _real_steps(a: NDArray, lengths: NDArray) -> NDArray:
+    """Return the steps that are no padding, one after the other."""
+    real: NDArray = a[np.arange(a.shape[1]) < lengths[:, None]]
+    return real
+
+
+def _check_answers(y: NDArray, target: NDArray) -> None:
+    """Check the logits of yes-or-no questions and the answers to them."""
+    if not np.all((target >= 0) & (target <= 1)):
+        raise ValueError(
+            f"accuracy: target holds {np.min(target):g} ... {np.max(target):g}, expected answers, "
+            "0 or 1, for y has one value a sample, the logit of a yes-or-no question; for classes "
+            "y needs a value each; if it holds classes itself: np.mean(y == target)"
+        )
+    if y.dtype.kind in "iu" and not np.all((y == 0) | (y == 1)):
+        raise ValueError(
+            f"accuracy: y holds integers, {np.min(y)} ... {np.max(y)}, expected logits, for it has "
+            "one value a sample; if they are classes: np.mean(y == target); if logits, make them "
+            "floats"
+        )
+
+
+def _check_shares(target: NDArray) -> None:
+    """Check the shares of classes."""
+    sums = np.sum(target, axis=-1, dtype=np.float64)
+    if not np.all(np.abs(sums - 1) <= SHARES_TOLERANCE) or not np.all(target >= 0):
+        raise ValueError(
+            "accuracy: target has y's shape, expected shares of the classes, at least 0, with the "
+            f"sum 1 in each row; the sums are {np.min(sums):g} ... {np.max(sums):g}; if each value "
+            "of y answers a yes-or-no question: accuracy(y[..., None], target), as fit and "
+            "evaluate do by loss=BinaryCrossEntropy()"
+        )
+
+
+def _each_answer(y: NDArray, target: NDArray, lengths: NDArray | None) -> float:
+    """Return the share of right answers to all the questions that BinaryCrossEntropy asks."""
+    return accuracy(y[..., None], target[..., None], lengths)
 
 
 def predict(
@@ -125,13 +188,7 @@ def predict(
     """
     check_layer("predict", model)
     batch_size = integer("predict", "batch_size", batch_size)
-    if isinstance(x, tuple):
-        raise TypeError(
-            "predict: x is a tuple; give the array alone and its lengths beside it: "
-            "predict(model, x, lengths=lengths)"
-        )
-    x = inputs("predict", "x", x, model.dtype)
-    lengths = checked_lengths("predict", lengths, x, ndim=2)
+    x, lengths = samples("predict", x, lengths, model.dtype)
     ys = []
     for start, stop in cuts(len(x), batch_size):
         some = None if lengths is None else lengths[start:stop]
@@ -184,7 +241,7 @@ def evaluate(
     if loss is not None:
         check_loss("evaluate", loss)
     batches = Batches("evaluate", data, batch_size, model.dtype)
-    return score(model, batches, loss, as_metric("evaluate", metric))
+    return score(model, batches, loss, as_metric("evaluate", metric, loss))
 
 
 def score(model: Layer, batches: Batches, loss: Loss | None, metric: Metric | None) -> Evaluation:
@@ -207,12 +264,12 @@ def check_loss(owner: str, loss: Any) -> None:
         raise TypeError(f"{owner}: loss must be a loss, CrossEntropy() say, got {loss!r}")
 
 
-def as_metric(owner: str, metric: Metric | str | None) -> Metric | None:
-    """Return a metric given as a function or by name as a function."""
+def as_metric(owner: str, metric: Metric | str | None, loss: Loss | None) -> Metric | None:
+    """Return a metric given as a function or by name as a function, one that goes with the loss."""
     if metric is None or callable(metric):
         return metric
     if metric == "accuracy":
-        return accuracy
+        return _each_answer if isinstance(loss, BinaryCrossEntropy) else accuracy
     raise ValueError(
         f'{owner}: metric must be "accuracy" or a function of y, target and lengths, got {metric!r}'
     )

@@ -80,10 +80,12 @@ def fit(
         Truncated backpropagation through time: batches of sequences, with a target a step, are gone
         through in windows of so many steps, an update each. A window starts from the state in which
         the one before ended, but its gradient stops there; so memory does not grow with the length.
-        The model must be able to go step by step.
+        A single step left over, of all sequences, joins the window before, as samples do. The model
+        must be able to go step by step.
     metric : callable or "accuracy", optional
         ``metric(y, target, lengths)``, a mean over samples or real steps, with the lengths of y or
-        None; its mean over the batches is reported.
+        None; its mean over the batches is reported. "accuracy" is `lamina.accuracy`, with
+        `BinaryCrossEntropy` that of each answer.
     validation : (x, y) or iterable of such batches, optional
         Evaluated after each epoch.
     seed : int
@@ -134,7 +136,7 @@ def fit(
     epochs = integer("fit", "epochs", epochs)
     accumulate = integer("fit", "accumulate", accumulate)
     seed = integer("fit", "seed", seed, least=0)
-    metric = as_metric("fit", metric)
+    metric = as_metric("fit", metric, loss)
     callbacks = tuple(callbacks) if isinstance(callbacks, Iterable) else (callbacks,)
     if not all(map(callable, callbacks)):
         raise TypeError(f"fit: callbacks must be functions of history and model, got {callbacks}")

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Final
 import numpy as np
 
 from .. import kernels
-from ..arguments import FLOATS, choice, number
+from ..arguments import FLOATS, choice, number, say
 from ..layer import Arrays, NDArray
 from .names import matches, refuse_idle
 from .schedules import Schedule, rate
@@ -95,7 +95,8 @@ class Optimizer(ABC):
         Parameters
         ----------
         params : dict of str to array
-            The parameters to change, by name: a layer's ``params``, or some of them.
+            The parameters to change, by name: a layer's ``params``, or some of them. Arrays of
+            floats that can be written.
         grads : dict of str to array
             Their gradients, as `Layer.backward` returns them; others are ignored.
 
@@ -104,8 +105,10 @@ class Optimizer(ABC):
         FloatingPointError
             A gradient holds NaN or infinity.
         ValueError
-            A gradient is missing or has another shape; a group's pattern fits no parameter; the
-            slots belong to other parameters.
+            A gradient is missing or has another shape; a parameter is read-only; a group's pattern
+            fits no parameter; the slots belong to other parameters; a learning rate is none.
+        TypeError
+            Parameters or gradients are no dict, or one of them is no array of such numbers.
 
         Nothing is written where an error is raised.
         """
@@ -113,10 +116,17 @@ class Optimizer(ABC):
 
     def _step(self, params: Arrays, grads: Arrays, before: Arrays) -> bool:
         """Make one update, write to `before` what `params` were; return whether all are finite."""
+        self._check_dicts(params, grads)
         if self.steps == 0:
             refuse_idle(type(self).__name__, "group", self.groups, params)
+        known = self._plan is not None and self._plan.key == self._key(params, before)
+        if not (known and all(p.flags.writeable for p in params.values())):
+            self._check_params(params)
         gradients = self._gradients(params, grads)
-        plan = self._planned(params, before)
+        if self._plan is None or not known:
+            self._plan = _Plan(self, params, before)
+            self._plan.key = self._key(params, before)
+        plan = self._plan
         read = [table.updates.read([gradients[i] for i in table.members]) for table in plan.tables]
         sums = [
             table.updates.zeros(own) if self.clip_norm is None else table.updates.squares(own)
@@ -127,16 +137,20 @@ class Optimizer(ABC):
         scale = self._clip(sums)
         for kind in plan.kinds:
             kind.lr, kind.decay = self._settings(kind)
+        numbers = [
+            [
+                (scale, *self._decay_numbers(k.lr, k.decay), *self._numbers(k.lr, k.slots))
+                for k in table.kinds
+            ]
+            for table in plan.tables
+        ]
+        for kind in plan.kinds:
             if "updates" in kind.slots:
                 updates = kind.slots["updates"]
                 updates[...] = int(updates) + 1  # += takes longer of an array of no axes
         finite = True
-        for table, own in zip(plan.tables, read, strict=True):
-            numbers = [
-                (scale, *self._decay_numbers(k.lr, k.decay), *self._numbers(k.lr, k.slots))
-                for k in table.kinds
-            ]
-            finite &= table.updates.update(own, numbers)
+        for table, own, its in zip(plan.tables, read, numbers, strict=True):
+            finite &= table.updates.update(own, its)
         for i, kind in plan.others.items():
             p, g = plan.arrays[i], gradients[i]
             plan.before[i][...] = p
@@ -162,7 +176,7 @@ class Optimizer(ABC):
 
     @abstractmethod
     def _numbers(self, lr: float, slots: Arrays) -> list[float]:
-        """Return its numbers; the slots are those of a parameter, with the count of this update."""
+        """Return its numbers; the slots are those of a parameter before this update."""
 
     def _decay_numbers(self, lr: float, decay: float) -> tuple[float, float]:
         """Return what share of p is added to the gradient, and what share of p is kept."""
@@ -180,6 +194,40 @@ class Optimizer(ABC):
             lr = own.get("lr", lr)
             decay = decay if kind.spared else own.get("weight_decay", decay)
         return rate(lr, self.steps), decay
+
+    def _check_dicts(self, params: Arrays, grads: Arrays) -> None:
+        """Refuse what is no dict."""
+        owner = type(self).__name__
+        if not isinstance(params, (dict, Mapping)):  # by dict, it costs next to nothing
+            raise TypeError(
+                f"{owner}: params must be a dict of arrays by name, model.params say, got "
+                f"{say(params)}"
+            )
+        if not isinstance(grads, (dict, Mapping)):
+            raise TypeError(
+                f"{owner}: grads must be a dict of arrays by name, what backward returns beside "
+                f"dx, got {type(grads).__name__}"
+            )
+
+    def _check_params(self, params: Arrays) -> None:
+        """Refuse parameters that cannot be changed in place."""
+        owner = type(self).__name__
+        for name, p in params.items():
+            if not isinstance(p, np.ndarray):
+                raise TypeError(
+                    f"{owner}: the parameter {name} must be an array, which can be changed in "
+                    f"place, got {type(p).__name__}"
+                )
+            if p.dtype.kind != "f":
+                raise TypeError(
+                    f"{owner}: the parameter {name} has dtype {p.dtype}, expected floats; put "
+                    "others in its place: a.astype(np.float32)"
+                )
+            if not p.flags.writeable:
+                raise ValueError(
+                    f"{owner}: the parameter {name} is read-only; leave it out, or let it be "
+                    "written: a.flags.writeable = True"
+                )
 
     def _gradients(self, params: Arrays, grads: Arrays) -> list[NDArray]:
         """Return the gradients of the parameters, in order; refuse those of another shape."""
@@ -211,13 +259,6 @@ class Optimizer(ABC):
                     f"{type(self).__name__}: the gradient of {name} holds NaN or infinity; "
                     "lower the learning rate or set clip_norm=, and look for NaN in the data"
                 )
-
-    def _planned(self, params: Arrays, before: Arrays) -> "_Plan":
-        """Return the plan that there is, or a new one where arrays or patterns have changed."""
-        if self._plan is None or self._plan.key != self._key(params, before):
-            self._plan = _Plan(self, params, before)
-            self._plan.key = self._key(params, before)
-        return self._plan
 
     def _key(self, params: Arrays, before: Arrays) -> list[Any]:
         """Return what a plan is for; it holds on to the arrays, so ids stay theirs."""
@@ -395,7 +436,7 @@ class Adam(Optimizer):
 
     def _numbers(self, lr: float, slots: Arrays) -> list[float]:
         beta1, beta2 = self.betas
-        t = int(slots["updates"])
+        t = int(slots["updates"]) + 1
         rates = lr / (1 - beta1**t), 1 / (1 - beta2**t)
         return [beta1, 1 - beta1, beta2, 1 - beta2, *rates, self.eps]
 
