@@ -37,6 +37,10 @@ suppress_warnings = ["myst.header"]
 exclude_patterns = ["_build", "node_modules", "vendor", "tests"]
 default_role = "literal"
 autodoc_member_order = "bysource"
+autodoc_default_options = {
+    "special-members": "__call__",
+    "exclude-members": "gates, settable, weight_names",  # of use to a layer itself alone
+}
 autodoc_typehints = "none"  # the docstrings have types and shapes
 napoleon_google_docstring = False
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
@@ -78,6 +82,30 @@ def give_captions_a_level(app, pagename, templatename, context, doctree):
     )
 
 
+def leave_out_what_every_layer_says(app, what, name, member, skip, options):
+    """Skip a method or property of a layer if its docstring is that of Layer, word for word."""
+    general = vars(lamina.Layer).get(name)
+    if what == "class" and general is not None and member is not general:
+        return True if member.__doc__ == general.__doc__ else None
+    return None
+
+
+def show_blocks(app, what, name, module, options, lines):
+    """Show what is indented at the head of a module, equations and tables, as it stands."""
+    if what != "module":
+        return
+    shown, inside = [], False
+    for line in lines:
+        indented = line.startswith("    ")
+        if indented and not inside and not shown[-1]:
+            shown += ["::", ""]
+        inside = indented or (inside and not line)
+        shown.append(line if indented else line.replace("|", r"\|"))
+    lines[:] = shown
+
+
 def setup(app):
     """Register with Sphinx."""
+    app.connect("autodoc-skip-member", leave_out_what_every_layer_says)
+    app.connect("autodoc-process-docstring", show_blocks)
     app.connect("html-page-context", give_captions_a_level, priority=900)

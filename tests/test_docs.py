@@ -7,16 +7,17 @@ from types import ModuleType
 import lamina as lm
 
 PAGE = Path(__file__).parent.parent / "docs" / "api.md"
-LISTED = set(re.findall(r"^\.\. auto\w+:: lamina\.([\w.]+)$", PAGE.read_text(), re.M))
+FOUND = re.findall(r"^\.\. auto(\w+):: lamina\.([\w.]+)\n((?:   :.*\n)*)", PAGE.read_text(), re.M)
+LISTED = {name for _, name, _ in FOUND}
+WHOLE = {name for kind, name, options in FOUND if ":members:" in options}
 
 
 def public():
     """Return what is public: names, and of modules those that are not names already."""
     for name in lm.__all__:
         value = getattr(lm, name)
-        if not isinstance(value, ModuleType):
-            yield name
-        elif name not in LISTED:  # automodule lists all that a module has
+        yield name
+        if isinstance(value, ModuleType) and name not in WHOLE:
             for part in value.__all__:
                 if part == "formula":
                     yield from (f"{name}.formula.{f}" for f in ("forward", "backward"))
@@ -26,6 +27,10 @@ def public():
 
 def test_everything_public_is_listed():
     assert not sorted(set(public()) - LISTED)
+
+
+def test_classes_are_listed_with_their_members():
+    assert {name for kind, name, _ in FOUND if kind == "class"} <= WHOLE
 
 
 def test_everything_listed_is_there():

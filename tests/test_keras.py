@@ -9,9 +9,11 @@ import lamina as lm
 
 os.environ["KERAS_BACKEND"] = "numpy"
 keras = pytest.importorskip("keras")
-pytestmark = pytest.mark.peers
 K = keras.layers
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [
+    pytest.mark.peers,
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
 
 RNG = np.random.default_rng(0)
 

@@ -88,11 +88,12 @@ class LSTM(Recurrent):
     weight_x : array, shape (I, 4H)
     weight_h : array, shape (H, 4H), with a projection (P, 4H)
     bias : array, shape (4H,), or None
-        Columns in blocks of H for i, f, g, o, in this order.
+        Columns in blocks of H for i, f, g, o, in this order; coupled 3H, for i, g, o.
     weight_p : array, shape (H, P), or None
     peephole : array, shape (3H,), or None
         In blocks of H for i, f, o; coupled (2H,), for i, o.
     gamma_x, gamma_h : array, shape (4H,), or None
+        Coupled (3H,).
     gamma_c, beta_c : array, shape (H,), or None
         All these belong to the first layer, forward. `params` has those of the others, whose names
         end in ``_1``, ``_2``, ... for further layers, which are given y of the layer before, then
@@ -122,7 +123,7 @@ class LSTM(Recurrent):
     *Backpropagation Through Time: What It Does and How to Do It* (1990), sec. III: the gradients.
     M. Schuster, K. Paliwal, *Bidirectional Recurrent Neural Networks* (1997), sec. II. H. Sak,
     A. Senior, F. Beaufays, *Long Short-Term Memory Recurrent Neural Network Architectures for Large
-    Scale Acoustic Modeling* (2014): the projection. Y. Gal, Z. Ghahramani, *A
+    Scale Acoustic Modeling* (2014): the projection and the clipped cell. Y. Gal, Z. Ghahramani, *A
     Theoretically Grounded Application of Dropout in Recurrent Neural Networks* (2016), sec. 4:
     variational dropout. R. Jozefowicz, W. Zaremba, I. Sutskever, *An Empirical Exploration of
     Recurrent Network Architectures* (2015), sec. 2: a forget bias of 1. A. Saxe et al., *Exact

@@ -1,0 +1,206 @@
+"""Weights of PyTorch give the same values here; docs/from/pytorch.md shows these very lines."""
+
+import numpy as np
+import pytest
+
+import lamina as lm
+
+torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.peers
+nn, F = torch.nn, torch.nn.functional
+
+RNG = np.random.default_rng(0)
+
+
+def draw(*shape):
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def numpy(t):
+    return t.detach().numpy()
+
+
+def made(layer):
+    """Return a layer of PyTorch, in inference, all its weights random and unequal."""
+    with torch.no_grad():
+        for name, a in layer.state_dict().items():
+            if a.is_floating_point():
+                a[...] = torch.tensor(draw(*a.shape))
+                if name == "running_var":
+                    a.abs_()
+    return layer.eval()
+
+
+def first(images):
+    """Return a batch of images channels first, as PyTorch takes it."""
+    return torch.tensor(images.transpose(0, 3, 1, 2))
+
+
+def close(ours, theirs):
+    np.testing.assert_allclose(ours, numpy(theirs), rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections:UserWarning")
+def test_weights_along():
+    table, images, steps = draw(5, 4), draw(2, 7, 8, 4), draw(3, 6, 4)
+    torch_linear, torch_norm = made(nn.Linear(4, 3)), made(nn.BatchNorm2d(4))
+    torch_conv, torch_grouped = (made(nn.Conv2d(4, 8, (3, 2), groups=g)) for g in (1, 2))
+    torch_conv1d = made(nn.Conv1d(4, 8, 3))
+    torch_embedding = made(nn.Embedding(9, 4))
+    torch_rnn, torch_gru, torch_lstm, torch_projected, torch_deep = (
+        made(kind(4, 8, batch_first=True, **options))
+        for kind, options in (
+            (nn.RNN, {}),
+            (nn.GRU, {}),
+            (nn.LSTM, {}),
+            (nn.LSTM, {"proj_size": 5}),
+            (nn.LSTM, {"num_layers": 2, "bidirectional": True}),
+        )
+    )
+
+    linear, norm, embedding = lm.Linear(4, 3), lm.BatchNorm(4), lm.Embedding(9, 4)
+    conv, grouped = (lm.Conv2d(4, 8, (3, 2), groups=g) for g in (1, 2))
+    conv1d = lm.Conv1d(4, 8, 3)
+    rnn, gru, lstm = lm.RNN(4, 8), lm.GRU(4, 8), lm.LSTM(4, 8)
+    projected, deep = lm.LSTM(4, 8, projection=5), lm.LSTM(4, 8, layers=2, bidirectional=True)
+
+    # Take weights along
+    def numpy(t):
+        return t.detach().numpy()
+
+    linear.weight = numpy(torch_linear.weight).T
+    linear.bias = numpy(torch_linear.bias)
+
+    conv.weight = numpy(torch_conv.weight).transpose(2, 3, 1, 0)  # (O, C, K, K) to (K, K, C, O)
+    conv.bias = numpy(torch_conv.bias)
+    grouped.weight = numpy(torch_grouped.weight).transpose(2, 3, 1, 0)  # groups in one order
+    grouped.bias = numpy(torch_grouped.bias)
+    conv1d.weight = numpy(torch_conv1d.weight).transpose(2, 1, 0)
+    conv1d.bias = numpy(torch_conv1d.bias)
+
+    norm.gamma, norm.beta = numpy(torch_norm.weight), numpy(torch_norm.bias)
+    norm.running_mean = numpy(torch_norm.running_mean)
+    norm.running_var = numpy(torch_norm.running_var)
+
+    embedding.weight = numpy(torch_embedding.weight)
+
+    lstm.weight_x = numpy(torch_lstm.weight_ih_l0).T  # gates i, f, g, o in both
+    lstm.weight_h = numpy(torch_lstm.weight_hh_l0).T
+    lstm.bias = numpy(torch_lstm.bias_ih_l0 + torch_lstm.bias_hh_l0)  # two there, one here
+
+    rnn.weight_x = numpy(torch_rnn.weight_ih_l0).T
+    rnn.weight_h = numpy(torch_rnn.weight_hh_l0).T
+    rnn.bias = numpy(torch_rnn.bias_ih_l0 + torch_rnn.bias_hh_l0)
+
+    gru.weight_x = numpy(torch_gru.weight_ih_l0).T  # gates r, z, n in both
+    gru.weight_h = numpy(torch_gru.weight_hh_l0).T
+    bias, bias_h = numpy(torch_gru.bias_ih_l0).copy(), numpy(torch_gru.bias_hh_l0)
+    bias[:16] += bias_h[:16]  # of r and z, 2 H, the sum counts
+    gru.bias, gru.bias_h = bias, bias_h[16:]
+
+    # Further layers and directions, of a projection weight_p too
+    def take(ours, theirs, here="", there="l0"):
+        ours.params[f"weight_x{here}"][...] = numpy(getattr(theirs, f"weight_ih_{there}")).T
+        ours.params[f"weight_h{here}"][...] = numpy(getattr(theirs, f"weight_hh_{there}")).T
+        bias, bias_h = (getattr(theirs, f"bias_{way}_{there}") for way in ("ih", "hh"))
+        ours.params[f"bias{here}"][...] = numpy(bias + bias_h)
+        if theirs.proj_size:
+            ours.params[f"weight_p{here}"][...] = numpy(getattr(theirs, f"weight_hr_{there}")).T
+
+    take(projected, torch_projected)
+    take(deep, torch_deep)
+    take(deep, torch_deep, "_reverse", "l0_reverse")
+    take(deep, torch_deep, "_1", "l1")
+    take(deep, torch_deep, "_1_reverse", "l1_reverse")
+    # What came of it
+
+    close(linear(table), torch_linear(torch.tensor(table)))
+    for ours, theirs in ((conv, torch_conv), (grouped, torch_grouped), (norm, torch_norm)):
+        close(ours(images), theirs(first(images)).permute(0, 2, 3, 1))
+    close(conv1d(steps), torch_conv1d(torch.tensor(steps).mT).mT)
+    numbers = RNG.integers(0, 9, (3, 6))
+    close(embedding(numbers), torch_embedding(torch.tensor(numbers)))
+    y, _ = norm.forward(images, training=True)
+    close(y, torch_norm.train()(first(images)).permute(0, 2, 3, 1))
+    close(norm.running_mean, torch_norm.running_mean)
+    close(norm.running_var, torch_norm.running_var)
+    lengths = [6, 3, 1]
+    packed = nn.utils.rnn.pack_padded_sequence(torch.tensor(steps), lengths, batch_first=True)
+    for ours, theirs in (
+        (lstm, torch_lstm),
+        (rnn, torch_rnn),
+        (gru, torch_gru),
+        (projected, torch_projected),
+        (deep, torch_deep),
+    ):
+        close(ours(steps), theirs(torch.tensor(steps))[0])
+        y, _ = nn.utils.rnn.pad_packed_sequence(theirs(packed)[0], batch_first=True)
+        close(ours(steps, lengths=np.array(lengths)), y)
+
+
+def test_linear_behind_flatten():
+    N, H, W, C = 2, 5, 6, 3
+    images = draw(N, H, W, C)
+    torch_linear, linear = made(nn.Linear(C * H * W, 4)), lm.Linear(H * W * C, 4)
+
+    # Behind a Flatten
+    weight = numpy(torch_linear.weight).reshape(-1, C, H, W).transpose(2, 3, 1, 0)
+    linear.weight = weight.reshape(H * W * C, -1)
+    linear.bias = numpy(torch_linear.bias)
+    # What came of it
+
+    ours, theirs = lm.Sequential(lm.Flatten(), linear), nn.Sequential(nn.Flatten(), torch_linear)
+    close(ours(images), theirs(first(images)))
+
+
+def torch_step(model, optimizer, x, target):
+    # PyTorch
+    optimizer.zero_grad()
+    y = model(x)
+    loss = F.cross_entropy(y, target)
+    loss.backward()
+    optimizer.step()
+    # A step
+    return loss
+
+
+def lamina_step(model, optimizer, x, target):
+    # Lamina
+    y, cache = model.forward(x, training=True)
+    value, dy = lm.CrossEntropy()(y, target)
+    dx, grads = model.backward(dy, cache)
+    optimizer.step(model.params, grads)
+    # A step
+    return value, dx
+
+
+def test_training_step():
+    x, target = draw(5, 4), RNG.integers(0, 3, 5)
+    theirs, ours = made(nn.Linear(4, 3)), lm.Linear(4, 3)
+    ours.weight, ours.bias = numpy(theirs.weight).T, numpy(theirs.bias)
+    leaf = torch.tensor(x, requires_grad=True)
+    for _ in range(3):
+        leaf.grad = None
+        loss = torch_step(
+            theirs, torch.optim.SGD(theirs.parameters(), 0.1), leaf, torch.tensor(target)
+        )
+        value, dx = lamina_step(ours, lm.SGD(0.1), x, target)
+        close(value, loss)
+        close(dx, leaf.grad)
+    close(ours.weight, theirs.weight.T)
+    close(ours.bias, theirs.bias)
+
+
+def test_settings():
+    """What the page says differs, and what it says does not."""
+    with pytest.raises(ValueError, match="padding='same' is not supported for strided"):
+        nn.Conv2d(1, 1, 3, stride=2, padding="same")
+    assert lm.Conv2d(1, 1, 3, stride=2, padding="same").output_shape((1, 7, 7, 1)) == (1, 4, 4, 1)
+    assert nn.BatchNorm2d(8).momentum == pytest.approx(1 - lm.BatchNorm(8).momentum)
+    assert nn.BatchNorm2d(8).eps == lm.BatchNorm(8).eps
+    with pytest.warns(UserWarning, match="momentum"):
+        lm.BatchNorm(8, momentum=0.1)
+    with pytest.raises(TypeError, match="float64"):
+        lm.Linear(4, 3)(np.ones((2, 4)))
+    model = nn.Linear(4, 3)
+    assert len(model.state_dict()) == len(lm.Linear(4, 3).params)
