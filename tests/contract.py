@@ -111,6 +111,14 @@ def passes(layer: lm.Layer, x: np.ndarray, options: dict[str, Any]) -> dict[str,
 
 class LayerContract:
     cases: ClassVar[list[LayerCase]]
+    same_bits: ClassVar[bool] = True
+    """Whether a sample has the same bits in any company; by a formula it agrees to rounding."""
+
+    def assert_alike(self, actual: Any, expected: Any, what: str) -> None:
+        if self.same_bits:
+            assert_same(actual, expected, what)
+        else:
+            assert_close(actual, expected, actual.dtype, what=what)
 
     def test_gradients_and_twin(self, case):
         lm.check(case.layer(np.float64), case.x(), **case.options)
@@ -226,8 +234,18 @@ class LayerContract:
         else:
             other = x.astype(x.dtype.newbyteorder())
         for name, a in passes(layer, other, case.options).items():
-            assert_close(a, expected[name], np.float32, what=name)
+            self.assert_alike(a, expected[name], name)
             assert a.dtype.isnative
+
+    @applies(lambda case: any(p.ndim > 1 for p in case.layer(np.float32).params.values()))
+    def test_any_memory_layout_of_parameters(self, case):
+        layer, x = case.layer(np.float32), case.x(np.float32)
+        expected = passes(layer, x, case.options)
+        for _, part in layer.walk():
+            for name, p in part._params.items():
+                part._params[name] = np.asfortranarray(p)
+        for name, a in passes(layer, x, case.options).items():
+            self.assert_alike(a, expected[name], name)
 
     @applies(lambda case: not case.one_computation)
     def test_empty_batch(self, case):
@@ -241,11 +259,12 @@ class LayerContract:
             assert_same(out[name], np.zeros_like(p), name)
 
     @applies(lambda case: not case.one_computation)
-    def test_samples_do_not_see_each_other(self, case):
-        layer, x = case.layer(np.float64), case.x(np.float64)
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+    def test_samples_do_not_see_each_other(self, case, dtype):
+        layer, x = case.layer(dtype), case.x(dtype)
         options = case.options
         whole = passes(layer, x, options)
-        dy = random("dy", whole["y"].shape)
+        dy = random("dy", whole["y"].shape, dtype)
         for n in range(len(x)):
             alone = dict(options)
             if "lengths" in options:
@@ -254,10 +273,10 @@ class LayerContract:
             # A sample alone stands in place 0, unless it says who it is.
             ids = one._accepted(None, np.array([n]))
             y, cache = one.forward(x[n : n + 1], **alone, **ids)
-            assert_close(y, whole["y"][n : n + 1], np.float64, what=f"y of sample {n}")
+            self.assert_alike(y, whole["y"][n : n + 1], f"y of sample {n}")
             dx, _ = one.backward(dy[n : n + 1], cache)
             if "dx" in whole:
-                assert_close(dx, whole["dx"][n : n + 1], np.float64, what=f"dx of sample {n}")
+                self.assert_alike(dx, whole["dx"][n : n + 1], f"dx of sample {n}")
 
     @applies(lambda case: case.lengths is not None)
     def test_padding_is_ignored_and_zero(self, case):
@@ -279,11 +298,12 @@ class LayerContract:
                 assert not dx[n, case.lengths[n] :].any()
 
     @applies(lambda case: case.lengths is not None and not case.one_computation)
-    def test_each_sequence_as_if_alone(self, case):
-        layer, x = case.layer(np.float64), case.x(np.float64)
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+    def test_each_sequence_as_if_alone(self, case, dtype):
+        layer, x = case.layer(dtype), case.x(dtype)
         whole = passes(layer, x, case.options)
         y_lengths = layer.output_lengths(np.array(case.lengths))
-        dy = random("dy", whole["y"].shape)
+        dy = random("dy", whole["y"].shape, dtype)
         for n, length in enumerate(case.lengths):
             if length == 0:
                 continue  # zero steps alone is an empty array; its zeros are tested above
@@ -291,17 +311,14 @@ class LayerContract:
             ids = one._accepted(None, np.array([n]))
             y, cache = one.forward(x[n : n + 1, :length], training=case.training, **ids)
             k = y.shape[1] if y_lengths is not None else None
-            assert_close(
+            self.assert_alike(
                 y,
                 whole["y"][n : n + 1, :k] if k is not None else whole["y"][n : n + 1],
-                np.float64,
-                what=f"y of sample {n}",
+                f"y of sample {n}",
             )
             dx, _ = one.backward(dy[n : n + 1, :k] if k is not None else dy[n : n + 1], cache)
             if dx is not None:
-                assert_close(
-                    dx, whole["dx"][n : n + 1, :length], np.float64, what=f"dx of sample {n}"
-                )
+                self.assert_alike(dx, whole["dx"][n : n + 1, :length], f"dx of sample {n}")
 
     @applies(lambda case: case.steps)
     def test_step_is_run(self, case):
@@ -313,6 +330,15 @@ class LayerContract:
             assert_close(y_t, y[:, t], np.float64, what=f"step {t}")
         for a, b in zip(_leaves(state), _leaves(end), strict=True):
             assert_close(a, b, np.float64)
+
+    @applies(lambda case: case.steps)
+    def test_a_state_after_no_steps_is_a_copy(self, case):
+        layer, x = case.layer(np.float32), case.x(np.float32)
+        state = layer.initial_state(len(x))
+        _, end, _ = layer.run(x[:, :0], state)
+        for a, b in zip(_leaves(end), _leaves(state), strict=True):
+            assert_same(a, b)
+            assert not np.shares_memory(a, b)
 
     def test_copies_have_the_same_bits(self, case, tmp_path):
         layer, x = case.layer(np.float32), case.x(np.float32)

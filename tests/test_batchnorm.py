@@ -432,15 +432,65 @@ def test_refuses_statistics():
         layer.forward(x, stats=stats)
     with pytest.raises(ValueError, match="on a layer that is not frozen"):
         build(np.float32, frozen=True).forward(x, stats=stats, training=True)
-    with pytest.raises(ValueError, match="stats are of 3 channels in float32, expected 5 in"):
+    wrong = r"stats.mean has shape \(3,\) and dtype float32, expected \(5,\) and float32, as this"
+    with pytest.raises(ValueError, match=wrong):
         layer.follow(lm.BatchNorm(3).stats(x[:, :3]))
-    with pytest.raises(ValueError, match="a training batch needs 2 values a channel or more"):
-        layer.forward(x[:1], stats=layer.stats(x[:1]), training=True)
+    short = formula.Statistics(stats.mean, stats.rest[:1], stats.squares, stats.count)
+    with pytest.raises(ValueError, match=r"stats.rest has shape \(1,\)"):
+        layer.follow(short)
+    for few in (0, 1):
+        found = layer.stats(x[:few])
+        wrong = f"needs 2 values a channel or more, .*; the batch of these stats has {few}; take"
+        with pytest.raises(ValueError, match=wrong):
+            layer.forward(x[:1], stats=found, training=True)
+        with pytest.raises(ValueError, match=wrong):
+            layer.follow(found)
+    assert layer.batches == 0
     with pytest.raises(TypeError, match="stats must be what the method `stats` gives, got tuple"):
         layer.forward(x, stats=(stats.mean, stats.var), training=True)
     y, cache = layer.forward(x, stats=stats, training=True)
     with pytest.raises(TypeError, match="sums must be what the method `sums` gives, got list"):
         layer.backward(y, cache, sums=[layer.sums(y, cache)])
+    one = lm.BatchNorm(1)
+    y_1, cache_1 = one.forward(x[:, :1], training=True)
+    wrong = r"BatchNorm\(5.*\): sums.beta has shape \(1,\) and dtype float32, expected \(5,\) and f"
+    with pytest.raises(ValueError, match=wrong):
+        layer.backward(y, cache, sums=one.sums(y_1, cache_1))
+    wide = formula.Sums(np.zeros(5, np.float32), np.zeros(5))
+    with pytest.raises(ValueError, match=r"sums.gamma has shape .* and dtype float64, exp"):
+        layer.backward(y, cache, sums=wide)
+
+
+@pytest.mark.parametrize("how", [contextlib.nullcontext, kernels.formulas])
+def test_sums_do_not_reach_through_running_values(how):
+    layer, x = build(np.float64, frozen=True), random("x", (6, 5))
+    with how():
+        y, cache = layer.forward(x, training=True)
+        sums = layer.sums(y, cache)
+        expected, _ = layer.backward(y, cache)
+        assert_same(layer.backward(y, cache, sums=sums)[0], expected)
+
+
+@pytest.mark.parametrize("name", ["running_mean", "running_var", "batches"])
+def test_read_only_running_values_are_never_written(name):
+    layer, x = lm.BatchNorm(4), random("x", (6, 4), np.float32)
+    for _ in range(3):
+        layer.forward(x, training=True)  # planned by now
+    stats = layer.stats(x)
+    before = copy.deepcopy(layer.buffers)
+    layer.buffers[name].flags.writeable = False
+    wrong = rf"BatchNorm\(4\): {name} is read-only, .*; put a copy in its place, layer.buffers\["
+    for _ in range(3):
+        with pytest.raises(ValueError, match=wrong):
+            layer.forward(x, training=True)
+    with pytest.raises(ValueError, match=wrong):
+        layer.follow(stats)
+    for key, a in before.items():
+        assert_same(layer.buffers[key], a, key)
+    layer(x)
+    layer.buffers[name] = layer.buffers[name].copy()
+    layer.forward(x, training=True)
+    assert layer.batches == 4
 
 
 @pytest.mark.parametrize("unbiased", [True, False])

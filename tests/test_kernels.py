@@ -379,6 +379,36 @@ def test_formulas_for_a_block():
     assert kernels.functions(linear) is linear_kernel
 
 
+def test_one_block_within_itself():
+    block = kernels.formulas()
+    for _ in range(2):
+        with block:
+            with block:
+                assert kernels.by_formulas()
+            assert kernels.by_formulas()
+        assert not kernels.by_formulas()
+
+
+def test_one_block_in_two_threads():
+    block, inside, leave = kernels.formulas(), threading.Event(), threading.Event()
+    found = []
+
+    def other():
+        with block:
+            inside.set()
+            leave.wait()
+        found.append(kernels.by_formulas())
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    inside.wait()
+    with block:
+        leave.set()
+        thread.join()
+        found.append(kernels.by_formulas())
+    assert [*found, kernels.by_formulas()] == [False, True, False]
+
+
 def test_formulas_hold_for_their_own_thread():
     found = []
 

@@ -1,3 +1,4 @@
+import contextlib
 from types import SimpleNamespace
 
 import numpy as np
@@ -58,6 +59,8 @@ class TestReductions(LayerContract):
             ("whole sequences", (4, 6, 5), None),
             ("lengths", (4, 6, 5), (3, 0, 6, 1)),
             ("images in time", (3, 4, 2, 2, 3), (4, 0, 2)),
+            ("long", (4, 60, 3), (60, 13, 0, 33)),
+            ("long, one feature", (4, 60, 1), (60, 13, 7, 33)),
         ]
     ]
 
@@ -102,6 +105,17 @@ def test_reductions_without_any_step(layer):
     assert layer.backward(y, cache)[0].shape == (2, 0, 3)
 
 
+@pytest.mark.parametrize("of_forward", [True, False])
+def test_the_mean_goes_back_as_it_came(of_forward):
+    x, lengths, layer = random("x", (4, 6, 5, 2)), [3, 0, 6, 1], lm.MeanSteps()
+    y, cache = layer.forward(x, lengths=lengths)
+    expected = layer.backward(y, cache)[0]
+    with lm.formulas() if of_forward else contextlib.nullcontext():
+        y, cache = layer.forward(x, lengths=lengths)
+    with contextlib.nullcontext() if of_forward else lm.formulas():
+        np.testing.assert_allclose(layer.backward(y, cache)[0], expected, rtol=1e-14)
+
+
 @pytest.mark.parametrize("layer", [lm.LastStep(), lm.MeanSteps()], ids=repr)
 def test_reductions_end_the_sequence(layer):
     assert layer.output_lengths(np.array([1, 2])) is None
@@ -134,6 +148,14 @@ def test_embedding_adds_the_gradients_of_an_id():
     _, grads = layer.backward(dy, cache)
     one_hot = np.eye(50)[ids.reshape(-1)]
     np.testing.assert_allclose(grads["weight"], one_hot.T @ dy.reshape(-1, 8), atol=1e-13)
+
+
+def test_an_embedding_tied_to_a_linear():
+    layer, out = lm.Embedding(5, 3, rng=0), lm.Linear(3, 5, bias=False, rng=1)
+    layer.params["weight"] = out.weight.T
+    y, cache = layer.forward(np.array([1, 2, 1]))
+    _, grads = layer.backward(np.ones_like(y), cache)
+    np.testing.assert_array_equal(grads["weight"][:, 0], [0, 2, 1, 0, 0])
 
 
 def test_padding_index():

@@ -49,6 +49,7 @@ class TestLayer(LayerContract):
         LayerCase("global avg", lambda d: lm.GlobalAvgPool(), (2, 3, 4, 5)),
         LayerCase("global max lengths", lambda d: lm.GlobalMaxPool(), (4, 8, 3), LENGTHS),
         LayerCase("global avg lengths", lambda d: lm.GlobalAvgPool(), (4, 8, 3), LENGTHS),
+        LayerCase("global avg long", lambda d: lm.GlobalAvgPool(), (4, 60, 1), (60, 13, 0, 33)),
     ]
 
 

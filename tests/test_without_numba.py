@@ -21,6 +21,8 @@ SCRIPT = """
         (lm.Dropout(0.5, rng=0), (4, 3)),
         (lm.RNN(3, 2, rng=0), (4, 5, 3)),
         (lm.LSTM(3, 2, rng=0), (4, 5, 3)),
+        (lm.GlobalAvgPool(), (4, 5, 3)),
+        (lm.MeanSteps(), (4, 5, 3)),
     ]
     rng = np.random.default_rng(0)
     for layer, shape in layers:
@@ -35,7 +37,7 @@ SCRIPT = """
 """
 
 
-def test_all_six_layers_run():
+def test_layers_run():
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", textwrap.dedent(SCRIPT)],
         capture_output=True,
@@ -43,4 +45,6 @@ def test_all_six_layers_run():
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["Linear", "Conv2d", "BatchNorm", "Dropout", "RNN", "LSTM"]
+    assert done.stdout.split() == [
+        *("Linear", "Conv2d", "BatchNorm", "Dropout", "RNN", "LSTM", "GlobalAvgPool", "MeanSteps")
+    ]

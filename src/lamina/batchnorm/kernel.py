@@ -567,7 +567,7 @@ def backward(
     dx = empty(rows.shape, dy.dtype)
     if not rows.size:
         dgamma, dbeta = np.zeros((2, dy.shape[-1]), dy.dtype)
-    elif total is None:
+    elif total is None or cache.M is None:
         steps = FIXED if cache.M is None else MOVED
         dgamma, dbeta = _run_backward(steps, rows, cache, dx)
     else:

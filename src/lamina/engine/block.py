@@ -6,9 +6,16 @@ from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
+_entered: ContextVar[tuple[tuple["Block[Any]", Token[Any]], ...]] = ContextVar(
+    "lamina_entered", default=()
+)
+"""The blocks that this thread or task is in, and how to leave them."""
+
 
 class Block(Generic[T]):
     """A context manager within which a variable has a value.
+
+    It may be entered again, within itself or in another thread.
 
     Parameters
     ----------
@@ -20,17 +27,20 @@ class Block(Generic[T]):
 
     def __init__(self, variable: ContextVar[T], value: T, call: str) -> None:
         self.variable, self.value, self.call = variable, value, call
-        self.token: Token[T] | None = None
+        self.used = False
 
     def __enter__(self) -> None:
-        self.token = self.variable.set(self.value)
+        self.used = True
+        _entered.set((*_entered.get(), (self, self.variable.set(self.value))))
 
     def __exit__(self, *error: Any) -> None:
-        if self.token is not None:
-            self.variable.reset(self.token)
+        entered = _entered.get()
+        last = max(i for i, (block, _) in enumerate(entered) if block is self)
+        _entered.set(entered[:last] + entered[last + 1 :])
+        self.variable.reset(entered[last][1])
 
     def __del__(self) -> None:
-        if self.token is None:
+        if not self.used:
             said = f"{self.call} changed nothing: it is for a block, with {self.call}: ..."
             warnings.warn(said, RuntimeWarning, stacklevel=2)
 

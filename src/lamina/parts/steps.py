@@ -7,15 +7,19 @@ both give 0 for a sequence of length 0.
     MeanSteps  y[n] = Σ_{t < l[n]} x[n, t]/l[n]   dx[n, t] = dy[n]/l[n] where t < l[n], else 0   (2)
 """
 
+import math
 from abc import abstractmethod
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from .. import arguments
 from ..arrays import Array, is_step, mask_steps, namespace
-from ..kernels import by_formulas
+from ..kernels import beside, by_formulas
 from ..layer import Arrays, Layer, NDArray, Shape
+
+POOLING: Final = f"{__package__}.pooling"
+"""Where the mean of all is, beside its kernel."""
 
 
 def last_step(x: Array, lengths: Array | None = None) -> tuple[Array, Any]:
@@ -152,7 +156,12 @@ class MeanSteps(_Reduction):
     """
 
     def _function(self, x: NDArray, lengths: NDArray | None) -> tuple[NDArray, Any]:
-        return mean_steps(x, lengths)
+        n, steps, *others = x.shape
+        how = beside(POOLING)
+        y, cache = how.global_avg(x.reshape(n, steps, math.prod(others)), lengths)
+        return y.reshape(n, *others), (x.shape, how, cache)
 
     def _gradient(self, dy: NDArray, cache: Any) -> Array:
-        return mean_steps_backward(dy, cache)
+        shape, how, cache = cache
+        rows = dy.reshape(len(dy), math.prod(shape[2:]))
+        return how.global_avg_backward(rows, cache).reshape(shape)
