@@ -2,9 +2,12 @@
 
 import doctest
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
+
+from docutils import nodes
 
 here = Path(__file__).parent
 sys.path[:0] = [str(here / "_ext"), str(here.parent)]  # the second for what examples/ has
@@ -82,6 +85,26 @@ def give_captions_a_level(app, pagename, templatename, context, doctree):
     )
 
 
+def keep_signs(app, doctree, docname):
+    """Let no line end between short mathematics and a sign after it or a bracket before it."""
+    for math in list(doctree.findall(nodes.math)):
+        parent, place = math.parent, math.parent.index(math)
+        before, after = "", ""
+        if place and isinstance(parent[place - 1], nodes.Text):
+            before = re.search(r"[(\[]*$", parent[place - 1])[0]
+        if place + 1 < len(parent) and isinstance(parent[place + 1], nodes.Text):
+            after = re.match(r"[.,;:!?)\]]*", parent[place + 1])[0]
+        if len(math.astext()) > 24 or not before + after:
+            continue
+        if before:
+            parent[place - 1] = nodes.Text(parent[place - 1].removesuffix(before))
+        if after:
+            parent[place + 1] = nodes.Text(parent[place + 1].removeprefix(after))
+        parent[place] = nodes.inline(
+            "", "", nodes.Text(before), math, nodes.Text(after), classes=["whole"]
+        )
+
+
 def leave_out_what_every_layer_says(app, what, name, member, skip, options):
     """Skip a method or property of a layer if its docstring is that of Layer, word for word."""
     general = vars(lamina.Layer).get(name)
@@ -106,6 +129,7 @@ def show_blocks(app, what, name, module, options, lines):
 
 def setup(app):
     """Register with Sphinx."""
+    app.connect("doctree-resolved", keep_signs)
     app.connect("autodoc-skip-member", leave_out_what_every_layer_says)
     app.connect("autodoc-process-docstring", show_blocks)
     app.connect("html-page-context", give_captions_a_level, priority=900)

@@ -38,7 +38,7 @@ globalThis.Lamina = (() => {
   const panels = list => list.map(p => {
     const live = p.svg.includes("data-at=");
     const svg = tag("svg", { viewBox: `0 0 ${p.w} ${p.h}`, width: p.w, height: p.h, role: live ? "group" : "img", "aria-label": p.label ?? p.title }, p.svg);
-    return tag("div", { class: "lf-panel", style: `flex-basis:${p.w}px` }, (p.title ? tag("p", { class: "lf-title" }, escape(p.title)) : "") + svg);
+    return tag("div", { class: p.w > 500 ? "lf-panel lf-wide" : "lf-panel", style: `flex-basis:${p.w}px` }, (p.title ? tag("p", { class: "lf-title" }, escape(p.title)) : "") + svg);
   }).join("");
   const picture = (spec, D, S) => {
     const drawn = spec.draw(D, S);

@@ -30,11 +30,11 @@
       for (let k = 0; k <= S.steps; k++) {
         const left = 4 + k * W;
         out.push(cell(left, 14, 54, short(h[k]), { h: 34, value: h[k], max: 1.2, at: `h 0 ${k}`, on: k === t && "here", label: `h at step ${k} is ${short(h[k])}` }));
-        out.push(text(left + 27, 5, `h${[...String(k)].map(d => "₀₁₂₃₄₅₆₇"[d]).join("")}`, { class: "lf-tick" }));
+        out.push(text(left + 27, 6, `h${[...String(k)].map(d => "₀₁₂₃₄₅₆₇"[d]).join("")}`, { class: "lf-tick" }));
         if (!k) continue;
-        out.push(arrow(left - W + 56, 31, left - 2, 31, { class: k === t ? "lf-marked" : "lf-line" }), text(left - 15, 21, "Wₕ", { class: "lf-tick" }));
+        out.push(arrow(left - W + 56, 31, left - 2, 31, { class: k === t ? "lf-marked" : "lf-line" }), text(left - 15, 16, "Wₕ", { class: "lf-tick" }));
         out.push(cell(left + 5, 82, 44, short(x[k - 1]), { h: 30, value: x[k - 1], max: 2 }));
-        out.push(arrow(left + 27, 82, left + 27, 51, { class: k === t ? "lf-marked" : "lf-line" }), text(left + 41, 66, "Wₓ", { class: "lf-tick" }), text(left + 27, 122, `x${"₀₁₂₃₄₅₆₇"[k]}`, { class: "lf-tick" }));
+        out.push(arrow(left + 27, 82, left + 27, 51, { class: k === t ? "lf-marked" : "lf-line" }), text(left + 36, 66, "Wₓ", { class: "lf-tick lf-start" }), text(left + 27, 122, `x${"₀₁₂₃₄₅₆₇"[k]}`, { class: "lf-tick" }));
       }
       const T = x.length, floor = 1e-12;
       const size = back.map(v => Math.min(1e6, Math.max(floor, Math.abs(v))));

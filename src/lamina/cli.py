@@ -104,7 +104,8 @@ def parser() -> Parser:
         "predict",
         classify,
         "print the class of each sample, a line each",
-        "A network's class is the place of its largest output, counted from 0.",
+        "A network's class is the place of its largest output, counted from 0; that of a single "
+        "output is 1 above 0, else 0.",
     )
     sub.add_argument("model", help="a file that train or lamina.save wrote")
     sub.add_argument("input", help="the samples, batch first: an array in a .npy file")
