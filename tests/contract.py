@@ -335,10 +335,12 @@ class LayerContract:
     def test_a_state_after_no_steps_is_a_copy(self, case):
         layer, x = case.layer(np.float32), case.x(np.float32)
         state = layer.initial_state(len(x))
-        _, end, _ = layer.run(x[:, :0], state)
-        for a, b in zip(_leaves(end), _leaves(state), strict=True):
-            assert_same(a, b)
-            assert not np.shares_memory(a, b)
+        y, end, cache = layer.run(x[:, :0], state)
+        _, before, _ = layer.run_backward(np.zeros_like(y), state, cache)
+        for found in (end, before):
+            for a, b in zip(_leaves(found), _leaves(state), strict=True):
+                assert_same(a, b)
+                assert not np.shares_memory(a, b)
 
     def test_copies_have_the_same_bits(self, case, tmp_path):
         layer, x = case.layer(np.float32), case.x(np.float32)

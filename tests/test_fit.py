@@ -778,3 +778,13 @@ def test_bptt_by_single_steps():
 def test_bptt_refuses(model, data, options, error, message):
     with pytest.raises(error, match=message):
         train(model, data, loss=lm.MeanSquaredError(), **options)
+
+
+def test_a_target_that_is_refused_leaves_the_model_as_it_is():
+    model = lm.Sequential(lm.BatchNorm(4), lm.Dropout(0.5), lm.Linear(4, 2), rng=0)
+    before = {name: a.copy() for name, a in (model.params | model.buffers).items()}
+    data = np.ones((8, 4), np.float32), np.full(8, 7)
+    with pytest.raises(ValueError, match="7"):
+        lm.fit(model, data, loss=lm.CrossEntropy(), optimizer=lm.SGD(0.1), epochs=1)
+    for name, a in (model.params | model.buffers).items():
+        np.testing.assert_array_equal(a, before[name], err_msg=name)

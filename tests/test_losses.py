@@ -330,3 +330,12 @@ def test_reprs():
         "CrossEntropy(label_smoothing=0.0, weights=(1.0, 2.0))"
     )
     assert repr(lm.BinaryCrossEntropy()) == "BinaryCrossEntropy(pos_weight=None)"
+
+
+@pytest.mark.parametrize("loss", [lm.CrossEntropy(label_smoothing=0.1), lm.CrossEntropy()])
+def test_the_layout_of_y_changes_no_bit(loss):
+    y, classes = random("y", (40, 33), np.float32), np.arange(40) % 33
+    value, dy = loss(y, classes)
+    again, dy_again = loss(np.asfortranarray(y), classes)
+    assert value == again
+    np.testing.assert_array_equal(dy, dy_again)

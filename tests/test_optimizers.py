@@ -258,7 +258,9 @@ def test_refuses_gradients_that_do_not_fit():
         lm.SGD(0.1).step(theta, {n: g for n, g in grads(0).items() if n != "0.weight"})
     with pytest.raises(ValueError, match=r"the gradient of 0.bias has shape \(2,\), not \(3,\)"):
         lm.SGD(0.1).step(theta, grads(0) | {"0.bias": np.zeros(2)})
-    with pytest.raises(TypeError, match=r"gradient of 0.bias must be an array, got \[0, 0, 0\]"):
+    with pytest.raises(
+        TypeError, match=r"gradient of 0.bias must be an array of real numbers, got \[0, 0, 0\]"
+    ):
         lm.SGD(0.1).step(theta, grads(0) | {"0.bias": [0, 0, 0]})
     optimizer = lm.Adam()
     run(optimizer)
@@ -508,3 +510,77 @@ def test_updates_without_the_compiler():
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+OPTIMIZERS = (
+    lambda: lm.SGD(0.1),
+    lambda: lm.SGD(0.1, momentum=0.5),
+    lambda: lm.SGD(0.1, clip_norm=0.5),
+    lambda: lm.Adam(0.1),
+    lambda: lm.AdamW(0.1),
+    lambda: lm.RMSprop(0.1),
+)
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_parameter_without_axes_whose_gradient_is_a_scalar(make, dtype):
+    found = []
+    for block in (contextlib.nullcontext(), lm.formulas()):
+        params, optimizer = {"t": np.array(1.0, dtype)}, make()
+        with block:
+            for g in (-1.0, -2.0, 0.5):
+                optimizer.step(params, {"t": dtype(g)})
+        found.append([params["t"], *optimizer.slots["t"].values()])
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+def test_momentum_that_is_set_later():
+    params, grads, optimizer = {"w": np.ones(3)}, {"w": np.ones(3)}, lm.SGD(0.1)
+    optimizer.step(params, grads)
+    optimizer.momentum = 0.9
+    optimizer.step(params, grads)
+    np.testing.assert_allclose(params["w"], 0.8)
+    optimizer.momentum = 0.0
+    optimizer.step(params, grads)
+    np.testing.assert_allclose(params["w"], 0.7)
+
+
+def test_a_parameter_that_is_resized_in_place():
+    w, optimizer = np.ones(300_000, np.float32), lm.SGD(0.5)
+    params = {"w": w}
+    optimizer.step(params, {"w": np.ones_like(w)})
+    w.resize(10, refcheck=False)
+    optimizer.step(params, {"w": np.ones(10, np.float32)})
+    np.testing.assert_array_equal(w, np.zeros(10))
+
+
+def test_gradients_that_the_parameter_cannot_hold():
+    params, optimizer = {"w": np.ones(2, np.float32)}, lm.SGD(0.1, momentum=0.9)
+    with pytest.raises(FloatingPointError, match="w has values that float32 cannot hold"):
+        optimizer.step(params, {"w": np.array([1e39, 1.0])})
+    np.testing.assert_array_equal(params["w"], 1)
+    with pytest.raises(TypeError, match="array of real numbers, got dtype complex128"):
+        optimizer.step(params, {"w": np.ones(2, complex)})
+
+
+@pytest.mark.parametrize("block", [contextlib.nullcontext, lm.formulas])
+def test_a_norm_whose_square_overflows(block):
+    params = {"w": np.zeros(2)}
+    with block():
+        lm.SGD(1.0, clip_norm=1.0).step(params, {"w": np.array([3e200, 4e200])})
+    np.testing.assert_allclose(params["w"], [-0.6, -0.8])
+
+
+def test_a_pattern_that_moves_from_groups_to_no_decay():
+    params, optimizer = (
+        {"a": np.ones(2), "b": np.ones(2)},
+        lm.SGD(0.1, groups={"a": {"lr": 0.2}}, no_decay=("b",)),
+    )
+    grads = {name: np.ones(2) for name in params}
+    optimizer.step(params, grads)
+    optimizer.groups, optimizer.no_decay = {}, ("a", "b")
+    optimizer.step(params, grads)
+    np.testing.assert_allclose(params["a"], 0.7)
+    np.testing.assert_allclose(params["b"], 0.8)

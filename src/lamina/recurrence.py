@@ -362,6 +362,8 @@ class Recurrent(Layer):
         shape, lengths, functions, caches, traces = arguments.cached(self, cache, 5)
         dy = arguments.gradient(self, dy, shape, self.dtype)
         dafter = list(self._checked_state("dstate", dstate, len(dy)))
+        if not shape[1]:  # it is returned then, and belongs to the caller
+            dafter = [tuple(a.copy() for a in d) for d in dafter]
         dbefore: list[tuple[NDArray, ...]] = []
         grads: Arrays = {}
         reverses = getattr(functions, "REVERSES", False)

@@ -136,7 +136,8 @@ class _Loss(ABC):
         self, y: NDArray, goal: NDArray, lengths: NDArray | None, total: float
     ) -> tuple[float, NDArray]:
         """Return L and its gradient; `total` is K R."""
-        terms, dy = self._terms(y, goal)
+        # In one layout, for the order of NumPy's sums follows it.
+        terms, dy = self._terms(np.ascontiguousarray(y), np.ascontiguousarray(goal))
         value = np.sum(mask_steps(terms, lengths), dtype=np.float64) / total
         dy = mask_steps(dy, lengths)
         dy /= total

@@ -239,6 +239,11 @@ class _Update:
         except FloatingPointError:
             self.model.assign({**last, **buffers})
             raise
+        except Exception:
+            for name, a in self.model.buffers.items():
+                if a.flags.writeable:
+                    a[...] = buffers[name]
+            raise
 
     def _gradients(self, group: list[Batch], losses: Mean, metrics: Mean) -> Arrays:
         """Return the gradients of the mean loss over all batches of a group."""

@@ -330,8 +330,8 @@ class Updates:
         self.runs: dict[Any, pool.Run] = {}
 
     def read(self, gradients: Sequence[NDArray]) -> list[NDArray]:
-        """Return gradients as kernels read them."""
-        return [contiguous(g.astype(self.dtype, copy=False)) for g in gradients]
+        """Return gradients, of the parameters' dtype, as kernels read them."""
+        return [contiguous(g) for g in gradients]
 
     def squares(self, gradients: Sequence[NDArray]) -> float:
         """Return Σ g² in float64; NaN or infinite where a gradient holds such, or it overflows."""

@@ -27,6 +27,8 @@ from .schedules import Schedule, rate
 
 NO_DECAY: Final = ("*bias*", "*gamma*", "*beta*")
 """Offsets and scales, which weight decay spares by default."""
+COUNT: Final = "updates"
+"""The slot that counts the updates of a parameter; all others have its shape."""
 
 
 @dataclass(eq=False)
@@ -134,7 +136,7 @@ class Optimizer(ABC):
         ]
         sums += [_sum_of_squares(gradients[i]) for i in plan.others]
         self._check(sums, params, gradients)
-        scale = self._clip(sums)
+        scale = self._clip(sums, gradients)
         for kind in plan.kinds:
             kind.lr, kind.decay = self._settings(kind)
         numbers = [
@@ -145,8 +147,8 @@ class Optimizer(ABC):
             for table in plan.tables
         ]
         for kind in plan.kinds:
-            if "updates" in kind.slots:
-                updates = kind.slots["updates"]
+            if COUNT in kind.slots:
+                updates = kind.slots[COUNT]
                 updates[...] = int(updates) + 1  # += takes longer of an array of no axes
         finite = True
         for table, own, its in zip(plan.tables, read, numbers, strict=True):
@@ -230,7 +232,7 @@ class Optimizer(ABC):
                 )
 
     def _gradients(self, params: Arrays, grads: Arrays) -> list[NDArray]:
-        """Return the gradients of the parameters, in order; refuse those of another shape."""
+        """Return the gradients of the parameters, in order, as arrays of their dtypes."""
         owner = type(self).__name__
         try:
             found = [grads[name] for name in params]
@@ -238,15 +240,32 @@ class Optimizer(ABC):
             raise ValueError(
                 f"{owner}: no gradient for {error.args[0]}; there are {', '.join(grads) or 'none'}"
             ) from None
-        for name, g in zip(params, found, strict=True):
-            if not isinstance(g, (np.ndarray, np.generic)):
-                raise TypeError(f"{owner}: the gradient of {name} must be an array, got {g!r}")
+        for i, (name, p) in enumerate(params.items()):
+            if type(found[i]) is not np.ndarray or found[i].dtype != p.dtype:
+                found[i] = self._cast(name, found[i], p.dtype)
         if [g.shape for g in found] != [p.shape for p in params.values()]:
             for (name, p), g in zip(params.items(), found, strict=True):
                 if g.shape != p.shape:
                     raise ValueError(
                         f"{owner}: the gradient of {name} has shape {g.shape}, not {p.shape}"
                     )
+        return found
+
+    def _cast(self, name: str, g: Any, dtype: np.dtype[Any]) -> NDArray:
+        """Return a gradient, which may be a scalar of NumPy's, as an array of a dtype."""
+        owner = type(self).__name__
+        if not isinstance(g, (np.ndarray, np.generic)) or g.dtype.kind not in "fiub":
+            got = f"dtype {g.dtype}" if isinstance(g, (np.ndarray, np.generic)) else repr(g)
+            raise TypeError(
+                f"{owner}: the gradient of {name} must be an array of real numbers, got {got}"
+            )
+        with np.errstate(over="ignore"):
+            found = np.asarray(g).astype(dtype, copy=False)
+        if g.dtype.kind == "f" and np.isinf(found).sum() > np.isinf(g).sum():
+            raise FloatingPointError(
+                f"{owner}: the gradient of {name} has values that {dtype} cannot hold; lower the "
+                "learning rate, or let the model compute in float64"
+            )
         return found
 
     def _check(self, sums: list[float], params: Arrays, gradients: list[NDArray]) -> None:
@@ -263,31 +282,34 @@ class Optimizer(ABC):
     def _key(self, params: Arrays, before: Arrays) -> list[Any]:
         """Return what a plan is for; it holds on to the arrays, so ids stay theirs."""
         slots = (a for name in params for a in self.slots.get(name, {}).values())
-        patterns = [*self.groups, *self.no_decay]
         return [
-            kernels.used(), self._rule, patterns, list(params), *map(id, params.values()),
+            kernels.used(), self._rule, [*self.groups], [*self.no_decay], list(params),
+            [p.shape for p in params.values()], *map(id, params.values()),
             *map(id, before.values()), *map(id, slots),
         ]  # fmt: skip
 
     def _alike(self, name: str, p: NDArray) -> tuple[Any, ...]:
         """Return what parameters have in common that go alike; refuse slots of another one."""
         slots = self.slots[name]
-        if any(a.ndim and a.shape != p.shape for a in slots.values()):
+        if any(a.shape != p.shape for slot, a in slots.items() if slot != COUNT):
             raise ValueError(
                 f"{type(self).__name__}: remembers {name} in another shape than {p.shape}; "
                 "make a new optimizer for a new model"
             )
         fit = (matches(pattern, name) for pattern in self.groups)
-        return int(slots.get("updates", 0)), matches(self.no_decay, name), *fit
+        return int(slots.get(COUNT, 0)), matches(self.no_decay, name), *fit
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_plan": None}  # which has addresses
 
-    def _clip(self, squares: list[float]) -> float:
+    def _clip(self, squares: list[float], gradients: list[NDArray]) -> float:
         """Return the factor that brings the norm of all gradients to `clip_norm` at most."""
         if self.clip_norm is None:
             return 1.0
         norm = math.sqrt(sum(squares))
+        if math.isinf(norm):  # the squares overflow
+            largest = max(float(np.max(np.abs(g), initial=0)) for g in gradients)
+            norm = largest * math.sqrt(sum(_sum_of_squares(g / largest) for g in gradients))
         return self.clip_norm / norm if norm > self.clip_norm else 1.0
 
 
@@ -415,13 +437,13 @@ class Adam(Optimizer):
         return {
             "mean": np.zeros_like(p),
             "square": np.zeros_like(p),
-            "updates": np.zeros((), np.int64),
+            COUNT: np.zeros((), np.int64),
         }
 
     def _update(self, p: NDArray, g: NDArray, lr: float, slots: Arrays) -> None:
         beta1, beta2 = self.betas
         m, s = slots["mean"], slots["square"]
-        t = int(slots["updates"])
+        t = int(slots[COUNT])
         m *= beta1
         m += (1 - beta1) * g
         s *= beta2
@@ -436,7 +458,7 @@ class Adam(Optimizer):
 
     def _numbers(self, lr: float, slots: Arrays) -> list[float]:
         beta1, beta2 = self.betas
-        t = int(slots["updates"]) + 1
+        t = int(slots[COUNT]) + 1
         rates = lr / (1 - beta1**t), 1 / (1 - beta2**t)
         return [beta1, 1 - beta1, beta2, 1 - beta2, *rates, self.eps]
 
@@ -591,10 +613,12 @@ class _Plan:
         self.key: list[Any] = []
         self.before = [before[name] for name in params]
         self.names, self.arrays = list(params), list(params.values())
+        self.slots: list[Arrays] = []
         for name, p in params.items():
-            if name not in optimizer.slots:
-                optimizer.slots[name] = optimizer._slots(p)
-        self.slots = [optimizer.slots[name] for name in params]
+            wanted, own = optimizer._slots(p), optimizer.slots.setdefault(name, {})
+            for slot, a in wanted.items():
+                own.setdefault(slot, a)  # an option that was set anew may want one more
+            self.slots.append({slot: own[slot] for slot in wanted})
         alike: dict[Any, list[int]] = {}
         for i, (name, p) in enumerate(params.items()):
             alike.setdefault((self._dtype(i), *optimizer._alike(name, p)), []).append(i)
@@ -602,10 +626,10 @@ class _Plan:
         by_dtype: dict[Any, dict[int, _Kind]] = {}
         for (dtype, _, spared, *fit), members in alike.items():
             slots = self.slots[members[0]]
-            if "updates" in slots:
-                count = slots["updates"].copy()
+            if COUNT in slots:
+                count = slots[COUNT].copy()
                 for i in members:
-                    self.slots[i]["updates"] = count
+                    self.slots[i][COUNT] = optimizer.slots[self.names[i]][COUNT] = count
             kind = _Kind(slots, spared, [*itertools.compress(optimizer.groups, fit)])
             self.kinds.append(kind)
             by_dtype.setdefault(dtype, {}).update(dict.fromkeys(members, kind))
@@ -615,9 +639,13 @@ class _Plan:
     def _dtype(self, i: int) -> Any:
         """Return the dtype of a parameter that kernels can change, None for others."""
         p = self.arrays[i]
-        arrays = (p, self.before[i], *(a for a in self.slots[i].values() if a.ndim))
+        arrays = (p, self.before[i], *self.moments(i))
         lie_well = all(a.flags.carray and a.dtype == p.dtype for a in arrays)
         return p.dtype if kernels.used() and p.dtype in FLOATS and lie_well else None
+
+    def moments(self, i: int) -> list[NDArray]:
+        """Return the slots of a parameter that have its shape."""
+        return [a for slot, a in self.slots[i].items() if slot != COUNT]
 
 
 class _Table:
@@ -639,7 +667,7 @@ class _Table:
             rule,
             [plan.arrays[i] for i in of],
             [plan.before[i] for i in of],
-            [[a for a in plan.slots[i].values() if a.ndim] for i in of],
+            [plan.moments(i) for i in of],
             [self.kinds.index(kind) for kind in of.values()],
         )
 
