@@ -199,7 +199,8 @@ def run_backward(
         grads["bias"] = xp.sum(rows_da, axis=0)  # (26)
     if weight_p is not None:
         rows_dh = xp.reshape(mask_steps(stack_steps(dhs[::-1], dh), lengths), (-1, dh.shape[1]))
-        grads["weight_p"] = xp.reshape(stack_steps(ss[::-1], dc), (-1, dc.shape[1])).T @ rows_dh
+        rows_s = xp.reshape(stack_steps(ss[::-1], dc), (-1, dc.shape[1]))
+        grads["weight_p"] = rows_s.T @ rows_dh  # (27)
     return dx, (dh, dc), grads
 
 
