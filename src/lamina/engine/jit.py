@@ -75,11 +75,8 @@ def vector_registers() -> int:
 
 
 @cache
-def reads_past() -> bool:
-    """Return whether memory comes as fast when it is asked for past the caches: with AMD's CPUs.
-
-    Intel's then ask for nothing ahead by themselves, and are half as fast.
-    """
+def is_amd() -> bool:
+    """Return whether the CPU is one of AMD's, from Zen on."""
     return cpu()[0].startswith("znver")
 
 

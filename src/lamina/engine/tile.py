@@ -53,8 +53,6 @@ ROWS: Final = 8
 """The rows of a narrow tile, ..."""
 TERMS: Final = 16
 """... and how many rows of B it holds in registers, with AVX-512."""
-MOST: Final = {1: 512, 2: 64}
-"""By the vectors of a narrow tile, from how many terms on its sums wait too often."""
 
 _i64, _i32, _i1, _pointer = ir.IntType(64), ir.IntType(32), ir.IntType(1), ir.PointerType()
 _Values: TypeAlias = list[list[ir.Value]]
@@ -88,6 +86,16 @@ def together(rows: int, vectors: int) -> int:
     """Return how many terms of a tile go together, if it is neither masked nor packs."""
     large = vectors > 1 and rows * vectors > jit.vector_registers() // 2
     return UNROLLED if large and jit.vector_bytes() >= 32 else 1
+
+
+def narrow_terms() -> dict[int, int]:
+    """Return up to how many terms a narrow tile takes less time, by its vectors.
+
+    With more its sums wait too often. AMD's CPUs lose less by the loads that it spares.
+    """
+    if jit.vector_bytes() < 64:
+        return {}
+    return {1: 64} if jit.is_amd() else {1: 512, 2: 64}
 
 
 def last_vectors(lanes: int) -> list[int]:
@@ -246,11 +254,11 @@ class Emitter:
     ) -> None:
         """Ask for the memory at a pointer, which need not be there, to read it or to write.
 
-        It goes to level 2 as a rule, and past all but level 1 where it is used once and the CPU is
-        as fast then.
+        It goes to level 2 as a rule, and past all but level 1 where it is used once: with AMD's
+        CPUs, for Intel's then ask for nothing ahead by themselves, and are half as fast.
         """
         call = self.intrinsic("llvm.prefetch.p0", ir.VoidType(), [_pointer, _i32, _i32, _i32])
-        level = 0 if once and jit.reads_past() else 2
+        level = 0 if once and jit.is_amd() else 2
         b.call(call, [pointer, _i32(int(write)), _i32(level), _i32(1)])
 
     def lines(self, b: ir.IRBuilder, places: list[ir.Value]) -> list[ir.Value]:
@@ -585,7 +593,7 @@ class Emitter:
         arguments: list[ir.Value],
     ) -> None:
         """Emit the tiles of one width for so many rows, at least 1, and the return behind them."""
-        if jit.vector_bytes() == 64 and vectors in MOST:
+        if vectors in narrow_terms():
             rows, arguments = self.narrow_tiles(b, vectors, rows, arguments)
         tall = heights(vectors, last_lanes is not None)
         tiles = {m: self.tile(m, vectors, last_lanes) for m in tall}
@@ -633,7 +641,7 @@ class Emitter:
             b.icmp_signed(">=", rows, _i64(4 * ROWS)),
             b.icmp_signed("==", col, _i64(1)),
             b.icmp_signed("==", b.and_(k, _i64(TERMS - 1)), _i64(0)),
-            b.icmp_signed("<=", k, _i64(MOST[vectors])),
+            b.icmp_signed("<=", k, _i64(narrow_terms()[vectors])),
             b.icmp_signed(">=", ldc, _i64(vectors * self.lanes)),
         ]
         fits = reduce(b.and_, conditions)
