@@ -781,8 +781,7 @@ def test_what_is_not_fused():
         pass
 
     class Several(lm.Sequential):
-        def backward(self, dy, cache):
-            return super().backward(dy, cache)
+        pass
 
     for layers in (
         (lm.BatchNorm(3, frozen=True), lm.ReLU()),

@@ -584,3 +584,10 @@ def test_a_pattern_that_moves_from_groups_to_no_decay():
     optimizer.step(params, grads)
     np.testing.assert_allclose(params["a"], 0.7)
     np.testing.assert_allclose(params["b"], 0.8)
+
+
+def test_a_parameter_that_becomes_a_list():
+    optimizer = lm.SGD(0.1)
+    optimizer.step({"w": np.ones(2)}, {"w": np.ones(2)})
+    with pytest.raises(TypeError, match="parameter w must be an array"):
+        optimizer.step({"w": [1.0, 1.0]}, {"w": np.ones(2)})

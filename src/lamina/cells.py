@@ -106,11 +106,6 @@ def normalize_backward(dy: Array, cache: Any) -> tuple[Array, Array]:
     return (dw - mean - w * slope) / s, xp.sum(dy * w, axis=0)  # (2), (3)
 
 
-def own(state: State) -> State:
-    """Return a copy: without steps the last state is the first, which belongs to the caller."""
-    return tuple(1 * a for a in state)
-
-
 def run(
     step: Callable[[Array, State], tuple[State, Any]],
     x: Array,
@@ -122,7 +117,6 @@ def run(
     ``step(x_t, state)`` returns the next state, whose first array is y_t, and what it keeps.
     """
     x = mask_steps(x, lengths)
-    state = own(state)
     states, kept = [state], []
     for t in range(1, x.shape[1] + 1):
         after, keeps = step(x[:, t - 1, :], states[-1])

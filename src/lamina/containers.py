@@ -199,7 +199,7 @@ class Sequential(Container):
 
     def _fuses(self, after: Layer) -> bool:
         """Return whether `_forward_fused` does the layer after this one, too: if the last does."""
-        return self[-1]._fuses(after)
+        return type(self) is Sequential and self[-1]._fuses(after)
 
     def _forward_fused(
         self, x: NDArray, after: Layer, *, lengths: Any = None, sample_ids: Any = None
@@ -530,7 +530,7 @@ class Residual(_Parallel):
 
     def _fuses(self, after: Layer) -> bool:
         """Return whether `_forward_fused` does the layer after this one, too: a ReLU."""
-        return type(after) is ReLU and kernels.used()
+        return type(after) is ReLU and type(self) is Residual and kernels.used()
 
     def _forward_fused(
         self, x: NDArray, after: Layer, *, lengths: Any = None, sample_ids: Any = None

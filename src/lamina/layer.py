@@ -159,8 +159,8 @@ class Layer(ABC):
     """The arguments of the constructor that may be set later, as attributes, each with a function
     of the layer and a value that returns the value or refuses it; None for all, unchecked."""
 
-    _by_forward: ClassVar[tuple[str, ...]] = ("_infer", "_live", "_fuses")
-    _by_backward: ClassVar[tuple[str, ...]] = ("gradients", "_fuses")
+    _by_forward: ClassVar[tuple[str, ...]] = ("_infer", "_live")
+    _by_backward: ClassVar[tuple[str, ...]] = ("gradients",)
     """What does the same as `forward` or `backward` of the class that has it, but sooner."""
 
     __signature__ = _Constructor()
@@ -252,10 +252,13 @@ class Layer(ABC):
                 f"{say(self)}: a call is inference; a pass to differentiate is "
                 "y, cache = layer.forward(x, training=True)"
             )
-        takes = _parameters(type(self).forward)
-        if options and not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
-            for name in options.keys() - takes:
-                raise TypeError(f"{say(self)}: takes no {name}=, since its forward takes none")
+        if options:
+            takes = _parameters(type(self).forward)
+            unknown = sorted(options.keys() - takes.keys())
+            if unknown and not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
+                raise TypeError(
+                    f"{say(self)}: takes no {unknown[0]}=, since its forward takes none"
+                )
         return self._infer(x, **options)
 
     def for_inference(self) -> "Inference":

@@ -1,7 +1,7 @@
 """What RNN, LSTM and GRU share: depth, directions, dropout between layers, lengths, state."""
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Self, TypeAlias
@@ -302,6 +302,8 @@ class Recurrent(Layer):
         if lengths is not None and np.all(lengths == x.shape[1]):
             lengths = None  # there is no padding
         before = self._checked_state("state", state, len(x))
+        if not x.shape[1]:
+            before = _copied(before)
         functions = self._functions()
         reverses = getattr(functions, "REVERSES", False)
         run = functions.run if keep else getattr(functions, "infer", functions.run)
@@ -362,8 +364,8 @@ class Recurrent(Layer):
         shape, lengths, functions, caches, traces = arguments.cached(self, cache, 5)
         dy = arguments.gradient(self, dy, shape, self.dtype)
         dafter = list(self._checked_state("dstate", dstate, len(dy)))
-        if not shape[1]:  # it is returned then, and belongs to the caller
-            dafter = [tuple(a.copy() for a in d) for d in dafter]
+        if not shape[1]:
+            dafter = list(_copied(dafter))
         dbefore: list[tuple[NDArray, ...]] = []
         grads: Arrays = {}
         reverses = getattr(functions, "REVERSES", False)
@@ -573,6 +575,11 @@ class Recurrent(Layer):
         """Return twice the elements of all matrices, and those of the biases, a step."""
         N, T, _ = shape
         return N * T * sum(a.ndim * a.size for a in self.params.values())
+
+
+def _copied(state: Iterable[tuple[NDArray, ...]]) -> State:
+    """Return a copy: without steps a state is returned as it came, and belongs to the caller."""
+    return tuple(tuple(a.copy() for a in entry) for entry in state)
 
 
 def _is_tuple(value: Any, count: int) -> bool:

@@ -111,20 +111,17 @@ def _part(g: int, at: int) -> None:
                 into, ldc = mine, ldb
                 if kb == k_blocks - 1:
                     into, ldc = c + (m0 * n + p0 * lane) * size, n
-                if packed:
-                    call(packing, (
-                        packed, p1 - p0, part, origin, 1, pitch, source, origin, n, 1,
-                        k1 - k0, begin, lds, into, ldc, last, 0, b_mine, ldb,
-                    ))  # fmt: skip
-                    part = part + packed * size
-                    into, begin = into + packed * ldc * size, begin + packed * lds * size
-                for t in range(tiles):
-                    tall = rows * (t + 1) // tiles - rows * t // tiles
-                    ahead, step = a_mine, 0
-                    if t < lines and left:
-                        ahead, step = following + t * LINE, n
-                    call(tile, (
-                        tall, p1 - p0, part, origin, 1, pitch, b_mine, origin, ldb, 1,
+                for t in range(-1 if packed else 0, tiles):
+                    code, rows_b, apart_b, tall = packing, source, n, packed
+                    ahead, step = b_mine, ldb  # where the first tile copies D, as it reads it
+                    if t >= 0:
+                        code, rows_b, apart_b = tile, b_mine, ldb
+                        tall = rows * (t + 1) // tiles - rows * t // tiles
+                        ahead, step = a_mine, 0
+                        if t < lines and left:
+                            ahead, step = following + t * LINE, n
+                    call(code, (
+                        tall, p1 - p0, part, origin, 1, pitch, rows_b, origin, apart_b, 1,
                         k1 - k0, begin, lds, into, ldc, last, 0, ahead, step,
                     ))  # fmt: skip
                     part = part + tall * size

@@ -141,7 +141,7 @@ def run(
     xp = namespace(x)
     x = mask_steps(x, lengths)
     weights = weight_x, weight_h, bias, bias_h
-    h = [1 * state[0]]  # a copy: without steps it is returned
+    h = [*state]
     all_gates = []
     for t in range(1, x.shape[1] + 1):
         gates_t = gates(x[:, t - 1, :], (h[-1],), weights, mask, reset)

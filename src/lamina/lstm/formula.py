@@ -131,7 +131,7 @@ def run(
     xp = namespace(x)
     x = mask_steps(x, lengths)
     weights = weight_x, weight_h, bias, weight_p
-    h, c = [1 * state[0]], [1 * state[1]]  # copies: without steps they are returned
+    h, c = [state[0]], [state[1]]
     all_gates = []
     for t in range(1, x.shape[1] + 1):
         before = h[-1], c[-1]

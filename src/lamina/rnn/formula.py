@@ -104,7 +104,7 @@ def run(
     xp = namespace(x)
     x = mask_steps(x, lengths)
     weights = weight_x, weight_h, bias
-    h = [1 * state[0]]  # a copy: without steps it is returned
+    h = [*state]
     for t in range(1, x.shape[1] + 1):
         (h_t,) = step(x[:, t - 1, :], (h[-1],), weights, mask, activation)
         h.append(hold(h_t, h[-1], t, lengths))  # (4)

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from ..arguments import integer
 from ..arguments import lengths as checked_lengths
+from ..arrays import is_step
 from ..layer import Layer, NDArray, check_layer
 from ..parts.losses import SHARES_TOLERANCE, BinaryCrossEntropy
 from .batches import Batches, Data, cuts, inputs, samples
@@ -123,7 +124,7 @@ def _right(y: NDArray, target: NDArray) -> NDArray:
 
 def _real_steps(a: NDArray, lengths: NDArray) -> NDArray:
     """Return the steps that are no padding, one after the other."""
-    real: NDArray = a[np.arange(a.shape[1]) < lengths[:, None]]
+    real: NDArray = a[is_step(a, lengths).reshape(a.shape[:2])]
     return real
 
 

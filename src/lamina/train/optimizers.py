@@ -121,14 +121,15 @@ class Optimizer(ABC):
         self._check_dicts(params, grads)
         if self.steps == 0:
             refuse_idle(type(self).__name__, "group", self.groups, params)
-        known = self._plan is not None and self._plan.key == self._key(params, before)
-        if not (known and all(p.flags.writeable for p in params.values())):
+        plan = self._plan
+        if plan is not None and plan.key != self._key(params, before):
+            plan = None  # arrays, patterns or the rule have changed
+        if plan is None or not all(p.flags.writeable for p in params.values()):
             self._check_params(params)
         gradients = self._gradients(params, grads)
-        if self._plan is None or not known:
-            self._plan = _Plan(self, params, before)
-            self._plan.key = self._key(params, before)
-        plan = self._plan
+        if plan is None:
+            plan = self._plan = _Plan(self, params, before)
+            plan.key = self._key(params, before)
         read = [table.updates.read([gradients[i] for i in table.members]) for table in plan.tables]
         sums = [
             table.updates.zeros(own) if self.clip_norm is None else table.updates.squares(own)
@@ -284,7 +285,7 @@ class Optimizer(ABC):
         slots = (a for name in params for a in self.slots.get(name, {}).values())
         return [
             kernels.used(), self._rule, [*self.groups], [*self.no_decay], list(params),
-            [p.shape for p in params.values()], *map(id, params.values()),
+            [getattr(p, "shape", None) for p in params.values()], *map(id, params.values()),
             *map(id, before.values()), *map(id, slots),
         ]  # fmt: skip
 
