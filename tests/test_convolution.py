@@ -21,6 +21,7 @@ from contract import (
 from lamina.arrays import namespace
 from lamina.convolution import direct, formula, streaming, winograd
 from lamina.convolution import kernel as kernels
+from lamina.engine.tile import lanes
 from test_windows import NUMPY_MODES
 
 
@@ -769,3 +770,20 @@ def test_products_by_winograd_let_what_is_not_finite_reach_its_tile_alone():
     reached = ~np.isfinite(y).all(axis=-1)
     assert reached[1, 2:5, 2:5].all()
     assert reached.sum() == reached[1, 2:6, 2:6].sum()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_nothing_of_what_stood_in_memory_is_left_in_packed_weights(dtype, monkeypatch):
+    # It may be denormal, and some CPUs take a hundred times as long to multiply it.
+    for module, name in ((direct, "aligned"), (winograd, "lasting")):
+        take = getattr(module, name)
+
+        def spoilt(shape, dtype, take=take):
+            found = take(shape, dtype)
+            found[...] = np.nan
+            return found
+
+        monkeypatch.setattr(module, name, spoilt)
+    weight = random("weight", (1, 3, 3, 16, 2 * lanes(np.dtype(dtype)) - 1), dtype)
+    for pack in (direct.pack, winograd.pack):
+        assert np.isfinite(pack(weight).panels).all()

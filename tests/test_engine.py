@@ -818,6 +818,24 @@ def test_what_is_packed_beforehand_gives_the_same_bits(dtype):
             assert_same(c, multiply(a, b, np.empty((m, n), dtype), relu=True))
 
 
+@by_dtype
+def test_what_is_left_of_a_panel_is_zero(dtype):
+    plan, k = matmul.plan_of(dtype), 5
+    lane = plan.lane
+    for columns in (1, lane - 1, lane, lane + 1, 3 * lane - 2):
+        b = random("b", (k, columns), dtype)
+        width = -(-columns // lane) * lane
+        for held, strides in ((b, (columns, 1)), (np.ascontiguousarray(b.T), (1, k))):
+            panel = np.full((k + 1, width + lane), np.nan, dtype)
+            jit.run(
+                matmul.pack_panel, k, columns, plan.size, lane, *plan.codes[1:], plan.zeros_at,
+                held.ctypes.data, *strides, panel.ctypes.data, width + lane,
+            )  # fmt: skip
+            expected = np.full_like(panel, np.nan)
+            expected[:k, :width] = np.pad(b, ((0, 0), (0, width - columns)))
+            assert_same(panel, expected)
+
+
 def test_what_is_packed_cannot_be_written_to():
     b = np.ones((3, 5), np.float32)
     packed = matmul.pack(b, 5, 1, 5, 3)

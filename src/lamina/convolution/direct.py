@@ -31,8 +31,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..engine import jit, pool
-from ..engine.jit import Arguments, Task, address, call, data, held
-from ..engine.matmul import SERIAL, SERIAL_PLANNED, grid, plan_of
+from ..engine.jit import Arguments, Task, address, call, data, held, int64
+from ..engine.matmul import SERIAL, SERIAL_PLANNED, grid, pack_panel, plan_of
 from ..engine.memory import ALIGNMENT, LEVEL_3, aligned, workspace
 from ..windows import Ints
 
@@ -79,20 +79,19 @@ def _pack(g: int, shape: Task, taps: NDArray, edges: NDArray, at: Task) -> None:
         parts, size, lane, ldb, copy, transpose, rows, columns, w_tap, w_group, w_line,
         transposed, groups,
     ) = shape  # fmt: skip
-    weight, panels, first, end = at
-    count = end - first
+    weight, panels, first, end, zeros = at
+    count, one = end - first, int64(1)  # not a literal: `pack_panel` is compiled once
     units = groups * count * taps.size
     for u in range(units * g // parts, units * (g + 1) // parts):
         t, p, group = u % taps.size, u // taps.size % count, u // taps.size // count
         p0, p1 = edges[first + p], edges[first + p + 1]
         into = panels + ((group * count + p) * taps.size + t) * rows * ldb * size
         source = weight + (taps[t] * w_tap + group * w_group) * size
-        if transposed:
-            width = min(columns, p1 * lane) - p0 * lane
-            call(transpose, (source + p0 * lane * w_line * size, w_line, rows, width, into, ldb))
-        else:
-            last = min(lane, columns - (p1 - 1) * lane)
-            call(copy, (source + p0 * lane * size, w_line, rows, p1 - p0, last, into, ldb))
+        row, col = (one, w_line) if transposed else (w_line, one)
+        pack_panel(
+            rows, min(columns, p1 * lane) - p0 * lane, size, lane, copy, transpose, zeros,
+            source + p0 * lane * col * size, row, col, into, ldb,
+        )  # fmt: skip
 
 
 @jit.kernel
@@ -601,7 +600,7 @@ def _launch(plan: Correlation, rest: Task, segments: NDArray, x: NDArray, y: NDA
 
 def pack_panels(plan: Correlation, weight: NDArray, first: int, end: int, into: NDArray) -> None:
     """Pack the panels of B from `first` to `end`."""
-    at = address(weight), address(into), first, end
+    at = address(weight), address(into), first, end, address(plan.zeros)
     pool.launch(plan.packer, plan.pack_parts, plan.packs, at)
 
 

@@ -34,8 +34,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..engine import jit
-from ..engine.jit import Arguments, Task, call, data
-from ..engine.matmul import SERIAL, SERIAL_PLANNED, grid, plan_of
+from ..engine.jit import Arguments, Task, call, data, int64
+from ..engine.matmul import SERIAL, SERIAL_PLANNED, grid, pack_panel, plan_of
 from ..engine.memory import LEVEL_2, LINE, lasting
 from ..engine.patches import patches
 from ..windows import Ints
@@ -85,7 +85,8 @@ def _transform(g: int, shape: Task, at: Task) -> None:
     (
         parts, size, lane, wide, copy, transpose, of_weight, kd, c, outputs, turned, held,
     ) = shape  # fmt: skip
-    weight, into, first, end = at
+    weight, into, first, end, zeros = at
+    one = int64(1)  # not a literal: `pack_panel` is compiled once
     vectors = (outputs + lane - 1) // lane
     mine = into + ((end - first) * wide * lane * 16 * kd * c + g * held) * size
     for p in range(first + (end - first) * g // parts, first + (end - first) * (g + 1) // parts):
@@ -99,13 +100,17 @@ def _transform(g: int, shape: Task, at: Task) -> None:
             if turned:  # the last tap is the first, and the sum goes over what were outputs
                 source, step, plane = mine, width, kd - 1 - t
                 for k in range(9):
-                    call(transpose, (
-                        taps + (k * outputs + o) * c * size, c, c, width - lane + last,
+                    pack_panel(
+                        c, width - lane + last, size, lane, copy, transpose, zeros,
+                        taps + (k * outputs + o) * c * size, one, c,
                         mine + (8 - k) * c * width * size, width,
-                    ))  # fmt: skip
+                    )  # fmt: skip
             elif last < lane:
                 source, step = mine, width
-                call(copy, (taps + o * size, outputs, 9 * c, many, last, mine, width))
+                pack_panel(
+                    9 * c, width - lane + last, size, lane, copy, transpose, zeros,
+                    taps + o * size, outputs, one, mine, width,
+                )  # fmt: skip
             call(of_weight, (
                 c, source, 3 * c * step, c * step, step, panel + plane * c * width * size,
                 4 * kd * c * width, kd * c * width, width, many,
@@ -122,6 +127,7 @@ def _tiles(g: int, shape: Task, windows: Task, at: Task, lists: NDArray) -> None
     ) = shape  # fmt: skip
     x, y, scratch, zeros, origin, _, u, first, end, start, start_col, relu = at
     x, y = data(x), data(y)
+    zero, one = int64(0), int64(1)  # not literals: `pack_panel` is compiled once
     if relu:
         to_y = to_y_relu
     terms, vectors = kd * c, (outputs + lane - 1) // lane
@@ -149,7 +155,10 @@ def _tiles(g: int, shape: Task, windows: Task, at: Task, lists: NDArray) -> None
             panel = u + (p - first) * wide * lane * 16 * terms * size
             bias = start + o * start_col * size
             if last < lane and start_col == 1:
-                call(copy, (bias, 0, 1, many, last, edge, 0))
+                pack_panel(
+                    one, width - lane + last, size, lane, copy, copy, zeros,
+                    bias, zero, one, edge, width,
+                )  # fmt: skip
                 bias = edge
             for e in range(16):
                 begin, part = zeros, v + e * v_plane * size

@@ -78,8 +78,8 @@ def _forward(part: int, at: int) -> None:
     (
         parts, steps, chunk, stride, size, lane, tile, copy, origin, cell, width, width_x,
         inputs, hidden, gates, n, bias_col, mask_row, cells, keep, set_mode, flush, heights, few,
-        way, panels_x, panels_h, sums, x_ahead, states, modes, turn, y_row, y_at,
-    ) = jit.constants(fixed, 34)  # fmt: skip
+        way, zeros, panels_x, panels_h, sums, x_ahead, states, modes, turn, y_row, y_at,
+    ) = jit.constants(fixed, 35)  # fmt: skip
     work, x, bias, weight_x, weight_h, h, c, c_next, y, mask, h_before, c_before, kept = (
         jit.data(work), jit.data(x), jit.data(bias), jit.data(weight_x), jit.data(weight_h),
         jit.data(h), jit.data(c), jit.data(c_next), jit.data(y) + y_at * size, jit.data(mask),
@@ -124,7 +124,7 @@ def _forward(part: int, at: int) -> None:
             gate, weights = (q * hidden + u0) * size, weight_x + (q * gate_x + first_x) * size
             if way == WITHIN and t == 0:
                 pack(
-                    zero, one, zero, inputs, inputs, units, width_x, size, lane, copy, copy,
+                    zero, one, zero, inputs, inputs, units, width_x, size, lane, copy, copy, zeros,
                     given_x + gate, columns, one, weights,
                 )  # fmt: skip
             product(
@@ -148,7 +148,7 @@ def _forward(part: int, at: int) -> None:
         gate, weights = (q * hidden + u0) * size, weight_h + (q * gate_h + first_h) * size
         if way == WITHIN and t == 0:
             pack(
-                zero, one, zero, hidden, hidden, units, width, size, lane, copy, copy,
+                zero, one, zero, hidden, hidden, units, width, size, lane, copy, copy, zeros,
                 given_h + gate, columns, one, weights,
             )  # fmt: skip
         gate = a + gate
@@ -199,7 +199,7 @@ def _backward(part: int, at: int) -> None:
     panels = work + u0 * columns * size
     if t == steps - 1:
         pack(
-            zero, one, zero, columns, columns, units, width, size, lane, copy, transpose,
+            zero, one, zero, columns, columns, units, width, size, lane, copy, transpose, zeros,
             weight_h + u0 * columns * size, one, columns, panels,
         )  # fmt: skip
     rows = item(active, t + 1) if t + 1 < steps else zero
@@ -242,7 +242,7 @@ def _panels(matrix: NDArray, gates: int, parts: int, width: int) -> NDArray:
         for q in range(gates):
             jit.run(
                 pack, 0, 1, 0, k, k, min(hidden, u1) - u0, width, plan.size, plan.lane,
-                *plan.codes[1:], address(matrix[:, q * hidden + u0 :]), columns, 1,
+                *plan.codes[1:], plan.zeros_at, address(matrix[:, q * hidden + u0 :]), columns, 1,
                 address(panels[(q * vectors * plan.lane + u0) * k :]),
             )  # fmt: skip
     return panels
@@ -314,13 +314,13 @@ def _plan(
         plan.size, padded * inputs * (gates if steps > chunk else 1), padded * hidden * gates,
         chunk * n * columns, parts * chunk * n * inputs, 2 * n * hidden, parts * 8 // plan.size,
     )  # fmt: skip
-    _, ones = zeros_and_ones(hidden, dtype)
+    zeros, ones = zeros_and_ones(hidden, dtype)
     constants = jit.Constants(
         parts, steps, chunk, stride, plan.size, plan.lane, *plan.codes[:2], plan.origin_at,
         cell(dtype), width, width_x, inputs, hidden, gates, n, int(bias), hidden * masked,
         int(cells), int(keep), flush_code(dtype), flushing, address(plan.heights),
-        few_rows(dtype) if way == IN_PLACE else 0, way, panels_x, panels_h, sums, x_ahead, states,
-        modes, turn, *columns_of(sides, turn, hidden),
+        few_rows(dtype) if way == IN_PLACE else 0, way, address(zeros), panels_x, panels_h, sums,
+        x_ahead, states, modes, turn, *columns_of(sides, turn, hidden),
     )  # fmt: skip
     return _Plan(width, width_x, work, plan.zeros, ones, constants)
 

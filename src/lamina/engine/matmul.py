@@ -86,15 +86,23 @@ def count_panels(vectors: int, wide: int) -> int:
 
 
 @jit.kernel
-def _pack(
-    k: int, width: int, last: int, lane: int, copy: int, transpose: int,
-    b: int, b_row: int, b_col: int, panel: int,
+def pack_panel(
+    k: int, columns: int, size: int, lane: int, copy: int, transpose: int, zeros: int,
+    b: int, b_row: int, b_col: int, panel: int, ldb: int,
 ) -> None:  # fmt: skip
-    """Copy k rows of B, so many vectors, the last of them of `last` lanes, to a panel."""
+    """Copy k rows of so many columns of B to a panel, of rows `ldb` apart.
+
+    What is left of their last vectors is 0, for tiles may multiply it: what stood there before may
+    be denormal, and some CPUs take a hundred times as long for that.
+    """
+    vectors = (columns + lane - 1) // lane
+    last = columns - (vectors - 1) * lane
+    if last < lane:
+        call(copy, (zeros, 0, k, 1, lane, panel + (vectors - 1) * lane * size, ldb))
     if b_col == 1:
-        call(copy, (b, b_row, k, width, last, panel, width * lane))
+        call(copy, (b, b_row, k, vectors, last, panel, ldb))
     else:
-        call(transpose, (b, b_col, k, (width - 1) * lane + last, panel, width * lane))
+        call(transpose, (b, b_col, k, columns, panel, ldb))
 
 
 @jit.kernel
@@ -154,8 +162,8 @@ def _part(g: int, at: int) -> None:
     (
         rows, cols, m, n, k, size, lane, wide, height, tall, tile, copy, spread, transpose,
         a_row, a_col, b_row, b_col, way, start_col, relu, span, terms, room, a_room, c_room,
-        block, gap, origin, few, tile_packing, packing, group,
-    ) = jit.constants(fixed, 33)  # fmt: skip
+        block, gap, origin, zeros, few, tile_packing, packing, group,
+    ) = jit.constants(fixed, 34)  # fmt: skip
     m0, m1 = m * (g // cols) // rows, m * (g // cols + 1) // rows
     vectors = (n + lane - 1) // lane
     count = count_panels(vectors, wide)
@@ -213,9 +221,9 @@ def _part(g: int, at: int) -> None:
                         elif mb == 0:
                             packs = 0 < packing <= i1 - i0 and w == wide and last == lane
                             if not packs:
-                                _pack(
-                                    kc, w, last, lane, copy, transpose,
-                                    source, b_row, b_col, panel,
+                                pack_panel(
+                                    kc, ldb - lane + last, size, lane, copy, transpose, zeros,
+                                    source, b_row, b_col, panel, ldb,
                                 )  # fmt: skip
                     elif way == BEFORE:
                         panel, ldb = b + (j * k + k0 * w * lane) * size, w * lane
@@ -427,8 +435,8 @@ def product(
         m_parts, n_parts, m, n, k, plan.size, lane, wide, height, tall,
         plan.codes[0], copy(dtype), spread(dtype), transpose(dtype),
         a_row, a_col, b_row, b_col, way, int(bias), int(relu), span, terms, room, a_room,
-        c_room, block, gap, plan.origin_at, few, tile_packing(dtype) if packing else 0, packing,
-        group,
+        c_room, block, gap, plan.origin_at, plan.zeros_at, few,
+        tile_packing(dtype) if packing else 0, packing, group,
     )  # fmt: skip
     return Product(m_parts * n_parts, m_parts * n_parts * room, turned, plan.zeros, constants)
 
@@ -453,10 +461,11 @@ def pack(b: NDArray, b_row: int, b_col: int, n: int, k: int) -> Packed:
     panels = panels[-panels.ctypes.data % ALIGNMENT // plan.size :]
     for v in range(0, vectors if k else 0, plan.wide):
         width, j = min(plan.wide, vectors - v), v * plan.lane
-        last = min(plan.lane, n - j - (width - 1) * plan.lane)
+        columns = min(n - j, width * plan.lane)
         jit.run(
-            _pack, k, width, last, plan.lane, copy(b.dtype), transpose(b.dtype),
+            pack_panel, k, columns, plan.size, plan.lane, *plan.codes[1:], plan.zeros_at,
             address(b) + j * b_col * plan.size, b_row, b_col, address(panels) + j * k * plan.size,
+            width * plan.lane,
         )  # fmt: skip
     panels.flags.writeable = False
     return Packed(panels, n, k)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from . import jit, pool, threads
 from .jit import call, held, int64, item
-from .matmul import plan_of, product
+from .matmul import pack_panel, plan_of, product
 from .memory import LEVEL_2, LINE
 from .steps import gather, places
 from .tile import tile_packing
@@ -67,7 +67,7 @@ def _part(g: int, at: int) -> None:
     x, h, d, c, work = jit.data(x), jit.data(h), jit.data(d), jit.data(c), jit.data(work)
     where = jit.data(where)
     sums, blocks_a, blocks_b = work + sums, work + blocks_a, work + blocks_b
-    zero, one = int64(0), int64(1)  # not literals: `_copy` is compiled once
+    zero, one = int64(0), int64(1)  # not literals: kernels are compiled once
     m = x_columns + h_columns + 1
     vectors = (n + lane - 1) // lane
     count = (vectors + wide - 1) // wide
@@ -102,7 +102,10 @@ def _part(g: int, at: int) -> None:
                     following, left = d + (k1 * n + vectors * first // count * lane) * size, k1 < k
                 packed = height if p1 - p0 == wide and last == lane and height <= m1 - m0 else 0
                 if not packed:
-                    call(copy, (source, n, k1 - k0, p1 - p0, last, b_mine, ldb))
+                    pack_panel(
+                        k1 - k0, ldb - lane + last, size, lane, copy, copy, zeros,
+                        source, n, one, b_mine, ldb,
+                    )  # fmt: skip
                 rows = m1 - m0 - packed
                 tiles = (rows + height - 1) // height  # their heights equalised
                 part = a_mine

@@ -110,7 +110,7 @@ def _forward(part: int, at: int) -> None:
             (zero, hidden * projected, hidden, outputs, width_p, weight_p, panels_p),
         ):
             pack(
-                g, parts, k0, k, tall, n, wide, size, lane, copy, transpose,
+                g, parts, k0, k, tall, n, wide, size, lane, copy, transpose, zeros,
                 source, n, one, work + panels,
             )  # fmt: skip
         return
@@ -247,7 +247,7 @@ def _backward(part: int, at: int) -> None:
             (outputs * projected, hidden, width_p, weight_p, panels_p),
         ):
             pack(
-                g, parts, zero, k, k, n, wide, size, lane, copy, transpose,
+                g, parts, zero, k, k, n, wide, size, lane, copy, transpose, zeros,
                 jit.data(source), one, k, work + panels,
             )  # fmt: skip
         return
@@ -327,7 +327,7 @@ def _packed(matrices: list[NDArray], width: int, known: dict[tuple[Any, ...], ND
         k = len(matrix)
         jit.run(
             pack, 0, 1, k0, k, tall, columns, width, plan.size, plan.lane, *plan.codes[1:],
-            address(matrix), columns, 1, address(panels),
+            plan.zeros_at, address(matrix), columns, 1, address(panels),
         )  # fmt: skip
         k0 += k
     known[key] = panels
@@ -708,7 +708,7 @@ def _inputs(part: int, at: int) -> None:
     zero, one = int64(0), int64(1)  # not literals: kernels are compiled once
     if phase == 0:
         pack(
-            g, parts, zero, columns, columns, inputs, width, size, lane, copy, transpose,
+            g, parts, zero, columns, columns, inputs, width, size, lane, copy, transpose, zeros,
             weight_x, one, columns, panels,
         )  # fmt: skip
         return

@@ -20,8 +20,9 @@ import numpy.typing as npt
 
 from . import jit, pool, threads
 from .jit import call, held, item
-from .matmul import contiguous, plan_of
+from .matmul import contiguous, pack_panel, plan_of
 from .memory import LINE, empty
+from .tile import lanes
 
 NDArray = npt.NDArray[Any]
 
@@ -258,7 +259,7 @@ def scatter(
 @jit.kernel
 def pack(
     g: int, parts: int, k0: int, k: int, tall: int, columns: int, width: int, size: int, lane: int,
-    copy: Any, transpose: Any, source: Any, row: int, col: int, panels: Any,
+    copy: Any, transpose: Any, zeros: Any, source: Any, row: int, col: int, panels: Any,
 ) -> None:  # fmt: skip
     """Copy part g of a matrix (k, columns), of strides row and col, to rows k0 ... of panels."""
     vectors = (columns + lane - 1) // lane
@@ -266,13 +267,11 @@ def pack(
     for p in range(count * g // parts, count * (g + 1) // parts):
         p0, p1 = vectors * p // count, vectors * (p + 1) // count
         ldb = (p1 - p0) * lane
-        into = panels + (p0 * lane * tall + k0 * ldb) * size
-        if col == 1:
-            last = min(lane, columns - (p1 - 1) * lane)
-            call(copy, (source + p0 * lane * size, row, k, p1 - p0, last, into, ldb))
-        else:
-            many = min(columns, p1 * lane) - p0 * lane
-            call(transpose, (source + p0 * lane * col * size, col, k, many, into, ldb))
+        pack_panel(
+            k, min(columns, p1 * lane) - p0 * lane, size, lane, copy, transpose, zeros,
+            source + p0 * lane * col * size, row, col,
+            panels + (p0 * lane * tall + k0 * ldb) * size, ldb,
+        )  # fmt: skip
 
 
 @jit.kernel
@@ -429,5 +428,6 @@ def places(size: int, *counts: int) -> tuple[list[int], int]:
 
 @lru_cache(maxsize=256)
 def zeros_and_ones(size: int, dtype: np.dtype[Any]) -> tuple[NDArray, NDArray]:
-    """Return arrays that are never written to."""
+    """Return arrays of so many elements, and of a vector at the least, that nobody writes to."""
+    size = max(size, lanes(dtype))
     return np.zeros(size, dtype), np.ones(size, dtype)

@@ -16,7 +16,8 @@ channels-last images.
 - More rows than a tile has are tiles one below the other, their heights equalised.
 - The last vector has `last` lanes, 1 to L; the others are not read or written, in C or start. In B
   they are, but with AVX-512, read where a later row of the segment follows, whatever stands there:
-  a mask at each term would cost as much as ten multiply-adds on some CPUs.
+  a mask at each term would cost as much as ten multiply-adds on some CPUs. In panels zeros do, for
+  denormal numbers would cost far more.
 - With AVX-512, narrow tiles of few terms hold rows of B in registers in the place of sums.
 - With AVX-512, a last vector of at most L / 2 lanes is half a register: some CPUs work on the whole
   of one in two halves.
