@@ -63,15 +63,15 @@ FEWEST: Final = 16
 """With fewer channels, to begin and end the sums would take more than is saved."""
 MULTIPLE: Final = 16
 """dW goes by strips of a multiple of so many channels, which the lanes of all CPUs divide,"""
-NEAR: Final = LEVEL_2 // 2
+NEAR: Final = LEVEL_2 // 4
 """Bytes of V for a block: with what is made of it, level 2 holds it,"""
-TILES: Final = 24
+TILES: Final = 36
 """or a block of so many tiles, for U to be read seldom,"""
 LARGE: Final = 2**21
 """but, however many channels there are, at most so many bytes, which is also for a panel of U."""
 SEVERAL: Final = 2**24
 """Bytes of U at the most for each thread to have a panel."""
-STREAM: Final = 2**20
+STREAM: Final = 2**19
 """Bytes of V and of what stands beside it in a block of dW, whose sums level 2 holds:"""
 STRIP: Final = 8192
 """so many elements at the most,"""
