@@ -352,6 +352,18 @@ def test_an_empty_sequence_has_no_outputs_in_its_padding():
     assert not grads["weight"].any()
 
 
+@pytest.mark.parametrize("c", [2, 16])
+def test_an_image_without_pixels_has_no_outputs_in_its_padding(c):
+    layer = lm.Conv2d(c, c, 3, padding=2, rng=0)
+    for shape in ((2, 0, 5, c), (2, 5, 0, c), (2, 0, 0, c)):
+        y, cache = layer.forward(np.zeros(shape, np.float32), training=True)
+        assert y.shape == layer.output_shape(shape)
+        assert y.size == 0
+        dx, grads = layer.backward(y, cache)
+        assert dx.shape == shape
+        assert not any(g.any() for g in grads.values())
+
+
 def test_lengths_of_any_integer_dtype():
     layer = conv(1, 2, 3, 3)(np.float64)
     lengths = np.array([2, 5], np.uint8)

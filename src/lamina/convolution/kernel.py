@@ -391,12 +391,14 @@ def _weight_gradient(case: _Case, dy: NDArray, x: NDArray) -> NDArray:
 def _input_gradient(case: _Case, dy: NDArray, weight: NDArray) -> NDArray:
     """Return dx: of padded x, and folded back sample by sample, where padding repeats x."""
     dx = empty(case.x, dy.dtype)
+    if not dx.size:
+        return dx
     if case.is_product:
         *taps, o = case.weight
         c = math.prod(taps)
         matmul.matmul(dy, o, 1, weight, 1, o, dy.size // o, c, o, dx)
         return dx
-    if dx.size and dy.size and case.is_narrow:
+    if dy.size and case.is_narrow:
         options = case.windows, case.padding_mode, case.groups
         depthwise.input_gradient(dy, weight, dx, *options)
         return dx
