@@ -92,6 +92,19 @@ def test_kernels_of_elements_on_lesser_cpus(kind, name, features):
     assert len(lines) == 101
 
 
+@on_x86
+@pytest.mark.parametrize(
+    ("name", "features"),
+    [(None, None), ("haswell", AVX2), ("x86-64", SSE2)],
+    ids=["this CPU", "AVX2", "SSE2"],
+)
+def test_arithmetic_meets_nothing_that_stood_in_memory(name, features):
+    if name == "haswell" and not HAS.get("avx2"):
+        pytest.skip("this CPU has no AVX2")
+    cpu = {} if name is None else {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features}
+    assert len(run("leftovers.py", "0", "40", "80", "20", **cpu)) == 140
+
+
 BITS = """
     import hashlib
     import numpy as np

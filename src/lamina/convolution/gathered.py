@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..engine import jit, pool
-from ..engine.jit import Arguments, Task, address, call
-from ..engine.matmul import SERIAL, grid, plan_of
+from ..engine.jit import Arguments, Task, address, call, int64
+from ..engine.matmul import SERIAL, grid, pack_panel, plan_of
 from ..engine.memory import LEVEL_2, LINE, workspace
 from ..engine.tile import panel_vectors
 from ..windows import Ints
@@ -122,7 +122,7 @@ def _tiles(g: int, shape: Task, windows: Task, edges: NDArray, at: Task) -> None
     c1 = (len(edges) - 1) * (g % cols + 1) // cols
     gathered = scratch + g * held * size
     packed = gathered + block * ((out_w + chunks - 1) // chunks) * ldt * size
-    line = LINE // size
+    line, one = LINE // size, int64(1)  # not a literal: `pack_panel` is compiled once
     for p0 in range(c0, c1, span):
         p1 = min(c1, p0 + span)
         all_panels = groups == 1 and p1 - p0 + 1 == len(edges)
@@ -143,11 +143,11 @@ def _tiles(g: int, shape: Task, windows: Task, edges: NDArray, at: Task) -> None
                             v = edges[p + 1] - edges[p]
                             last = min(lane, outputs - (edges[p + 1] - 1) * lane)
                             j = group * outputs + edges[p] * lane
-                            call(copy, (
-                                dy + ((line0 * out_w + a) * total + j) * size, total, positions,
-                                v, last, packed + (edges[p] - edges[p0]) * lane * positions * size,
-                                v * lane,
-                            ))  # fmt: skip
+                            pack_panel(
+                                positions, (v - 1) * lane + last, size, lane, copy, copy, zeros,
+                                dy + ((line0 * out_w + a) * total + j) * size, total, one,
+                                packed + (edges[p] - edges[p0]) * lane * positions * size, v * lane,
+                            )  # fmt: skip
                     r0, r1 = all_rows * i0 // tiles, all_rows * i1 // tiles
                     _gather(windows, x, zeros, group, r0, r1, line0, line1, a, b, gathered)
                     for p in range(p0, p1):

@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..engine import jit, pool
-from ..engine.jit import Arguments, Task, address, call
-from ..engine.matmul import SERIAL, plan_of
+from ..engine.jit import Arguments, Task, address, call, int64
+from ..engine.matmul import SERIAL, pack_panel, plan_of
 from ..engine.memory import empty, workspace
 from ..windows import Ints
 from .blocks import bounds, copy_rows, count, cut
@@ -59,6 +59,7 @@ def _blocks(g: int, shape: Task, windows: Task, edges: NDArray, at: Task, lists:
     list_y = list_x + lists.shape[2] * 8
     mine = scratch + g * held * size
     packed = mine + planes * kd * slots * pitch * size
+    one = int64(1)  # not a literal: `pack_panel` is compiled once
     for chunk in range(chunks * g // parts, chunks * (g + 1) // parts):
         u0, u1 = units * chunk // chunks, units * (chunk + 1) // chunks
         sums = dw + chunk * kd * kh * kw * rows * outputs * size
@@ -72,9 +73,10 @@ def _blocks(g: int, shape: Task, windows: Task, edges: NDArray, at: Task, lists:
                 last = min(lane, outputs - (edges[p + 1] - 1) * lane)
                 panel, ldb = block + o * size, outputs
                 if packs:
-                    call(copy, (
-                        panel, outputs, segments * terms, vectors, last, packed, widest * lane
-                    ))  # fmt: skip
+                    pack_panel(
+                        segments * terms, (vectors - 1) * lane + last, size, lane, copy, copy,
+                        zeros, panel, outputs, one, packed, widest * lane,
+                    )  # fmt: skip
                     panel, ldb = packed, widest * lane
                 for s in range(segments):
                     h, plane = s % (h1 - h0), s // (h1 - h0)
@@ -173,7 +175,7 @@ def weights(
     )  # fmt: skip
     windows = (
         size, lane, plan.codes[1], dy[1], *x[1:], kd, kh, reach, *stride, *dilation[:2], *before,
-        every, slots, pitch,
+        every, slots, pitch, 0,
     )  # fmt: skip
     return Chunks(
         _blocks, chunks, parts, Arguments(shape, windows, np.array(edges)), parts * held,

@@ -360,7 +360,7 @@ def _windows(
     """Return what `copy_rows` is told of the windows of tiles: k x k, two apart."""
     return (
         plan.size, plan.lane, plan.codes[1], out_d, *x[1:], kd, k, k, 1, 2, 2, 1, 1, *before, 1,
-        slots, pitch,
+        slots, pitch, 1,
     )  # fmt: skip
 
 
