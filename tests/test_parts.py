@@ -169,6 +169,11 @@ def test_padding_index():
     np.testing.assert_array_equal(grads["weight"][:, 0], [0, 1, 0, 0])
 
 
+def test_embedding_draws_as_pytorch_does():
+    drawn, normal = (lm.Embedding(7, 3, init=init, rng=0) for init in ("torch", "normal"))
+    assert_same(drawn.weight, normal.weight)
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32, np.uint64, ">i4"])
 def test_embedding_takes_any_integers(dtype):
     layer = lm.Embedding(200, 300, rng=0)

@@ -33,7 +33,8 @@ class Embedding(Layer):
         An id, from 0 to V - 1, that stands for nothing: its y is 0 and its row of W, drawn as 0,
         gets no gradient.
     init : str
-        The preset that draws the weights, one of `lamina.initializers.PRESETS`.
+        The preset that draws the weights, one of `lamina.initializers.PRESETS`; ``"torch"`` is
+        ``"normal"`` here, as in ``torch.nn``.
     dtype : dtype
         float32 or float64.
     rng : int, numpy.random.Generator or None
@@ -111,7 +112,8 @@ class Embedding(Layer):
         """Draw all parameters anew and return the layer."""
         rng = initializers.generator(rng)
         size = self.count, self.features
-        self.params = {"weight": initializers.draw(self.init, size, *size, rng, self.dtype)}
+        preset = "normal" if self.init == "torch" else self.init
+        self.params = {"weight": initializers.draw(preset, size, *size, rng, self.dtype)}
         if self.padding_index is not None:
             self.weight[self.padding_index] = 0
         return self
