@@ -185,8 +185,16 @@ class Layer(ABC):
         object.__setattr__(self, "_buffers", Named())
         try:
             bound = cls.__signature__.bind(*args, **kwargs)
-        except TypeError:  # __init__ will say it better; and pickle calls without arguments
-            config = {}
+        except TypeError as error:
+            if args or kwargs:
+                takes = cls.__signature__.replace(
+                    parameters=[
+                        p.replace(annotation=p.empty) for p in cls.__signature__.parameters.values()
+                    ],
+                    return_annotation=inspect.Signature.empty,
+                )
+                raise TypeError(f"{cls.__name__}: {error}; it takes {takes}") from None
+            config = {}  # pickle calls without arguments; else __init__ will say it
         else:
             bound.apply_defaults()
             config = dict(bound.arguments)
