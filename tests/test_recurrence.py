@@ -740,6 +740,17 @@ def test_refuses_inputs(kind):
 
 
 @every_kind
+def test_arrays_of_further_layers_are_no_attributes(kind):
+    layer = kind(layers=2, bidirectional=True)
+    for name in ("weight_h_1", "bias_reverse", "weight_x_1_reverse"):
+        a = np.ones_like(layer.params[name])
+        with pytest.raises(AttributeError, match=rf"{name} is no attribute; .*assign\({{'{name}'"):
+            setattr(layer, name, a)
+        layer.assign({name: a})
+        assert_same(layer.params[name], a)
+
+
+@every_kind
 def test_refuses_parameters_of_another_form(kind):
     x = np.zeros((N, T, F))
     for name in ("weight_x", "weight_h", "bias"):

@@ -106,6 +106,16 @@ class Recurrent(Layer):
         ]
         self.initialize(rng)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; one for an array of a further layer or direction would reach none."""
+        if name in self._params and not hasattr(type(self), name):
+            raise AttributeError(
+                f"{say(self)}: {name} is no attribute; write into the array itself, "
+                f"layer.params[{name!r}][...] = array, or let the layer check it: "
+                f"layer.assign({{{name!r}: array}})"
+            )
+        super().__setattr__(name, value)
+
     @abstractmethod
     def _functions(self) -> ModuleType:
         """Return the module whose `run`, `run_backward`, `step` and `trace` compute the layer."""
