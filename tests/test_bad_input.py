@@ -211,7 +211,8 @@ def test_assignment_of_another_form():
     layer = lm.Linear(4, 3, rng=0)
     before = layer.weight.copy()
     for value, error, message in (
-        (np.ones((3, 4)), ValueError, r"weight has shape \(4, 3\), got \(3, 4\)"),
+        (np.ones((3, 4)), ValueError, r"\(4, 3\), got \(3, 4\); its outputs .*transpose\(1, 0\)$"),
+        (np.ones((3, 5)), ValueError, r"weight has shape \(4, 3\), got \(3, 5\)$"),
         (np.ones((4, 3), complex), TypeError, "weight has dtype float32, got complex128"),
         (np.full((4, 3), "a"), TypeError, "weight has dtype float32, got <U1"),
         (np.full((4, 3), None), TypeError, "weight has dtype float32, got object"),
@@ -221,6 +222,9 @@ def test_assignment_of_another_form():
         with pytest.raises(error, match=message):
             layer.weight = value
     assert_same(layer.weight, before)
+    conv = lm.Conv2d(4, 8, (3, 2))
+    with pytest.raises(ValueError, match=r"got \(8, 4, 3, 2\); .*: array.transpose\(2, 3, 1, 0\)$"):
+        conv.weight = np.ones((8, 4, 3, 2))
 
 
 @pytest.mark.parametrize("layer", [lm.Linear(4, 3), lm.BatchNorm(4), lm.LSTM(4, 3)])

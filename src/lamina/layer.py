@@ -457,6 +457,7 @@ class Layer(ABC):
             if value.shape != here[name].shape:
                 raise ValueError(
                     f"{say(self)}: {name} has shape {here[name].shape}, got {value.shape}"
+                    f"{_turn(value.shape, here[name].shape)}"
                 )
             if not np.can_cast(value.dtype, here[name].dtype, "same_kind"):
                 raise TypeError(
@@ -569,6 +570,14 @@ def _named(arrays: Mapping[str, NDArray]) -> Named:
     named = Named()
     named.update(arrays)
     return named
+
+
+def _turn(found: Shape, shape: Shape) -> str:
+    """Return how to turn an array of PyTorch's or ONNX's axes, outputs first, if it then fits."""
+    axes = (*range(2, len(found)), 1, 0)
+    if len(found) < 2 or tuple(found[k] for k in axes) != shape:
+        return ""
+    return f"; its outputs seem to come first: array.transpose{axes}"
 
 
 def as_pair(layer: Layer, method: str, found: Any) -> tuple[Any, Any]:
