@@ -286,8 +286,10 @@ def test_refuses_classes():
     loss, y = lm.CrossEntropy(), np.zeros((2, 3))
     with pytest.raises(ValueError, match=r"classes must lie in 0 ... 2, got 0 ... 3"):
         loss(y, [0, 3])
-    with pytest.raises(ValueError, match=r"classes must lie in 0 ... 2, got -1 ... 0"):
+    with pytest.raises(ValueError, match=r"must lie in 0 ... 2, got -1 ... 0; padding .* lengths="):
         loss(y, [0, -1])
+    with pytest.raises(ValueError, match=r"classes of y seem to come second: np.moveaxis\(y, 1"):
+        loss(np.zeros((2, 3, 4, 5)), np.zeros((2, 4, 5), int))
     with pytest.raises(ValueError, match=r"target has shape \(3,\), expected \(2,\), a class for"):
         loss(y, [0, 1, 2])
     with pytest.raises(ValueError, match=r"take its only column: target\[\.\.\., 0\]"):

@@ -475,6 +475,8 @@ class CrossEntropy(_Loss):
             cure = "if it holds shares of the classes, make them floats: target.astype(y.dtype)"
             if target.shape == (*shape[:-1], 1):
                 cure = "take its only column: target[..., 0]"
+            elif len(shape) > 2 and target.shape == (shape[0], *shape[2:]):
+                cure = "the classes of y seem to come second: np.moveaxis(y, 1, -1)"
             raise ValueError(
                 f"{self}: target has shape {target.shape}, expected {shape[:-1]}, a class for each "
                 f"row of y (shape {shape}); {cure}"
@@ -482,9 +484,14 @@ class CrossEntropy(_Loss):
 
     def _check_range(self, target: NDArray, classes: int) -> None:
         if target.size and not (target.min() >= 0 and target.max() < classes):
+            cure = (
+                "; padding is told by lengths=, and other rows without a class are left out"
+                if target.min() < 0
+                else ""
+            )
             raise ValueError(
                 f"{self}: classes must lie in 0 ... {classes - 1}, "
-                f"got {target.min()} ... {target.max()}"
+                f"got {target.min()} ... {target.max()}{cure}"
             )
 
 
