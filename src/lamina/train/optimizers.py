@@ -21,7 +21,7 @@ import numpy as np
 
 from .. import kernels
 from ..arguments import FLOATS, choice, number, say
-from ..layer import Arrays, NDArray
+from ..layer import Arrays, Layer, NDArray
 from .names import matches, refuse_idle
 from .schedules import Schedule, rate
 
@@ -70,6 +70,12 @@ class Optimizer(ABC):
 
     def __post_init__(self) -> None:
         owner = type(self).__name__
+        if isinstance(self.lr, (Mapping, Layer)):
+            got = "a dict" if isinstance(self.lr, Mapping) else say(self.lr)
+            raise TypeError(
+                f"{owner}: lr must be a learning rate or a schedule, got {got}; "
+                "parameters are given to each step: optimizer.step(model.params, grads)"
+            )
         rate(self.lr, 0)
         number(owner, "weight_decay", self.weight_decay, 0)
         if isinstance(self.no_decay, str):
