@@ -47,7 +47,7 @@ def test_weights_along():
     torch_conv, torch_grouped = (made(nn.Conv2d(4, 8, (3, 2), groups=g)) for g in (1, 2))
     torch_conv1d = made(nn.Conv1d(4, 8, 3))
     torch_embedding = made(nn.Embedding(9, 4))
-    torch_rnn, torch_gru, torch_lstm, torch_projected, torch_deep = (
+    torch_rnn, torch_gru, torch_lstm, torch_projected, torch_deep, torch_deep_gru = (
         made(kind(4, 8, batch_first=True, **options))
         for kind, options in (
             (nn.RNN, {}),
@@ -55,6 +55,7 @@ def test_weights_along():
             (nn.LSTM, {}),
             (nn.LSTM, {"proj_size": 5}),
             (nn.LSTM, {"num_layers": 2, "bidirectional": True}),
+            (nn.GRU, {"num_layers": 2, "bidirectional": True}),
         )
     )
 
@@ -62,7 +63,8 @@ def test_weights_along():
     conv, grouped = (lm.Conv2d(4, 8, (3, 2), groups=g) for g in (1, 2))
     conv1d = lm.Conv1d(4, 8, 3)
     rnn, gru, lstm = lm.RNN(4, 8), lm.GRU(4, 8), lm.LSTM(4, 8)
-    projected, deep = lm.LSTM(4, 8, projection=5), lm.LSTM(4, 8, layers=2, bidirectional=True)
+    projected = lm.LSTM(4, 8, projection=5)
+    deep, deep_gru = (kind(4, 8, layers=2, bidirectional=True) for kind in (lm.LSTM, lm.GRU))
 
     # Take weights along
     def numpy(t):
@@ -81,6 +83,7 @@ def test_weights_along():
     norm.gamma, norm.beta = numpy(torch_norm.weight), numpy(torch_norm.bias)
     norm.running_mean = numpy(torch_norm.running_mean)
     norm.running_var = numpy(torch_norm.running_var)
+    norm.batches = numpy(torch_norm.num_batches_tracked)  # counts with momentum=None
 
     embedding.weight = numpy(torch_embedding.weight)
 
@@ -100,18 +103,26 @@ def test_weights_along():
 
     # Further layers and directions, of a projection weight_p too
     def take(ours, theirs, here="", there="l0"):
-        ours.params[f"weight_x{here}"][...] = numpy(getattr(theirs, f"weight_ih_{there}")).T
-        ours.params[f"weight_h{here}"][...] = numpy(getattr(theirs, f"weight_hh_{there}")).T
-        bias, bias_h = (getattr(theirs, f"bias_{way}_{there}") for way in ("ih", "hh"))
-        ours.params[f"bias{here}"][...] = numpy(bias + bias_h)
+        def of(name):
+            return numpy(getattr(theirs, f"{name}_{there}"))
+
+        ours.params[f"weight_x{here}"][...] = of("weight_ih").T
+        ours.params[f"weight_h{here}"][...] = of("weight_hh").T
         if theirs.proj_size:
-            ours.params[f"weight_p{here}"][...] = numpy(getattr(theirs, f"weight_hr_{there}")).T
+            ours.params[f"weight_p{here}"][...] = of("weight_hr").T
+        bias, bias_h = of("bias_ih").copy(), of("bias_hh")
+        added = 2 * theirs.hidden_size if theirs.mode == "GRU" else len(bias)
+        bias[:added] += bias_h[:added]
+        ours.params[f"bias{here}"][...] = bias
+        if theirs.mode == "GRU":
+            ours.params[f"bias_h{here}"][...] = bias_h[added:]
 
     take(projected, torch_projected)
-    take(deep, torch_deep)
-    take(deep, torch_deep, "_reverse", "l0_reverse")
-    take(deep, torch_deep, "_1", "l1")
-    take(deep, torch_deep, "_1_reverse", "l1_reverse")
+    for ours, theirs in ((deep, torch_deep), (deep_gru, torch_deep_gru)):
+        take(ours, theirs)
+        take(ours, theirs, "_reverse", "l0_reverse")
+        take(ours, theirs, "_1", "l1")
+        take(ours, theirs, "_1_reverse", "l1_reverse")
     # What came of it
 
     close(linear(table), torch_linear(torch.tensor(table)))
@@ -132,10 +143,31 @@ def test_weights_along():
         (gru, torch_gru),
         (projected, torch_projected),
         (deep, torch_deep),
+        (deep_gru, torch_deep_gru),
     ):
         close(ours(steps), theirs(torch.tensor(steps))[0])
         y, _ = nn.utils.rnn.pad_packed_sequence(theirs(packed)[0], batch_first=True)
         close(ours(steps, lengths=np.array(lengths)), y)
+
+
+@pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
+def test_first_states(kind):
+    """A state of PyTorch's, (layers x directions, N, H), as the page turns it."""
+    options, x = {"bias": False, "bidirectional": True}, draw(3, 6, 4)
+    theirs = made(getattr(nn, kind)(4, 8, num_layers=2, batch_first=True, **options))
+    ours = getattr(lm, kind)(4, 8, layers=2, **options)
+    for here, there in (("", "l0"), ("_reverse", "l0_reverse"), ("_1", "l1")):
+        ours.params[f"weight_x{here}"][...] = numpy(getattr(theirs, f"weight_ih_{there}")).T
+        ours.params[f"weight_h{here}"][...] = numpy(getattr(theirs, f"weight_hh_{there}")).T
+    ours.params["weight_x_1_reverse"][...] = numpy(theirs.weight_ih_l1_reverse).T
+    ours.params["weight_h_1_reverse"][...] = numpy(theirs.weight_hh_l1_reverse).T
+    states = (draw(4, 3, 8), draw(4, 3, 8))[: 1 + (kind == "LSTM")]
+    given = tuple(torch.tensor(a) for a in states)
+    expected, ends = theirs(torch.tensor(x), given if kind == "LSTM" else given[0])
+    y, after, _ = ours.run(x, tuple(zip(*states, strict=True)))
+    close(y, expected)
+    for a, end in zip(zip(*after, strict=True), ends if kind == "LSTM" else (ends,), strict=True):
+        close(np.stack(a), end)
 
 
 def test_linear_behind_flatten():
@@ -191,6 +223,22 @@ def test_training_step():
     close(ours.bias, theirs.bias)
 
 
+def test_weight_decay_of_all():
+    """PyTorch's decays biases, too, which here are spared unless `no_decay` is empty."""
+    theirs, x = made(nn.Linear(4, 3)), draw(5, 4)
+    for kind in ("SGD", "Adam", "AdamW", "RMSprop"):
+        ours = lm.Linear(4, 3)
+        ours.weight, ours.bias = numpy(theirs.weight).T, numpy(theirs.bias)
+        target = RNG.integers(0, 3, 5)
+        optimizer = getattr(torch.optim, kind)(theirs.parameters(), lr=0.01, weight_decay=0.1)
+        mine = getattr(lm, kind)(0.01, weight_decay=0.1, no_decay=())
+        for _ in range(3):
+            torch_step(theirs, optimizer, torch.tensor(x), torch.tensor(target))
+            lamina_step(ours, mine, x, target)
+        close(ours.weight, theirs.weight.T)
+        close(ours.bias, theirs.bias)
+
+
 def test_settings():
     """What the page says differs, and what it says does not."""
     with pytest.raises(ValueError, match="padding='same' is not supported for strided"):
@@ -202,5 +250,8 @@ def test_settings():
         lm.BatchNorm(8, momentum=0.1)
     with pytest.raises(TypeError, match="float64"):
         lm.Linear(4, 3)(np.ones((2, 4)))
+    x = draw(2, 5, 6, 3)
+    expected = nn.AvgPool2d(3, 2, 1, count_include_pad=False)(first(x)).permute(0, 2, 3, 1)
+    close(lm.AvgPool2d(3, 2, padding=1)(x), expected)
     model = nn.Linear(4, 3)
     assert len(model.state_dict()) == len(lm.Linear(4, 3).params)

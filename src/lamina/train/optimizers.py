@@ -489,7 +489,8 @@ class AdamW(Adam):
 
     Notes
     -----
-    The defaults are those of ``torch.optim.AdamW``.
+    The defaults are those of ``torch.optim.AdamW``, which has no `no_decay`: for its numbers,
+    ``no_decay=()``.
 
     References
     ----------
