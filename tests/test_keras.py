@@ -128,7 +128,50 @@ def test_settings():
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     close(lm.CrossEntropy()(logits, classes)[0], loss(classes, logits))
     close(lm.LeakyReLU(0.3)(logits), K.LeakyReLU()(logits))
+    close(lm.LeakyReLU(0.2)(logits), keras.activations.leaky_relu(logits))
+    close(np.clip(logits / 6 + 0.5, 0, 1), keras.activations.hard_sigmoid(logits))
+    close(np.clip(logits / 5 + 0.5, 0, 1), lm.cells.ACTIVATIONS["hard_sigmoid"](logits))
     assert K.BatchNormalization().epsilon == 1e-3
     assert keras.optimizers.Adam().epsilon == 1e-7
     y = keras.ops.convert_to_numpy(K.SpatialDropout2D(0.5)(np.ones((2, 4, 4, 6)), training=True))
     assert (y == y[:, :1, :1]).all()
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        (keras.optimizers.Adam(0.1, weight_decay=0.1), lm.AdamW(0.1, weight_decay=0.1)),
+        (keras.optimizers.AdamW(0.1, weight_decay=0.1), lm.AdamW(0.1, weight_decay=0.1)),
+        (keras.optimizers.RMSprop(0.1), lm.RMSprop(0.1, alpha=0.9)),
+        (keras.optimizers.SGD(0.1, 0.9, nesterov=True), lm.SGD(0.1, 0.9, nesterov=True)),
+        (keras.optimizers.SGD(0.1, global_clipnorm=1.0), lm.SGD(0.1, clip_norm=1.0)),
+    ],
+    ids=["Adam", "AdamW", "RMSprop", "SGD", "clipped"],
+)
+def test_optimizers(theirs, ours):
+    """With decay of all parameters and the epsilons of the page, which hardly show."""
+    params = {"weight": draw(3, 4), "bias": draw(4)}
+    variables = [keras.Variable(a) for a in params.values()]
+    theirs.build(variables)
+    ours.no_decay = ()
+    for _ in range(5):
+        grads = {name: np.sign(a) + 0.1 * draw(*a.shape) for name, a in params.items()}
+        theirs.apply([keras.ops.convert_to_tensor(g) for g in grads.values()])
+        ours.step(params, grads)
+    for a, variable in zip(params.values(), variables, strict=True):
+        close(a, variable.value)
+
+
+def test_layers_without_scale_and_offset_and_with_other_activations():
+    images, steps = draw(2, 7, 8, 4), draw(3, 6, 4)
+    norm = lm.BatchNorm(4, momentum=0.99, eps=1e-3, unbiased=False, gamma=False, beta=False)
+    batchnorm = K.BatchNormalization(scale=False, center=False)
+    batchnorm.build(images.shape)
+    batchnorm.set_weights([draw(4), np.abs(draw(4))])
+    norm.running_mean, norm.running_var = batchnorm.get_weights()
+    close(norm(images), batchnorm(images))
+    close(lm.GlobalAvgPool()(images), K.GlobalAveragePooling2D()(images))
+    theirs = made(K.LSTM(8, activation="relu", return_sequences=True), steps)
+    ours = lm.LSTM(4, 8, activations=("sigmoid", "relu", "relu"))
+    ours.weight_x, ours.weight_h, ours.bias = theirs.get_weights()
+    close(ours(steps), theirs(steps))
