@@ -444,6 +444,7 @@ def test_refuses_states():
         ((good,), r"\(\(ndarray, ndarray\),\)"),
         ((good, good[:1]), r"\(\(ndarray, ndarray\), \(ndarray,\)\)"),
         ([good, good], "list"),
+        ((np.zeros((2, N, H)),) * 2, r"\(ndarray, ndarray\); of PyTorch's .* tuple\(zip\(h, c\)\)"),
     ]:
         with pytest.raises(
             ValueError,
@@ -467,6 +468,8 @@ def test_refuses_states():
         layer.run_backward(np.zeros((N, T, H), np.float32), (), cache)
     with pytest.raises(ValueError, match=r"a tuple \(h,\) for each layer and direction, 1 in all"):
         lm.RNN(F, H).run(x, ())
+    with pytest.raises(ValueError, match=r"got ndarray; of PyTorch's .* tuple\(zip\(h\)\)$"):
+        lm.GRU(F, H).run(x, np.zeros((1, N, H), np.float32))
 
 
 # Depth, directions, dropout

@@ -557,9 +557,12 @@ class Recurrent(Layer):
         count, names = self.layers * self.directions, self.state_names
         if not (_is_tuple(state, count) and all(_is_tuple(entry, len(names)) for entry in state)):
             entry = f"({', '.join(names)}{',' * (len(names) == 1)})"
+            parts = state if isinstance(state, (tuple, list)) else (state,)
+            stacked = len(parts) == len(names) and all(getattr(a, "ndim", 0) == 3 for a in parts)
+            cure = f"; of PyTorch's arrays it is tuple(zip({', '.join(names)}))" if stacked else ""
             raise ValueError(
                 f"{say(self)}: {name} must be a tuple with a tuple {entry} for each layer and "
-                f"direction, {count} in all, as initial_state(n) gives; got {_outline(state)}"
+                f"direction, {count} in all, as initial_state(n) gives; got {_outline(state)}{cure}"
             )
         checked = []
         for k, entry in enumerate(state):
