@@ -223,6 +223,23 @@ def test_training_step():
     close(ours.bias, theirs.bias)
 
 
+@pytest.mark.parametrize("kind", ["SGD", "Adam"])
+@pytest.mark.parametrize("layer", ["RNN", "LSTM"])
+def test_training_a_recurrent_layer_on(layer, kind):
+    """Its bias is the sum of two there, both of which move."""
+    theirs, ours = made(getattr(nn, layer)(4, 8, batch_first=True)), getattr(lm, layer)(4, 8)
+    ours.weight_x, ours.weight_h = numpy(theirs.weight_ih_l0).T, numpy(theirs.weight_hh_l0).T
+    ours.bias = numpy(theirs.bias_ih_l0 + theirs.bias_hh_l0)
+    optimizer = getattr(torch.optim, kind)(theirs.parameters(), 0.01)
+    mine = getattr(lm, kind)(0.01, groups={"*bias*": {"lr": 0.02}})
+    x, target = draw(3, 6, 4), RNG.integers(0, 8, (3, 6))
+    for _ in range(3):
+        torch_step(lambda x: theirs(x)[0].mT, optimizer, torch.tensor(x), torch.tensor(target))
+        lamina_step(ours, mine, x, target)
+    close(ours.weight_x, theirs.weight_ih_l0.T)
+    close(ours.bias, theirs.bias_ih_l0 + theirs.bias_hh_l0)
+
+
 def test_weight_decay_of_all():
     """PyTorch's decays biases, too, which here are spared unless `no_decay` is empty."""
     theirs, x = made(nn.Linear(4, 3)), draw(5, 4)
