@@ -127,7 +127,11 @@ def load(path: str | os.PathLike[str], layers: Mapping[str, type[Layer]] | None 
     with _reading(path), safe_open(path, framework="numpy") as file:
         text = (file.metadata() or {}).get("lamina")
         if text is None:
-            raise ArchitectureError("a safetensors file, but without an architecture of Lamina's")
+            raise ArchitectureError(
+                "a safetensors file, but without an architecture of Lamina's; build the model, and "
+                "give it the arrays of safetensors.numpy.load_file by its own names: "
+                "model.assign({name: array})"
+            )
         found: Shapes = {}
         for name in file.keys():  # noqa: SIM118 - it cannot be iterated over itself
             view = file.get_slice(name)
