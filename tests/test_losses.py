@@ -306,6 +306,12 @@ def test_refuses_classes():
 
 
 def test_refuses_options():
+    takes = r"it takes \(label_smoothing=0.0, weights=None\)$"
+    for wrong in ("weight", "reduction", "ignore_index"):
+        with pytest.raises(TypeError, match=rf"^CrossEntropy: got an .* '{wrong}'; {takes}"):
+            lm.CrossEntropy(**{wrong: None})
+    with pytest.raises(TypeError, match=r"^Huber: too many positional arguments; .*\(delta=1.0\)"):
+        lm.Huber(1.0, "mean")
     with pytest.raises(ValueError, match=r"label_smoothing must lie in \[0, 1\], got 1.5"):
         lm.CrossEntropy(1.5)
     for bad in ([1, -1], [[1, 2]], ["a"], [np.nan, 1]):

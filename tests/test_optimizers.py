@@ -337,6 +337,8 @@ def test_refuses_a_group_that_fits_nothing():
         (lambda: lm.Adam(eps=0), ValueError, "Adam: eps must be more than 0"),
         (lambda: lm.RMSprop(alpha=2), ValueError, r"RMSprop: alpha must lie in \[0, 1\)"),
         (lambda: lm.RMSprop(eps=0), ValueError, "RMSprop: eps must be more than 0"),
+        (lambda: lm.SGD(0.1, dampening=0.1), TypeError, r"^SGD: got .*; it takes \(lr, momentum=0"),
+        (lambda: lm.Adam(1, epsilon=1), TypeError, r"^Adam: got .*'epsilon'; .*, eps=1e-08, \*, w"),
         (lambda: lm.Adam(lm.Linear(4, 3).params), TypeError, r"Adam: lr .*, got a dict; para"),
         (lambda: lm.SGD(lm.Linear(4, 3)), TypeError, r"SGD: .*, got Linear\(4, 3\); par"),
         (lambda: lm.Adam(weight_decay=-1), ValueError, "Adam: weight_decay must lie in"),

@@ -3,6 +3,7 @@
 Every function takes the `owner` that speaks in the error: a layer, or a name.
 """
 
+import inspect
 import operator
 from collections.abc import Collection
 from typing import Any, Final
@@ -19,6 +20,27 @@ def say(owner: object) -> str:
     """Return how `owner` names itself in an error: on one line."""
     text = owner if isinstance(owner, str) else repr(owner)
     return text if "\n" not in text else type(owner).__name__
+
+
+class Constructor:
+    """The signature of a class: that of its `__init__`, which a `__new__` would hide."""
+
+    def __get__(self, found: Any, owner: type) -> inspect.Signature:
+        if found is not None:
+            raise AttributeError("it is called by its __call__")
+        signature = inspect.signature(owner.__init__)  # type: ignore[misc]
+        return signature.replace(parameters=list(signature.parameters.values())[1:])
+
+
+def bind(owner: type, args: Any, kwargs: Any) -> inspect.BoundArguments:
+    """Return the arguments of a constructor by name; say what it takes where they do not fit."""
+    signature = inspect.signature(owner)
+    try:
+        return signature.bind(*args, **kwargs)
+    except TypeError as error:
+        names = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
+        takes = signature.replace(parameters=names, return_annotation=signature.empty)
+        raise TypeError(f"{owner.__name__}: {error}; it takes {takes}") from None
 
 
 def integer(owner: object, name: str, value: Any, least: int = 1) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-from .arguments import as_array, float_dtype, say, sizes
+from .arguments import Constructor, as_array, bind, float_dtype, say, sizes
 from .calls import Calls, Live
 from .engine.memory import placed
 from .initializers import RNG, Blank, generator
@@ -106,16 +106,6 @@ class Fixed(NamedTuple):
     plan: Callable[["Plan", int], int] | None = None
 
 
-class _Constructor:
-    """The signature of a layer's class: that of its `__init__`, which `__new__` would hide."""
-
-    def __get__(self, layer: "Layer | None", owner: type) -> inspect.Signature:
-        if layer is not None:
-            raise AttributeError("a layer is called by its __call__")
-        found = inspect.signature(owner.__init__)  # type: ignore[misc]
-        return found.replace(parameters=list(found.parameters.values())[1:])
-
-
 class Layer(ABC):
     """A function of an array, with parameters, and its gradient.
 
@@ -163,7 +153,7 @@ class Layer(ABC):
     _by_backward: ClassVar[tuple[str, ...]] = ("gradients",)
     """What does the same as `forward` or `backward` of the class that has it, but sooner."""
 
-    __signature__ = _Constructor()
+    __signature__ = Constructor()
     _params: Arrays
     _buffers: Arrays
     _config: dict[str, Any]
@@ -184,16 +174,10 @@ class Layer(ABC):
         object.__setattr__(self, "_params", Named())
         object.__setattr__(self, "_buffers", Named())
         try:
-            bound = cls.__signature__.bind(*args, **kwargs)
-        except TypeError as error:
+            bound = bind(cls, args, kwargs)
+        except TypeError:
             if args or kwargs:
-                takes = cls.__signature__.replace(
-                    parameters=[
-                        p.replace(annotation=p.empty) for p in cls.__signature__.parameters.values()
-                    ],
-                    return_annotation=inspect.Signature.empty,
-                )
-                raise TypeError(f"{cls.__name__}: {error}; it takes {takes}") from None
+                raise
             config = {}  # pickle calls without arguments; else __init__ will say it
         else:
             bound.apply_defaults()

@@ -27,7 +27,7 @@ larger one: the K of all parts together, whose losses and gradients then add to 
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -80,6 +80,14 @@ class _Loss(ABC):
 
     _own_axes: ClassVar = 0
     """The last axes of y, of which each term has all."""
+
+    __signature__ = arguments.Constructor()
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Say what the class takes where it is given other arguments; copies give it none."""
+        if args or kwargs:
+            arguments.bind(cls, args, kwargs)
+        return super().__new__(cls)
 
     def __call__(
         self,
