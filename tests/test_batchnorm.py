@@ -428,10 +428,14 @@ def test_statistics_of_parts_where_the_mean_is_large_beside_the_deviation():
 def test_refuses_statistics():
     layer, x = build(np.float32), random("x", (4, 5), np.float32)
     stats = layer.stats(x)
-    with pytest.raises(ValueError, match="stats= are those of a training batch; pass training="):
+    with pytest.raises(ValueError, match="stats are those of a training batch; pass training="):
         layer.forward(x, stats=stats)
+    frozen = build(np.float32, frozen=True)
     with pytest.raises(ValueError, match="on a layer that is not frozen"):
-        build(np.float32, frozen=True).forward(x, stats=stats, training=True)
+        frozen.forward(x, stats=stats, training=True)
+    with pytest.raises(ValueError, match="on a layer that is not frozen"):
+        frozen.follow(stats)
+    assert frozen.batches == 0
     wrong = r"stats.mean has shape \(3,\) and dtype float32, expected \(5,\) and float32, as this"
     with pytest.raises(ValueError, match=wrong):
         layer.follow(lm.BatchNorm(3).stats(x[:, :3]))

@@ -280,7 +280,7 @@ class BatchNorm(Layer):
         arguments.features(self, x.shape, self.features)
         lengths = arguments.lengths(self, lengths, x)
         if stats is not None:
-            self._check_stats(stats, of_batch)
+            self._check_stats(stats, training)
         elif of_batch:
             self._check_count(x, lengths)
         mean = var = None
@@ -311,8 +311,11 @@ class BatchNorm(Layer):
         return Live(bind, has_all(self))
 
     def follow(self, stats: formula.Statistics) -> None:
-        """Let the running values follow the statistics of a batch that came in parts."""
-        self._check_stats(stats, True)
+        """Let the running values follow the statistics of a batch that came in parts.
+
+        With ``update=False`` or ``running=False`` nothing happens; a frozen layer refuses them.
+        """
+        self._check_stats(stats, training=True)
         if self.running and self.update:
             self._check_writeable()
             running = self._running()
@@ -373,10 +376,10 @@ class BatchNorm(Layer):
                     "it is: update=False"
                 )
 
-    def _check_stats(self, stats: formula.Statistics, of_batch: bool) -> None:
-        if not of_batch:
+    def _check_stats(self, stats: formula.Statistics, training: bool) -> None:
+        if self.frozen or not training:
             raise ValueError(
-                f"{say(self)}: stats= are those of a training batch; pass training=True, on a "
+                f"{say(self)}: stats are those of a training batch; pass training=True, on a "
                 "layer that is not frozen"
             )
         self._check_found("stats", stats, formula.Statistics, ("mean", "rest", "squares"))
