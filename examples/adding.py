@@ -22,6 +22,7 @@ import lamina as lm
 
 T, BATCHES = 150, 1000
 HIDDEN, BATCH = 64, 50
+COLORS = {"LSTM": "#d9680f", "RNN": "#2173c4"}
 
 loss = lm.MeanSquaredError()
 
@@ -78,8 +79,9 @@ def picture(errors, norms):
     left, right = figure.subplots(1, 2)
     for name in errors:
         smooth = np.convolve(errors[name], np.full(20, 1 / 20), "valid")
-        left.semilogy(np.arange(len(smooth)) * BATCH, smooth, label=name)
-        right.semilogy(np.arange(1, len(norms[name]) + 1), norms[name], label=name)
+        style = {"label": name, "color": COLORS[name]}
+        left.semilogy(np.arange(len(smooth)) * BATCH, smooth, **style)
+        right.semilogy(np.arange(1, len(norms[name]) + 1), norms[name], **style)
     left.axhline(1 / 6, color="gray", linestyle=":", label="1/6")
     left.set(xlabel="sequences seen", ylabel="mean squared error", title="training")
     right.set(
