@@ -336,8 +336,10 @@ def test_threads_of_its_own(sizes, rng):
     ("layer", "name", "value"),
     [
         (lm.LeakyReLU(0.1), "slope", 0.5),
+        (lm.Conv2d(4, 4, 3, rng=0), "kernel_size", (1, 1)),
         (lm.Conv2d(4, 4, 3, rng=0), "stride", (2, 2)),
         (lm.Conv2d(4, 4, 3, rng=0), "dilation", (2, 2)),
+        (lm.MaxPool2d(2), "pool_size", (1, 1)),
         (lm.MaxPool2d(2), "stride", (1, 1)),
     ],
 )

@@ -18,7 +18,8 @@ SHAPES: Final = 256
 class Windowed(Layer):
     r"""A layer whose windows slide over the axes between batch and channels.
 
-    A subclass sets the attributes in its constructor, `padding` by `_settled_padding`.
+    A subclass sets the attributes in its constructor, `padding` by `_settled_padding`; `window` is
+    what it calls the size of its windows.
 
     Attributes
     ----------
@@ -33,11 +34,15 @@ class Windowed(Layer):
     settable = SETTLED
 
     rank: ClassVar[int]
-    window: Ints
     stride: Ints
     dilation: Ints
     padding: str | Pads
     padding_mode: str = "zeros"
+
+    @property
+    @abstractmethod
+    def window(self) -> Ints:
+        """The size of a window on each axis."""
 
     @abstractmethod
     def _channels(self, shape: Shape) -> int:

@@ -14,7 +14,7 @@ from ..kernels import functions, kernel, used
 from ..layer import Arrays, Fixed, Layer, NDArray, Shape
 from ..parts.activations import ReLU
 from ..windowed import Windowed
-from ..windows import MODES, Pads
+from ..windows import MODES, Ints, Pads
 from . import streaming
 from .ring import Ring, State
 
@@ -46,7 +46,7 @@ class _Conv(Affine, Windowed):
     ) -> None:
         self.in_channels = arguments.integer(self, "in_channels", in_channels)
         self.out_channels = arguments.integer(self, "out_channels", out_channels)
-        self.window = arguments.integers(self, "kernel_size", kernel_size, self.rank)
+        self.kernel_size = arguments.integers(self, "kernel_size", kernel_size, self.rank)
         self.stride = arguments.integers(self, "stride", stride, self.rank)
         self.padding = self._settled_padding(padding)
         self.dilation = arguments.integers(self, "dilation", dilation, self.rank)
@@ -63,15 +63,20 @@ class _Conv(Affine, Windowed):
         arguments.float_dtype(self, dtype)
         self.initialize(rng)
 
+    @property
+    def window(self) -> Ints:
+        """`kernel_size`, for each axis."""
+        return self.kernel_size
+
     def initialize(self, rng: initializers.RNG = None) -> Self:
         """Draw all parameters anew and return the layer."""
         rng = initializers.generator(rng)
         dtype = self.dtype
         c, o = self.in_channels // self.groups, self.out_channels
-        taps = math.prod(self.window)
+        taps = math.prod(self.kernel_size)
         fans = taps * c, taps * o // self.groups
         self.params = {
-            "weight": initializers.draw(self.init, (*self.window, c, o), *fans, rng, dtype)
+            "weight": initializers.draw(self.init, (*self.kernel_size, c, o), *fans, rng, dtype)
         }
         if self.has_bias:
             self.params["bias"] = initializers.draw_bias(self.init, (o,), fans[0], rng, dtype)
@@ -108,7 +113,7 @@ class _Conv(Affine, Windowed):
         return y, (y.shape, how, cache)
 
     def _arrays(self) -> tuple[NDArray, NDArray | None]:
-        shape = (*self.window, self.in_channels // self.groups, self.out_channels)
+        shape = (*self.kernel_size, self.in_channels // self.groups, self.out_channels)
         return arguments.parameters(self, shape)
 
     def _options(self) -> dict[str, Any]:
@@ -165,7 +170,7 @@ class _Conv(Affine, Windowed):
 
     def flops(self, shape: Shape) -> int:
         r"""Return 2 ∏K C / G, and 1 for the bias, for each element of y."""
-        taps = math.prod(self.window) * self.in_channels // self.groups
+        taps = math.prod(self.kernel_size) * self.in_channels // self.groups
         per_output: int = 2 * taps + self.has_bias
         return math.prod(self.output_shape(shape)) * per_output
 
@@ -241,7 +246,7 @@ class Conv1d(_Conv):
     @property
     def _ring(self) -> Ring:
         """The form of states."""
-        past = (self.window[0] - 1) * self.dilation[0]
+        past = (self.kernel_size[0] - 1) * self.dilation[0]
         return Ring(self, past, self.in_channels, self.dtype)
 
     def initial_state(self, n: int) -> State:
@@ -298,7 +303,7 @@ class Conv1d(_Conv):
         delays = range(ring.size, 0, -self.dilation[0])
         before, after = ring.step(ring.zeros(n) if state is None else state, x_t, delays)
         z = np.concatenate([*before, x_t], axis=1)
-        return z.reshape(n, self.window[0], self.in_channels), after
+        return z.reshape(n, self.kernel_size[0], self.in_channels), after
 
     def _fixed(self, relu: bool = False) -> Fixed:
         """Return how the layer computes in an inference model, with a ReLU on top if asked for."""

@@ -166,17 +166,22 @@ class _Pool(Windowed):
         stride: int | tuple[int, ...] | None = None,
         padding: str | int | tuple[int | tuple[int, int], ...] = "valid",
     ) -> None:
-        self.window = arguments.integers(self, "pool_size", pool_size, self.rank)
-        stride = self.window if stride is None else stride
+        self.pool_size = arguments.integers(self, "pool_size", pool_size, self.rank)
+        stride = self.pool_size if stride is None else stride
         self.stride = arguments.integers(self, "stride", stride, self.rank)
         self.dilation = (1,) * self.rank
         self.padding = self._settled_padding(padding)
-        for size, pair in zip(self.window, self._windows(self.window).pads, strict=True):
+        for size, pair in zip(self.pool_size, self._windows(self.pool_size).pads, strict=True):
             if max(pair) >= size:
                 raise ValueError(
                     f"{arguments.say(self)}: padding {pair} leaves windows of {size} without any "
                     f"element of x; it must be below {size}"
                 )
+
+    @property
+    def window(self) -> Ints:
+        """`pool_size`, for each axis."""
+        return self.pool_size
 
     @abstractmethod
     def _function(self, how: Any, x: Any, lengths: NDArray | None, **options: Any) -> Any:
@@ -201,7 +206,7 @@ class _Pool(Windowed):
 
     def _sizes(self, shape: Shape) -> dict[str, Any]:
         padding = self._windows(shape[1:-1]).pads
-        return {"pool_size": self.window, "stride": self.stride, "padding": padding}
+        return {"pool_size": self.pool_size, "stride": self.stride, "padding": padding}
 
     def _live(self, *options: bool) -> Live | None:
         """Return how to plan a call."""
@@ -260,7 +265,7 @@ class _AvgPool(_Pool):
 
     def flops(self, shape: Shape) -> int:
         """Return ∏K for each element of y: an addition for all but one, and a division."""
-        return math.prod(self.output_shape(shape)) * math.prod(self.window)
+        return math.prod(self.output_shape(shape)) * math.prod(self.pool_size)
 
 
 class MaxPool1d(_MaxPool):
