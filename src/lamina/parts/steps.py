@@ -7,29 +7,22 @@ both give 0 for a sequence of length 0.
     MeanSteps  y[n] = Σ_{t < l[n]} x[n, t]/l[n]   dx[n, t] = dy[n]/l[n] where t < l[n], else 0   (2)
 """
 
-import math
 from abc import abstractmethod
-from typing import Any, Final
+from typing import Any
 
-import numpy as np
-
-from .. import arguments
+from .. import arguments, kernels
 from ..arrays import Array, is_step, mask_steps, namespace
-from ..kernels import beside, by_formulas
 from ..layer import Arrays, Layer, NDArray, Shape
-
-POOLING: Final = f"{__package__}.pooling"
-"""Where the mean of all is, beside its kernel."""
 
 
 def last_step(x: Array, lengths: Array | None = None) -> tuple[Array, Any]:
     """Return y and the cache of `last_step_backward`."""
     xp = namespace(x, lengths)
-    last = _is_last(x, lengths)
+    last = is_last(x, lengths)
     return xp.sum(xp.where(last, x, xp.zeros((), dtype=x.dtype)), axis=1), last  # (1)
 
 
-def _is_last(x: Array, lengths: Array | None) -> Array:
+def is_last(x: Array, lengths: Array | None) -> Array:
     """Return whether a step is the last of its sequence, shape (N, T, 1, ...)."""
     if lengths is None:
         lengths = namespace(x).full((x.shape[0],), x.shape[1])
@@ -63,11 +56,11 @@ class _Reduction(Layer):
     """What both share: no parameters, y without steps."""
 
     @abstractmethod
-    def _function(self, x: NDArray, lengths: NDArray | None) -> tuple[NDArray, Any]:
-        """Return y and the cache of `_gradient`."""
+    def _function(self, how: Any, x: NDArray, lengths: NDArray | None) -> Any:
+        """Return y and the cache of `_gradient`, by this module or its kernels."""
 
     @abstractmethod
-    def _gradient(self, dy: NDArray, cache: Any) -> Array:
+    def _gradient(self, how: Any, dy: NDArray, cache: Any) -> Array:
         """Return dx."""
 
     def forward(
@@ -76,13 +69,14 @@ class _Reduction(Layer):
         """Return y, shape (N, ...), and the cache of `backward`."""
         x = arguments.array(self, "x", x)
         self.output_shape(x.shape)
-        y, cache = self._function(x, arguments.lengths(self, lengths, x))
-        return y, (y.shape, y.dtype, cache)
+        how = kernels.beside(__name__)
+        y, cache = self._function(how, x, arguments.lengths(self, lengths, x))
+        return y, (y.shape, y.dtype, how, cache)
 
     def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
         """Return dx, shape (N, T, ...), and no gradients."""
-        shape, dtype, cache = arguments.cached(self, cache, 3)
-        return self._gradient(arguments.gradient(self, dy, shape, dtype), cache), {}
+        shape, dtype, how, cache = arguments.cached(self, cache, 4)
+        return self._gradient(how, arguments.gradient(self, dy, shape, dtype), cache), {}
 
     def output_shape(self, shape: Shape) -> Shape:
         """Return (N, ...) for (N, T, ...)."""
@@ -118,17 +112,11 @@ class LastStep(_Reduction):
            [3.]])
     """
 
-    def _function(self, x: NDArray, lengths: NDArray | None) -> tuple[NDArray, Any]:
-        n, steps = x.shape[:2]
-        if by_formulas() or steps == 0:
-            return last_step(x, lengths)
-        ends = np.full(n, steps) if lengths is None else lengths
-        y = x[np.arange(n), ends - 1]  # which reads no other steps
-        y[ends == 0] = 0
-        return y, _is_last(x, lengths)
+    def _function(self, how: Any, x: NDArray, lengths: NDArray | None) -> Any:
+        return how.last_step(x, lengths)
 
-    def _gradient(self, dy: NDArray, cache: Any) -> Array:
-        return last_step_backward(dy, cache)
+    def _gradient(self, how: Any, dy: NDArray, cache: Any) -> Any:
+        return how.last_step_backward(dy, cache)
 
 
 class MeanSteps(_Reduction):
@@ -155,13 +143,8 @@ class MeanSteps(_Reduction):
            [3.]])
     """
 
-    def _function(self, x: NDArray, lengths: NDArray | None) -> tuple[NDArray, Any]:
-        n, steps, *others = x.shape
-        how = beside(POOLING)
-        y, cache = how.global_avg(x.reshape(n, steps, math.prod(others)), lengths)
-        return y.reshape(n, *others), (x.shape, how, cache)
+    def _function(self, how: Any, x: NDArray, lengths: NDArray | None) -> Any:
+        return how.mean_steps(x, lengths)
 
-    def _gradient(self, dy: NDArray, cache: Any) -> Array:
-        shape, how, cache = cache
-        rows = dy.reshape(len(dy), math.prod(shape[2:]))
-        return how.global_avg_backward(rows, cache).reshape(shape)
+    def _gradient(self, how: Any, dy: NDArray, cache: Any) -> Any:
+        return how.mean_steps_backward(dy, cache)
