@@ -155,6 +155,11 @@ class Sequential(Container):
     rng : int, numpy.random.Generator or None
         Where given, all parameters are drawn anew, seeded by name, as `initialize(rng)` does.
 
+    Raises
+    ------
+    TypeError
+        An argument is no `Layer`.
+
     Examples
     --------
     >>> from lamina import Linear, ReLU

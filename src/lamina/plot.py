@@ -189,10 +189,10 @@ def gradient_flow(grads: Arrays, params: Arrays | None = None) -> "Figure":
     missing = [name for name in names if params is not None and name not in params]
     if missing:
         raise ValueError(f"plot.gradient_flow: params has no {missing[0]!r}")
-    sizes = [_mean_square(grads[name]) for name in names]
+    sizes = [_root_mean_square(grads[name]) for name in names]
     if params is not None:
         sizes = [
-            size / (_mean_square(params[name]) or 1.0)
+            size / (_root_mean_square(params[name]) or 1.0)
             for size, name in zip(sizes, names, strict=True)
         ]
     figure = _figure(6, 0.28 * len(names) + 0.8)
@@ -206,7 +206,7 @@ def gradient_flow(grads: Arrays, params: Arrays | None = None) -> "Figure":
     return figure
 
 
-def _mean_square(a: NDArray) -> float:
+def _root_mean_square(a: NDArray) -> float:
     """Return the root of the mean of the squares, 0 of nothing."""
     return float(np.sqrt(np.mean(np.square(a, dtype=np.float64)))) if a.size else 0.0
 

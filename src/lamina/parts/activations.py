@@ -192,6 +192,11 @@ class _Activation(Layer):
 class Identity(_Activation):
     """y = x, the array itself: where a place in a network needs a layer that does nothing.
 
+    Raises
+    ------
+    TypeError
+        x has another dtype than float32 and float64.
+
     Examples
     --------
     >>> import numpy as np
@@ -214,6 +219,11 @@ class ReLU(_Activation):
     Notes
     -----
     x has any shape, with ``lengths`` (N, T, ...); y has the same. The gradient at 0 is 0.
+
+    Raises
+    ------
+    TypeError
+        x has another dtype than float32 and float64.
 
     References
     ----------
@@ -266,6 +276,11 @@ class LeakyReLU(_Activation):
     -----
     x has any shape, with ``lengths`` (N, T, ...); y has the same. The gradient at 0 is s.
 
+    Raises
+    ------
+    ValueError, TypeError
+        The slope is below 0; x has another dtype than float32 and float64.
+
     References
     ----------
     A. Maas, A. Hannun, A. Ng, *Rectifier Nonlinearities Improve Neural Network Acoustic Models*
@@ -298,6 +313,11 @@ class Sigmoid(_Activation):
     x has any shape, with ``lengths`` (N, T, ...); y has the same. As the last layer before a loss,
     leave it out: `BinaryCrossEntropy` takes the logits.
 
+    Raises
+    ------
+    TypeError
+        x has another dtype than float32 and float64.
+
     Examples
     --------
     >>> import numpy as np
@@ -320,6 +340,11 @@ class Tanh(_Activation):
     Notes
     -----
     x has any shape, with ``lengths`` (N, T, ...); y has the same.
+
+    Raises
+    ------
+    TypeError
+        x has another dtype than float32 and float64.
 
     Examples
     --------
@@ -349,6 +374,11 @@ class GELU(_Activation):
     Notes
     -----
     x has any shape, with ``lengths`` (N, T, ...); y has the same.
+
+    Raises
+    ------
+    ValueError, TypeError
+        `approximate` is neither True nor False; x has another dtype than float32 and float64.
 
     References
     ----------
@@ -386,6 +416,11 @@ class SELU(_Activation):
     x has any shape, with ``lengths`` (N, T, ...); y has the same. The gradient at 0 is
     :math:`\lambda \alpha`. SELU asks for weights of variance 1/I (``init="lecun_normal"``), and for
     ``Dropout(mode="alpha")`` where units are to be dropped.
+
+    Raises
+    ------
+    TypeError
+        x has another dtype than float32 and float64.
 
     References
     ----------

@@ -110,11 +110,17 @@ def load(path: str | os.PathLike[str], layers: Mapping[str, type[Layer]] | None 
     layers : dict of str to class
         Your own layers in the model, by the name of their class: ``{"Scale": Scale}``.
 
+    Returns
+    -------
+    Layer
+
     Raises
     ------
     FormatError
         The file is no model of Lamina's, is cut short or damaged, names a layer that is not known,
         or holds other arrays than its layers have.
+    TypeError
+        `layers` holds what is no class of layers.
     OSError
         The file cannot be read.
     """

@@ -108,6 +108,8 @@ class Optimizer(ABC):
     def step(self, params: Arrays, grads: Arrays) -> None:
         """Make one update: write the new values into the arrays of `params`.
 
+        Nothing is written where an error is raised.
+
         Parameters
         ----------
         params : dict of str to array
@@ -125,8 +127,6 @@ class Optimizer(ABC):
             fits no parameter; the slots belong to other parameters; a learning rate is none.
         TypeError
             Parameters or gradients are no dict, or one of them is no array of such numbers.
-
-        Nothing is written where an error is raised.
         """
         self._step(params, grads, params)
 
@@ -350,6 +350,11 @@ class SGD(Optimizer):
     weight_decay, no_decay, groups, clip_norm
         As in `Optimizer`; the decay is an L2 penalty, equation (2) there.
 
+    Raises
+    ------
+    ValueError, TypeError
+        An option is out of its range; `nesterov` without momentum.
+
     References
     ----------
     B. T. Polyak, *Some methods of speeding up the convergence of iteration methods* (1964), for
@@ -422,6 +427,11 @@ class Adam(Optimizer):
     -----
     The defaults are those of the paper and of ``torch.optim.Adam``. t counts the updates of each
     parameter by itself: one that joins later begins with t = 1.
+
+    Raises
+    ------
+    ValueError, TypeError
+        An option is out of its range.
 
     References
     ----------
@@ -500,6 +510,11 @@ class AdamW(Adam):
     The defaults are those of ``torch.optim.AdamW``, which has no `no_decay`: for its numbers,
     ``no_decay=()``.
 
+    Raises
+    ------
+    ValueError, TypeError
+        An option is out of its range.
+
     References
     ----------
     I. Loshchilov, F. Hutter, *Decoupled Weight Decay Regularization* (2019), algorithm 2; η stands
@@ -546,6 +561,11 @@ class RMSprop(Optimizer):
     Notes
     -----
     The defaults are those of ``torch.optim.RMSprop``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        An option is out of its range.
 
     References
     ----------

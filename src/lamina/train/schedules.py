@@ -32,6 +32,11 @@ class Constant:
     lr : float
         η, at least 0.
 
+    Raises
+    ------
+    ValueError, TypeError
+        A learning rate is below 0.
+
     Examples
     --------
     >>> Constant(0.1)(1000)
@@ -62,6 +67,11 @@ class StepDecay:
         k, in updates.
     factor : float
         f, at least 0.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A learning rate or a factor is below 0, or a number of updates below 1.
 
     Examples
     --------
@@ -100,6 +110,11 @@ class Cosine:
         T, in updates: as a rule all of the training, ``epochs * ceil(samples / batch_size)``.
     end : float
         The learning rate from update T on.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A learning rate is below 0, or `steps` below 1.
 
     References
     ----------
@@ -143,6 +158,11 @@ class WarmUp:
         η′, what comes after.
     steps : int
         W, in updates.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A learning rate is below 0, or `steps` below 1.
 
     References
     ----------

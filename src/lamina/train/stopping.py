@@ -30,6 +30,11 @@ class EarlyStopping:
     mode : str, optional
         ``"min"`` or ``"max"``: which is better. By default losses are to fall, metrics to rise.
 
+    Raises
+    ------
+    ValueError, TypeError
+        An option is out of its range.
+
     References
     ----------
     L. Prechelt, *Early Stopping, But When?* (1998), sec. 2: the third class of criteria.
