@@ -325,7 +325,7 @@ def test_refuses_options():
         lm.CrossEntropy(weights=[1, 2])(np.zeros((1, 3)), [0])
     with pytest.raises(ValueError, match=r"pos_weight has 2 entries, but the last axis of y"):
         lm.BinaryCrossEntropy([1, 2])(np.zeros((1, 3)), np.zeros((1, 3)))
-    with pytest.raises(ValueError, match=r"delta must be above 0"):
+    with pytest.raises(ValueError, match=r"delta must be more than 0, got 0"):
         lm.Huber(0)
     with pytest.raises(ValueError, match=r"delta must lie in \[0, inf\], got -1"):
         lm.Huber(-1)

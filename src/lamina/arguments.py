@@ -90,11 +90,17 @@ def number(
     return float(value)
 
 
-def limit(owner: object, name: str, value: Any) -> float | None:
-    """Return `value`, None or a finite number above 0."""
-    if value is not None and not number(owner, name, value, 0):
+def positive(owner: object, name: str, value: Any) -> float:
+    """Return `value` as a finite float above 0."""
+    found = number(owner, name, value, 0)
+    if found == 0:
         raise ValueError(f"{say(owner)}: {name} must be more than 0, got {value!r}")
-    return None if value is None else float(value)
+    return found
+
+
+def limit(owner: object, name: str, value: Any) -> float | None:
+    """Return `value`, None or a number above 0."""
+    return None if value is None else positive(owner, name, value)
 
 
 def choice(owner: object, name: str, value: Any, options: Collection[Any]) -> Any:

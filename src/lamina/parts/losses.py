@@ -259,9 +259,7 @@ class Huber(_Pointwise):
     delta: float = 1.0
 
     def __post_init__(self) -> None:
-        self.delta = arguments.number(self, "delta", self.delta, low=0)
-        if self.delta == 0:
-            raise ValueError(f"{self}: delta must be above 0")
+        self.delta = arguments.positive(self, "delta", self.delta)
 
     def _terms(self, y: NDArray, goal: NDArray) -> tuple[NDArray, NDArray]:
         return huber(y, goal, self.delta)

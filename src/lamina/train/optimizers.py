@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Final, Self
 import numpy as np
 
 from .. import kernels
-from ..arguments import FLOATS, Constructor, bind, choice, number, say
+from ..arguments import FLOATS, Constructor, bind, choice, number, positive, say
 from ..layer import Arrays, Layer, NDArray
 from .names import matches, refuse_idle
 from .schedules import Schedule, rate
@@ -102,8 +102,7 @@ class Optimizer(ABC):
                     rate(value, 0)
                 else:
                     number(f"{owner}: group {pattern!r}", option, value, 0)
-        if self.clip_norm is not None and not number(owner, "clip_norm", self.clip_norm, 0):
-            raise ValueError(f"{owner}: clip_norm must be more than 0, got {self.clip_norm!r}")
+        limit(owner, "clip_norm", self.clip_norm)
 
     def step(self, params: Arrays, grads: Arrays) -> None:
         """Make one update: write the new values into the arrays of `params`.
@@ -456,7 +455,7 @@ class Adam(Optimizer):
             raise ValueError(f"{owner}: betas must be a pair of numbers, got {self.betas!r}")
         for beta in self.betas:
             _below_one(owner, "betas", beta)
-        _above_zero(owner, "eps", self.eps)
+        positive(owner, "eps", self.eps)
 
     def _slots(self, p: NDArray) -> Arrays:
         return {
@@ -586,7 +585,7 @@ class RMSprop(Optimizer):
     def __post_init__(self) -> None:
         super().__post_init__()
         _below_one("RMSprop", "alpha", self.alpha)
-        _above_zero("RMSprop", "eps", self.eps)
+        positive("RMSprop", "eps", self.eps)
 
     def _slots(self, p: NDArray) -> Arrays:
         return {"square": np.zeros_like(p)}
@@ -717,8 +716,3 @@ def _sum_of_squares(g: NDArray) -> float:
 def _below_one(owner: str, name: str, value: Any) -> None:
     if number(owner, name, value, 0) >= 1:
         raise ValueError(f"{owner}: {name} must lie in [0, 1), got {value!r}")
-
-
-def _above_zero(owner: str, name: str, value: Any) -> None:
-    if number(owner, name, value, 0) == 0:
-        raise ValueError(f"{owner}: {name} must be more than 0, got {value!r}")
