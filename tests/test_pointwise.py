@@ -1,20 +1,33 @@
-"""exp, tanh and the logistic function against exact values, over the whole range."""
+"""exp below 0, tanh and the logistic function against exact values, over the whole range."""
 
 import ctypes
 import decimal
 import math
 from decimal import Decimal
+from functools import cache
 
 import numpy as np
 import pytest
 
 import lamina as lm
 import leftovers
-from lamina.engine import pointwise
-from lamina.engine.jit import Address
+from lamina.engine import jit
+from lamina.engine.pointwise import Functions, logistic
 from lamina.engine.tile import lanes
 
-CODES = {"exp": pointwise.exp, "tanh": pointwise.tanh, "sigmoid": pointwise.sigmoid}
+
+def exp(e, b, a):
+    """eᵃ for a <= 0, which the engine has 2^shift times."""
+    a = e.at_least(b, a, e.number(e.format.least))
+    return b.fmul(e.shifted_exp(b, a), e.number(2.0**-e.shift))
+
+
+FUNCTIONS = {
+    "exp": (exp, np.exp),
+    "tanh": (Functions.tanh, np.tanh),
+    "sigmoid": (Functions.sigmoid, logistic),
+}
+"""Each as vector code, and in NumPy."""
 BOUNDS = {
     ("exp", "float32"): 1.1,
     ("tanh", "float32"): 2.6,
@@ -24,8 +37,28 @@ BOUNDS = {
     ("sigmoid", "float64"): 2.4,
 }
 """In units in the last place, as the module states them."""
-by_name = pytest.mark.parametrize("name", CODES)
+by_name = pytest.mark.parametrize("name", FUNCTIONS)
 by_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
+
+
+def emit(name, dtype):
+    """The IR of name(source, vectors, last, target)."""
+    e = Functions(dtype)
+    b, (source, vectors, last, target) = e.function(name, "piip")
+
+    def one(b, element, mask):
+        value = FUNCTIONS[name][0](e, b, e.load(b, e.at(b, source, element), mask))
+        e.store(b, value, e.at(b, target, element), mask)
+
+    e.sweep(b, vectors, last, one, together=4)
+    b.ret_void()
+    return str(e.module)
+
+
+@cache
+def compiled(name, dtype):
+    address = jit.native("", lambda: emit(name, dtype), name)
+    return ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 4)(address)
 
 
 def apply(name, a):
@@ -33,8 +66,8 @@ def apply(name, a):
     y = np.full_like(a, np.nan)
     n = lanes(a.dtype)
     vectors = -(-a.size // n)
-    code = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 4)(CODES[name](a.dtype))
-    code(a.ctypes.data, vectors, a.size - (vectors - 1) * n, y.ctypes.data)
+    last = a.size - (vectors - 1) * n
+    compiled(name, a.dtype)(a.ctypes.data, vectors, last, y.ctypes.data)
     return y
 
 
@@ -70,14 +103,11 @@ def test_float32_over_the_whole_range(name):
     """Every exponent, with some 8,000 fractions each, and the range that matters once more."""
     bits = np.arange(0, 0x7F800000, 1021, dtype=np.uint32).view(np.float32)
     a = np.concatenate([bits, -bits, np.linspace(-110, 110, 500_001, dtype=np.float32)])
-    with np.errstate(over="ignore", under="ignore"):
+    a = a[a <= 0] if name == "exp" else a
+    with np.errstate(under="ignore"):
         expected = wide(name, a)
-    y = apply(name, a)
-    most = float(np.finfo(np.float32).max)
-    infinite = np.isinf(y)
-    assert np.all(expected[infinite] > most)
     exponent = np.maximum(np.frexp(expected)[1] - 1, -126)
-    error = np.abs(y[~infinite] - expected[~infinite]) / np.exp2(exponent[~infinite] - 23.0)
+    error = np.abs(apply(name, a) - expected) / np.exp2(exponent - 23.0)
     assert error.max() < BOUNDS[name, "float32"]
 
 
@@ -92,6 +122,7 @@ def test_float64_at_samples_of_the_whole_range(name):
             np.exp2(rng.uniform(-1074, 6, 2000)) * rng.choice([-1, 1], 2000),
         ]
     )
+    a = a[a <= 0] if name == "exp" else a
     y = apply(name, a)
     worst = Decimal(0)
     with decimal.localcontext(prec=60):
@@ -104,13 +135,13 @@ def test_float64_at_samples_of_the_whole_range(name):
 
 @by_dtype
 def test_special_values(dtype):
-    special = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0], dtype)
+    special = np.array([np.nan, -np.inf, -0.0, 0.0, np.inf], dtype)
     for name, expected in {
-        "exp": [np.nan, np.inf, 0, 1, 1],
-        "tanh": [np.nan, 1, -1, 0.0, -0.0],
-        "sigmoid": [np.nan, 1, 0, 0.5, 0.5],
+        "exp": [np.nan, 0, 1, 1],
+        "tanh": [np.nan, -1, -0.0, 0.0, 1],
+        "sigmoid": [np.nan, 0, 0.5, 0.5, 1],
     }.items():
-        y = apply(name, special)
+        y = apply(name, special[: len(expected)])
         np.testing.assert_array_equal(y, np.array(expected, dtype))
         np.testing.assert_array_equal(np.signbit(y[1:]), np.signbit(np.array(expected, dtype)[1:]))
 
@@ -146,16 +177,13 @@ def test_nothing_is_too_small_to_be_normal_far_out(layer, dtype):
 
 @by_name
 @by_dtype
-def test_tails_of_vectors_and_the_twin(name, dtype):
+def test_tails_of_vectors(name, dtype):
     n = lanes(dtype)
     rng = np.random.default_rng(0)
     for count in (1, n - 1, n, n + 1, 4 * n + 3, 9 * n):
-        a = rng.uniform(-20, 20, count).astype(dtype)
+        a = rng.uniform(-20, 0 if name == "exp" else 20, count).astype(dtype)
         y = apply(name, a)
         assert np.isfinite(y).all()
         alone = np.concatenate([apply(name, one) for one in a[:, None]])
         np.testing.assert_array_equal(y, alone)  # no value depends on its place
-        by_twin = np.full_like(a, np.nan)
-        vectors = -(-count // n)
-        CODES[name].twin(Address(a), vectors, count - (vectors - 1) * n, Address(by_twin))
-        np.testing.assert_allclose(y, by_twin, rtol=8 * np.finfo(dtype).eps)
+        np.testing.assert_allclose(y, FUNCTIONS[name][1](a), rtol=8 * np.finfo(dtype).eps)

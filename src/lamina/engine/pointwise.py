@@ -29,13 +29,13 @@ without, denormal numbers among the results:
     =======  =======  =======
     ..       float32  float64
     =======  =======  =======
-    exp      1.1      1.1
+    eᵃ       1.1      1.1
     tanh     2.6      2.7
     σ        2.4      2.4
     =======  =======  =======
 
-NaN gives NaN, exp(-inf) = 0, exp(inf) = inf, tanh(±inf) = ±1, σ(-inf) = 0, σ(inf) = 1, and
-tanh(±0) = ±0.
+eᵃ is there for a <= 0 alone, which is all that the others need. NaN gives NaN, tanh(±inf) = ±1,
+σ(-inf) = 0, σ(inf) = 1, and tanh(±0) = ±0.
 """
 
 import itertools
@@ -48,9 +48,8 @@ import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
 
-from .jit import Address, Code
 from .loops import for_range
-from .tile import Emitter, lanes
+from .tile import Emitter
 
 NDArray = npt.NDArray[Any]
 _i64 = ir.IntType(64)
@@ -67,9 +66,9 @@ class Format(NamedTuple):
         The parts of ln 2.
     q : tuple of float
         The coefficients of q, from the highest power down.
-    least, most : float
-        At or below `least` exp is 0, above `most` it is inf. Of `least`, 2^(n + shift) is 0 as
-        `power` makes it: to round to 0 what is too small takes some CPUs a hundred times as long.
+    least : float
+        At or below it exp is 0. 2^(n + shift) of it is 0 as `power` makes it: to round to 0 what is
+        too small takes some CPUs a hundred times as long.
     s : tuple of float
         The coefficients of s, from the highest power down.
     """
@@ -80,7 +79,6 @@ class Format(NamedTuple):
     ln2: tuple[float, float]
     q: tuple[float, ...]
     least: float
-    most: float
     s: tuple[float, ...]
 
 
@@ -88,7 +86,7 @@ FORMATS: Final = {
     np.dtype(np.float32): Format(
         32, 23, 127, (0.693359375, -2.1219444e-4),
         (0.001392625, 0.008363233, 0.041666552, 0.16666576, 0.5),
-        -190 * math.log(2), 89.0,
+        -190 * math.log(2),
         (
             -0.000122713719, 0.000195417003, 0.00156958658, -0.00352383529, -0.00752740614,
             0.0604064949, -0.186522975, 0.38713668, -0.607896607, 0.755285138,
@@ -101,7 +99,7 @@ FORMATS: Final = {
             2.4801521057868204e-05, 0.00019841269863171557, 0.0013888888917367081,
             0.008333333333330039, 0.041666666666623824, 0.16666666666666669, 0.5000000000000001,
         ),
-        -1534 * math.log(2), 710.0,
+        -1534 * math.log(2),
         (
             -9.548406261831183e-10, 9.883266796936845e-11, 1.3908604716549315e-08,
             1.4496295587963517e-08, -7.639378494529246e-08, -1.5415337090279745e-07,
@@ -186,18 +184,6 @@ class Functions(Emitter):
     def _magic(self, plus: int) -> float:
         """Return a number with bias + plus in its lowest bits, whose unit is 1."""
         return 1.5 * 2.0**self.format.mantissa + self.format.bias + plus
-
-    def exp(self, b: ir.IRBuilder, a: ir.Value) -> ir.Value:
-        """Return eᵃ."""
-        form = self.format
-        least = self.number(form.least)
-        a = self.below(b, self.at_least(b, a, least), form.most)
-        biased, p = self.reduce(b, a)
-        n = b.sub(biased, b.bitcast(self.number(self._magic(0)), self.integers))
-        half = b.ashr(n, self.integer(1))  # 2ⁿ itself may be out of range
-        bias = self.integer(form.bias)
-        scaled = b.fmul(b.fadd(p, self.number(1)), self.power(b, b.add(half, bias)))
-        return b.fmul(scaled, self.power(b, b.add(b.sub(n, half), bias)))
 
     @property
     def shift(self) -> int:
@@ -302,41 +288,8 @@ class Functions(Emitter):
             body(b, b.mul(whole, _i64(self.lanes)), self.first_lanes(b, last))
 
 
-def _emit(name: str, dtype: Any) -> str:
-    """Emit `name(source, vectors, last, target)`: target[j] = f(source[j])."""
-    e = Functions(dtype)
-    b, (source, vectors, last, target) = e.function(name, "piip")
-    function = getattr(e, name)
-
-    def one(b: ir.IRBuilder, element: ir.Value, mask: ir.Value | None) -> None:
-        value = function(b, e.load(b, e.at(b, source, element), mask))
-        e.store(b, value, e.at(b, target, element), mask)
-
-    e.sweep(b, vectors, last, one, together=4)
-    b.ret_void()
-    return str(e.module)
-
-
-def _twin(
-    function: Callable[[NDArray], NDArray], source: Address, vectors: int, last: int,
-    target: Address,
-) -> None:  # fmt: skip
-    count = (vectors - 1) * lanes(source.dtype) + last
-    target.row(0, count)[...] = function(source.row(0, count))
-
-
 def logistic(a: NDArray) -> NDArray:
     """Return σ(a) by equation (2), in NumPy."""
     u = np.exp(-np.abs(a))
     found: NDArray = np.where(a < 0, u, np.ones_like(u)) / (1 + u)
     return found
-
-
-exp: Final = Code("exp", partial(_emit, "exp"), partial(_twin, np.exp))
-"""`exp(dtype)`: code with the arguments source, vectors, last, target; these may be the same."""
-
-tanh: Final = Code("tanh", partial(_emit, "tanh"), partial(_twin, np.tanh))
-"""`tanh(dtype)`: the same for tanh."""
-
-sigmoid: Final = Code("sigmoid", partial(_emit, "sigmoid"), partial(_twin, logistic))
-"""`sigmoid(dtype)`: the same for σ."""

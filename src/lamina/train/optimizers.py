@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Final, Self
 import numpy as np
 
 from .. import kernels
-from ..arguments import FLOATS, Constructor, bind, choice, number, positive, say
+from ..arguments import FLOATS, Constructor, bind, choice, limit, number, positive, say
 from ..layer import Arrays, Layer, NDArray
 from .names import matches, refuse_idle
 from .schedules import Schedule, rate
