@@ -403,8 +403,8 @@ class _Segment:
         return x
 
 
-def _planned(parts: list[_Part], plan: "Plan", x: int) -> int:
-    """Plan parts that can be planned, one after the other."""
+def _plan_parts(parts: list[_Part], plan: "Plan", x: int) -> int:
+    """Plan parts one after the other, all of which can be; return the number of y."""
     for part in parts:
         if part.run.plan is not None:
             x = part.run.plan(plan, x)
@@ -430,7 +430,7 @@ def _whole(parts: list[_Part], shape: Shape, dtype: np.dtype[Any]) -> "Program":
     from .engine.program import Plan, Program  # not before it is known that there are kernels
 
     plan = Plan(shape, dtype)
-    return Program(plan, _planned(parts, plan, 0))
+    return Program(plan, _plan_parts(parts, plan, 0))
 
 
 def _by_microbatches(
@@ -444,7 +444,7 @@ def _by_microbatches(
 
     plan, x, head = Plan(shape, dtype), 0, 0
     while head < len(parts) and len(plan.shapes[x]) > 2:
-        x = _planned(parts[head : head + 1], plan, x)
+        x = _plan_parts(parts[head : head + 1], plan, x)
         head += 1
     n, between = shape[0], _whole(parts[:head], shape, dtype).size
     batches = min(n, -(-between // CACHED))
@@ -466,7 +466,7 @@ class _Chain:
         self.parts = list(_parts(list(flat(model)), memo))
         self.needed = [part for part in self.parts if part.needed]
         planned = all(part.run.plan is not None for part in self.needed)
-        self.plan = functools.partial(_planned, self.needed) if planned else None
+        self.plan = functools.partial(_plan_parts, self.needed) if planned else None
         by_plan = itertools.groupby(self.needed, lambda part: part.run.plan is not None)
         self.segments = [_Segment(list(parts)) for _, parts in by_plan]
         self.outline = _Outline(model)

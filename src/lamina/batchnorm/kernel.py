@@ -355,7 +355,21 @@ ONLY_SUMS: Final = (0, NOTHING), (1, 2)
 
 
 class Layout(NamedTuple):
-    """How M rows of C channels lie side by side and are cut."""
+    """How M rows of C channels lie side by side and are cut.
+
+    Attributes
+    ----------
+    parts : int
+        How many parts of the work threads share.
+    full, tail : int
+        How many whole rows of `fold` C columns there are, and the columns of the last one.
+    fold : int
+        How many rows of x count as one.
+    group : int
+        How many blocks of rows a part makes one by itself.
+    table : int
+        How many numbers all blocks of rows have for one kind of sum.
+    """
 
     parts: int
     full: int
@@ -377,7 +391,7 @@ class Layout(NamedTuple):
 
 @functools.lru_cache(LAYOUTS)
 def layout(M: int, C: int, threads: int) -> Layout:
-    """Return the layout, and the numbers that a column's sums over blocks need."""
+    """Return how rows and channels are cut for so many threads."""
     fold = 1
     if C < WIDTH:
         fold = WIDTH // math.gcd(C, WIDTH)

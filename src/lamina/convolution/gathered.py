@@ -30,8 +30,8 @@ from .direct import equal, zeros_of
 NDArray = npt.NDArray[Any]
 
 WIDEST: Final = 3
-"""The most vectors of a panel, or those of one of matmul.py: few panels read seldom what is
-gathered."""
+"""The most vectors of a panel, if one of matmul.py has no more: what is gathered is read once for
+each panel, so that few are better."""
 POSITIONS: Final = 256
 """The most positions of a block."""
 GATHERED: Final = LEVEL_2 // 4

@@ -144,7 +144,7 @@ class _Fixed:
                 found = matmul.pack(found, o, 1, o, found.size // o)
             elif case.groups == 1:
                 pack = winograd.pack if case.is_3x3 else direct.pack
-                found = pack(found.reshape(_taps(case.weight)))
+                found = pack(found.reshape(_three_axes(case.weight)))
             self.packed[kind] = found
         return found
 
@@ -267,7 +267,7 @@ class _Case:
     def is_3x3(self) -> bool:
         """Whether Winograd's products serve it."""
         zeros = self.padding_mode == "zeros"
-        return zeros and winograd.fits(_taps(self.weight), self.groups, *self.moves[:2])
+        return zeros and winograd.fits(_three_axes(self.weight), self.groups, *self.moves[:2])
 
     @cached_property
     def moves(self) -> tuple[Ints, Ints, Ints]:
@@ -284,7 +284,7 @@ _case = lru_cache(2 * PLANS)(_Case)
 def _plan(case: _Case, edges: Ints | None) -> Correlation:
     """Plan y, with weights packed beforehand if there are edges."""
     if case.is_3x3:
-        x, weight, y = _volume(case.x), _taps(case.weight), _volume(case.y)
+        x, weight, y = _volume(case.x), _three_axes(case.weight), _volume(case.y)
         *_, before = case.moves
         given = edges is not None
         return winograd.winograd(x, weight, y, before, False, case.dtype, case.threads, given)
@@ -300,7 +300,7 @@ def _plan(case: _Case, edges: Ints | None) -> Correlation:
     _, _, rows, columns, o = y = _volume(case.y)
     strides = rows * columns * o, columns * o, o
     return correlation(
-        _volume(case.x), _taps(case.weight), case.groups, False, axes, y, 0, strides,
+        _volume(case.x), _three_axes(case.weight), case.groups, False, axes, y, 0, strides,
         case.dtype, case.threads, edges,
     )  # fmt: skip
 
@@ -308,7 +308,7 @@ def _plan(case: _Case, edges: Ints | None) -> Correlation:
 @lru_cache(PLANS)
 def _plan_dx(case: _Case) -> Gradient | Narrow:
     """Plan dx."""
-    dy, weight, x = _volume(case.y), _taps(case.weight), _volume(case.x)
+    dy, weight, x = _volume(case.y), _three_axes(case.weight), _volume(case.x)
     if case.is_3x3:
         *_, before = case.moves
         after = tuple(k - 1 - b for k, b in zip(weight[:3], before, strict=True))
@@ -320,7 +320,7 @@ def _plan_dx(case: _Case) -> Gradient | Narrow:
 @lru_cache(PLANS)
 def _plan_dw(case: _Case) -> Product | Chunks:
     """Plan dW."""
-    dy, weight, x = _volume(case.y), _taps(case.weight), _volume(case.x)
+    dy, weight, x = _volume(case.y), _three_axes(case.weight), _volume(case.x)
     if case.is_3x3:
         *_, before = case.moves
         return winograd.weights(x, dy, weight, before, case.dtype, case.threads)
@@ -402,7 +402,7 @@ def _input_gradient(case: _Case, dy: NDArray, weight: NDArray) -> NDArray:
         options = case.windows, case.padding_mode, case.groups
         depthwise.input_gradient(dy, weight, dx, *options)
         return dx
-    weight = weight.reshape(_taps(case.weight))
+    weight = weight.reshape(_three_axes(case.weight))
     if case.padding_mode == "zeros":
         input_gradient(_plan_dx(case), dy, weight, dx)
         return dx
@@ -435,6 +435,6 @@ def _volume(x: Ints) -> Ints:
     return x[:1] + (1,) * (5 - len(x)) + x[1:]
 
 
-def _taps(weight: Ints) -> Ints:
-    r"""Return a shape (\*K, C, O) with three axes K."""
+def _three_axes(weight: Ints) -> Ints:
+    r"""Return the shape of a weight, (\*K, C, O), with three axes K."""
     return (1,) * (5 - len(weight)) + weight

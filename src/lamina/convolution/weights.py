@@ -35,14 +35,16 @@ NEAR: Final = 24 * 1024
 HELD: Final = 128 * 1024
 """The most bytes of X̃ for a block: it stays in level 2."""
 CHUNKS: Final = 16
-"""Into how many sums dW is cut at the most, with so many blocks in each at the least:"""
+"""Into how many sums dW is cut at the most."""
 BLOCKS: Final = 2
+"""How many blocks each of these sums has at the least."""
 SUM: Final = 2**18
 """Bytes of a sum at the most: it stays in level 2."""
 MANY: Final = 32
-"""So many channels are gathered, for a product whose tiles all threads share, unless there are so
-many chunks to share:"""
+"""From so many channels on x is gathered, for a product whose tiles all threads share, unless there
+are enough chunks for them to share."""
 SEVERAL: Final = 8
+"""So many chunks are enough."""
 
 
 @jit.kernel

@@ -62,21 +62,21 @@ to_dweight: Final = patches("winograd_dweight", tuple(zip(*_G, strict=True)))
 FEWEST: Final = 16
 """With fewer channels, to begin and end the sums would take more than is saved."""
 MULTIPLE: Final = 16
-"""dW goes by strips of a multiple of so many channels, which the lanes of all CPUs divide,"""
+"""dW goes by strips of a multiple of so many channels, which the lanes of all CPUs divide."""
 NEAR: Final = LEVEL_2 // 4
-"""Bytes of V for a block: with what is made of it, level 2 holds it,"""
+"""About how many bytes V has for a block: with what is made of it, level 2 holds it."""
 TILES: Final = 36
-"""or a block of so many tiles, for U to be read seldom,"""
+"""The least tiles of a block, though it be larger then: each block reads all of U."""
 LARGE: Final = 2**21
-"""but, however many channels there are, at most so many bytes, which is also for a panel of U."""
+"""The most bytes of V for a block, whatever `TILES` asks for, and of a panel of U."""
 SEVERAL: Final = 2**24
 """Bytes of U at the most for each thread to have a panel."""
 STREAM: Final = 2**19
-"""Bytes of V and of what stands beside it in a block of dW, whose sums level 2 holds:"""
+"""About how many bytes V and the same of dY have for a block of dW."""
 STRIP: Final = 8192
-"""so many elements at the most,"""
+"""The most elements of a strip of dW: level 2 holds its sums."""
 MOST: Final = 128
-"""and so many outputs."""
+"""The most outputs of such a strip."""
 
 
 @jit.kernel

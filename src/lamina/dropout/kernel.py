@@ -33,10 +33,8 @@ CHUNK: Final = 8192
 """The most units of a sample that a thread takes at once; a multiple of 4."""
 SERIAL: Final = 16_384
 """Up to so many units a call stays on one core: a second one would cost more."""
-
-
 KEPT: Final = 64
-"""For how many sizes, and rates, it is kept what follows from them."""
+"""For how many sizes and rates it is kept what follows from them."""
 
 
 class Cache(NamedTuple):

@@ -44,7 +44,6 @@ MANY: Final = 4
 SHAPES: Final = 256
 """For how many shapes tables are kept."""
 
-
 RUN: Final = 5
 """What a run is: its first term or window, the count, the first place; its first element, its
 elements."""
@@ -360,33 +359,35 @@ greatest, greatest_once = (
     Code(name, partial(_emit_greatest, name), partial(_twin, "greatest_pool"))
     for name in ("greatest_pool", "greatest_pool_once")
 )
-"""The maxima alone; and read past the caches."""
+"""The maxima of windows alone; and the same of what is read past the caches."""
 rectified: Final = Code(
     "relu_max_pool", partial(_emit_max, "relu_max_pool"), partial(_twin, "relu_max_pool")
 )
-"""Maxima and places after a ReLU, whose gradient goes nowhere where the maximum is 0."""
+"""The maxima after a ReLU and their places: none where the maximum is 0, for no gradient passes."""
 mean, mean_once = (
     Code(name, partial(_emit_mean, name), partial(_twin, "mean_pool"))
     for name in ("mean_pool", "mean_pool_once")
 )
-"""Their means; and the same."""
+"""The means of windows; and the same of what is read past the caches."""
 global_mean, global_mean_once = (
     Code(name, partial(_emit_global_mean, name), partial(_twin, "mean_pool"))
     for name in ("global_mean", "global_mean_once")
 )
-"""The means of windows over all of one axis; and the same."""
+"""The means over all of one axis; and the same of what is read past the caches."""
 ONCE: Final = {greatest: greatest_once, mean: mean_once, global_mean: global_mean_once}
-"""Code for what is read past the caches."""
+"""The code that reads past the caches, by that which does not."""
 sums, sums_past = (
     Code(name, partial(_emit_sum, name), partial(_twin, "sum_pool"))
     for name in ("sum_pool", "sum_pool_past")
 )
-"""Of the gradients of the windows that an element is in, the sum; and written past the caches."""
+"""The sum of the gradients of all windows that an element is in; and the same written past the
+caches."""
 chosen, chosen_past = (
     Code(name, partial(_emit_chosen, name), partial(_twin, "chosen_pool"))
     for name in ("chosen_pool", "chosen_pool_past")
 )
-"""The sum of those in which it is the maximum; and the same."""
+"""The sum of the gradients of the windows whose maximum it is; and the same written past the
+caches."""
 
 
 @jit.kernel
