@@ -153,6 +153,9 @@ class Layer(ABC):
     _by_backward: ClassVar[tuple[str, ...]] = ("gradients",)
     """What does the same as `forward` or `backward` of the class that has it, but sooner."""
 
+    _plan: Any = None
+    """The `plan` of `Fixed` where a layer without parameters has one: its method."""
+
     __signature__ = Constructor()
     _params: Arrays
     _buffers: Arrays
@@ -316,7 +319,7 @@ class Layer(ABC):
 
     def _fixed(self) -> Fixed:
         """Return how the layer computes in an inference model: by default, as ever."""
-        return Fixed(self, self.step)
+        return Fixed(self, self.step, self._plan)
 
     # Sequences, step by step
 

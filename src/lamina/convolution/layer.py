@@ -133,7 +133,7 @@ class _Conv(Affine, Windowed):
         given = kernel(__name__).live(weight, bias, **self._options())
         if given is None:
             return None
-        return Live(by_steps(partial(self._plan, given)), has(weight, bias))
+        return Live(by_steps(partial(self._plan_given, given)), has(weight, bias))
 
     def _fixed(self, relu: bool = False) -> Fixed:
         """Return how the layer computes in an inference model, with a ReLU on top if asked for."""
@@ -151,9 +151,9 @@ class _Conv(Affine, Windowed):
             y: NDArray = given(x, lengths, pads)
             return y
 
-        return Fixed(call, self.step, partial(self._plan, given))
+        return Fixed(call, self.step, partial(self._plan_given, given))
 
-    def _plan(self, given: Any, plan: "Plan", x: int) -> int:
+    def _plan_given(self, given: Any, plan: "Plan", x: int) -> int:
         plan.check(self.dtype)
         y: int = given.plan(plan, x, self._padding(plan.shapes[x]))
         return y

@@ -139,7 +139,7 @@ class Linear(Affine):
         given = kernel(__name__).live(weight, bias)
         if given is None:
             return None
-        return Live(by_steps(partial(self._plan, given)), has(weight, bias))
+        return Live(by_steps(partial(self._plan_given, given)), has(weight, bias))
 
     def _fixed(self, relu: bool = False) -> Fixed:
         """Return how the layer computes in an inference model, with a ReLU on top if asked for."""
@@ -149,10 +149,10 @@ class Linear(Affine):
             y: NDArray = given(*self._checked(x, lengths, dtype))
             return y
 
-        plan = partial(self._plan, given)
+        plan = partial(self._plan_given, given)
         return Fixed(call, lambda x_t, state: (call(x_t), ()), plan)
 
-    def _plan(self, given: Any, plan: "Plan", x: int) -> int:
+    def _plan_given(self, given: Any, plan: "Plan", x: int) -> int:
         plan.check(self.dtype)
         self.output_shape(plan.shapes[x])
         y: int = given.plan(plan, x)

@@ -28,7 +28,7 @@ from .. import arguments, kernels
 from ..arrays import Array, mask_steps, namespace
 from ..calls import Live, by_steps
 from ..dropout import Dropout
-from ..layer import SETTLED, Arrays, Fixed, Fused, Layer, NDArray, Shape
+from ..layer import SETTLED, Arrays, Fused, Layer, NDArray, Shape
 from .erfc import erfc
 from .pooling import MAX_POOLS
 
@@ -174,10 +174,6 @@ class _Activation(Layer):
     def _live(self, *options: bool) -> Live | None:
         """Return how to plan a call."""
         return None if type(self) is Identity else Live(by_steps(self._plan))
-
-    def _fixed(self) -> Fixed:
-        """Return how the layer computes in an inference model."""
-        return Fixed(self, self.step, self._plan)
 
     def _plan(self, plan: Any, x: int) -> int:
         self.output_shape(plan.shapes[x])

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from .. import arguments
-from ..layer import Arrays, Fixed, Layer, NDArray, Shape
+from ..layer import Arrays, Layer, NDArray, Shape
 
 
 class Flatten(Layer):
@@ -43,14 +43,9 @@ class Flatten(Layer):
         shape, dtype, x_shape = arguments.cached(self, cache, 3)
         return arguments.gradient(self, dy, shape, dtype).reshape(x_shape), {}
 
-    def _fixed(self) -> Fixed:
-        """Return how the layer computes in an inference model."""
-
-        def plan(plan: Any, x: int) -> int:
-            y: int = plan.view(x, self.output_shape(plan.shapes[x]))
-            return y
-
-        return Fixed(self, self.step, plan)
+    def _plan(self, plan: Any, x: int) -> int:
+        y: int = plan.view(x, self.output_shape(plan.shapes[x]))
+        return y
 
     def output_shape(self, shape: Shape) -> Shape:
         """Return (N, F) for (N, ...)."""

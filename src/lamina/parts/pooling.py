@@ -27,7 +27,7 @@ from typing import Any, Final
 from .. import arguments, kernels
 from ..arrays import Array, is_step, mask_steps, namespace
 from ..calls import Live, by_steps
-from ..layer import Arrays, Fixed, Layer, NDArray, Shape
+from ..layer import Arrays, Layer, NDArray, Shape
 from ..windowed import Windowed
 from ..windows import Ints, Pads, Windows, crop, fill
 from .steps import mean_steps, mean_steps_backward
@@ -211,10 +211,6 @@ class _Pool(Windowed):
     def _live(self, *options: bool) -> Live | None:
         """Return how to plan a call."""
         return Live(by_steps(self._plan))
-
-    def _fixed(self) -> Fixed:
-        """Return how the layer computes in an inference model."""
-        return Fixed(self, self.step, self._plan)
 
     def _plan(self, plan: Any, x: int) -> int:
         planner = kernels.beside(__name__).Planner(plan)
@@ -514,10 +510,6 @@ class _GlobalPool(Layer):
     def _live(self, *options: bool) -> Live | None:
         """Return how to plan a call."""
         return Live(by_steps(self._plan))
-
-    def _fixed(self) -> Fixed:
-        """Return how the layer computes in an inference model."""
-        return Fixed(self, self.step, self._plan)
 
     def _plan(self, plan: Any, x: int) -> int:
         self.output_shape(plan.shapes[x])
