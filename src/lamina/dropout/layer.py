@@ -68,7 +68,7 @@ class Dropout(Layer):
     Notes
     -----
     x and y have one shape, (N, ...), and one dtype, float32 or float64. With ``lengths``, x has
-    shape (N, T, ...). Where nothing is dropped or scaled, y is x itself.
+    shape (N, T, ...). Where nothing is dropped or scaled, y may be x itself.
 
     **The stream, version 1.** A mask depends on `key`, `calls` and names of sample and unit alone:
 
