@@ -26,6 +26,14 @@ def test_slopes(name):
     assert not np.isnan(far).any()
 
 
+@pytest.mark.parametrize("name", ["relu", "elu", "softplus"])
+def test_activations_of_infinities(name):
+    a = np.array([-np.inf, np.inf])
+    y = cells.ACTIVATIONS[name](a)
+    np.testing.assert_array_equal(y, [-1 if name == "elu" else 0, np.inf])
+    np.testing.assert_array_equal(cells.SLOPES[name](a, y), [0, 1])
+
+
 def from_zero(variants, states):
     """A module's run and run_backward as forward and backward, for the contract."""
 

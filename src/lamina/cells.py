@@ -41,19 +41,26 @@ def _where(holds: Array, like: Array) -> Array:
     return namespace(like).astype(holds, like.dtype)
 
 
+def _relu(a: Array) -> Array:
+    return namespace(a).where(a <= 0, zeros((), a), a)
+
+
+def _elu(a: Array) -> Array:
+    xp = namespace(a)
+    return xp.where(a > 0, a, xp.expm1(xp.clip(a, max=0.0)))
+
+
 def _softplus(a: Array) -> Array:
     xp = namespace(a)
-    return xp.where(a > 0, a, 0 * a) + xp.log1p(xp.exp(-xp.abs(a)))
+    return _relu(a) + xp.log1p(xp.exp(-xp.abs(a)))
 
 
 ACTIVATIONS: Final[Mapping[str, Callable[[Array], Array]]] = {
     "tanh": lambda a: namespace(a).tanh(a),
     "sigmoid": sigmoid,
-    "relu": lambda a: namespace(a).where(a <= 0, 0 * a, a),
+    "relu": _relu,
     "leaky_relu": lambda a: namespace(a).where(a > 0, a, 0.01 * a),
-    "elu": lambda a: namespace(a).where(
-        a > 0, a, namespace(a).expm1(namespace(a).where(a > 0, 0 * a, a))
-    ),
+    "elu": _elu,
     "softplus": _softplus,
     "softsign": lambda a: a / (1 + namespace(a).abs(a)),
     "hard_sigmoid": lambda a: namespace(a).clip(0.2 * a + 0.5, min=0.0, max=1.0),
@@ -65,12 +72,12 @@ SLOPES: Final[Mapping[str, Callable[[Array, Array], Array]]] = {
     "sigmoid": lambda a, y: y * (1 - y),
     "relu": lambda a, y: _where(a > 0, a),
     "leaky_relu": lambda a, y: 0.01 + 0.99 * _where(a > 0, a),
-    "elu": lambda a, y: namespace(a).where(a > 0, 0 * y + 1, y + 1),
+    "elu": lambda a, y: namespace(a).where(a > 0, namespace(a).ones_like(y), y + 1),
     "softplus": lambda a, y: sigmoid(a),
     "softsign": lambda a, y: 1 / (1 + namespace(a).abs(a)) ** 2,
     "hard_sigmoid": lambda a, y: 0.2 * _where((y > 0) & (y < 1), a),
     "hard_tanh": lambda a, y: _where(namespace(a).abs(a) < 1, a),
-    "identity": lambda a, y: 0 * a + 1,
+    "identity": lambda a, y: namespace(a).ones_like(a),
 }
 
 
