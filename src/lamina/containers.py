@@ -4,7 +4,8 @@ import functools
 import textwrap
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
-from typing import Any, overload
+from types import ModuleType
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 
@@ -484,6 +485,14 @@ class _Parallel(Container):
             yield from layer.trace(shape, f"{prefix}.{name}" if prefix else name)
 
 
+class _Rectified(NamedTuple):
+    """The cache of a Residual that did the ReLU after it, too: by these kernels, to y."""
+
+    how: ModuleType
+    y: NDArray
+    cache: Any
+
+
 class Residual(_Parallel):
     """The sum of a body and a shortcut: y = body(x) + shortcut(x).
 
@@ -531,8 +540,6 @@ class Residual(_Parallel):
     def _split(self, dy: NDArray, shapes: list[Shape]) -> list[NDArray]:
         return [dy, dy]
 
-    # With the ReLU after it, whose y is kept beside the cache
-
     def _fuses(self, after: Layer) -> bool:
         """Return whether `_forward_fused` does the layer after this one, too: a ReLU."""
         return type(after) is ReLU and type(self) is Residual and kernels.used()
@@ -543,7 +550,7 @@ class Residual(_Parallel):
         """Return what the ReLU after this layer makes of y, in training, and a cache for both."""
         ys, cache = self._branches(x, lengths, sample_ids, True)
         y = kernels.beside(sums.__name__).add_relu(*ys)
-        return y, (kernels.beside(activations.__name__), y, *cache), Fused
+        return y, _Rectified(kernels.beside(activations.__name__), y, cache), Fused
 
     def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
         """Return dx, the sum over the branches, and the gradients of all parameters."""
@@ -555,10 +562,10 @@ class Residual(_Parallel):
 
     def _before_relu(self, dy: NDArray, cache: Any) -> tuple[NDArray, Any]:
         """Return the gradient of the sum, and the cache without what is a ReLU's."""
-        if not isinstance(cache, tuple) or len(cache) != 4:
+        if not isinstance(cache, _Rectified):
             return dy, cache
-        how, y, *rest = cache
-        return how.relu_backward(gradient(self, dy, y.shape, y.dtype), (y, ())), rest
+        how, y, inner = cache
+        return how.relu_backward(gradient(self, dy, y.shape, y.dtype), (y, ())), inner
 
 
 class Concat(_Parallel):
