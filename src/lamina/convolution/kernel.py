@@ -75,7 +75,7 @@ def _gradients(dy: NDArray, cache: tuple[Any, ...]) -> dict[str, NDArray]:
     return grads
 
 
-class _Fixed:
+class Forward:
     """The forward pass with given parameters, and a ReLU on top if asked for.
 
     Weights are packed when it is first known how; those of each output are multiplied by a factor
@@ -154,7 +154,7 @@ def _scaled(weight: NDArray, factors: NDArray | None) -> NDArray:
     return found.astype(weight.dtype, copy=False)
 
 
-class _Live(_Fixed):
+class _LiveForward(Forward):
     """The forward pass with parameters whose values may change: nothing is packed beforehand."""
 
     def _weights(self, case: "_Case") -> _Weights:
@@ -168,13 +168,13 @@ class _Live(_Fixed):
         return None if found.packed or found.bytes > matmul.SCRATCH else found
 
 
-fixed: Final = _Fixed
+fixed: Final = Forward
 """`fixed(weight, bias, relu, ...)`: the forward pass with parameters that stay, packed once."""
 
 
-def live(weight: NDArray, bias: NDArray | None, **options: Any) -> _Live | None:
+def live(weight: NDArray, bias: NDArray | None, **options: Any) -> _LiveForward | None:
     """Return the same with parameters whose values may change; None where they lie apart."""
-    return _Live(weight, bias, **options) if are_contiguous(weight, bias) else None
+    return _LiveForward(weight, bias, **options) if are_contiguous(weight, bias) else None
 
 
 def by_program(
