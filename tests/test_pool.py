@@ -136,6 +136,33 @@ def test_a_closed_pool_has_no_threads(own):
     assert own.free.acquire(blocking=False)
 
 
+def test_an_interrupt_at_any_moment_leaves_the_pool_to_others(own):
+    """A signal's handler runs where a function of Python begins, and where one of C has ended."""
+    left = 0
+
+    def interrupt(_, event, __):
+        nonlocal left
+        left -= event in ("call", "c_return")
+        if left < 0:
+            sys.setprofile(None)
+            raise KeyboardInterrupt
+
+    assert reversed_often(3, 2)
+    for moment in range(1000):
+        left = moment
+        try:
+            sys.setprofile(interrupt)
+            reversed_often(3, 2)
+            sys.setprofile(None)
+        except KeyboardInterrupt:
+            pass
+        assert not own.free.locked()
+        assert reversed_often(3, 2)
+        if left >= 0:
+            break
+    assert 9 < moment < 999
+
+
 def test_threads_that_cannot_start_leave_the_pool_to_others(own, monkeypatch):
     def refuse(self, count):
         raise RuntimeError("can't start new thread")

@@ -149,7 +149,7 @@ def _run_ready(shared: int, table: int, late: int) -> None:
 
 
 class Pool:
-    """Threads that wait for work. One caller uses them at a time."""
+    """Threads that wait for work. One caller uses them at a time, who holds `free`."""
 
     def __init__(self) -> None:
         self.free = threading.Lock()
@@ -160,23 +160,12 @@ class Pool:
         self.words = np.zeros(WORDS + LINES // 8, np.int64)
         self.shared = -(-pointer(self.words) // LINES) * LINES
 
-    def acquire(self, count: int) -> int:
-        """Return what so many threads share, until `release`; ALONE if it is in use, or closed."""
-        if DISABLED or self.closed or not self.free.acquire(blocking=False):
-            return ALONE
-        try:
-            if len(self.workers) < count - 1:
-                self._hire(count - 1)
-            self._wake()
-        except BaseException:
-            self.free.release()
-            raise
+    def gather(self, count: int) -> int:
+        """Let so many threads come, if they can; return what they share. Who calls holds `free`."""
+        if len(self.workers) < count - 1:
+            self._hire(count - 1)
+        self._wake()
         return self.shared
-
-    def release(self, shared: int) -> None:
-        """Let others use the pool."""
-        if shared != ALONE:
-            self.free.release()
 
     def close(self) -> None:
         """Let all workers end: none may run code that the process takes down."""
@@ -191,11 +180,12 @@ class Pool:
         self.cpu = _cpu()
         while len(self.workers) < count:
             worker = threading.Thread(target=self._work, name="lamina", daemon=True)
+            self.workers.append(worker)  # before a signal may interrupt this
             try:
                 worker.start()
             except RuntimeError:  # a limit on threads, or Python's end: those there are suffice
+                self.workers.pop()
                 return
-            self.workers.append(worker)
 
     def _wake(self) -> None:
         if self.asleep:
@@ -357,11 +347,11 @@ def _run(entry: Entry, count: int, packed: bytes, phases: int) -> None:
 def _with_others(run: Callable[..., Any], most: int, *arguments: Any) -> None:
     """Run what so many threads share at most."""
     pool = _pool
-    shared = pool.acquire(most)
-    try:
-        run(shared, *arguments)
-    finally:
-        pool.release(shared)
+    if pool.closed or pool.free.locked():
+        run(ALONE, *arguments)
+    else:
+        with pool.free:  # no signal comes between taking it and the block that gives it back
+            run(pool.gather(most), *arguments)
 
 
 def _after_fork() -> None:
