@@ -3,6 +3,7 @@
 What changes for a whole process runs in a process of its own.
 """
 
+import errno
 import importlib.util
 import os
 import re
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import llvmlite.binding as llvm
@@ -408,6 +410,43 @@ def test_a_folder_that_cannot_be_written(parent, tmp_path, monkeypatch):
     else:
         assert found is None
     assert (tmp_path / "file").read_text() == ""
+
+
+def test_a_folder_that_can_only_be_read_is_read(tmp_path, monkeypatch):
+    def refuse(path):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setenv("LAMINA_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(Path, "touch", refuse)
+    (tmp_path / jit.sources()).mkdir()
+    assert jit.folder.__wrapped__() == tmp_path / jit.sources()
+
+
+def test_a_user_without_a_home_has_no_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LAMINA_CACHE_DIR", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    assert jit.folder.__wrapped__() is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_stays_where_it_is_when_the_process_moves(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LAMINA_CACHE_DIR", "cache")
+    assert jit.folder.__wrapped__() == tmp_path / "cache" / jit.sources()
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), KeyboardInterrupt()])
+def test_what_cannot_be_written_leaves_no_file(error, tmp_path, monkeypatch):
+    def write(path, data):
+        path.touch()
+        raise error
+
+    monkeypatch.setattr(Path, "write_bytes", write)
+    with suppress(KeyboardInterrupt):
+        jit._write(tmp_path / "name.code", b"code")
+    assert not list(tmp_path.iterdir())
 
 
 def test_folders_that_nobody_uses_are_removed(tmp_path, monkeypatch):

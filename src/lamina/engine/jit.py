@@ -102,7 +102,7 @@ def sources() -> str:
 
 @cache
 def folder() -> Path | None:
-    """Return the folder for compiled code; None where none can be written.
+    """Return the folder for compiled code; None where there is none, and none can be written.
 
     LAMINA_CACHE_DIR names its parent; by default it lies in the user's cache folder.
     """
@@ -111,7 +111,9 @@ def folder() -> Path | None:
         parent = os.path.join(
             os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "lamina"
         )
-    path = Path(parent) / sources()
+        if parent.startswith("~"):  # a user without a home
+            return None
+    path = Path(os.path.abspath(parent), sources())
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / f".{os.getpid()}"
@@ -119,7 +121,7 @@ def folder() -> Path | None:
         probe.unlink()
         _tidy(path)
     except OSError:
-        return None
+        return path if os.path.isdir(path) else None  # to read, maybe
     return path
 
 
@@ -146,8 +148,11 @@ def _write(path: Path, code: bytes) -> None:
     """Write code to a file, behind its digest, if that can be done."""
     with contextlib.suppress(OSError):
         partial = path.with_suffix(f".{os.getpid()}")
-        partial.write_bytes(hashlib.sha256(code).digest() + code)
-        partial.replace(path)
+        try:
+            partial.write_bytes(hashlib.sha256(code).digest() + code)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)  # the disk is full, say
 
 
 _engines: list[Any] = []  # machine code lives as long as the engine that holds it
