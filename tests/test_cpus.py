@@ -591,6 +591,53 @@ TOGETHER = """
 """
 
 
+COMPILE = """
+    import os, threading
+    import numpy as np
+    from lamina.engine import jit, packing
+
+    begun, others = threading.Event(), []
+
+    def emit(dtype):
+        begun.set()
+        others.append(inner())
+        return packing.copy.emit(dtype)
+
+    code = jit.Code("copy", emit, None)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_fork_waits_until_nobody_compiles():
+    script = """
+        import time
+
+        inner = lambda: time.sleep(0.5)
+        thread = threading.Thread(target=code, args=(np.dtype(np.float32),))
+        thread.start()
+        begun.wait()
+        child = os.fork()
+        if child == 0:
+            packing.copy(np.dtype(np.float64))
+            os._exit(0 if others else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        thread.join()
+    """
+    run("-c", textwrap.dedent(COMPILE) + textwrap.dedent(script), LAMINA_CACHE_DIR=os.devnull)
+
+
+def test_a_handler_may_compile_while_its_thread_does():
+    """A signal's, or a `__del__`, comes in the middle of anything."""
+    script = """
+        import faulthandler
+
+        faulthandler.dump_traceback_later(60, exit=True)
+        inner = lambda: packing.copy(np.dtype(np.float64))
+        assert code(np.dtype(np.float32)) and others[0]
+    """
+    run("-c", textwrap.dedent(COMPILE) + textwrap.dedent(script), LAMINA_CACHE_DIR=os.devnull)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 def test_a_fork_works_on():
     assert not run("-c", textwrap.dedent(BUSY) + textwrap.dedent(FORK), LAMINA_THREADS="2")

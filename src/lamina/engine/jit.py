@@ -174,8 +174,8 @@ def _uncollected() -> Iterator[None]:
     It takes a third of the time, otherwise.
     """
     enabled = gc.isenabled()
-    gc.disable()
     try:
+        gc.disable()
         yield
     finally:
         if enabled:
@@ -306,8 +306,8 @@ item: Final = operation("item", _item_twin)
 """`item(at, i)`, in a kernel: element i of an array of 64-bit integers."""
 
 
-_compiling = threading.Lock()
-"""One thread compiles at a time."""
+_compiling = threading.RLock()
+"""One thread compiles at a time; what it is interrupted by, a signal's handler say, may as well."""
 
 
 class Code:
@@ -578,14 +578,20 @@ def with_table(table: NDArray, keep: Any) -> Callable[..., None]:
     that CPython calls with lie in a row. The code takes the integer, the table and that place.
     """
     read = _READ.format(i=0) + _READ_TABLE
-    method = _method("table", read, "i64 %integer0, i64 %table, i64 %held")
+    with _compiling:
+        method = _method("table", read, "i64 %integer0, i64 %table, i64 %held")
     return _function(method, table, keep)
 
 
 def _after_fork() -> None:
     global _compiling
-    _compiling = threading.Lock()  # the parent's may be held
+    _compiling = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    # A fork waits until nobody compiles: locks of LLVM and of imports would stay held in the child.
+    os.register_at_fork(
+        before=lambda: _compiling.acquire(),
+        after_in_parent=lambda: _compiling.release(),
+        after_in_child=_after_fork,
+    )
