@@ -70,6 +70,20 @@ def test_what_waits_is_bounded():
         assert kept <= memory.MOST
 
 
+def test_what_waits_is_let_go_where_memory_is_short(monkeypatch):
+    def new(count, dtype):
+        if memory._waiting:
+            raise MemoryError
+        return np.zeros(count, dtype)
+
+    memory.empty(2**20, F4)
+    gc.collect()
+    (before,) = memory._waiting
+    monkeypatch.setattr(np, "empty", new)
+    assert memory.empty(2**21, F4).size == 2**21
+    assert before not in memory._waiting
+
+
 def test_no_more_is_let_go_than_must_be(monkeypatch):
     monkeypatch.setattr(memory, "MOST", 10 * (2**20 + memory.ALIGNMENT))
     arrays = [memory.empty(2**20, np.dtype(np.uint8)) for _ in range(12)]

@@ -100,7 +100,11 @@ def empty(shape: tuple[int, ...] | int, dtype: np.dtype[Any]) -> NDArray:
     try:
         block = _waiting[rounded].pop()
     except (KeyError, IndexError):
-        block = np.empty(rounded, np.uint8)
+        try:
+            block = np.empty(rounded, np.uint8)
+        except MemoryError:
+            _waiting.clear()  # there may be enough without what waits
+            block = np.empty(rounded, np.uint8)
     array: NDArray = np.asarray(_Lease(block, shape, dtype))
     return array
 
