@@ -128,6 +128,24 @@ def test_large_memory_is_not_kept(monkeypatch):
     assert not run.waiting
 
 
+@pytest.mark.parametrize(("calls", "kept"), [(2, 2), (3, 3), (9, 3), (40, 5)])
+def test_memory_of_many_calls_at_once_is_let_go(calls, kept, monkeypatch):
+    def add(x, y):
+        nonlocal calls
+        calls -= 1
+        if calls > 0:
+            run(x)  # while this call is not over
+        np.add(x, 1, y)
+
+    plan = Plan((2, 5), F32)
+    first = plan.add((2, 5), add, 0, scratch=100)
+    run = Program(plan, plan.add((2, 5), add, first))
+    monkeypatch.setattr(program, "AT_ONCE", 3)
+    monkeypatch.setattr(program, "KEPT", max(kept, 4) * (run.size + 100) if kept > 3 else run.size)
+    run(np.zeros((2, 5), F32))
+    assert len(run.waiting) == kept
+
+
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("rows", [1, 3, 70])
 def test_steps_that_are_ready_find_x_and_y_of_each_call(rows, count):

@@ -8,6 +8,7 @@ call.
 
 import itertools
 import math
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -33,6 +34,9 @@ for what `held` says of the arrays: it takes less time than what runs."""
 KEPT: Final = 2**24
 """The most bytes that a program keeps from call to call; beyond, to ask for memory takes no time
 beside the work on it."""
+AT_ONCE: Final = os.cpu_count() or 1
+"""For how many calls at once a program keeps memory, if it is more than `KEPT` in all: it may be
+called from hundreds of threads, but more than that find no core."""
 _BYTE: Final = np.dtype(np.uint8)
 
 
@@ -176,7 +180,7 @@ class Program:
         except IndexError:
             memory = self.memory(*_room([self]))
         self.run(memory, x, y)
-        if self.size <= KEPT:
+        if _keeps(self.waiting, self):
             self.waiting.append(memory)
 
     def run(self, memory: Memory, x: NDArray, y: NDArray) -> None:
@@ -259,9 +263,15 @@ class Microbatches:
         for program, count in zip(self.programs, self.counts, strict=True):
             first, end = end, end + count
             program.run(memories[program], x[first:end], y[first:end].reshape(program.shape))
-        if max(program.size for program in memories) <= KEPT:
+        if all(_keeps(self.waiting, program) for program in memories):
             self.waiting.append(memories)
         return self.then(y)
+
+
+def _keeps(waiting: Sequence[Any], program: Program) -> bool:
+    """Tell whether the memory of one more call of a program may wait for the next."""
+    count, size = len(waiting), program.size
+    return size <= KEPT and (count < AT_ONCE or count * (size + program.plan.scratch) < KEPT)
 
 
 def _room(programs: Sequence[Program]) -> tuple[NDArray, NDArray]:
