@@ -970,6 +970,21 @@ def test_a_block_holds_for_its_own_thread(eight):
     assert counts == [2, 5]
 
 
+@pytest.mark.parametrize("copied", [True, False])
+def test_a_generator_ends_in_another_context_than_it_began_in(copied):
+    def generate():
+        with threads.threads(1):
+            yield threads.chosen()
+
+    generator = generate()
+    begun = contextvars.copy_context()
+    assert begun.run(next, generator) == 1
+    ended = begun.copy() if copied else contextvars.copy_context()
+    assert ended.run(next, generator, None) is None
+    assert ended.run(threads.chosen) is None
+    assert threads.chosen() is None
+
+
 @pytest.mark.parametrize(("given", "expected"), [("1", 1), ("2", 2), ("4000", 3)])
 def test_lamina_threads(monkeypatch, given, expected):
     monkeypatch.setenv("LAMINA_THREADS", given)

@@ -1,15 +1,15 @@
 """Settings that hold within a block of `with`, in the thread or task that runs it."""
 
 import warnings
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
-_entered: ContextVar[tuple[tuple["Block[Any]", Token[Any]], ...]] = ContextVar(
+_entered: ContextVar[tuple[tuple["Block[Any]", Any], ...]] = ContextVar(
     "lamina_entered", default=()
 )
-"""The blocks that this thread or task is in, and how to leave them."""
+"""The blocks that this thread or task is in, and the values that their variables had before."""
 
 
 class Block(Generic[T]):
@@ -31,13 +31,16 @@ class Block(Generic[T]):
 
     def __enter__(self) -> None:
         self.used = True
-        _entered.set((*_entered.get(), (self, self.variable.set(self.value))))
+        _entered.set((*_entered.get(), (self, self.variable.get())))
+        self.variable.set(self.value)
 
     def __exit__(self, *error: Any) -> None:
         entered = _entered.get()
-        last = max(i for i, (block, _) in enumerate(entered) if block is self)
-        _entered.set(entered[:last] + entered[last + 1 :])
-        self.variable.reset(entered[last][1])
+        found = [i for i, (block, _) in enumerate(entered) if block is self]
+        if found:  # a web server may end a generator in another context than it began in
+            last = found[-1]
+            _entered.set(entered[:last] + entered[last + 1 :])
+            self.variable.set(entered[last][1])
 
     def __del__(self) -> None:
         if not self.used:
