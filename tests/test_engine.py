@@ -986,11 +986,36 @@ def test_a_generator_ends_in_another_context_than_it_began_in(copied):
 
 
 @pytest.mark.parametrize(("given", "expected"), [("1", 1), ("2", 2), ("4000", 3)])
-def test_lamina_threads(monkeypatch, given, expected):
+def test_lamina_threads(monkeypatch, tmp_path, given, expected):
+    monkeypatch.setattr(threads, "CONTROL", tmp_path)
     monkeypatch.setenv("LAMINA_THREADS", given)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2}, raising=False)
     assert threads.available.__wrapped__() == expected
     monkeypatch.delenv("LAMINA_THREADS")
+    assert threads.available.__wrapped__() == 3
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"cpu.max": "max 100000\n"}, 3),
+        ({"cpu.max": "150000 100000\n"}, 2),
+        ({"cpu.max": "5000 100000\n"}, 1),
+        ({"cpu.max": "900000 100000\n"}, 3),
+        ({"cpu.max": ""}, 3),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2),
+    ],
+)
+def test_a_container_may_use_a_part_of_the_cores(monkeypatch, tmp_path, files, expected):
+    (tmp_path / "cpu").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(threads, "CONTROL", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2}, raising=False)
+    monkeypatch.delenv("LAMINA_THREADS", raising=False)
+    assert threads.available.__wrapped__() == expected
+    monkeypatch.setenv("LAMINA_THREADS", "3")  # who asks for more gets it
     assert threads.available.__wrapped__() == 3
 
 

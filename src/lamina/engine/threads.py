@@ -1,8 +1,11 @@
 """How many threads kernels use. Imports no compiler, so that it costs nothing to import."""
 
+import contextlib
+import math
 import os
 from contextvars import ContextVar
 from functools import cache
+from pathlib import Path
 from typing import Any, Final
 
 from ..arguments import integer
@@ -13,6 +16,20 @@ chosen: Final = _chosen.get
 """`chosen()`: the n of the innermost block of `threads`, or None."""
 
 
+CONTROL: Final = Path("/sys/fs/cgroup")
+"""Where Linux tells a container what it may use."""
+
+
+def _quota() -> int | float:
+    """Return how many cores' time a container may use: beyond it, all its threads must wait."""
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        with contextlib.suppress(OSError, ValueError):  # there is none, or it says "max"
+            quota, period = (int(w) for name in names for w in (CONTROL / name).read_text().split())
+            if quota > 0:
+                return math.ceil(quota / period)
+    return math.inf
+
+
 @cache
 def available() -> int:
     """Return LAMINA_THREADS, or how many cores this process may use."""
@@ -20,7 +37,7 @@ def available() -> int:
     most = len(affinity(0)) if affinity else os.cpu_count() or 1
     given = os.environ.get("LAMINA_THREADS")
     if given is None:
-        return most
+        return int(min(most, _quota()))
     if not given.isdecimal() or int(given) < 1:
         raise ValueError(f"LAMINA_THREADS must be a positive integer, got {given!r}")
     return min(int(given), most)
