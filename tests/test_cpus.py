@@ -626,6 +626,18 @@ def test_a_fork_waits_until_nobody_compiles():
     run("-c", textwrap.dedent(COMPILE) + textwrap.dedent(script), LAMINA_CACHE_DIR=os.devnull)
 
 
+def test_the_end_of_a_process_waits_until_nobody_compiles():
+    script = """
+        import time
+
+        inner = lambda: (time.sleep(0.5), print("ended"))
+        threading.Thread(target=code, args=(np.dtype(np.float32),), daemon=True).start()
+        begun.wait()
+    """
+    script = textwrap.dedent(COMPILE) + textwrap.dedent(script)
+    assert run("-c", script, LAMINA_CACHE_DIR=os.devnull) == ["ended"]
+
+
 def test_a_handler_may_compile_while_its_thread_does():
     """A signal's, or a `__del__`, comes in the middle of anything."""
     script = """

@@ -3,6 +3,7 @@
 Numba takes long to import, and is imported (by compiler.py) only where a kernel must be compiled.
 """
 
+import atexit
 import contextlib
 import ctypes
 import gc
@@ -595,3 +596,5 @@ if hasattr(os, "register_at_fork"):
         after_in_parent=lambda: _compiling.release(),
         after_in_child=_after_fork,
     )
+# So does the end of the process, which would take LLVM down meanwhile; nobody begins after that.
+atexit.register(lambda: _compiling.acquire())
