@@ -2,6 +2,7 @@ import contextlib
 import copy
 import math
 import os
+import platform
 import subprocess
 import sys
 import textwrap
@@ -595,3 +596,23 @@ def test_a_parameter_that_becomes_a_list():
     optimizer.step({"w": np.ones(2)}, {"w": np.ones(2)})
     with pytest.raises(TypeError, match="parameter w must be an array"):
         optimizer.step({"w": [1.0, 1.0]}, {"w": np.ones(2)})
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="a mode of x86 alone")
+@pytest.mark.parametrize(
+    "make", [lambda: lm.SGD(0.1, momentum=0.9), lambda: lm.Adam(0.1)], ids=["momentum", "mean"]
+)
+@pytest.mark.parametrize("size", [40, 40_000])
+def test_what_fades_away_ends_at_zero_where_denormal_numbers_are(make, size):
+    def faded(block):
+        optimizer, theta = make(), {"w": np.ones(size, np.float32)}
+        optimizer.step(theta, {"w": np.full(size, 1e-36, np.float32)})
+        with block():
+            for _ in range(200):
+                optimizer.step(theta, {"w": np.zeros(size, np.float32)})
+        return next(iter(optimizer.slots["w"].values()))
+
+    assert np.all(faded(contextlib.nullcontext) > 0)
+    # pytest imports modules with doctests a second time; this is the one that updates see.
+    assert not faded(fused.denormals.flush_denormals).any()
+    assert np.all(np.full(4, 1e-40, np.float32) * np.float32(0.5) > 0), "not restored"

@@ -1,8 +1,10 @@
 """Denormal numbers, smaller than the least normal one, may be taken for zero: opt-in, and scoped.
 
-Some CPUs take a hundred cycles for an operation on them, and a state that fades away passes through
-them. The mode is one of the thread: kernels of recurrent layers set it for their own run, in each
-of their threads, and put back what was there (mode.py). Imports no compiler.
+Some CPUs take a hundred cycles for an operation on them. A state that fades away passes through
+them; a momentum whose gradients have become zero ends among them and stays, for 0.9 times the least
+number rounds to itself. The mode is one of the thread: kernels of recurrent layers and of updates
+set it for their own run, in each of their threads, and put back what was there (mode.py). Imports
+no compiler.
 """
 
 from contextvars import ContextVar
@@ -13,11 +15,13 @@ _asked: ContextVar[bool] = ContextVar("lamina_flush_denormals", default=False)
 
 
 def flush_denormals() -> Block[bool]:
-    """Let the kernels of RNN and LSTM take denormal numbers for zero within a block.
+    """Let RNN, LSTM and the updates of optimizers take denormal numbers for zero within a block.
 
-    It changes results by less than the least normal number (1.2e-38 in float32) where it changes
-    them, and saves time on CPUs that are slow with such numbers. It is for x86 alone; elsewhere,
-    and in formulas, nothing changes.
+    It helps where a state fades away, or where gradients stay zero, those of units that have died
+    or of ids that are seen no more: a momentum, or Adam's mean, would end in such numbers and stay
+    there. It changes results by less than the least normal number (1.2e-38 in float32) where it
+    changes them, and saves time on CPUs that are slow with such numbers. It is for x86 alone;
+    elsewhere, and in formulas, nothing changes.
 
     Examples
     --------

@@ -29,10 +29,11 @@ import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
 
-from ..engine import jit, pool
+from ..engine import denormals, jit, pool
 from ..engine.jit import Address, Code, Task, address, call, data, held
 from ..engine.matmul import contiguous
 from ..engine.memory import AHEAD, LINE, past_caches
+from ..engine.mode import flush
 from ..engine.sweep import DOUBLE, Masks, Sweep, Values
 from ..engine.threads import count as count_threads
 from ..engine.tile import lanes
@@ -261,7 +262,8 @@ zeros: Final = Code("zeros", _emit_zeros, partial(_sums_twin, partial(np.multipl
 @jit.kernel
 def _update(g: int, table: NDArray, task: Task, gradients: NDArray) -> None:
     """Do the pieces of part g."""
-    parts, total, code, _ = task
+    parts, total, code, set_mode, flush, modes = task
+    call(set_mode, (flush, 0, modes + g * 8))
     for i in range(len(table)):
         done, count, at, k = table[i, 0], table[i, 1], table[i, 2], table[i, 3]
         if done * parts // total == g:
@@ -269,6 +271,7 @@ def _update(g: int, table: NDArray, task: Task, gradients: NDArray) -> None:
                 data(table[i, 4]) + at, data(table[i, 5]) + at, data(gradients[k]) + at,
                 data(table[i, 6]) + at, data(table[i, 7]) + at, count, table[i, 8], table[i, 9],
             ))  # fmt: skip
+    call(set_mode, (flush, 1, modes + g * 8))
 
 
 @jit.kernel
@@ -327,6 +330,7 @@ class Updates:
         self.table = jit.Arguments(jit.table(rows))
         self.gradients = jit.table([held(p) for p in params])  # until there are some
         self.sums = np.empty((len(rows), COLUMNS), DOUBLE)
+        self.modes = np.empty(len(rows), np.int64)  # of threads, to be restored
         self.runs: dict[Any, pool.Run] = {}
 
     def read(self, gradients: Sequence[NDArray]) -> list[NDArray]:
@@ -343,7 +347,7 @@ class Updates:
         return self._sum(zeros, gradients)
 
     def _sum(self, code: Code, gradients: Sequence[NDArray]) -> float:
-        self._launch(_sum, code(self.dtype), address(self.sums), gradients)
+        self._launch(_sum, gradients, code(self.dtype), address(self.sums))
         return float(np.add.reduce(self.sums, axis=None))
 
     def update(self, gradients: Sequence[NDArray], numbers: Sequence[Sequence[float]]) -> bool:
@@ -352,17 +356,19 @@ class Updates:
         The numbers are, for each kind, scale, decay and shrink of (1), then those of the rule.
         """
         self.numbers[...] = numbers
-        self._launch(_update, self.code, 0, gradients)
+        mode = flush(self.dtype), denormals.flushing(), address(self.modes)
+        self._launch(_update, gradients, self.code, *mode)
         return not self.total or math.isfinite(np.add.reduce(self.finite, axis=None))
 
-    def _launch(self, kernel: Any, code: Any, sums: Any, gradients: Sequence[NDArray]) -> None:
+    def _launch(self, kernel: Any, gradients: Sequence[NDArray], *task: Any) -> None:
         if not self.total:
             return
-        parts = 1 if self.total <= SERIAL else count_threads()
-        run = self.runs.get((code, parts))
+        parts = 1 if self.total <= SERIAL else min(count_threads(), len(self.sums))
+        run = self.runs.get((task, parts))
         if run is None:
-            task = parts, self.total, code, sums
-            ready = pool.ready(kernel, parts, self.table, task, self.gradients)
-            run = self.runs[code, parts] = pool.in_order(ready)
+            ready = pool.ready(
+                kernel, parts, self.table, (parts, self.total, *task), self.gradients
+            )
+            run = self.runs[task, parts] = pool.in_order(ready)
         self.gradients[:] = [held(g) for g in gradients]
         run()
