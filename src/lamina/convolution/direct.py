@@ -33,7 +33,7 @@ import numpy.typing as npt
 from ..engine import jit, pool
 from ..engine.jit import Arguments, Task, address, call, data, held, int64
 from ..engine.matmul import SERIAL, SERIAL_PLANNED, grid, pack_panel, plan_of
-from ..engine.memory import ALIGNMENT, LEVEL_3, aligned, workspace
+from ..engine.memory import ALIGNMENT, LEVEL_2, LEVEL_3, aligned, workspace
 from ..windows import Ints
 
 NDArray = npt.NDArray[Any]
@@ -41,7 +41,9 @@ NDArray = npt.NDArray[Any]
 PLANS: Final = 64
 """How many plans of a kind are kept, those used last."""
 SCRATCH: Final = 128 * 1024
-"""Bytes of a thread's scratch block, as long as one row of taps needs no more."""
+"""Bytes of a thread's scratch block, as long as one row of taps needs no more;"""
+WIDER: Final = LEVEL_2 // 2
+"""so many beside a B that level 2 does not hold: larger blocks read it less often."""
 RESIDENT: Final = 256 * 1024
 """Bytes of B that a thread keeps in level 2 while rows of X pass."""
 SHARED: Final = LEVEL_3 // 8
@@ -463,13 +465,14 @@ def correlation(
     planes, taps_h = len(deep.chosen), len(rows.chosen)
     lines = planes * taps_h
     least = -(-4 * threads // (n * deep.count * rows.count))
-    strips, runs = _strips(columns, c, SCRATCH // (lines * c * size), least)
+    room = SCRATCH if depth * outputs * size <= RESIDENT else WIDER
+    strips, runs = _strips(columns, c, room // (lines * c * size), least)
     block, every, copied, scratch, zeros = min(BLOCK, rows.count), 1, lines, 0, plan.zeros
     if (strips[:, 2] < 0).any():
         zeros = zeros_of(max(ZEROS, c), dtype)
         most = (strips[:, 1] - strips[:, 0]).max()
         pitch = int((most - 1) * columns.stride + columns.reach) * c
-        fit = SCRATCH // (planes * pitch * size)
+        fit = room // (planes * pitch * size)
         least = -(-NARROW // columns.count)  # short rows, or each panel would be read for so few
         if planes * ((least - 1) * rows.stride + rows.reach) * pitch * size > LARGEST:
             least = 1
