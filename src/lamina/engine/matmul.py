@@ -22,7 +22,7 @@ import numpy.typing as npt
 from . import jit, pool, threads
 from .few import MOST, few_panels, few_rows, few_rows_past, few_sums, few_turned
 from .jit import address, call, held
-from .memory import ALIGNMENT, LINE, past_caches, workspace
+from .memory import ALIAS, ALIGNMENT, LINE, past_caches, workspace
 from .packing import copy, spread, transpose
 from .tile import lanes, last_vectors, panel_vectors, tallest, tile, tile_packing
 
@@ -55,6 +55,8 @@ LARGE: Final = 120_000
 """... but one with more elements is from one tile fewer on: each would fetch it from far away."""
 COPIED: Final = 5
 """An A that so many panels use is copied to strips that lie along memory, ..."""
+IN_ONE_SET: Final = 2
+"""... or so many where its terms lie a multiple of `ALIAS` apart, ..."""
 NEAR: Final = 2048
 """... but not if its rows do so and are no more bytes apart: a cache holds a tile's rows then."""
 PIECE: Final = 256
@@ -422,7 +424,8 @@ def product(
     gap = -(-min(k, terms) * wide * lane // LINE) * LINE + LINE
     tall, a_room, room = block, 0, 0
     near = a_col == 1 and a_row * plan.size <= NEAR
-    if way in (WITHIN, BEFORE) and panels >= COPIED * n_parts and not near:
+    copied = COPIED if a_col * plan.size % ALIAS else IN_ONE_SET
+    if way in (WITHIN, BEFORE) and panels >= copied * n_parts and not near:
         a_room = -(-block // height) * strip(min(k, terms), height, lane)
         tall = block if a_col == 1 else height
     if way == WITHIN and block < -(-m // m_parts):

@@ -23,6 +23,8 @@ LINE: Final = 64
 """Bytes of a line of the cache."""
 ALIGNMENT: Final = LINE
 """That of a line, which is that of the widest vectors, too."""
+ALIAS: Final = 4096
+"""Bytes after which addresses share a set of a level-1 cache."""
 AHEAD: Final = 512
 """How many bytes ahead to ask for what goes past the caches: it is to be read once."""
 

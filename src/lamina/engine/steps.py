@@ -21,7 +21,7 @@ import numpy.typing as npt
 from . import jit, pool, threads
 from .jit import call, held, item
 from .matmul import contiguous, pack_panel, plan_of
-from .memory import LINE, empty
+from .memory import ALIAS, LINE, empty
 from .tile import lanes
 
 NDArray = npt.NDArray[Any]
@@ -32,8 +32,6 @@ TERMS: Final = 384
 """The most terms of a block of a sum: a panel of two or four vectors stays in level 1 or 2."""
 ALONE: Final = 2**18
 """Bytes; the padding of smaller arrays is cleared on one core."""
-ALIAS: Final = 4096
-"""Bytes after which addresses share a set of a level-1 cache."""
 
 
 class Steps:
