@@ -313,7 +313,7 @@ def _plan_dx(case: _Case) -> Gradient | Narrow:
         *_, before = case.moves
         after = tuple(k - 1 - b for k, b in zip(weight[:3], before, strict=True))
         plan = winograd.winograd(dy, weight, x, after, True, case.dtype, case.threads)
-        return Gradient(False, [plan])
+        return Gradient([plan], [])
     return gradient(dy, weight, x, case.groups, *case.moves, case.dtype, case.threads)
 
 

@@ -11,16 +11,36 @@ Few channels would leave most lanes of the tiles empty: narrow.py takes columns 
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from ..engine import jit, pool
+from ..engine.jit import Arguments, Task, address, call, data, held
+from ..engine.matmul import plan_of
 from ..windows import Ints
-from .direct import Correlation, Taps, correlate, correlation
+from .direct import Correlation, Taps, correlate, correlation, zeros_of
 from .narrow import Narrow, narrow, write
 
 NDArray = npt.NDArray[Any]
+
+ALONE: Final = 2**16
+"""So many elements of dX, or fewer, are set to 0 on one core."""
+
+
+@jit.kernel
+def _clear(g: int, shape: Task, at: Task) -> None:
+    """Set part g of a phase of dX to 0."""
+    parts, size, lane, copy, n, deep, high, wide, c, first, s_n, s_d, s_h, s_w = shape
+    dx, zeros = at
+    dx = data(dx) + first * size
+    vectors = (c + lane - 1) // lane
+    lines = n * deep * high
+    for i in range(lines * g // parts, lines * (g + 1) // parts):
+        place = i // high // deep * s_n + i // high % deep * s_d + i % high * s_h
+        last = c - (vectors - 1) * lane
+        call(copy, (zeros, 0, wide, vectors, last, dx + place * size, s_w))
 
 
 @dataclass(frozen=True)
@@ -29,18 +49,18 @@ class _Phase:
 
     first: int
     step: int
+    count: int
     taps: Taps | None
 
 
 @dataclass(frozen=True)
 class Gradient:
-    """The plan of dX: its correlations.
+    """The plan of dX: its correlations, and how `_clear` is told of what no window meets."""
 
-    `clear` tells that no window meets some of dX, which is to be set to 0 first.
-    """
-
-    clear: bool
     correlations: list[Correlation]
+    unmet: list[Arguments]
+    parts: int = 1
+    """In how many parts that is set to 0."""
 
 
 def gradient(
@@ -60,9 +80,7 @@ def gradient(
     threads : int
         How many there are for large work.
     """
-    if not math.prod(dx) * math.prod(dy):
-        return Gradient(True, [])
-    if groups == 1:
+    if groups == 1 and math.prod(dx) * math.prod(dy):
         plan = narrow(dy, weight, dx, stride, dilation, before, dtype, threads)
         if plan is not None:
             return plan
@@ -72,19 +90,25 @@ def gradient(
         )
         for axis in range(3)
     ]
-    clear = any(phase.taps is None for phase in itertools.chain(*axes))
-    _, height, width, c = dx[1:]
+    n, _, height, width, c = dx
     apart = height * width * c, width * c, c
-    correlations = []
+    machine, parts = plan_of(dtype), threads if math.prod(dx) > ALONE else 1
+    correlations, unmet = [], []
     for phases in itertools.product(*axes):
         taps = [phase.taps for phase in phases if phase.taps is not None]
+        steps = tuple(p.step * a for p, a in zip(phases, apart, strict=True))
+        first = sum(p.first * a for p, a in zip(phases, apart, strict=True))
         if len(taps) == 3:
-            steps = tuple(p.step * a for p, a in zip(phases, apart, strict=True))
-            first = sum(p.first * a for p, a in zip(phases, apart, strict=True))
             correlations.append(
                 correlation(dy, weight, groups, True, taps, dx, first, steps, dtype, threads)
             )
-    return Gradient(clear, correlations)
+        else:
+            shape = (
+                parts, machine.size, machine.lane, machine.codes[1], n,
+                *(phase.count for phase in phases), c, first, math.prod(dx[1:]), *steps,
+            )  # fmt: skip
+            unmet.append(Arguments(shape))
+    return Gradient(correlations, unmet, parts)
 
 
 def input_gradient(plan: Gradient | Narrow, dy: NDArray, weight: NDArray, dx: NDArray) -> None:
@@ -92,8 +116,9 @@ def input_gradient(plan: Gradient | Narrow, dy: NDArray, weight: NDArray, dx: ND
     if isinstance(plan, Narrow):
         write(plan, dy, weight, dx)
         return
-    if plan.clear:
-        dx[...] = 0
+    at = held(dx), address(zeros_of(dx.shape[-1], dx.dtype))
+    for phase in plan.unmet:
+        pool.launch(_clear, plan.parts, phase, at)
     for part in plan.correlations:
         correlate(part, dy, weight, dx)
 
@@ -107,14 +132,13 @@ def _phases(
         place = first + before
         kernel = reversed(range(taps))
         chosen = tuple(k for k in kernel if (place - k * dilation) % stride == 0)
-        meets = None
-        if chosen:
-            count = (size - first - 1) // stride + 1
+        meets, count = None, (size - first - 1) // stride + 1
+        if chosen and outputs:
             apart = dilation // math.gcd(dilation, stride)
             low = (place - chosen[0] * dilation) // stride
             at = low + np.arange(count + (len(chosen) - 1) * apart)
             meets = Taps(chosen, apart, 1, count, _within(at, outputs))
-        found.append(_Phase(first, stride, meets))
+        found.append(_Phase(first, stride, count, meets))
     return found
 
 
