@@ -10,8 +10,9 @@ so that with the weights W'[e, o, (p, c)] = W[k, c, o] of these, 0 where a phase
     dX[(p, c), a] = Σ_e Σ_o W'[e, o, (p, c)] dYᵀ[o, a + e]                                      (2)
 
 is a product whose rows are phases and channels, for each row of taps that meets dY. Rows of dY are
-transposed to a scratch block of the thread, zeros around them, and used by several rows of dX. The
-tile's results are transposed back into dX. Each element of dX is written once.
+transposed to *slots* of a scratch block of the thread, zeros around them, where they stay for the
+next rows of dX, and for the next planes where there is room. The tile's results are transposed back
+into dX. Each element of dX is written once.
 """
 
 import itertools
@@ -25,7 +26,7 @@ import numpy.typing as npt
 from ..engine import jit, pool
 from ..engine.jit import Arguments, Task, address, call
 from ..engine.matmul import SERIAL, plan_of
-from ..engine.memory import workspace
+from ..engine.memory import LEVEL_2, workspace
 from ..windows import Ints
 from .direct import cycles, edges_of, zeros_of
 
@@ -33,10 +34,8 @@ NDArray = npt.NDArray[Any]
 
 COLUMNS: Final = 256
 """The most columns of dX, counted in one phase, that are computed together."""
-BLOCK: Final = 16
-"""The most rows of dX that are computed together."""
-SCRATCH: Final = 192 * 1024
-"""Bytes of transposed rows of dY, as long as a row of dX meets no more."""
+WHOLE: Final = LEVEL_2 // 2
+"""Bytes of whole planes of dY that stay transposed, for level 2 to hold them."""
 LARGEST: Final = 2**20
 """Where a row of dX meets more bytes of dY, they are not transposed."""
 
@@ -61,89 +60,84 @@ def _transpose(
 def _rows(
     g: int, shape: Task, windows: Task, heights: NDArray, edges: NDArray, at: Task, lists: NDArray
 ) -> None:
-    """Compute part g of dX: blocks of rows, and chunks of their columns."""
-    parts, size, lane, tile, copy, transpose, block, chunks, pitch, out, slots, held = shape
+    """Compute part g of dX: rows, and chunks of their columns."""
+    parts, size, lane, tile, copy, transpose, chunks, pitch, out, planes, slots, held = shape
     (
         n, deep, high, wide, c, q_deep, q_high, q_wide, o, kd, kh, reach, low,
         s_d, s_h, s_w, d_d, d_h, b_d, b_h,
     ) = windows  # fmt: skip
     dy, weight, dx, zeros, scratch, lists_at = at
     rows, columns = s_w * c, (wide + s_w - 1) // s_w
-    blocks = (high + block - 1) // block
-    units = n * deep * blocks * chunks
-    planes = scratch + g * held * size
-    result = planes + kd * slots * o * pitch * size
+    units = n * chunks * deep * high
+    lines = scratch + g * held * size
+    result = lines + planes * slots * o * pitch * size
     most = lists.shape[2]
-    list_a = lists_at + g * 2 * most * 8
+    list_a = lists_at + g * 3 * most * 8
     list_b = list_a + most * 8
+    for slot in range(planes * slots):  # which row of dY, and chunk, is in each
+        lists[g, 2, slot] = -1
     for u in range(units * g // parts, units * (g + 1) // parts):
-        chunk, y0 = u % chunks, u // chunks % blocks * block
-        z, sample = u // chunks // blocks % deep, u // chunks // blocks // deep
-        y1 = min(y0 + block, high)
+        y, z = u % high, u // high % deep
+        chunk, sample = u // high // deep % chunks, u // high // deep // chunks
         a0, a1 = columns * chunk // chunks, columns * (chunk + 1) // chunks
-        # The rows of dY that the block meets, and the columns of them that there are.
-        first = max(0, (y0 + b_h - (kh - 1) * d_h + s_h - 1) // s_h)
-        end = min(q_high, (y1 - 1 + b_h) // s_h + 1)
+        # The columns of dY that there are of those that the chunk meets.
         j0 = min(max(0, -(a0 + low)), pitch)
         j1 = max(j0, min(pitch, q_wide - a0 - low))
+        s = 0
         for t in range(kd):
             q_d = z + b_d - t * d_d
             if q_d < 0 or q_d % s_d or q_d // s_d >= q_deep:
                 continue
-            for q in range(first, end):
-                plane = planes + (t * slots + q - first) * o * pitch * size
-                if j0 > 0 or j1 < pitch:
-                    call(copy, (zeros, 0, o, pitch // lane, lane, plane, pitch))
-                if j0 < j1:
-                    line = (sample * q_deep + q_d // s_d) * q_high + q
-                    source = dy + (line * q_wide + a0 + low + j0) * o * size
-                    _transpose(
-                        size, lane, transpose, source, o, o, j1 - j0, plane + j0 * size, pitch
-                    )
-        for y in range(y0, y1):
-            s = 0
-            for t in range(kd):
-                q_d = z + b_d - t * d_d
-                if q_d < 0 or q_d % s_d or q_d // s_d >= q_deep:
+            for k in range(kh):
+                q = y + b_h - k * d_h
+                if q < 0 or q % s_h or q // s_h >= q_high:
                     continue
-                for k in range(kh):
-                    q = y + b_h - k * d_h
-                    if q < 0 or q % s_h or q // s_h >= q_high:
-                        continue
-                    for e in range(reach):
-                        lists[g, 0, s] = ((t * kh + k) * reach + e) * o * rows
-                        lists[g, 1, s] = (t * slots + q // s_h - first) * o * pitch + e
-                        s += 1
-            into = dx + (((sample * deep + z) * high + y) * wide + a0 * s_w) * c * size
-            count = min(a1 * s_w, wide) - a0 * s_w  # columns of dX
-            if s == 0:
-                whole = (count * c + lane - 1) // lane
-                last = count * c - (whole - 1) * lane
-                call(copy, (zeros, 0, 1, whole, last, into, 0))
-                continue
-            for p in range(len(edges) - 1):
-                v = edges[p + 1] - edges[p]
-                height = heights[v]
-                tiles = (rows + height - 1) // height
-                for i in range(tiles):
-                    m = rows * i // tiles
-                    h = rows * (i + 1) // tiles - m
-                    call(tile, (
-                        h, v, weight + m * size, list_a, 1, rows,
-                        planes + edges[p] * lane * size, list_b, pitch, s, o, zeros, 0,
-                        result + (m * out + edges[p] * lane) * size, out, lane, 0, zeros, 0,
-                    ))  # fmt: skip
-            full = count // s_w
-            if rows == 1:
-                whole = (full + lane - 1) // lane
-                call(copy, (result, 0, 1, whole, full - (whole - 1) * lane, into, 0))
-                continue
-            call(transpose, (result, out, full, rows, into, rows))
-            if full * s_w < count:
-                left = (count - full * s_w) * c
-                call(transpose, (
-                    result + full * size, out, 1, left, into + full * rows * size, rows
+                slot = q_d // s_d % planes * slots + q // s_h % slots
+                line = (sample * q_deep + q_d // s_d) * q_high + q // s_h
+                before, now = lists[g, 2, slot], line * chunks + chunk
+                if before != now:
+                    into = lines + slot * o * pitch * size
+                    if (before < 0 or before % chunks != chunk) and (j0 > 0 or j1 < pitch):
+                        call(copy, (zeros, 0, o, pitch // lane, lane, into, pitch))
+                    if j0 < j1:
+                        source = dy + (line * q_wide + a0 + low + j0) * o * size
+                        _transpose(
+                            size, lane, transpose, source, o, o, j1 - j0, into + j0 * size, pitch
+                        )
+                    lists[g, 2, slot] = now
+                for e in range(reach):
+                    lists[g, 0, s] = ((t * kh + k) * reach + e) * o * rows
+                    lists[g, 1, s] = slot * o * pitch + e
+                    s += 1
+        into = dx + (((sample * deep + z) * high + y) * wide + a0 * s_w) * c * size
+        count = min(a1 * s_w, wide) - a0 * s_w  # columns of dX
+        if s == 0:
+            whole = (count * c + lane - 1) // lane
+            call(copy, (zeros, 0, 1, whole, count * c - (whole - 1) * lane, into, 0))
+            continue
+        for p in range(len(edges) - 1):
+            v = edges[p + 1] - edges[p]
+            height = heights[v]
+            tiles = (rows + height - 1) // height
+            for i in range(tiles):
+                m = rows * i // tiles
+                h = rows * (i + 1) // tiles - m
+                call(tile, (
+                    h, v, weight + m * size, list_a, 1, rows,
+                    lines + edges[p] * lane * size, list_b, pitch, s, o, zeros, 0,
+                    result + (m * out + edges[p] * lane) * size, out, lane, 0, zeros, 0,
                 ))  # fmt: skip
+        full = count // s_w
+        if rows == 1:
+            whole = (full + lane - 1) // lane
+            call(copy, (result, 0, 1, whole, full - (whole - 1) * lane, into, 0))
+            continue
+        call(transpose, (result, out, full, rows, into, rows))
+        if full * s_w < count:
+            left = (count - full * s_w) * c
+            call(transpose, (
+                result + full * size, out, 1, left, into + full * rows * size, rows
+            ))  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,23 +183,21 @@ def narrow(
     vectors = -(-longest // lane)
     edges = edges_of(rows, vectors * lane, kh * reach * o, size, lane, heights)
     pitch, out = -(-(vectors * lane + reach - 1) // lane) * lane, vectors * lane
-    least = -(-threads // (dx[0] * dx[1] * chunks))  # blocks of a plane, for all threads
-    block = min(BLOCK, -(-high // least))
-    while block >= 1:
-        slots = (block - 1 + (kh - 1) * dilation[1]) // stride[1] + 1
-        if block == 1 or kd * slots * o * pitch * size <= SCRATCH:
-            break
-        block //= 2
-    if kd * slots * o * pitch * size > LARGEST or not _faster(
+    # A row of dX meets no more planes and rows of dY, so that no two of these share a slot.
+    planes, slots = ((k - 1) * dilation[i] // stride[i] + 1 for i, k in enumerate((kd, kh)))
+    row = o * pitch * size
+    if planes * slots * row > LARGEST or not _faster(
         edges, columns, chunks, rows, kw, reach, kh, o, stride, size, lane, heights
     ):
         return None
-    units = dx[0] * dx[1] * -(-high // block) * chunks
+    if kd > 1 and planes * dy[2] * row <= WHOLE:
+        slots = max(slots, dy[2])
+    units = dx[0] * dx[1] * high * chunks
     work = math.prod(dy) * math.prod(weight[:4])
     parts = min(threads, units) if work > SERIAL else 1
-    held = kd * slots * o * pitch + rows * out
+    held = planes * slots * o * pitch + rows * out
     shape = (
-        parts, size, lane, *plan.codes, block, chunks, pitch, out, slots, held,
+        parts, size, lane, *plan.codes, chunks, pitch, out, planes, slots, held,
     )  # fmt: skip
     windows = (
         *dx, *dy[1:], kd, kh, reach, low, *stride, *dilation[:2], *before[:2],
@@ -213,7 +205,7 @@ def narrow(
     return Narrow(
         ((kd, kh, reach, o, s, c), [(k, e - low, p) for k, e, p in meets]), parts,
         Arguments(shape, windows, plan_of(dtype).heights, np.array(edges)), parts * held,
-        (parts, 2, kd * kh * reach),
+        (parts, 3, max(kd * kh * reach, planes * slots)),
         zeros_of(max(pitch, longest * rows + lane, 8 * lane), dtype),
     )  # fmt: skip
 
