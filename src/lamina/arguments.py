@@ -6,7 +6,7 @@ Every function takes the `owner` that speaks in the error: a layer, or a name.
 import inspect
 import operator
 from collections.abc import Collection
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +41,18 @@ def bind(owner: type, args: Any, kwargs: Any) -> inspect.BoundArguments:
         names = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
         takes = signature.replace(parameters=names, return_annotation=signature.empty)
         raise TypeError(f"{owner.__name__}: {error}; it takes {takes}") from None
+
+
+class Constructed:
+    """A class that says what it takes where its constructor is given other arguments."""
+
+    __signature__ = Constructor()
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Look at the arguments; copies give none."""
+        if args or kwargs:
+            bind(cls, args, kwargs)
+        return super().__new__(cls)
 
 
 def integer(owner: object, name: str, value: Any, least: int = 1) -> int:

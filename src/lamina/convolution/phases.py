@@ -36,10 +36,10 @@ def _clear(g: int, shape: Task, at: Task) -> None:
     dx, zeros = at
     dx = data(dx) + first * size
     vectors = (c + lane - 1) // lane
+    last = c - (vectors - 1) * lane
     lines = n * deep * high
     for i in range(lines * g // parts, lines * (g + 1) // parts):
         place = i // high // deep * s_n + i // high % deep * s_d + i % high * s_h
-        last = c - (vectors - 1) * lane
         call(copy, (zeros, 0, wide, vectors, last, dx + place * size, s_w))
 
 

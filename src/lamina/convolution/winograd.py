@@ -92,7 +92,7 @@ def _transform(g: int, shape: Task, at: Task) -> None:
     for p in range(first + (end - first) * g // parts, first + (end - first) * (g + 1) // parts):
         o, many = p * wide * lane, min(wide, vectors - p * wide)
         width = many * lane
-        last = min(lane, outputs - o - width + lane)
+        columns = min(width, outputs - o)
         panel = into + (p - first) * wide * lane * 16 * kd * c * size
         for t in range(kd):
             taps = weight + t * 9 * c * outputs * size
@@ -101,14 +101,14 @@ def _transform(g: int, shape: Task, at: Task) -> None:
                 source, step, plane = mine, width, kd - 1 - t
                 for k in range(9):
                     pack_panel(
-                        c, width - lane + last, size, lane, copy, transpose, zeros,
+                        c, columns, size, lane, copy, transpose, zeros,
                         taps + (k * outputs + o) * c * size, one, c,
                         mine + (8 - k) * c * width * size, width,
                     )  # fmt: skip
-            elif last < lane:
+            elif columns < width:
                 source, step = mine, width
                 pack_panel(
-                    9 * c, width - lane + last, size, lane, copy, transpose, zeros,
+                    9 * c, columns, size, lane, copy, transpose, zeros,
                     taps + o * size, outputs, one, mine, width,
                 )  # fmt: skip
             call(of_weight, (

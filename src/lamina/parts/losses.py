@@ -27,7 +27,7 @@ larger one: the K of all parts together, whose losses and gradients then add to 
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, NoReturn, Self
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -75,19 +75,11 @@ def cross_entropy(y: Array, target: Array) -> tuple[Array, Array]:
     return loss, xp.exp(log_p) * xp.sum(target, axis=-1, keepdims=True) - target  # (7)
 
 
-class _Loss(ABC):
+class _Loss(arguments.Constructed, ABC):
     """What all losses share: lengths and the mean."""
 
     _own_axes: ClassVar = 0
     """The last axes of y, of which each term has all."""
-
-    __signature__ = arguments.Constructor()
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Say what the class takes where it is given other arguments; copies give it none."""
-        if args or kwargs:
-            arguments.bind(cls, args, kwargs)
-        return super().__new__(cls)
 
     def __call__(
         self,

@@ -15,12 +15,12 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Final, Self
+from typing import Any, ClassVar, Final
 
 import numpy as np
 
 from .. import kernels
-from ..arguments import FLOATS, Constructor, bind, choice, limit, number, positive, say
+from ..arguments import FLOATS, Constructed, choice, limit, number, positive, say
 from ..layer import Arrays, Layer, NDArray
 from .names import matches, refuse_idle
 from .schedules import Schedule, rate
@@ -32,7 +32,7 @@ COUNT: Final = "updates"
 
 
 @dataclass(eq=False)
-class Optimizer(ABC):
+class Optimizer(Constructed, ABC):
     """What the optimizers share; each brings its slots and its update.
 
     Parameters
@@ -67,14 +67,6 @@ class Optimizer(ABC):
     steps: int = field(default=0, init=False, repr=False)
     slots: dict[str, Arrays] = field(default_factory=dict, init=False, repr=False)
     _plan: "_Plan | None" = field(default=None, init=False, repr=False)
-
-    __signature__ = Constructor()
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Say what the class takes where it is given other arguments; copies give it none."""
-        if args or kwargs:
-            bind(cls, args, kwargs)
-        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         owner = type(self).__name__
