@@ -553,6 +553,33 @@ def test_maps_of_patches(run, relu, dtype):
              (np.zeros(4 * n, np.float32), 0), 2 * n, n, 0, 1)  # fmt: skip
 
 
+@by_dtype
+@pytest.mark.parametrize("run", [machine, twin], ids=["machine", "twin"])
+def test_maps_of_patches_of_an_image_in_zeros(run, dtype):
+    matrix = ((1, 0, -1), (-1, 1, 0.5))
+    code = patches.patches("patches_padded", matrix, padded=True)
+    n, (high, across), count = tile.lanes(dtype), (4, 7), 5
+    rng = np.random.default_rng(0)
+    for wide, top, left in itertools.product((1, n - 1, n, n + 1, 3 * n), range(-3, 5), (-3, 0, 2)):
+        x = whole(rng, (high, across, wide), dtype)
+        width = -(-wide // n) * n
+        y = np.full((2, 2, count, width), np.nan, dtype)
+        step = count * width
+        first, zeros = (top * across + left) * wide, np.zeros((2 * count + 1) * wide + n, dtype)
+        image = top, high, left, across, (zeros, 0)
+        run(
+            code, dtype, count, (x, first), across * wide, wide, patches.APART * wide,
+            (y, 0), 2 * step, step, width, wide, *image,
+        )  # fmt: skip
+        padded = np.zeros((high + 8, across + 20, wide), dtype)
+        padded[3 : 3 + high, 3 : 3 + across] = x
+        for p in range(count):
+            j = 3 + left + patches.APART * p
+            patch = padded[3 + top : 6 + top, j : j + 3]
+            expected = np.einsum("ai,bj,ijc->abc", matrix, matrix, patch)
+            assert_same(y[:, :, p, :wide], expected.astype(dtype))
+
+
 # A few rows
 
 

@@ -44,12 +44,11 @@ def copy_rows(
 ) -> None:  # fmt: skip
     """Copy the rows of X̃ that a block of dY meets: the block goes from p0, h0, w0 to p1, h1, w1.
 
-    Of each position it is so many channels, which then lie side by side. If from the last ones
-    `whole` vectors will be read, a row is followed by zeros: what stood there may be denormal.
+    Of each position it is so many channels, which then lie side by side.
     """
     (
         size, lane, copy, out_d, deep, high, wide, c, kd, kh, reach, s_d, s_h, s_w, d_d, d_h,
-        b_d, b_h, b_w, every, slots, pitch, whole,
+        b_d, b_h, b_w, every, slots, pitch,
     ) = windows  # fmt: skip
     columns = (w1 - w0 - 1) * s_w + reach
     first = w0 * s_w - b_w
@@ -64,8 +63,6 @@ def copy_rows(
                 target = into + (((p - p0) * kd + t) * slots + r) * pitch * size
                 inside = 0 <= z < deep and 0 <= y < high
                 line = x + (((p // out_d * deep + z) * high + y) * wide + first) * c * size
-                if whole and channels % lane:  # the next row covers what is too much
-                    call(copy, (zeros, 0, 1, 1, lane, target + columns * channels * size, 0))
                 for part in range(3):  # before x, of x, behind it
                     i0, i1 = low, high_end
                     if part == 0:

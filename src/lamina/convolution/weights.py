@@ -177,7 +177,7 @@ def weights(
     )  # fmt: skip
     windows = (
         size, lane, plan.codes[1], dy[1], *x[1:], kd, kh, reach, *stride, *dilation[:2], *before,
-        every, slots, pitch, 0,
+        every, slots, pitch,
     )  # fmt: skip
     return Chunks(
         _blocks, chunks, parts, Arguments(shape, windows, np.array(edges)), parts * held,

@@ -23,8 +23,10 @@ dX is the same of dY, with the kernel turned round. dW is (1) read backwards:
 
     dU[e, c, o] = Σ_t V[t, e, c] (A dY[t] Aᵀ)[e, o]     dW[:, :, c, o] = Gᵀ dU[:, c, o] G      (4)
 
-Tiles go by *blocks* that stay in level 2 from X to Y. A. Lavin and S. Gray, "Fast Algorithms for
-Convolutional Neural Networks", 2015, sections 4 and 4.1.
+Tiles go by *blocks* that stay in level 2 from X to Y. X is read where it lies, and zeros around it;
+while a block is multiplied, what the next one reads of X is asked for, and where Y will stand.
+
+A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks", 2015, sections 4 and 4.1.
 """
 
 import math
@@ -39,7 +41,7 @@ from ..engine.matmul import SERIAL, SERIAL_PLANNED, grid, pack_panel, plan_of
 from ..engine.memory import LEVEL_2, LINE, lasting
 from ..engine.patches import patches
 from ..windows import Ints
-from .blocks import bounds, copy_rows, count, cut
+from .blocks import bounds, count, cut
 from .direct import APART, EVEN, PACKED, Correlation, Packed, pack_panels, zeros_of
 from .weights import BLOCKS, CHUNKS, Chunks
 
@@ -52,11 +54,11 @@ _A: Final = ((1, 1, 1, 0), (0, 1, -1, 1))
 AHEAD: Final = 4
 """Y, which no cache may hold, is asked for so many tiles before it is written."""
 
-of_x: Final = patches("winograd_x", _B)
+of_x: Final = patches("winograd_x", _B, padded=True)
 of_weight: Final = patches("winograd_weight", _G)
 to_y: Final = patches("winograd_y", _A, ahead=AHEAD)
 to_y_relu: Final = patches("winograd_y_relu", _A, relu=True, ahead=AHEAD)
-of_dy: Final = patches("winograd_dy", tuple(zip(*_A, strict=True)))
+of_dy: Final = patches("winograd_dy", tuple(zip(*_A, strict=True)), padded=True)
 to_dweight: Final = patches("winograd_dweight", tuple(zip(*_G, strict=True)))
 
 FEWEST: Final = 16
@@ -118,36 +120,57 @@ def _transform(g: int, shape: Task, at: Task) -> None:
 
 
 @jit.kernel
-def _tiles(g: int, shape: Task, windows: Task, at: Task, lists: NDArray) -> None:
+def _into_v(
+    ends: Task, image: Task, size: int, of_x: int, kd: int, c: int, channels: int, x: int, v: int,
+    v_plane: int, v_pitch: int, zeros: int,
+) -> int:  # fmt: skip
+    """Compute V of a block, of some channels; return where x goes on that no block yet has read."""
+    p0, p1, h0, h1, w0, w1 = ends
+    out_d, deep, high, wide, b_d, b_h, b_w = image
+    nothing, left = int64(0), 2 * w0 - b_w
+    for r in range((p1 - p0) * (h1 - h0)):
+        p, top = p0 + r // (h1 - h0), 2 * (h0 + r % (h1 - h0)) - b_h
+        for t in range(kd):
+            z = p % out_d + t - b_d
+            first = ((p // out_d * deep + z) * high + top) * wide + left
+            call(of_x, (
+                w1 - w0, x + first * c * size, wide * c, c, 2 * c,
+                v + (r * (w1 - w0) * v_pitch + t * channels) * size, 4 * v_plane, v_plane, v_pitch,
+                channels, top, high if 0 <= z < deep else nothing, left, wide, zeros,
+            ))  # fmt: skip
+    plane = (p1 - 1) // out_d * deep + (p1 - 1) % out_d + kd - 1 - b_d  # the last that was read
+    there: int = x + (plane * high + min(2 * h1 + 2 - b_h, high)) * wide * c * size
+    return there
+
+
+@jit.kernel
+def _tiles(g: int, shape: Task, image: Task, at: Task, lists: NDArray) -> None:
     """Compute part g of Y: some blocks, some panels. There is no use for lists of segments."""
     (
         parts, cols, size, lane, wide, tile, copy, of_x, to_y, to_y_relu, planes, lines, columns,
-        all_planes, many_h, many_w, high, across, kd, c, outputs, slots, pitch, held, v_at, m_at,
-        edge_at, v_plane, v_pitch, m_plane,
+        all_planes, many_h, many_w, high, across, kd, c, outputs, held, m_at, edge_at, v_plane,
+        v_pitch, m_plane,
     ) = shape  # fmt: skip
     x, y, scratch, zeros, origin, _, u, first, end, start, start_col, relu = at
     x, y = data(x), data(y)
     zero, one = int64(0), int64(1)  # not literals: `pack_panel` is compiled once
     if relu:
         to_y = to_y_relu
+    half = LINE // 2 // size
     terms, vectors = kd * c, (outputs + lane - 1) // lane
     blocks = count(planes, lines, columns, all_planes, many_h, many_w)
     c0 = first + (end - first) * (g % cols) // cols
     c1 = first + (end - first) * (g % cols + 1) // cols
-    mine = scratch + g * held * size
-    v, m, edge = mine + v_at * size, mine + m_at * size, mine + edge_at * size
+    v = scratch + g * held * size
+    m, edge = v + m_at * size, v + edge_at * size
     for block in range(blocks * (g // cols) // parts, blocks * (g // cols + 1) // parts):
         p0, p1, h0, h1, w0, w1 = bounds(block, planes, lines, columns, all_planes, many_h, many_w)
-        copy_rows(windows, p0, p1, h0, h1, w0, w1, x, c, zeros, mine)
         rows, some = (p1 - p0) * (h1 - h0), w1 - w0
-        for r in range(rows):
-            for t in range(kd):
-                line = (r // (h1 - h0) * kd + t) * slots + r % (h1 - h0) * 2
-                call(of_x, (
-                    some, mine + line * pitch * size, pitch, c, 2 * c,
-                    v + (r * some * v_pitch + t * c) * size, 4 * v_plane, v_plane, v_pitch,
-                    (c + lane - 1) // lane,
-                ))  # fmt: skip
+        x_next = _into_v(
+            (p0, p1, h0, h1, w0, w1), image, size, of_x, kd, c, c, x, v, v_plane, v_pitch, zeros
+        )
+        y_now = y + (p0 * high + 2 * h0) * across * outputs * size
+        asked = rows * some * v_pitch * size
         for p in range(c0, c1):
             o, many = p * wide * lane, min(wide, vectors - p * wide)
             width = many * lane
@@ -164,10 +187,16 @@ def _tiles(g: int, shape: Task, windows: Task, at: Task, lists: NDArray) -> None
                 begin, part = zeros, v + e * v_plane * size
                 if e == 5:  # which all four results have once
                     begin = bias
+                # A product asks for as much memory as its part of V has, a line at two terms.
+                ask, step = part, zero
+                if p == c1 - 1 and e * v_pitch < 4 * c:
+                    ask, step = x_next + e * asked, half
+                elif p == c0 and 0 <= (e - 4) * v_pitch < 4 * outputs:
+                    ask, step = y_now + (e - 4) * asked, half
                 call(tile, (
                     rows * some, many, part, origin, v_pitch, 1,
                     panel + e * terms * width * size, origin, width, 1, terms,
-                    begin, 0, m + e * m_plane * size, width, lane, 0, part, 0,
+                    begin, 0, m + e * m_plane * size, width, lane, 0, ask, step,
                 ))  # fmt: skip
             for r in range(rows):
                 h = h0 + r % (h1 - h0)
@@ -195,20 +224,20 @@ def _tiles(g: int, shape: Task, windows: Task, at: Task, lists: NDArray) -> None
 
 
 @jit.kernel
-def _sums(g: int, shape: Task, windows: Task, windows_y: Task, at: Task, lists: NDArray) -> None:
+def _sums(g: int, shape: Task, image: Task, at: Task, lists: NDArray) -> None:
     """Compute part g of dW: some strips of some chunks."""
     (
         parts, chunks, strips_c, strips_o, size, lane, wide, tile, copy, of_x, of_dy, to_dweight,
-        planes, lines, columns, all_planes, many_h, many_w, kd, c, o, strip_c, strip_o, slots,
-        pitch, slots_y, pitch_y, held, y_at, v_at, d_at, sum_at, v_plane, d_plane, sum_plane,
+        planes, lines, columns, all_planes, many_h, many_w, high, across, kd, c, o, strip_c,
+        strip_o, held, d_at, sum_at, v_plane, d_plane, sum_plane,
     ) = shape  # fmt: skip
     x, dy, dw, zeros, scratch, origin = at
+    zero = int64(0)  # not a literal, as above
     origin += g * 2 * 8  # of this thread's lists, of which it takes one element
     lists[g, 0, 0] = 0
     blocks = count(planes, lines, columns, all_planes, many_h, many_w)
-    mine = scratch + g * held * size
-    mine_y, v = mine + y_at * size, mine + v_at * size
-    d, sums = mine + d_at * size, mine + sum_at * size
+    v = scratch + g * held * size
+    d, sums = v + d_at * size, v + sum_at * size
     units, strips = chunks * strips_c * strips_o, strips_c * strips_o
     for unit in range(units * g // parts, units * (g + 1) // parts):
         chunk = unit // strips
@@ -220,26 +249,23 @@ def _sums(g: int, shape: Task, windows: Task, windows_y: Task, at: Task, lists: 
         for block in range(first, end):
             ends = bounds(block, planes, lines, columns, all_planes, many_h, many_w)
             p0, p1, h0, h1, w0, w1 = ends
-            copy_rows(windows, *ends, x + c0 * size, rows, zeros, mine)
-            copy_rows(windows_y, *ends, dy + o0 * size, outputs, zeros, mine_y)
-            across, high = w1 - w0, h1 - h0
-            tiles = (p1 - p0) * high * across
-            for r in range((p1 - p0) * high):
-                for t in range(kd):
-                    line = (r // high * kd + t) * slots + r % high * 2
-                    call(of_x, (
-                        across, mine + line * pitch * size, pitch, rows, 2 * rows,
-                        v + (r * across * v_pitch + t * rows) * size, 4 * v_plane, v_plane,
-                        v_pitch, (rows + lane - 1) // lane,
-                    ))  # fmt: skip
-                line = r // high * slots_y + r % high * 2
+            x_next = _into_v(
+                ends, image, size, of_x, kd, c, rows, x + c0 * size, v, v_plane, v_pitch, zeros
+            )
+            y_next = dy + ((p1 - 1) * high + min(2 * h1, high)) * across * o * size
+            some, tiles = w1 - w0, (p1 - p0) * (h1 - h0) * (w1 - w0)
+            for r in range((p1 - p0) * (h1 - h0)):
+                top = 2 * (h0 + r % (h1 - h0))
+                line = (p0 + r // (h1 - h0)) * high + top
                 for q in range(0, vectors, wide):
-                    width = min(wide, vectors - q) * lane
+                    width, at_o = min(wide, vectors - q) * lane, o0 + q * lane
                     call(of_dy, (
-                        across, mine_y + (line * pitch_y + q * lane) * size, pitch_y, outputs,
-                        2 * outputs, d + (q * lane * tiles + r * across * width) * size,
-                        4 * d_plane, d_plane, width, width // lane,
+                        some, dy + ((line * across + 2 * w0) * o + at_o) * size, across * o, o,
+                        2 * o, d + (q * lane * tiles + r * some * width) * size,
+                        4 * d_plane, d_plane, width, min(width, o0 + outputs - at_o),
+                        top, high, 2 * w0, across, zeros,
                     ))  # fmt: skip
+            by = kd * rows // 2  # elements that a product asks for at a term, by its tiles
             for e in range(16):
                 part = v + e * v_plane * size
                 for q in range(0, vectors, wide):
@@ -248,10 +274,15 @@ def _sums(g: int, shape: Task, windows: Task, windows_y: Task, at: Task, lists: 
                     begin, lds = into, s_pitch
                     if block == first:
                         begin, lds = zeros, 0
+                    ask, step = part, zero
+                    if strips == 1 and q == 0 and e * by < 4 * c:
+                        ask, step = x_next + e * tiles * by * size, by
+                    elif strips == 1 and 0 <= (e - 8) * by < 4 * o:
+                        ask, step = y_next + (e - 8) * tiles * by * size, by
                     call(tile, (
                         kd * rows, width // lane, part, origin, 1, v_pitch,
                         d + (e * d_plane + q * lane * tiles) * size, origin, width, 1, tiles,
-                        begin, lds, into, s_pitch, lane, 0, part, 0,
+                        begin, lds, into, s_pitch, lane, 0, ask, step,
                     ))  # fmt: skip
         call(to_dweight, (
             kd * rows, sums, 4 * sum_plane, sum_plane, s_pitch,
@@ -308,7 +339,7 @@ def winograd(
         threads = 1
     near = min(NEAR // (length * size), -(-math.prod(image) // threads))
     tiles = min(max(TILES, near), largest)
-    cuts = together, lines, columns = cut(*image, tiles)
+    *_, columns = cuts = cut(*image, tiles)
     blocks, panels = count(*cuts, *image), -(-o // (lane * wide))
     panel = length * wide * lane
     # A panel for each thread, as far as they are not too large together.
@@ -317,31 +348,27 @@ def winograd(
     parts, cols = grid(blocks, at_once, threads)
     if -(-blocks // threads) * threads <= EVEN * blocks:
         parts, cols = threads, 1
-    slots, pitch = 2 * lines + 2, (2 * columns + 2) * c
     v_pitch = terms - c + -(-c // lane) * lane
     most = math.prod(cuts)
     v_plane, m_plane = _plane(most * v_pitch, size), _plane(most * wide * lane, size)
-    v_at = _plane(together * kd * slots * pitch + lane, size)
-    m_at = v_at + 16 * v_plane
+    m_at = 16 * v_plane
     edge_at = m_at + 16 * m_plane
     mine = edge_at + 4 * columns * wide * lane + APART
     shape = (
         parts, cols, size, lane, wide, tile, copy, of_x(dtype), to_y(dtype), to_y_relu(dtype),
-        *cuts, *image, high, across, kd, c, o, slots, pitch, mine, v_at, m_at, edge_at, v_plane,
-        v_pitch, m_plane,
+        *cuts, *image, high, across, kd, c, o, mine, m_at, edge_at, v_plane, v_pitch, m_plane,
     )  # fmt: skip
     transform_parts, held = min(threads, at_once), 9 * c * wide * lane
     transforms = (
         transform_parts, size, lane, wide, copy, transpose, of_weight(dtype), kd, c, o,
         int(turned), held,
     )  # fmt: skip
-    windows = _windows(plan, x, out_d, kd, 4, before, slots, pitch)
     return Correlation(
         _tiles, _transform, dtype, True, Arguments(transforms), transform_parts,
         transform_parts * held if turned or o % lane else 0, panel,
         tuple((first, min(first + at_once, panels)) for first in range(0, panels, at_once)),
-        (parts, cols), Arguments(shape, windows), parts * cols * mine, (1, 1, 1),
-        zeros_of(max(pitch, 8 * lane), dtype),
+        (parts, cols), Arguments(shape, (out_d, *x[1:4], *before)), parts * cols * mine, (1, 1, 1),
+        zeros_of(max((2 * columns + 2) * c, 8 * lane), dtype),
     )  # fmt: skip
 
 
@@ -352,16 +379,6 @@ def _plane(count: int, size: int) -> int:
     """
     line = LINE // size
     return (-(-count // line) | 1) * line
-
-
-def _windows(
-    plan: Any, x: Ints, out_d: int, kd: int, k: int, before: Ints, slots: int, pitch: int
-) -> Task:
-    """Return what `copy_rows` is told of the windows of tiles: k x k, two apart."""
-    return (
-        plan.size, plan.lane, plan.codes[1], out_d, *x[1:], kd, k, k, 1, 2, 2, 1, 1, *before, 1,
-        slots, pitch, 1,
-    )  # fmt: skip
 
 
 def pack(weight: NDArray) -> Packed:
@@ -391,31 +408,25 @@ def weights(
     rows = _share(c, STRIP // (kd * outputs))
     strips_c, strips_o = -(-c // rows), -(-o // outputs)
     tiles = max(TILES, STREAM // (16 * (kd * rows + outputs) * size))
-    cuts = together, lines, columns = cut(*image, tiles)
+    *_, columns = cuts = cut(*image, tiles)
     chunks = CHUNKS if strips_c * strips_o == 1 else 1
     while chunks > 1 and chunks > count(*cuts, *image) // BLOCKS:
         chunks //= 2
     parts = min(threads, chunks * strips_c * strips_o)
-    slots, pitch = 2 * lines + 2, (2 * columns + 2) * rows
-    slots_y, pitch_y = 2 * lines, 2 * columns * outputs
     most = math.prod(cuts)
     v_plane, d_plane = _plane(most * kd * rows, size), _plane(most * outputs, size)
     sum_plane = _plane(kd * rows * outputs, size)
-    y_at = _plane(together * kd * slots * pitch + lane, size)
-    v_at = y_at + _plane(together * slots_y * pitch_y + lane, size)
-    d_at = v_at + 16 * v_plane
+    d_at = 16 * v_plane
     sum_at = d_at + 16 * d_plane
     mine = sum_at + 16 * sum_plane + APART
     shape = (
         parts, chunks, strips_c, strips_o, size, lane, wide, tile, copy, of_x(dtype),
-        of_dy(dtype), to_dweight(dtype), *cuts, *image, kd, c, o, rows, outputs, slots, pitch,
-        slots_y, pitch_y, mine, y_at, v_at, d_at, sum_at, v_plane, d_plane, sum_plane,
+        of_dy(dtype), to_dweight(dtype), *cuts, *image, high, across, kd, c, o, rows, outputs,
+        mine, d_at, sum_at, v_plane, d_plane, sum_plane,
     )  # fmt: skip
-    windows = _windows(plan, x, out_d, kd, 4, before, slots, pitch)
-    windows_y = _windows(plan, dy, out_d, 1, 2, (0, 0, 0), slots_y, pitch_y)
     return Chunks(
-        _sums, chunks, parts, Arguments(shape, windows, windows_y), parts * mine, 1,
-        zeros_of(max(pitch, pitch_y, 8 * lane), dtype),
+        _sums, chunks, parts, Arguments(shape, (out_d, *x[1:4], *before)), parts * mine, 1,
+        zeros_of(max((2 * columns + 2) * max(c, o), 8 * lane), dtype),
     )  # fmt: skip
 
 

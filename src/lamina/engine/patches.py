@@ -10,8 +10,8 @@ end Y is max(0, Y) where a ReLU is asked for.
 """
 
 from collections.abc import Sequence
-from functools import partial
-from typing import Any, TypeAlias
+from functools import partial, reduce
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from llvmlite import ir
@@ -21,6 +21,11 @@ from .loops import for_range
 from .tile import Emitter, lanes
 
 Matrix: TypeAlias = tuple[tuple[float, ...], ...]
+
+_Places: TypeAlias = list[list[ir.Value]]
+
+APART: Final = 2
+"""Patches side by side in an image begin so many columns apart."""
 
 _i64, _pointer = ir.IntType(64), ir.PointerType()
 
@@ -41,34 +46,28 @@ def _sum(
     return total
 
 
-def _emit(name: str, matrix: Matrix, relu: bool, ahead: int, dtype: Any) -> str:
+def _emit(name: str, matrix: Matrix, relu: bool, ahead: int, padded: bool, dtype: Any) -> str:
     e = Emitter(dtype)
-    f = ir.Function(e.module, ir.FunctionType(ir.VoidType(), [_i64] * 10), name)
+    kinds = [_i64] * (15 if padded else 10)
+    f = ir.Function(e.module, ir.FunctionType(ir.VoidType(), kinds), name)
     b = ir.IRBuilder(f.append_basic_block("entry"))
-    count, x, x_row, x_col, x_next, y, y_row, y_col, y_next, vectors = f.args
+    count, x, x_row, x_col, x_next, y, y_row, y_col, y_next, wide, *image = f.args
     x, y = b.inttoptr(x, _pointer), b.inttoptr(y, _pointer)
-
-    def places(
-        at: ir.Value, rows: list[ir.Value], columns: list[ir.Value], n: int
-    ) -> list[list[ir.Value]]:
-        """Return pointers to n x n places: an address adds a distance to that of a row."""
-        first = e.hidden(b, at)
-        lines = [first, *(e.hidden(b, e.at(b, first, row)) for row in rows[1:n])]
-        return [[e.at(b, line, column) for column in columns[:n]] for line in lines]
-
-    x_rows, x_columns, y_rows, y_columns = (
-        [b.mul(distance, _i64(i)) for i in range(4)] for distance in (x_row, x_col, y_row, y_col)
-    )
+    rows, n = len(matrix), len(matrix[0])
+    x_columns = [b.mul(x_col, _i64(j)) for j in range(n)]
+    y_rows, y_columns = ([b.mul(by, _i64(i)) for i in range(rows)] for by in (y_row, y_col))
     to_later = b.mul(y_next, _i64(ahead))
-    with for_range(b, count) as patch, for_range(b, vectors) as v:
-        lane = b.mul(v.index, _i64(e.lanes))
-        first = e.at(b, e.at(b, x, b.mul(patch.index, x_next)), lane)
-        into = e.at(b, e.at(b, y, b.mul(patch.index, y_next)), lane)
-        columns = [
-            [e.load(b, place, None) for place in column]
-            for column in zip(*places(first, x_rows, x_columns, len(matrix[0])), strict=True)
-        ]
-        lines = places(into, y_rows, y_columns, len(matrix))
+
+    def grid(lines: Sequence[ir.Value], columns: Sequence[ir.Value]) -> _Places:
+        """Return pointers to places of a patch: an address adds a distance to that of a row."""
+        lines = [e.hidden(b, line) for line in lines]
+        return [[e.at(b, line, column) for column in columns] for line in lines]
+
+    def transform(patch: ir.Value, v: ir.Value, mask: ir.Value | None, places: _Places) -> None:
+        """Emit (1) for a vector of a patch that lies at such places."""
+        columns = [[e.load(b, p, mask) for p in column] for column in zip(*places, strict=True)]
+        into = e.hidden(b, e.at(b, e.at(b, y, b.mul(patch, y_next)), b.mul(v, _i64(e.lanes))))
+        lines = grid([into, *(e.at(b, into, row) for row in y_rows[1:])], y_columns)
         for weights, line in zip(matrix, lines, strict=True):
             values = [_sum(e, b, weights, column) for column in columns]
             for weights_, place in zip(matrix, line, strict=True):
@@ -78,6 +77,42 @@ def _emit(name: str, matrix: Matrix, relu: bool, ahead: int, dtype: Any) -> str:
                 e.store(b, value, place, None)
                 if ahead:
                     e.prefetch(b, e.at(b, place, to_later), write=True)
+
+    def vector_of(rows: Sequence[ir.Value], patch: ir.Value, v: ir.Value) -> _Places:
+        moved = b.add(b.mul(patch, x_next), b.mul(v, _i64(e.lanes)))
+        return grid([e.at(b, row, moved) for row in rows], x_columns)
+
+    lines = [e.at(b, x, b.mul(x_row, _i64(i))) for i in range(n)]
+    if not padded:
+        with for_range(b, count) as patch, for_range(b, wide) as v:
+            transform(patch.index, v.index, None, vector_of(lines, patch.index, v.index))
+        b.ret_void()
+        return str(e.module)
+
+    top, high, left, across, zeros = image
+    zeros = b.inttoptr(zeros, _pointer)
+    for i in range(n):
+        inside = b.icmp_unsigned("<", b.add(top, _i64(i)), high)
+        lines[i] = b.select(inside, lines[i], zeros)
+    whole, rest = b.sdiv(wide, _i64(e.lanes)), b.srem(wide, _i64(e.lanes))
+    mask = e.first_lanes(b, rest)
+    with for_range(b, count) as patch:
+        column = b.add(left, b.mul(patch.index, _i64(APART)))
+        inside = [b.icmp_unsigned("<", b.add(column, _i64(j)), across) for j in range(n)]
+
+        def places(v: ir.Value, at_edge: bool) -> _Places:
+            found = vector_of(lines, patch.index, v)
+            if at_edge:
+                found = [[b.select(*c, zeros) for c in zip(inside, r, strict=True)] for r in found]
+            return found
+
+        with b.if_else(reduce(b.and_, inside)) as branches:
+            for branch, at_edge in zip(branches, (False, True), strict=True):
+                with branch:
+                    with for_range(b, whole) as v:
+                        transform(patch.index, v.index, None, places(v.index, at_edge))
+                    with b.if_then(b.icmp_signed(">", rest, _i64(0))):
+                        transform(patch.index, whole, mask, places(whole, at_edge))
     b.ret_void()
     return str(e.module)
 
@@ -85,15 +120,18 @@ def _emit(name: str, matrix: Matrix, relu: bool, ahead: int, dtype: Any) -> str:
 def _twin(
     matrix: Matrix, relu: bool,
     count: int, x: Address, x_row: int, x_col: int, x_next: int,
-    y: Address, y_row: int, y_col: int, y_next: int, vectors: int,
+    y: Address, y_row: int, y_col: int, y_next: int, wide: int, *image: Any,
 ) -> None:  # fmt: skip
     """Compute equation (1) in plain Python: what the machine code does, each access checked."""
-    m = np.array(matrix, x.dtype)
-    width, (rows, n) = vectors * lanes(x.dtype), m.shape
+    m, lane = np.array(matrix, x.dtype), lanes(x.dtype)
+    (rows, n), given = m.shape, wide if image else wide * lane
+    width = -(-given // lane) * lane
+    top, high, left, across, _ = image or (0, n, 0, n + APART * count, None)
     for p in range(count):
-        patch = np.array([
-            [x.row(p * x_next + i * x_row + j * x_col, width) for j in range(n)] for i in range(n)
-        ])  # fmt: skip
+        patch = np.zeros((n, n, width), x.dtype)
+        for i, j in np.ndindex(n, n):
+            if 0 <= top + i < high and 0 <= left + APART * p + j < across:
+                patch[i, j, :given] = x.row(p * x_next + i * x_row + j * x_col, given)
         found = np.einsum("ai,bj,ijc->abc", m, m, patch)
         if relu:
             found[found < 0] = 0
@@ -102,12 +140,20 @@ def _twin(
                 y.row(p * y_next + i * y_row + j * y_col, width)[...] = found[i, j]
 
 
-def patches(name: str, matrix: Matrix, relu: bool = False, ahead: int = 0) -> Code:
+def patches(
+    name: str, matrix: Matrix, relu: bool = False, ahead: int = 0, padded: bool = False
+) -> Code:
     """Return the code of (1) for a matrix of at most 4 x 4, with something positive in each row.
 
     Its arguments are those of `_twin` from `count` on: how many patches; where the first begins,
     and how many elements apart rows, columns and patches are; the same for what is written; and how
     many vectors are at each place. Where what is written lies in no cache, it is asked for so many
     patches `ahead`.
+
+    Where the patches are of an image `padded` with zeros, `wide` is a number of channels, behind
+    which nothing is read, and there are five arguments more: in which row of the image the patches
+    begin, and how many it has; in which column, each `APART` behind the one before, and how many;
+    and zeros to read in the place of a row, as far as the patches go.
     """
-    return Code(name, partial(_emit, name, matrix, relu, ahead), partial(_twin, matrix, relu))
+    emit = partial(_emit, name, matrix, relu, ahead, padded)
+    return Code(name, emit, partial(_twin, matrix, relu))
