@@ -15,8 +15,8 @@ Neighbours for which only the source moves on make up a *run*, and tiles of the 
 columns together: the windows that meet no padding, for dx those of a phase of the stride. Other
 columns are runs of one. Nothing is padded, and each result is written once. Tiles read columns far
 apart, which no hardware foresees: they ask for the rows behind those they meet. Only where columns
-share sets of level 1, which would lose what two rows of the result have in common, are the rows of
-X copied, once each, to a ring of slots.
+share sets of level 1, which would lose what is read again for another row of the result or of taps,
+are the rows of X copied, once each, to a ring of slots.
 """
 
 import math
@@ -196,6 +196,39 @@ def _strip(
 
 
 @jit.kernel
+def _ring_of(
+    g: int, x: int, channels: int, line_x: int, size: int, ring: Task
+) -> tuple[int, int, int, Task]:
+    """Return the slots of part g, how far columns of X are apart there and where they begin."""
+    copy, slots, vectors, last, pitch, scratch = ring
+    if slots == 0:
+        return slots, channels, x, ring
+    begin = scratch + g * (slots * (line_x // channels) * pitch + APART) * size
+    return slots, pitch, begin, (copy, slots, vectors, last, pitch, begin)
+
+
+@jit.kernel
+def _copied(
+    x: int, rows: int, channels: int, line_x: int, size: int, ring: Task, segments: NDArray,
+    held: NDArray,
+) -> None:  # fmt: skip
+    """Copy the listed rows of X to slots, where they are not `held` yet, and list these instead."""
+    copy, slots, vectors, last, pitch, begin = ring
+    columns = line_x // channels
+    for i in range(rows):
+        source = segments[0, i] // line_x
+        slot = source % slots
+        into = slot * columns * pitch
+        if held[slot] != source:
+            held[slot] = source
+            call(copy, (
+                x + source * line_x * size, channels, columns, vectors, last, begin + into * size,
+                pitch,
+            ))  # fmt: skip
+        segments[0, i] = into
+
+
+@jit.kernel
 def _rows(
     g: int, codes: NDArray,
     runs_d: NDArray, pairs_d: NDArray, places_d: NDArray,
@@ -210,27 +243,15 @@ def _rows(
     ) = task  # fmt: skip
     line_x, longest = shape[3], segments.shape[2]
     list_x = lists + (g * 6 + 3) * longest * 8
-    copy, slots, vectors, last_x, pitch, scratch = ring
-    columns, pixel, base = line_x // channels, channels, x
-    if slots > 0:
-        pixel, base = pitch, scratch + g * (slots * columns * pitch + APART) * size
+    slots, pixel, base, ring = _ring_of(g, x, channels, line_x, size, ring)
     for u in range(units * g // parts, units * (g + 1) // parts):
         v0, v1, r0, r1, row, rows, upper, both, lower, _ = _strip(
             u, strips, shape, runs_d, pairs_d, places_d, runs_h, pairs_h, places_h, segments[g]
         )
         # The rows of X behind those that are met, which the next row of the result may meet.
         end = segments[g, 0, max(0, upper + both + lower - 1)] + line_x
-        for i in range(upper + both + lower if slots > 0 else 0):
-            source = segments[g, 0, i] // line_x
-            slot = source % slots
-            into = slot * columns * pitch
-            if held[g, slot] != source:
-                held[g, slot] = source
-                call(copy, (
-                    x + source * line_x * size, channels, columns, vectors, last_x,
-                    base + into * size, pitch,
-                ))  # fmt: skip
-            segments[g, 0, i] = into
+        if slots > 0:
+            _copied(x, upper + both + lower, channels, line_x, size, ring, segments[g], held[g])
         last = min(lane, outputs - (v1 - 1) * lane)
         many = (v1 - v0) // abreast + (v1 - v0) % abreast
         fresh = many * rows * lines * apart_x  # of each place
@@ -403,8 +424,11 @@ def _plan(
     span, stride = (fill + windows.spans)[1], (fill + windows.stride)[1]
     slots = span + (most - 1) * stride
     held = slots * sources[2] * (distance + LINE)
-    split_up = most == 1 or mode != "zeros" or met[0] > 1 or len(strips) > 2 or blocks > 1
-    if split_up or distance % FAR or held > NEAR:
+    # dW goes through the rows again for each row of taps, and with stride 1 for each column.
+    far = FAR // 2 if alone and stride == 1 else FAR
+    again = alone or most > 1
+    split_up = mode != "zeros" or met[0] > 1 or len(strips) > 2 or blocks > 1
+    if not again or split_up or distance % far or held > NEAR:
         slots = 0
     return _Plan(
         fixed, sources, places, columns.move, most * math.prod(met), len(strips) - 1, blocks, most,
@@ -435,6 +459,19 @@ def _given(
     return shape, sources, places
 
 
+def _ring(plan: _Plan, x: NDArray, parts: int) -> tuple[Task, NDArray]:
+    """Return what is told of the rows of X that are copied, and which ones the slots hold."""
+    machine, channels = plan_of(x.dtype), x.shape[-1]
+    lane, vectors = machine.lane, -(-channels // machine.lane)
+    pitch = vectors * lane + LINE // machine.size
+    scratch = workspace(parts * (plan.slots * plan.sources[2] * pitch + APART), x.dtype)
+    ring = (
+        machine.codes[1], plan.slots, vectors, channels - (vectors - 1) * lane, pitch,
+        address(scratch),
+    )  # fmt: skip
+    return ring, np.full((parts, plan.slots), -1)
+
+
 def _correlate(
     plan: _Plan, x: NDArray, inputs: int, weight: NDArray, outputs: int, bias: NDArray | None,
     y: NDArray, kernel: Ints, relu: bool,
@@ -451,16 +488,7 @@ def _correlate(
         address(weight), inputs * o, o,
         start, start_step, *places, address(segments), int(relu),
     )  # fmt: skip
-    channels = x.shape[-1]
-    vectors = -(-channels // lane)
-    pitch = vectors * lane + LINE // size
-    scratch = workspace(parts * (plan.slots * plan.sources[2] * pitch + APART), x.dtype)
-    ring = (
-        machine.codes[1], plan.slots, vectors, channels - (vectors - 1) * lane, pitch,
-        address(scratch),
-    )  # fmt: skip
-    held = np.full((parts, plan.slots), -1)
-    pool.launch(_rows, parts, plan.fixed, shape, task, segments, ring, held)
+    pool.launch(_rows, parts, plan.fixed, shape, task, segments, *_ring(plan, x, parts))
 
 
 def forward(
@@ -497,7 +525,7 @@ def _weights(
     runs_d: NDArray, pairs_d: NDArray, places_d: NDArray,
     runs_h: NDArray, pairs_h: NDArray, places_h: NDArray,
     strips: NDArray, runs_w: NDArray, pairs_w: NDArray,
-    shape: Task, task: Task, segments: NDArray,
+    shape: Task, task: Task, segments: NDArray, ring: Task, held: NDArray,
 ) -> None:  # fmt: skip
     """Add the chunks of part g: each of some strips of rows, to a dW of its own."""
     (
@@ -507,11 +535,14 @@ def _weights(
     line_x, longest = shape[3], segments.shape[2]
     list_x = lists + (g * 6 + 3) * longest * 8
     list_w = list_x + longest * 8
+    slots, pixel, base, ring = _ring_of(g, x, channels, line_x, size, ring)
     for chunk in range(chunks * g // parts, chunks * (g + 1) // parts):
         for u in range(units * chunk // chunks, units * (chunk + 1) // chunks):
             v0, v1, r0, r1, row, _, rows, _, _, left = _strip(
                 u, strips, shape, runs_d, pairs_d, places_d, runs_h, pairs_h, places_h, segments[g]
             )
+            if slots > 0:
+                _copied(x, rows, channels, line_x, size, ring, segments[g], held[g])
             last = min(lane, outputs - (v1 - 1) * lane)
             fresh = ((v1 - v0) // abreast + (v1 - v0) % abreast) * lines * apart_x
             for r in range(r0, r1):
@@ -532,17 +563,17 @@ def _weights(
                             for i in range(i0, i1):
                                 column = pairs_w[e, 1] + moved + k0 * step
                                 element = pairs_w[e, 0] + k0 * tap_step
-                                segments[g, 3, i - i0] = segments[g, 0, i] + column * channels
+                                segments[g, 3, i - i0] = segments[g, 0, i] + column * pixel
                                 segments[g, 4, i - i0] = segments[g, 1, i] + element * tap
                             # The rows of X behind these, once for all pieces of a row; that of Y
                             # each time, for to ask for what is read at once would delay it.
                             behind = segments[g, 3, i1 - i0 - 1] + line_x + v0 * wide
                             asked = 0
-                            if i1 == rows and piece == 0 and left > 0:
+                            if slots == 0 and i1 == rows and piece == 0 and left > 0:
                                 asked = lines if behind + count * fresh <= size_x else 0
                             call(code, (
-                                16 * (i1 - i0) + k1 - k0, x + v0 * wide * size, list_x,
-                                move * channels, step * channels,
+                                16 * (i1 - i0) + k1 - k0, base + v0 * wide * size, list_x,
+                                move * pixel, step * pixel,
                                 y + (place * outputs + v0 * lane) * size, apart * outputs, count,
                                 dw + (chunk * dw_size + v0 * lane) * size, list_w,
                                 tap_step * tap, line, v1 - v0, last,
@@ -567,7 +598,7 @@ def weight_gradient(
         parts, size, lane, most_taps(c), *sources, address(dweights), c * channels, channels,
         chunks, math.prod(weight), *places, address(segments), c, taps_gradient(c, o)(x.dtype),
     )  # fmt: skip
-    pool.launch(_weights, parts, plan.fixed, shape, task, segments)
+    pool.launch(_weights, parts, plan.fixed, shape, task, segments, *_ring(plan, x, parts))
     total: NDArray = dweights[0] if chunks == 1 else dweights.sum(axis=0)
     return total
 
