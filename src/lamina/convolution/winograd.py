@@ -339,7 +339,10 @@ def winograd(
         threads = 1
     near = min(NEAR // (length * size), -(-math.prod(image) // threads))
     tiles = min(max(TILES, near), largest)
-    *_, columns = cuts = cut(*image, tiles)
+    together, lines, columns = cut(*image, tiles)
+    if together > 1:  # as many blocks for each thread
+        together = -(-image[0] // (-(-image[0] // (together * threads)) * threads))
+    cuts = together, lines, columns
     blocks, panels = count(*cuts, *image), -(-o // (lane * wide))
     panel = length * wide * lane
     # A panel for each thread, as far as they are not too large together.
