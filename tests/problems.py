@@ -192,22 +192,17 @@ def cut(parts: int, set: Callable[[Any, str, Any], Any] = setattr) -> None:
     for module in modules():
         for name, value in (
             ("SERIAL", 0), ("count_threads", lambda: parts), ("REUSED", 0), ("COPIED", 1),
-            ("SOME", 1), ("TILES", 1), ("STREAM", 1), ("STRIP", 512),
+            ("SOME", 1), ("TILES", 1), ("STREAM", 1), ("STRIP", 512), ("FAR", 128),
         ):  # fmt: skip
             if hasattr(module, name):
                 set(module, name, value)
     for module in modules():
         for name in (
-            "_back", "_bound", "_chosen", "_pass", "_pass_back", "_products", "layout", "product",
+            "_back", "_bound", "_chosen", "_pass", "_pass_back", "_plan", "_plan_dw", "_plan_dx",
+            "_products", "layout", "product",
         ):  # fmt: skip
             if hasattr(plans := getattr(module, name, None), "cache_clear"):
                 plans.cache_clear()
-    for plans in (
-        convolution_kernel._plan,
-        convolution_kernel._plan_dx,
-        convolution_kernel._plan_dw,
-    ):
-        plans.cache_clear()
 
 
 # Random problems

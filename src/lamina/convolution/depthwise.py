@@ -459,8 +459,8 @@ def _given(
     return shape, sources, places
 
 
-def _ring(plan: _Plan, x: NDArray, parts: int) -> tuple[Task, NDArray]:
-    """Return what is told of the rows of X that are copied, and which ones the slots hold."""
+def _ring(plan: _Plan, x: NDArray, parts: int) -> tuple[Task, NDArray, NDArray]:
+    """Return what is told of the slots, which rows of X they hold, and their memory, to keep."""
     machine, channels = plan_of(x.dtype), x.shape[-1]
     lane, vectors = machine.lane, -(-channels // machine.lane)
     pitch = vectors * lane + LINE // machine.size
@@ -469,7 +469,7 @@ def _ring(plan: _Plan, x: NDArray, parts: int) -> tuple[Task, NDArray]:
         machine.codes[1], plan.slots, vectors, channels - (vectors - 1) * lane, pitch,
         address(scratch),
     )  # fmt: skip
-    return ring, np.full((parts, plan.slots), -1)
+    return ring, np.full((parts, plan.slots), -1), scratch
 
 
 def _correlate(
@@ -488,7 +488,8 @@ def _correlate(
         address(weight), inputs * o, o,
         start, start_step, *places, address(segments), int(relu),
     )  # fmt: skip
-    pool.launch(_rows, parts, plan.fixed, shape, task, segments, *_ring(plan, x, parts))
+    ring, held, _memory = _ring(plan, x, parts)
+    pool.launch(_rows, parts, plan.fixed, shape, task, segments, ring, held)
 
 
 def forward(
@@ -598,7 +599,8 @@ def weight_gradient(
         parts, size, lane, most_taps(c), *sources, address(dweights), c * channels, channels,
         chunks, math.prod(weight), *places, address(segments), c, taps_gradient(c, o)(x.dtype),
     )  # fmt: skip
-    pool.launch(_weights, parts, plan.fixed, shape, task, segments, *_ring(plan, x, parts))
+    ring, held, _memory = _ring(plan, x, parts)
+    pool.launch(_weights, parts, plan.fixed, shape, task, segments, ring, held)
     total: NDArray = dweights[0] if chunks == 1 else dweights.sum(axis=0)
     return total
 
