@@ -56,7 +56,7 @@ def spoil() -> None:
         for name, take in taken.items():
             if getattr(module, name, None) is take:
                 setattr(module, name, lambda *a, take=take: spoilt(take(*a)))
-    pool.Pool.acquire = lambda *_: pool.ALONE
+    pool.Pool.gather = lambda *_: pool.ALONE
 
 
 def notes(run: Callable[[], Any]) -> int:
