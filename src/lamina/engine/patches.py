@@ -67,7 +67,7 @@ def _emit(name: str, matrix: Matrix, relu: bool, ahead: int, padded: bool, dtype
         """Emit (1) for a vector of a patch that lies at such places."""
         columns = [[e.load(b, p, mask) for p in column] for column in zip(*places, strict=True)]
         into = e.hidden(b, e.at(b, e.at(b, y, b.mul(patch, y_next)), b.mul(v, _i64(e.lanes))))
-        lines = grid([into, *(e.at(b, into, row) for row in y_rows[1:])], y_columns)
+        lines = grid([e.at(b, into, row) for row in y_rows], y_columns)
         for weights, line in zip(matrix, lines, strict=True):
             values = [_sum(e, b, weights, column) for column in columns]
             for weights_, place in zip(matrix, line, strict=True):
@@ -78,14 +78,15 @@ def _emit(name: str, matrix: Matrix, relu: bool, ahead: int, padded: bool, dtype
                 if ahead:
                     e.prefetch(b, e.at(b, place, to_later), write=True)
 
-    def vector_of(rows: Sequence[ir.Value], patch: ir.Value, v: ir.Value) -> _Places:
-        moved = b.add(b.mul(patch, x_next), b.mul(v, _i64(e.lanes)))
-        return grid([e.at(b, row, moved) for row in rows], x_columns)
-
     lines = [e.at(b, x, b.mul(x_row, _i64(i))) for i in range(n)]
+
+    def vector_of(patch: ir.Value, v: ir.Value) -> _Places:
+        moved = b.add(b.mul(patch, x_next), b.mul(v, _i64(e.lanes)))
+        return grid([e.at(b, line, moved) for line in lines], x_columns)
+
     if not padded:
         with for_range(b, count) as patch, for_range(b, wide) as v:
-            transform(patch.index, v.index, None, vector_of(lines, patch.index, v.index))
+            transform(patch.index, v.index, None, vector_of(patch.index, v.index))
         b.ret_void()
         return str(e.module)
 
@@ -101,7 +102,7 @@ def _emit(name: str, matrix: Matrix, relu: bool, ahead: int, padded: bool, dtype
         inside = [b.icmp_unsigned("<", b.add(column, _i64(j)), across) for j in range(n)]
 
         def places(v: ir.Value, at_edge: bool) -> _Places:
-            found = vector_of(lines, patch.index, v)
+            found = vector_of(patch.index, v)
             if at_edge:
                 found = [[b.select(*c, zeros) for c in zip(inside, r, strict=True)] for r in found]
             return found
