@@ -1,4 +1,5 @@
 import math
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -128,6 +129,34 @@ def test_limits(layer, far, dfar):
     y, cache = layer.forward(np.array([-1000.0, 1000.0]))
     np.testing.assert_array_equal(y, far)
     np.testing.assert_array_equal(layer.backward(np.ones(2), cache)[0], dfar)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("formulas", [False, True])
+@pytest.mark.parametrize(
+    ("layer", "at_minus", "slopes"),
+    [
+        (lm.ReLU(), 0, (0, 1)),
+        (lm.LeakyReLU(0.5), -np.inf, (0.5, 1)),
+        (lm.Sigmoid(), 0, (0, 0)),
+        (lm.Tanh(), -1, (0, 0)),
+        (lm.GELU(), 0, (0, 1)),
+        (lm.GELU(approximate=True), 0, (0, 1)),
+        (lm.SELU(), dropout_formula.LEAST, (0, 1.0507009873554805)),
+    ],
+    ids=repr,
+)
+def test_infinities_have_their_limits(layer, at_minus, slopes, formulas, dtype):
+    most = np.finfo(dtype).max
+    at_plus = np.inf if slopes[1] else 1
+    with lm.formulas() if formulas else nullcontext(), np.errstate(over="ignore"):
+        y, cache = layer.forward(np.array([-np.inf, np.inf], dtype))
+        np.testing.assert_allclose(y, [at_minus, at_plus], rtol=1e-6)
+        np.testing.assert_allclose(layer.backward(np.ones_like(y), cache)[0], slopes, rtol=1e-6)
+        y, cache = layer.forward(np.array([-most, most], dtype))
+        ends = -most * slopes[0] if slopes[0] else at_minus, most * slopes[1] if slopes[1] else 1
+        np.testing.assert_allclose(y, np.array(ends, dtype), rtol=1e-6)
+        np.testing.assert_allclose(layer.backward(np.ones_like(y), cache)[0], slopes, rtol=1e-6)
 
 
 def test_small_values_keep_their_digits():

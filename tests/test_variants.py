@@ -26,12 +26,34 @@ def test_slopes(name):
     assert not np.isnan(far).any()
 
 
-@pytest.mark.parametrize("name", ["relu", "elu", "softplus"])
-def test_activations_of_infinities(name):
-    a = np.array([-np.inf, np.inf])
-    y = cells.ACTIVATIONS[name](a)
-    np.testing.assert_array_equal(y, [-1 if name == "elu" else 0, np.inf])
-    np.testing.assert_array_equal(cells.SLOPES[name](a, y), [0, 1])
+LIMITS = {  # y at -inf and inf, and the slope there
+    "tanh": (-1, 1, 0, 0),
+    "sigmoid": (0, 1, 0, 0),
+    "relu": (0, np.inf, 0, 1),
+    "leaky_relu": (-np.inf, np.inf, 0.01, 1),
+    "elu": (-1, np.inf, 0, 1),
+    "softplus": (0, np.inf, 0, 1),
+    "softsign": (-1, 1, 0, 0),
+    "hard_sigmoid": (0, 1, 0, 0),
+    "hard_tanh": (-1, 1, 0, 0),
+    "identity": (-np.inf, np.inf, 1, 1),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", cells.ACTIVATIONS)
+def test_far_out_activations_have_their_limits(name, dtype):
+    function, slope = cells.ACTIVATIONS[name], cells.SLOPES[name]
+    least, most, *slopes = LIMITS[name]
+    a = np.array([-np.inf, np.inf], dtype)
+    y = function(a)
+    np.testing.assert_array_equal(y, [least, most])
+    np.testing.assert_allclose(slope(a, y), slopes, rtol=1e-6)
+    a = np.finfo(dtype).max * np.array([-1, 1], dtype)
+    y = function(a)
+    lines = np.isinf([least, most])  # where y is a line of that slope
+    np.testing.assert_allclose(y, np.where(lines, slopes * a, [least, most]), rtol=1e-6)
+    np.testing.assert_allclose(slope(a, y), slopes, rtol=1e-6, atol=np.finfo(dtype).tiny)
 
 
 def from_zero(variants, states):

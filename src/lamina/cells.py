@@ -55,6 +55,12 @@ def _softplus(a: Array) -> Array:
     return _relu(a) + xp.log1p(xp.exp(-xp.abs(a)))
 
 
+def _softsign(a: Array) -> Array:
+    xp = namespace(a)
+    a = xp.clip(a, min=-1e30, max=1e30)  # y is -1 or 1 there, and ∞/∞ would be none
+    return a / (1 + xp.abs(a))
+
+
 ACTIVATIONS: Final[Mapping[str, Callable[[Array], Array]]] = {
     "tanh": lambda a: namespace(a).tanh(a),
     "sigmoid": sigmoid,
@@ -62,7 +68,7 @@ ACTIVATIONS: Final[Mapping[str, Callable[[Array], Array]]] = {
     "leaky_relu": lambda a: namespace(a).where(a > 0, a, 0.01 * a),
     "elu": _elu,
     "softplus": _softplus,
-    "softsign": lambda a: a / (1 + namespace(a).abs(a)),
+    "softsign": _softsign,
     "hard_sigmoid": lambda a: namespace(a).clip(0.2 * a + 0.5, min=0.0, max=1.0),
     "hard_tanh": lambda a: namespace(a).clip(a, min=-1.0, max=1.0),
     "identity": lambda a: a,
@@ -74,7 +80,7 @@ SLOPES: Final[Mapping[str, Callable[[Array, Array], Array]]] = {
     "leaky_relu": lambda a, y: 0.01 + 0.99 * _where(a > 0, a),
     "elu": lambda a, y: namespace(a).where(a > 0, namespace(a).ones_like(y), y + 1),
     "softplus": lambda a, y: sigmoid(a),
-    "softsign": lambda a, y: 1 / (1 + namespace(a).abs(a)) ** 2,
+    "softsign": lambda a, y: (1 / (1 + namespace(a).abs(a))) ** 2,  # no square overflows
     "hard_sigmoid": lambda a, y: 0.2 * _where((y > 0) & (y < 1), a),
     "hard_tanh": lambda a, y: _where(namespace(a).abs(a) < 1, a),
     "identity": lambda a, y: namespace(a).ones_like(a),

@@ -17,7 +17,8 @@ With x, y, dy and dx of one shape (..., C). Forward, and backward by dx = dy ∂
 The tanh of (7): σ(v) = (1 + tanh(v/2))/2, and as σ it keeps its digits where it is close to 0.
 In (9) any m gives the same y, since exp(−m) cancels; m = max_c x_c keeps exp from overflowing. Its
 gradient follows from ∂y_k/∂x_c = y_k (δ_kc − y_c). λ and α of (10) are those with which y has mean
-0 and variance 1 where x is normal and has them too. No exp overflows; NaN gives NaN.
+0 and variance 1 where x is normal and has them too. No exp overflows; NaN gives NaN, infinity a
+limit, but in (9) NaN where there is none: for +∞, and where all x_k are −∞.
 """
 
 import math
@@ -88,7 +89,8 @@ def tanh_backward(dy: Array, y: Array) -> Array:
 def gelu(x: Array) -> tuple[Array, Any]:
     """Return y and the cache of `gelu_backward`."""
     Phi = erfc(x * -math.sqrt(0.5)) / 2  # (6)
-    return x * Phi, (x, Phi)  # (5)
+    # Φ is 0 from -40 on, but infinity times 0 is none.
+    return namespace(x).clip(x, min=-40.0) * Phi, (x, Phi)  # (5)
 
 
 def gelu_backward(dy: Array, cache: Any) -> Array:
@@ -102,7 +104,9 @@ def gelu_backward(dy: Array, cache: Any) -> Array:
 
 def gelu_tanh(x: Array) -> tuple[Array, Any]:
     """Return y and the cache of `gelu_tanh_backward`."""
-    z = namespace(x).clip(x, min=-100.0, max=100.0)  # σ is 0 or 1 there, and x³ may overflow
+    xp = namespace(x)
+    x = xp.clip(x, min=-100.0)  # σ is 0 there, but infinity times 0 is none
+    z = xp.clip(x, max=100.0)  # σ is 1 there, and x³ may overflow
     s, _ = sigmoid(ROOT_8_OVER_PI * (z + 0.044715 * z * z * z))  # (8)
     return x * s, (z, s)  # (7)
 

@@ -81,7 +81,8 @@ def _selu_backward(e: Any, b: Any, dy: Any, x: Any, number: Any) -> Any:
 
 
 def _gelu(e: Any, b: Any, x: Any, number: Any) -> Any:
-    return (b.fmul(x, e.normal(b, x)[0]),)
+    above = e.at_least(b, x, e.number(-40))  # Φ is 0 there, but infinity times 0 is none
+    return (b.fmul(above, e.normal(b, x)[0]),)
 
 
 def _gelu_backward(e: Any, b: Any, dy: Any, x: Any, number: Any) -> Any:
@@ -92,7 +93,8 @@ def _gelu_backward(e: Any, b: Any, dy: Any, x: Any, number: Any) -> Any:
 
 
 def _gelu_tanh(e: Any, b: Any, x: Any, number: Any) -> Any:
-    return (b.fmul(x, _gate(e, b, _clip(e, b, x, 100))[0]),)
+    above = e.at_least(b, x, e.number(-100))
+    return (b.fmul(above, _gate(e, b, e.below(b, above, 100))[0]),)
 
 
 def _gelu_tanh_backward(e: Any, b: Any, dy: Any, x: Any, number: Any) -> Any:
