@@ -153,6 +153,7 @@ RECURRENT = {
     "peepholes": (lm.LSTM(7, 12, peepholes=True, rng=0), (2, 5, 7)),
     "dropout": (lm.RNN(7, 12, layers=2, dropout=0.5, recurrent_dropout=0.5, rng=0), (2, 5, 7)),
     "no steps": (lm.LSTM(7, 12, rng=0), (2, 0, 7)),
+    "a state within a vector": (lm.LSTM(3, 2, layers=2, bidirectional=True, rng=0), (1, 5, 3)),
 }
 
 
@@ -189,6 +190,16 @@ def test_recurrent_layers(name, rng):
     assert same(fixed(x), wanted)
     with pytest.raises(ValueError, match="expected"):
         layer(x[0])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("cls", [lm.RNN, lm.LSTM])
+def test_small_states_are_planned(cls, dtype):
+    """Also those that fill no vector."""
+    for hidden in (1, 3, 8, 16):
+        layer = cls(2, hidden, dtype=dtype, rng=0)
+        planned(layer, np.ones((1, 4, 2), dtype))
+        assert all(known.run is not None for known in layer._calls.known.values())
 
 
 def test_softmax(rng):

@@ -400,7 +400,7 @@ def planned(
     if room * size > PLANNED:
         raise ValueError("steps for which a plan does not pay")
     zeros, _ = zeros_and_ones(n * hidden, plan.dtype)
-    start, given = zeros.reshape(n, hidden), found.given(weights)
+    start, given = zeros[: n * hidden].reshape(n, hidden), found.given(weights)
 
     def run(x: NDArray, y: NDArray) -> None:
         c, c_next = (start, np.empty_like(start)) if cells else (None, None)
