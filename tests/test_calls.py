@@ -371,3 +371,60 @@ def test_an_option_of_a_training_pass_that_is_set_anew(rng):
         y = layer.forward(x, training=True)[0]
     assert not same(y, before)
     assert same(y, lm.BatchNorm(4, eps=0.5).forward(x, training=True)[0])
+
+
+WRONG = [
+    (lm.Linear(5, 4, rng=0), (2, 6)),
+    (lm.Conv1d(3, 4, 3, rng=0), (2, 5, 4)),
+    (lm.Conv2d(3, 4, 3, rng=0), (2, 2, 5, 3)),
+    (lm.Conv2d(3, 4, 3, rng=0), (2, 5, 3)),
+    (lm.MaxPool2d(3), (2, 2, 5, 3)),
+    (lm.GlobalAvgPool(), (2, 3)),
+    (lm.Softmax(), ()),
+    (lm.RNN(3, 4, rng=0), (2, 5, 4)),
+    (lm.LSTM(3, 4, layers=2, rng=0), (2, 3)),
+    (lm.Sequential(lm.ReLU(), lm.Sequential(lm.Linear(5, 4, rng=0), lm.ReLU())), (2, 6)),
+    (lm.Residual(lm.Linear(5, 4, rng=0)), (2, 5)),
+    (lm.Sequential(lm.ReLU(), lm.Concat(lm.ReLU(), lm.Linear(5, 4, rng=0))), (2, 6)),
+    (lm.Sequential(lm.LSTM(3, 4, rng=0), lm.Linear(5, 4, rng=0)), (2, 5, 3)),
+]
+
+
+@pytest.mark.parametrize(("layer", "shape"), WRONG, ids=repr)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("inference", [False, True])
+def test_an_error_is_that_of_the_first_call(layer, shape, dtype, inference):
+    layer = layer.for_inference() if inference else copy.deepcopy(layer)
+    found = []
+    for _ in range(3):
+        with pytest.raises((ValueError, TypeError)) as refusal:
+            layer(np.zeros(shape, dtype))
+        found.append((str(refusal.value), getattr(refusal.value, "__notes__", [])))
+    assert found[0] == found[1] == found[2]
+    if inference:
+        with lm.formulas(), pytest.raises((ValueError, TypeError)) as refusal:
+            layer(np.zeros(shape, dtype))
+        by_formulas = str(refusal.value), getattr(refusal.value, "__notes__", [])
+        assert found[0] == by_formulas
+
+
+def test_an_error_of_training_is_that_of_the_first_pass():
+    for layer, shape in [(lm.BatchNorm(3), (4, 2)), (lm.BatchNorm(1), (1, 1)), *WRONG]:
+        found = []
+        for _ in range(3):
+            with pytest.raises((ValueError, TypeError)) as refusal:
+                layer.forward(np.zeros(shape, np.float32), training=True)
+            found.append((str(refusal.value), getattr(refusal.value, "__notes__", [])))
+        assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_an_error_in_planning_is_not_lost(inference, monkeypatch):
+    def mistaken(self, given, plan, x):
+        raise ValueError("a mistake in planning")
+
+    monkeypatch.setattr(lm.Linear, "_plan_given", mistaken)
+    layer, x = lm.Linear(5, 4, rng=0), np.ones((2, 5), np.float32)
+    layer = layer.for_inference() if inference else layer
+    with pytest.raises(ValueError, match="a mistake in planning"):
+        planned(layer, x)

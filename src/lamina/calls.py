@@ -117,13 +117,16 @@ class Calls:
 
 
 def _planned(kind: Kind, layer: "Layer") -> Known | None:
+    """Plan a call; an error of x's shape, or of the layer's arrays, is that of the call."""
     shape, dtype, *_, options = kind
     if 0 in shape or dtype not in FLOATS or not used():
         return None
-    live = None
+    from .engine.program import PlanError  # not before it is known that there are kernels
+
+    live = layer._live(*options)
+    if live is None:
+        return None
     try:
-        live = layer._live(*options)
-        run = None if live is None else live.bind(shape, dtype)
-    except (ValueError, TypeError):  # what is wrong, a call without a plan says
-        return None if live is None else Known(live.serves, None)
-    return None if live is None else Known(live.serves, run)
+        return Known(live.serves, live.bind(shape, dtype))
+    except PlanError:
+        return Known(live.serves, None)

@@ -407,21 +407,30 @@ def _plan_parts(parts: list[_Part], plan: "Plan", x: int) -> int:
     """Plan parts one after the other, all of which can be; return the number of y."""
     for part in parts:
         if part.run.plan is not None:
-            x = part.run.plan(plan, x)
+            try:
+                x = part.run.plan(plan, x)
+            except Exception as error:
+                _add(error, part.notes)
+                raise
     return x
 
 
 def _program(
     parts: list[_Part], shape: Shape, dtype: np.dtype[Any], threads: int | None, flushing: int = 0
 ) -> Callable[[NDArray], NDArray] | None:
-    """Return a program for x of that shape and dtype; None where calls must do, or refuse it."""
+    """Return a program for x of that shape and dtype; None where calls must do.
+
+    An error of x's shape is that of the call.
+    """
     if 0 in shape or dtype not in FLOATS or any(part.run.plan is None for part in parts):
         return None
+    from .engine.program import PlanError  # not before it is known that there are kernels
+
     # The samples of a batch share each step of a recurrent layer, and the weights of vectors.
     together = len(shape) < 3 or any(isinstance(part.layers[0], Recurrent) for part in parts)
     try:
         return _whole(parts, shape, dtype) if together else _by_microbatches(parts, shape, dtype)
-    except (ValueError, TypeError):
+    except PlanError:
         return None
 
 
@@ -552,7 +561,11 @@ class _Branches:
         return _RELU(y) if self.relu else y
 
     def _plan(self, plan: "Plan", x: int) -> int:
-        ys = [run.plan(plan, x) for *_, run in self.branches if run.plan is not None]
+        ys = []
+        for name, _, run in self.branches:
+            if run.plan is not None:
+                with within(self.model, name):
+                    ys.append(run.plan(plan, x))
         shape = self.model._joined([plan.shapes[y] for y in ys])
         if isinstance(self.model, Concat):
             return plan.add(shape, _concatenate, *ys)

@@ -40,6 +40,10 @@ called from hundreds of threads, but more than that find no core."""
 _BYTE: Final = np.dtype(np.uint8)
 
 
+class PlanError(Exception):
+    """There is no plan, or none that pays: a call must do, which may say what is wrong."""
+
+
 class Step(NamedTuple):
     """A step, and the numbers of the arrays that it reads and writes.
 
@@ -115,7 +119,7 @@ class Plan:
     def check(self, dtype: np.dtype[Any] | None) -> None:
         """Refuse another dtype than that of the plan."""
         if dtype != self.dtype:
-            raise TypeError(f"a plan for {self.dtype} has a layer in {dtype}")
+            raise PlanError(f"a plan for {self.dtype} has a layer in {dtype}")
 
     def view(self, source: int, shape: Shape) -> int:
         """Return the number of an array that is another one in that shape."""

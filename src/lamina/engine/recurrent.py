@@ -39,7 +39,7 @@ from .memory import LINE, empty, workspace
 from .mode import flush as flush_code
 from .outer import outer
 from .pointwise import Functions
-from .program import Plan
+from .program import Plan, PlanError
 from .steps import (
     AHEAD,
     Kept,
@@ -387,18 +387,18 @@ def planned(
 
     Raises
     ------
-    ValueError
+    PlanError
         It is not worth a plan: the memory of large batches is better shared by all calls.
     """
     n, T, _ = plan.shapes[x]
     hidden, size = len(weights.h), plan.dtype.itemsize
     steps = steps_like(n, T, None, reverse)
     if n * T * hidden * size > PLANNED:
-        raise ValueError("a batch for which a plan does not pay")
+        raise PlanError("a batch for which a plan does not pay")
     found = choose(cell, steps, weights, cells, False, False, 1)
     (at, c_at), room = places(size, found.work, n * hidden)
     if room * size > PLANNED:
-        raise ValueError("steps for which a plan does not pay")
+        raise PlanError("steps for which a plan does not pay")
     zeros, _ = zeros_and_ones(n * hidden, plan.dtype)
     start, given = zeros[: n * hidden].reshape(n, hidden), found.given(weights)
 
