@@ -42,7 +42,8 @@ default_role = "literal"
 autodoc_member_order = "bysource"
 autodoc_default_options = {
     "special-members": "__call__",
-    "exclude-members": "gates, settable, weight_names",  # of use to a layer itself alone
+    # What is of use to a layer itself alone:
+    "exclude-members": "derived, gates, settable, varied, weight_names",
 }
 autodoc_typehints = "none"  # the docstrings have types and shapes
 napoleon_google_docstring = False

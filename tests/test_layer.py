@@ -329,6 +329,35 @@ def test_options_are_set_later_where_they_count():
     assert Scale(3).settable is None  # of one's own: all that the constructor set
 
 
+@pytest.mark.parametrize(
+    ("layer", "names"),
+    [
+        (lm.Linear(2, 3), ["has_bias"]),
+        (lm.Conv1d(2, 3, 1), ["has_bias"]),
+        (lm.BatchNorm(2), ["has_gamma", "has_beta"]),
+        (lm.MaxPool1d(2), ["dilation"]),
+        (lm.RNN(2, 3), lm.RNN.derived),
+        (lm.LSTM(2, 3, clip=1.0), [*lm.LSTM.derived, "clip", "cell_clip", "activations"]),
+        (lm.GRU(2, 3), lm.GRU.derived),
+    ],
+    ids=lambda value: repr(value) if isinstance(value, lm.Layer) else "",
+)
+def test_what_follows_from_arguments_stays(layer, names):
+    for name in names:
+        before = getattr(layer, name)
+        with pytest.raises(AttributeError, match=f"{name} (follows from what|is settled when)"):
+            setattr(layer, name, 7)
+        assert getattr(layer, name) is before
+    public = [name for name in vars(layer) if name[0] != "_"]
+    for name in {*public} - {*names, *layer.settable}:
+        with pytest.raises(AttributeError, match="is settled"):
+            setattr(layer, name, getattr(layer, name))
+    layer.initialize(0)
+    assert layer.astype(np.float64).dtype in (np.float64, None)
+    layer.note = "of the user's own"
+    layer.note = "which may change"
+
+
 def test_assign_is_all_or_nothing():
     layer = lm.Linear(2, 3, rng=0)
     before = layer.weight.copy()

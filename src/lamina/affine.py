@@ -11,6 +11,7 @@ class Affine(Layer):
     """A layer whose y is affine in x, by a weight and a bias."""
 
     settable = SETTLED
+    derived = frozenset({"has_bias"})
 
     weight = Parameter()
     bias = Parameter()

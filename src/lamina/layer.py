@@ -149,6 +149,9 @@ class Layer(ABC):
     """The arguments of the constructor that may be set later, as attributes, each with a function
     of the layer and a value that returns the value or refuses it; None for all, unchecked."""
 
+    derived: ClassVar[frozenset[str]] = frozenset()
+    """The attributes that the constructor works out from its arguments, and that stay."""
+
     _by_forward: ClassVar[tuple[str, ...]] = ("_infer", "_live")
     _by_backward: ClassVar[tuple[str, ...]] = ("gradients",)
     """What does the same as `forward` or `backward` of the class that has it, but sooner."""
@@ -197,6 +200,10 @@ class Layer(ABC):
         One that the constructor set from an argument of that name becomes part of `config`, if it
         is `settable`.
         """
+        if name in self.derived and name in vars(self):
+            raise AttributeError(
+                f"{say(self)}: {name} follows from what the layer was built with; build another"
+            )
         if name in self._config and name in vars(self):
             if self.settable is not None:
                 if name not in self.settable:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 State: TypeAlias = tuple[tuple[NDArray, ...], ...]
 """An entry a layer and direction, each a tuple of arrays of shape (N, H)."""
 MERGES: Final = ("concat", "sum", "mean")
+WEIGHTS: Final = ("weight_x", "weight_h", "bias")
+"""What every cell has; of these bias may be missing."""
 
 
 class Cache(NamedTuple):
@@ -44,11 +46,17 @@ class Recurrent(Layer):
     """
 
     settable = SETTLED
+    derived = frozenset((
+        "gates", "weight_names", "varied", "has_bias", "shapes", "cell", "dropouts",
+        "recurrent_dropouts",
+    ))  # fmt: skip
 
     gates: int
     """G: weights and bias have G blocks of H columns."""
-    weight_names: tuple[str, ...] = ("weight_x", "weight_h", "bias")
+    weight_names: tuple[str, ...]
     """In the order in which the functions take them."""
+    varied: bool
+    """Whether an option of the cell is computed by formula only."""
     state_names: ClassVar[tuple[str, ...]]
 
     weight_x = Parameter()
@@ -60,6 +68,9 @@ class Recurrent(Layer):
         in_features: int,
         hidden: int,
         *,
+        gates: int,
+        weight_names: tuple[str, ...] = WEIGHTS,
+        varied: bool = False,
         layers: int,
         bidirectional: bool,
         merge: str,
@@ -72,6 +83,7 @@ class Recurrent(Layer):
         rng: initializers.RNG,
         **cell: Any,
     ) -> None:
+        self.gates, self.weight_names, self.varied = gates, weight_names, varied
         self.in_features = arguments.integer(self, "in_features", in_features)
         self.hidden = arguments.integer(self, "hidden", hidden)
         self.layers = arguments.integer(self, "layers", layers)
@@ -105,6 +117,7 @@ class Recurrent(Layer):
             Dropout(self.recurrent_dropout, rng=initializers.BLANK) for _ in range(passes)
         ]
         self.initialize(rng)
+        self.shapes = {name: a.shape for name, a in self.params.items()}
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute; one for an array of a further layer or direction would reach none."""
@@ -184,7 +197,6 @@ class Recurrent(Layer):
             for suffix in self._suffixes(layer):
                 for name, a in self._draw(self._inputs(layer), rng).items():
                     self.params[name + suffix] = a
-        self.shapes = {name: a.shape for name, a in self.params.items()}
         for child in self.children().values():
             child.initialize(rng)
         return self

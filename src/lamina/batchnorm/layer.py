@@ -163,6 +163,7 @@ class BatchNorm(Layer):
         "frozen": _frozen,
         "update": _update,
     }
+    derived = frozenset({"has_gamma", "has_beta"})
 
     def __init__(
         self,

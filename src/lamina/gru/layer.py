@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from .. import arguments, initializers
 from ..layer import Arrays, Parameter
-from ..recurrence import Recurrent
+from ..recurrence import WEIGHTS, Recurrent
 from . import formula
 
 
@@ -116,8 +116,6 @@ class GRU(Recurrent):
     [0.8176, 0.8176, 0.8872]
     """
 
-    gates = 3
-    weight_names = ("weight_x", "weight_h", "bias", "bias_h")
     state_names = ("h",)
 
     bias_h = Parameter()
@@ -143,6 +141,8 @@ class GRU(Recurrent):
         super().__init__(
             in_features,
             hidden,
+            gates=3,
+            weight_names=(*WEIGHTS, "bias_h"),
             layers=layers,
             bidirectional=bidirectional,
             merge=merge,

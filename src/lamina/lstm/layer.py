@@ -12,7 +12,7 @@ from ..arguments import say
 from ..calls import Live
 from ..kernels import functions
 from ..layer import Arrays, Parameter
-from ..recurrence import Recurrent
+from ..recurrence import WEIGHTS, Recurrent
 from . import variants
 
 
@@ -159,8 +159,6 @@ class LSTM(Recurrent):
     (array([0.73, 0.59, 0.57]), array([[0.171, 0.256, 0.275]]))
     """
 
-    gates = 4
-    weight_names: tuple[str, ...] = ("weight_x", "weight_h", "bias", "weight_p")
     state_names = ("h", "c")
 
     weight_p = Parameter()
@@ -206,16 +204,16 @@ class LSTM(Recurrent):
             arguments.limit(self, "cell_clip", cell_clip),
             self._checked_activations(activations),
         )
-        self.coupled = options.coupled
-        self.varied = self.peepholes or self.layer_norm or options != variants.Options()
-        cell: dict[str, Any] = {}
-        if self.varied:
-            cell = options._asdict()
-            self.gates = len(options.gates)
-            self.weight_names = variants.Weights._fields
+        self.coupled, self.activations = options.coupled, options.activations
+        self.clip, self.cell_clip = options.clip, options.cell_clip
+        varied = self.peepholes or self.layer_norm or options != variants.Options()
+        cell: dict[str, Any] = options._asdict() if varied else {}
         super().__init__(
             in_features,
             hidden,
+            gates=len(options.gates),
+            weight_names=variants.Weights._fields if varied else (*WEIGHTS, "weight_p"),
+            varied=varied,
             layers=layers,
             bidirectional=bidirectional,
             merge=merge,

@@ -160,6 +160,8 @@ def _as_steps(x: Array, lengths: Array | None) -> tuple[Array, Array]:
 class _Pool(Windowed):
     """What MaxPool and AvgPool share, over `rank` axes."""
 
+    derived = frozenset({"dilation"})
+
     def __init__(
         self,
         pool_size: int | tuple[int, ...],

@@ -10,7 +10,7 @@ from .. import arguments, cells, initializers
 from ..calls import Live
 from ..kernels import functions
 from ..layer import Arrays, Parameter
-from ..recurrence import Recurrent
+from ..recurrence import WEIGHTS, Recurrent
 from . import formula, variants
 
 
@@ -115,7 +115,6 @@ class RNN(Recurrent):
     array([[0.0441]])
     """
 
-    gates = 1
     state_names = ("h",)
 
     gamma = Parameter()
@@ -145,14 +144,14 @@ class RNN(Recurrent):
         cell: dict[str, Any] = {"activation": self.activation}
         if self.clip is not None:
             cell["clip"] = self.clip
-        self.varied = (
-            self.activation not in formula.ACTIVATIONS or self.clip is not None or self.layer_norm
-        )
-        if self.varied:
-            self.weight_names = (*self.weight_names, "gamma")
+        known = self.activation in formula.ACTIVATIONS
+        varied = not known or self.clip is not None or self.layer_norm
         super().__init__(
             in_features,
             hidden,
+            gates=1,
+            weight_names=(*WEIGHTS, "gamma") if varied else WEIGHTS,
+            varied=varied,
             layers=layers,
             bidirectional=bidirectional,
             merge=merge,
