@@ -539,3 +539,15 @@ def test_recalibrate_with_lengths():
     assert_close(layer.running_var, real.var(axis=0, ddof=1), np.float64)
     lm.recalibrate(layer, (x, y))
     assert_close(layer.running_mean, x.mean(axis=(0, 1)), np.float64)
+
+
+def test_buffers_go_back_where_a_later_layer_fails():
+    """What the page says to do by hand; `fit` does as much."""
+    model = lm.Sequential(lm.BatchNorm(3), lm.Dropout(0.5), lm.Linear(4, 2), rng=0)
+    kept = {name: a.copy() for name, a in model.buffers.items()}
+    with pytest.raises(ValueError, match="expected 4"):
+        model.forward(np.full((5, 3), 2, np.float32), training=True)
+    assert model[0].running_mean.all()
+    assert model[0].batches == model[1].buffers["calls"] == 1
+    model.assign(kept)
+    assert all(np.array_equal(a, kept[name]) for name, a in model.buffers.items())
