@@ -1,4 +1,4 @@
-"""``{formula} layer 3 4``: the lines of a layer's formula.py that implement equations (3) and (4).
+"""``{formula} layer 3 4p``: the lines of a layer's formula.py that implement (3) and (4p).
 
 formula.py repeats the number of an equation beside the code that computes it. A page that derives
 the equations of a layer must show each of them: what is left out is a warning, and so an error.
@@ -26,12 +26,18 @@ WHOLE = 10
 logger = logging.getLogger(__name__)
 
 
-def numbers(line: str) -> set[int]:
+def numbers(line: str) -> set[str]:
     """Return the equations that a line of code names in its comment."""
     code, mark, comment = line.partition("  # ")
     if not (mark and code.strip()):
         return set()
-    return {int(n) for n in re.findall(r"\((\d+)\)", comment)}
+    return set(re.findall(r"\((\d+[a-z]?)\)", comment))
+
+
+def in_order(number: str) -> tuple[int, str]:
+    """Return what to sort equations by."""
+    digits = number.rstrip("abcdefghijklmnopqrstuvwxyz")
+    return int(digits), number
 
 
 def statements(tree: ast.AST) -> list[tuple[int, int, str]]:
@@ -50,12 +56,12 @@ def statements(tree: ast.AST) -> list[tuple[int, int, str]]:
     return found
 
 
-def equations(layer: str) -> dict[int, list[tuple[int, int, str]]]:
+def equations(layer: str) -> dict[str, list[tuple[int, int, str]]]:
     """Return, for each number of an equation, the lines that implement it."""
     text = (SOURCE / layer / "formula.py").read_text()
     lines = text.splitlines()
     simple = statements(ast.parse(text))
-    found: dict[int, list[tuple[int, int, str]]] = {}
+    found: dict[str, list[tuple[int, int, str]]] = {}
     for i, line in enumerate(lines, 1):
         for n in numbers(line):
             around = [s for s in simple if s[0] <= i <= s[1]]
@@ -77,7 +83,7 @@ class Formula(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """Return the code, and where it is from."""
         layer = self.arguments[0]
-        asked = [int(n) for n in self.arguments[1].split()]
+        asked = self.arguments[1].split()
         path = SOURCE / layer / "formula.py"
         self.env.note_dependency(str(path))
         lines = path.read_text().splitlines()
@@ -118,7 +124,7 @@ def check(app: Sphinx, env: Any) -> None:
         if "equations" not in metadata:
             continue
         layer, shown = metadata["equations"]
-        missing = sorted(set(equations(layer)) - shown)
+        missing = ", ".join(sorted(set(equations(layer)) - shown, key=in_order))
         if missing:
             logger.warning(
                 "equations of %s that it does not show: %s", layer, missing, location=page

@@ -80,13 +80,13 @@ def gates(
     u = scale(h, mask)  # (1)
     a = x_t @ weight_x  # (2)
     if bias is not None:
-        a = a + bias
+        a = a + bias  # (2)
     rz = sigmoid(a[:, : 2 * H] + u @ weight_h[:, : 2 * H])  # (2), (3), (4)
     r, z = rz[:, :H], rz[:, H:]
     if reset == "after":
-        v = u @ weight_h[:, 2 * H :]
+        v = u @ weight_h[:, 2 * H :]  # (5a)
         if bias_h is not None:
-            v = v + bias_h
+            v = v + bias_h  # (5a)
         recurrent = r * v  # (5a)
     else:
         v = u
@@ -177,11 +177,11 @@ def run_backward(
         dan = dn * (1 - n * n)  # (13)
         if reset == "after":
             dr, dv = dan * v, dan * r  # (14a)
-            du = dv @ weight_n.T
+            du = dv @ weight_n.T  # (14a)
             left.append(scale(h, mask))
             right.append(dv)
         else:
-            dq = dan @ weight_n.T
+            dq = dan @ weight_n.T  # (14b)
             dr, du = dq * v, dq * r  # (14b)
             left.append(r * v)
             right.append(dan)
