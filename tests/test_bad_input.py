@@ -92,6 +92,25 @@ def test_dtypes(name, form):
             call(change(x))
 
 
+class Sparse:
+    """What SciPy's sparse matrices are to NumPy: an object that has a `toarray`."""
+
+    def toarray(self):
+        return np.ones((2, 4), np.float32)
+
+
+def test_a_sparse_matrix_is_told_to_be_filled():
+    model, x, y = lm.Sequential(lm.Linear(4, 3, rng=0)), Sparse(), np.zeros((2, 3), np.float32)
+    calls = {
+        r"Linear\(4, 3\)": lambda: model(x),
+        "predict": lambda: lm.predict(model, x),
+        "evaluate": lambda: lm.evaluate(model, (x, y), loss=lm.MeanSquaredError()),
+    }
+    for who, call in calls.items():
+        with pytest.raises(TypeError, match=rf"^{who}: x is a sparse matrix; fill it: x\.toarray"):
+            call()
+
+
 @every
 @pytest.mark.parametrize("form", ["float64", "complex", "objects", "a masked array", "None"])
 def test_gradients_of_another_dtype(name, form):

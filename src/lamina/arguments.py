@@ -141,6 +141,8 @@ def as_array(owner: object, name: str, x: Any) -> NDArray:
             f"{say(owner)}: {name} is a masked array, whose mask would be lost; "
             f"fill it first ({name}.filled(0)) or, for padded sequences, pass lengths="
         )
+    if hasattr(x, "toarray"):  # to NumPy, a sparse matrix is one object
+        raise TypeError(f"{say(owner)}: {name} is a sparse matrix; fill it: {name}.toarray()")
     try:
         return np.asarray(x)
     except ValueError as error:
