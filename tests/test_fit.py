@@ -735,6 +735,14 @@ def test_bptt_takes_a_single_step_left_over_into_the_window_before(lengths, step
         assert seen == steps
 
 
+def test_bptt_takes_patterns_that_can_be_gone_through_once():
+    model, (x, _) = echoing(), echo()
+    before = state(model)
+    settings = {"loss": lm.MeanSquaredError(), "optimizer": lm.SGD(0.1), "epochs": 1}
+    lm.fit(model, (x, x), bptt=8, trainable=(name for name in ["1.*"]), **settings)
+    assert differs(before, state(model)) == {"1.weight", "1.bias"}
+
+
 def test_bptt_by_single_steps():
     x, optimizer = random("x", (1, 5, 1)), lm.SGD(0.1)
     lm.fit(echoing(), (x, x), loss=lm.MeanSquaredError(), optimizer=optimizer, epochs=1, bptt=1)

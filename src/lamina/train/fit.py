@@ -147,7 +147,6 @@ def fit(
         else Batches("fit: validation", validation, batch_size, model.dtype, epochs)
     )
     watch = _watch(early_stopping, metric is not None, held_out is not None)
-    update = _Update(model, loss, metric, optimizer, trainable)
     if bptt is not None:
         bptt = integer("fit", "bptt", bptt)
         if accumulate > 1:
@@ -157,7 +156,11 @@ def fit(
                 f"fit: bptt carries the state from window to window, and {say(model)} has a layer "
                 "that needs whole sequences; leave bptt out, or build it to go forward only"
             )
-        update = _TruncatedUpdate(bptt, model, loss, metric, optimizer, trainable)
+    update = (
+        _Update(model, loss, metric, optimizer, trainable)
+        if bptt is None
+        else _TruncatedUpdate(bptt, model, loss, metric, optimizer, trainable)
+    )
     history = History()
     total = None if batches.samples is None else epochs * batches.samples
     disable = None if progress is None else not progress
