@@ -38,6 +38,15 @@ def mlp(dtype=np.float32, rng=0):
     )
 
 
+def frozen():
+    """A network whose first layers are read-only."""
+    model = lm.Sequential(lm.Linear(2, 4), lm.BatchNorm(4, frozen=True), lm.Linear(4, 2), rng=0)
+    for layer in (model[0], model[1]):
+        for a in (*layer.params.values(), *layer.buffers.values()):
+            a.flags.writeable = False
+    return model
+
+
 def train(model, data, **options):
     settings = {"loss": lm.CrossEntropy(), "optimizer": lm.Adam(0.02), "epochs": 3} | options
     return lm.fit(model, data, **settings)
@@ -268,6 +277,13 @@ class TestWhatIsNotFinite:
             train(model, (x, y), batch_size=64)
         assert_same_state(state(model), before)
 
+    def test_it_is_said_where_arrays_are_read_only(self):
+        model = frozen()
+        x, y = moons(64)
+        x[5, 0] = np.nan
+        with pytest.raises(FloatingPointError, match="update 1: the loss is nan"):
+            train(model, (x, y), batch_size=64, trainable="2.*")
+
     def test_a_gradient_names_its_parameter(self):
         def loss(y, target):
             return 1.0, np.full_like(y, np.inf)
@@ -302,6 +318,20 @@ class TestEarlyStopping:
         assert_same_state(state(model), states[1])
         assert "1.running_mean" in states[1]
         assert differs(states[1], states[3])
+
+    def test_restores_beside_arrays_that_are_read_only(self):
+        model, values = frozen(), iter([0.5, 0.4, 0.3])
+        states = []
+        train(
+            model,
+            moons(32),
+            metric=lambda y, target, lengths: next(values),
+            callbacks=[lambda history, model: states.append(state(model))],
+            early_stopping=lm.EarlyStopping("metric"),
+            trainable="2.*",
+        )
+        assert differs(states[0], states[2]) == {"2.weight", "2.bias"}
+        assert_same_state(state(model), states[0])
 
     def test_restores_where_the_training_ran_to_its_end(self):
         rule = lm.EarlyStopping("metric", patience=10)

@@ -27,7 +27,7 @@ from .history import History
 from .names import matches, refuse_idle
 from .optimizers import Optimizer
 from .schedules import rate
-from .stopping import EarlyStopping, Watch
+from .stopping import EarlyStopping, Watch, put_back
 
 Callback: TypeAlias = Callable[[History, Layer], Any]
 """``callback(history, model)``, called after each epoch; something true ends the training."""
@@ -233,19 +233,17 @@ class _Update:
         last = self.before  # the parameters of the last finite loss
         try:
             grads = self._gradients(group, losses, metrics)
-            last = self.params
+            last = {}  # those there are
             finite = self.optimizer._step(self.params, grads, self.before)
             last = self.before
             if not finite:
                 name = next(n for n, p in self.params.items() if not np.isfinite(p).all())
                 raise FloatingPointError(f"{name} became infinite; lower the learning rate")
         except FloatingPointError:
-            self.model.assign({**last, **buffers})
+            put_back(self.model, {**last, **buffers})
             raise
         except Exception:
-            for name, a in self.model.buffers.items():
-                if a.flags.writeable:
-                    a[...] = buffers[name]
+            put_back(self.model, buffers)
             raise
 
     def _gradients(self, group: list[Batch], losses: Mean, metrics: Mean) -> Arrays:

@@ -86,4 +86,11 @@ class Watch:
 
     def restore(self, model: Layer) -> None:
         """Give the model the parameters and buffers of the best epoch, where there was one."""
-        model.assign(self._state)
+        put_back(model, self._state)
+
+
+def put_back(model: Layer, arrays: Arrays) -> None:
+    """Write what arrays of a model were into them; those that are read-only are that still."""
+    for name, a in {**model.params, **model.buffers}.items():
+        if name in arrays and a.flags.writeable:
+            a[...] = arrays[name]
