@@ -465,7 +465,7 @@ def test_has_no_parameters_and_no_dtype():
     [
         ({"rate": -0.1}, ValueError, r"Dropout\(rate=-0.1\): rate must lie in \[0, 1\], got -0.1"),
         ({"rate": 1.5}, ValueError, r"rate must lie in \[0, 1\], got 1.5"),
-        ({"rate": float("nan")}, ValueError, r"rate must lie in \[0, 1\], got nan"),
+        ({"rate": float("nan")}, ValueError, "rate must be finite, got nan"),
         ({"rate": "half"}, TypeError, "rate must be a number, got 'half'"),
         ({"mode": "beta"}, ValueError, "mode must be one of 'inverted', .*'alpha'; got 'beta'"),
         ({"always": None}, ValueError, "always must be one of True, False; got None"),

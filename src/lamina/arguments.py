@@ -95,11 +95,15 @@ def number(
         value, (int, float, np.integer, np.floating)
     ):
         raise TypeError(f"{say(owner)}: {name} must be a number, got {value!r}")
-    if np.isinf(value):
+    try:
+        found = float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        found = np.inf
+    if not np.isfinite(found):
         raise ValueError(f"{say(owner)}: {name} must be finite, got {value!r}")
-    if not low <= value <= high:
+    if not low <= found <= high:
         raise ValueError(f"{say(owner)}: {name} must lie in [{low:g}, {high:g}], got {value!r}")
-    return float(value)
+    return found
 
 
 def positive(owner: object, name: str, value: Any) -> float:
