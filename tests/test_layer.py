@@ -150,6 +150,22 @@ def test_a_layer_without_lengths_in_a_sequential():
     assert e.value.__notes__ == ["in layer 1 of Sequential"]
 
 
+def test_an_option_that_forward_does_not_take():
+    model, x = lm.Sequential(lm.Linear(4, 3, rng=0)), np.ones((2, 4), np.float32)
+    for called in (model, model[0], model.for_inference()):
+        with pytest.raises(TypeError, match="takes no mask=, since its forward takes none"):
+            called(x, mask=None)
+
+
+def test_a_layer_that_hands_on_its_options_in_a_sequential():
+    class Own(lm.LSTM):
+        def forward(self, x, **options):
+            return super().forward(x, **options)
+
+    model, x = lm.Sequential(Own(4, 3, rng=0)), np.ones((2, 5, 4), np.float32)
+    assert_same(model(x, lengths=[5, 2]), lm.LSTM(4, 3, rng=0)(x, lengths=[5, 2]))
+
+
 def test_steps_are_declared():
     x = np.ones((2, 3), np.float32)
     with pytest.raises(TypeError, match=r"Scale\(3\): cannot go step by step, since an output"):

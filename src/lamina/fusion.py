@@ -113,6 +113,7 @@ class Inference(Layer):
             self._refuse("a pass to differentiate")
         if kernels.by_formulas():
             return self._model(x, **options)
+        self._model._refuse_unknown(options)
         return self._run.call(x, **options)
 
     def step(self, x_t: NDArray, state: Any) -> tuple[NDArray, Any]:

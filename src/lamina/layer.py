@@ -4,7 +4,7 @@ import copy
 import inspect
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Self
@@ -255,13 +255,14 @@ class Layer(ABC):
                 "y, cache = layer.forward(x, training=True)"
             )
         if options:
-            takes = _parameters(type(self).forward)
-            unknown = sorted(options.keys() - takes.keys())
-            if unknown and not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
-                raise TypeError(
-                    f"{say(self)}: takes no {unknown[0]}=, since its forward takes none"
-                )
+            self._refuse_unknown(options)
         return self._infer(x, **options)
+
+    def _refuse_unknown(self, options: Iterable[str]) -> None:
+        """Refuse options of a call that `forward` does not take."""
+        for name in options:
+            if not _takes(type(self).forward, name):
+                raise TypeError(f"{say(self)}: takes no {name}=, since its forward takes none")
 
     def for_inference(self) -> "Inference":
         """Return this layer, or model, as it is now, for calls and steps alone, where it is faster.
@@ -524,16 +525,16 @@ class Layer(ABC):
         """Return those of the options that were given and that `forward` takes."""
         if lengths is None and sample_ids is None:
             return {}
-        takes = _parameters(type(self).forward)
+        forward = type(self).forward
         options = {}
         if lengths is not None:
-            if "lengths" not in takes:
+            if not _takes(forward, "lengths"):
                 raise TypeError(
                     f"{say(self)}: takes no lengths=; give its forward that argument, "
                     "or put the layer after the sequences are reduced"
                 )
             options["lengths"] = lengths
-        if sample_ids is not None and "sample_ids" in takes:
+        if sample_ids is not None and _takes(forward, "sample_ids"):
             options["sample_ids"] = sample_ids
         return options
 
@@ -591,6 +592,7 @@ def check_layer(owner: str, model: Any) -> None:
 
 
 @lru_cache(maxsize=256)
-def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
-    """Return what a function takes: to look it up takes longer than a small layer."""
-    return inspect.signature(function).parameters
+def _takes(function: Callable[..., Any], name: str) -> bool:
+    """Return whether a function takes an argument: to look takes longer than a small layer."""
+    parameters = inspect.signature(function).parameters
+    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
