@@ -150,6 +150,13 @@ def test_a_layer_without_lengths_in_a_sequential():
     assert e.value.__notes__ == ["in layer 1 of Sequential"]
 
 
+def test_all_that_forward_returned_is_no_cache():
+    layer, x = lm.Linear(4, 3, rng=0), np.ones((2, 4), np.float32)
+    found = layer.forward(x, training=True)
+    with pytest.raises(TypeError, match=r"beside y, got tuple of 2 entries; keep both: y, cache"):
+        layer.backward(found[0], found)
+
+
 def test_an_option_that_forward_does_not_take():
     model, x = lm.Sequential(lm.Linear(4, 3, rng=0)), np.ones((2, 4), np.float32)
     for called in (model, model[0], model.for_inference()):

@@ -238,11 +238,12 @@ def gradient(
 
 
 def cached(owner: object, cache: Any, count: int) -> Any:
-    """Return a cache, which has `count` parts; refuse what is none, as y or None."""
+    """Return a cache, which has `count` parts; refuse what is none: y, None, both in one tuple."""
     if not isinstance(cache, (tuple, list)) or len(cache) != count:
+        of = f" of {len(cache)} entries" if isinstance(cache, (tuple, list)) else ""
         raise TypeError(
             f"{say(owner)}: cache must be what forward returned beside y, got "
-            f"{type(cache).__name__}"
+            f"{type(cache).__name__}{of}; keep both: y, cache = layer.forward(x, training=True)"
         )
     return cache
 
