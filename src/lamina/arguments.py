@@ -127,6 +127,11 @@ def choice(owner: object, name: str, value: Any, options: Collection[Any]) -> An
     return value
 
 
+def flag(owner: object, name: str, value: Any) -> bool:
+    """Return `value`, True or False."""
+    return bool(choice(owner, name, value, (True, False)))
+
+
 def float_dtype(owner: object, dtype: npt.DTypeLike | None) -> np.dtype[Any]:
     """Return `dtype` as float32 or float64."""
     try:

@@ -87,7 +87,7 @@ class Recurrent(Layer):
         self.in_features = arguments.integer(self, "in_features", in_features)
         self.hidden = arguments.integer(self, "hidden", hidden)
         self.layers = arguments.integer(self, "layers", layers)
-        self.bidirectional = arguments.choice(self, "bidirectional", bidirectional, (True, False))
+        self.bidirectional = arguments.flag(self, "bidirectional", bidirectional)
         self.merge = arguments.choice(self, "merge", merge, MERGES)
         if merge != "concat" and not self.bidirectional:
             raise ValueError(
@@ -103,7 +103,7 @@ class Recurrent(Layer):
         self.recurrent_dropout = arguments.number(
             self, "recurrent_dropout", recurrent_dropout, 0, 1
         )
-        self.has_bias = arguments.choice(self, "bias", bias, (True, False))
+        self.has_bias = arguments.flag(self, "bias", bias)
         self.init = arguments.choice(self, "init", init, initializers.PRESETS)
         choices = (None, *initializers.PRESETS)
         arguments.choice(self, "recurrent_init", recurrent_init, choices)

@@ -36,17 +36,18 @@ def _momentum(layer: Layer, value: Any) -> float | None:
     return momentum
 
 
-def _frozen(layer: Any, value: Any) -> Any:
-    if arguments.choice(layer, "frozen", value, (True, False)) and not layer.running:
+def _frozen(layer: "BatchNorm", value: Any) -> bool:
+    frozen = arguments.flag(layer, "frozen", value)
+    if frozen and not layer.running:
         raise ValueError(
             f"{say(layer)}: frozen=True uses running values, and running=False keeps none; "
             "leave one of them out"
         )
-    return value
+    return frozen
 
 
-def _update(layer: Layer, value: Any) -> Any:
-    return arguments.choice(layer, "update", value, (True, False))
+def _update(layer: Layer, value: Any) -> bool:
+    return arguments.flag(layer, "update", value)
 
 
 class BatchNorm(Layer):
@@ -184,10 +185,10 @@ class BatchNorm(Layer):
         self.features = arguments.integer(self, "features", features)
         self.eps = _eps(self, eps)
         self.momentum = _momentum(self, momentum)
-        self.has_gamma = arguments.choice(self, "gamma", gamma, (True, False))
-        self.has_beta = arguments.choice(self, "beta", beta, (True, False))
-        self.running = arguments.choice(self, "running", running, (True, False))
-        self.unbiased = arguments.choice(self, "unbiased", unbiased, (True, False))
+        self.has_gamma = arguments.flag(self, "gamma", gamma)
+        self.has_beta = arguments.flag(self, "beta", beta)
+        self.running = arguments.flag(self, "running", running)
+        self.unbiased = arguments.flag(self, "unbiased", unbiased)
         self.frozen = _frozen(self, frozen)
         self.update = _update(self, update)
         self.init = arguments.choice(self, "init", init, initializers.PRESETS)
@@ -197,7 +198,7 @@ class BatchNorm(Layer):
     @property
     def stepwise(self) -> bool:  # type: ignore[override]
         """Whether the layer may `step`: with running values, no step depends on another."""
-        return bool(self.running)
+        return self.running
 
     def initialize(self, rng: initializers.RNG = None) -> Self:
         """Draw gamma anew, reset beta and the running values, and return the layer."""
@@ -423,5 +424,4 @@ class BatchNorm(Layer):
 
     def flops(self, shape: Shape) -> int:
         """Return 2 for each value of x, and 1 each for gamma and beta: the cost at inference."""
-        per_value: int = 2 + self.has_gamma + self.has_beta
-        return math.prod(shape) * per_value
+        return math.prod(shape) * (2 + self.has_gamma + self.has_beta)

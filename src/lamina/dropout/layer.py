@@ -19,8 +19,8 @@ def _rate(layer: Layer, value: Any) -> float:
     return arguments.number(layer, "rate", value, 0, 1)
 
 
-def _always(layer: Layer, value: Any) -> Any:
-    return arguments.choice(layer, "always", value, (True, False))
+def _always(layer: Layer, value: Any) -> bool:
+    return arguments.flag(layer, "always", value)
 
 
 class Dropout(Layer):

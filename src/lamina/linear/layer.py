@@ -85,7 +85,7 @@ class Linear(Affine):
     ) -> None:
         self.in_features = arguments.integer(self, "in_features", in_features)
         self.out_features = arguments.integer(self, "out_features", out_features)
-        self.has_bias = arguments.choice(self, "bias", bias, (True, False))
+        self.has_bias = arguments.flag(self, "bias", bias)
         self.init = arguments.choice(self, "init", init, initializers.PRESETS)
         arguments.float_dtype(self, dtype)
         self.initialize(rng)

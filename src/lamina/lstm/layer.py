@@ -196,10 +196,10 @@ class LSTM(Recurrent):
             None if projection is None else arguments.integer(self, "projection", projection)
         )
         self.forget_bias = arguments.number(self, "forget_bias", forget_bias)
-        self.peepholes = arguments.choice(self, "peepholes", peepholes, (True, False))
-        self.layer_norm = arguments.choice(self, "layer_norm", layer_norm, (True, False))
+        self.peepholes = arguments.flag(self, "peepholes", peepholes)
+        self.layer_norm = arguments.flag(self, "layer_norm", layer_norm)
         options = variants.Options(
-            arguments.choice(self, "coupled", coupled, (True, False)),
+            arguments.flag(self, "coupled", coupled),
             arguments.limit(self, "clip", clip),
             arguments.limit(self, "cell_clip", cell_clip),
             self._checked_activations(activations),

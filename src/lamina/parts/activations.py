@@ -392,7 +392,7 @@ class GELU(_Activation):
     """
 
     def __init__(self, approximate: bool = False) -> None:
-        self.approximate = arguments.choice(self, "approximate", approximate, (True, False))
+        self.approximate = arguments.flag(self, "approximate", approximate)
 
     def _function(self, how: Any, x: Any) -> Any:
         return how.gelu_tanh(x) if self.approximate else how.gelu(x)

@@ -140,7 +140,7 @@ class RNN(Recurrent):
     ) -> None:
         self.activation = arguments.choice(self, "activation", activation, cells.ACTIVATIONS)
         self.clip = arguments.limit(self, "clip", clip)
-        self.layer_norm = arguments.choice(self, "layer_norm", layer_norm, (True, False))
+        self.layer_norm = arguments.flag(self, "layer_norm", layer_norm)
         cell: dict[str, Any] = {"activation": self.activation}
         if self.clip is not None:
             cell["clip"] = self.clip

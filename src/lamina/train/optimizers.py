@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Final
 import numpy as np
 
 from .. import kernels
-from ..arguments import FLOATS, Constructed, choice, limit, number, positive, say
+from ..arguments import FLOATS, Constructed, choice, flag, limit, number, positive, say
 from ..layer import Arrays, Layer, NDArray
 from .names import matches, refuse_idle
 from .schedules import Schedule, rate
@@ -367,7 +367,7 @@ class SGD(Optimizer):
     def __post_init__(self) -> None:
         super().__post_init__()
         _below_one("SGD", "momentum", self.momentum)
-        if choice("SGD", "nesterov", self.nesterov, (True, False)) and not self.momentum:
+        if flag("SGD", "nesterov", self.nesterov) and not self.momentum:
             raise ValueError("SGD: nesterov=True needs a momentum above 0")
 
     def _slots(self, p: NDArray) -> Arrays:

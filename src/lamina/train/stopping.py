@@ -5,7 +5,7 @@ from typing import Final
 
 import numpy as np
 
-from ..arguments import choice, integer, number
+from ..arguments import choice, flag, integer, number
 from ..layer import Arrays, Layer
 from .history import History
 
@@ -55,7 +55,7 @@ class EarlyStopping:
         choice("EarlyStopping", "monitor", self.monitor, MONITORS)
         integer("EarlyStopping", "patience", self.patience)
         number("EarlyStopping", "min_delta", self.min_delta, 0)
-        choice("EarlyStopping", "restore_best", self.restore_best, (True, False))
+        flag("EarlyStopping", "restore_best", self.restore_best)
         choice("EarlyStopping", "mode", self.mode, ("min", "max", None))
 
     @property
