@@ -22,7 +22,6 @@ limit, but in (9) NaN where there is none: for +∞, and where all x_k are −�
 """
 
 import math
-from abc import abstractmethod
 from typing import Any
 
 from .. import arguments, kernels
@@ -151,13 +150,16 @@ class _Activation(Layer):
     stepwise = True
     settable = SETTLED
 
-    @abstractmethod
-    def _function(self, how: Any, x: Any) -> Any:
-        """Return y and the cache of `_gradient`, by this module or its kernels."""
+    _function: str
+    """What computes y, by name, in this module and in its kernels; dx by ``.._backward``."""
 
-    @abstractmethod
-    def _gradient(self, how: Any, dy: NDArray, cache: Any) -> Array:
+    def _y(self, how: Any, x: Any) -> Any:
+        """Return y and the cache of `_dx`, by this module, its kernels or their plan."""
+        return getattr(how, self._function)(x)
+
+    def _dx(self, how: Any, dy: NDArray, cache: Any) -> Any:
         """Return dx."""
+        return getattr(how, f"{self._function}_backward")(dy, cache)
 
     def forward(
         self, x: NDArray, *, lengths: Any = None, training: bool = False
@@ -166,14 +168,14 @@ class _Activation(Layer):
         x = arguments.array(self, "x", x)
         self.output_shape(x.shape)
         lengths, how = arguments.lengths(self, lengths, x), kernels.beside(__name__)
-        y, cache = self._function(how, mask_steps(x, lengths))
+        y, cache = self._y(how, mask_steps(x, lengths))
         return mask_steps(y, lengths), (y.shape, y.dtype, lengths, how, cache)
 
     def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
         """Return dx, of x's shape, and no gradients."""
         shape, dtype, lengths, how, cache = arguments.cached(self, cache, 5)
         dy = arguments.gradient(self, dy, shape, dtype)
-        return self._gradient(how, mask_steps(dy, lengths), cache), {}
+        return self._dx(how, mask_steps(dy, lengths), cache), {}
 
     def _live(self, *options: bool) -> Live | None:
         """Return how to plan a call."""
@@ -181,7 +183,7 @@ class _Activation(Layer):
 
     def _plan(self, plan: Any, x: int) -> int:
         self.output_shape(plan.shapes[x])
-        y: int = self._function(kernels.beside(__name__).Planner(plan), x)[0]
+        y: int = self._y(kernels.beside(__name__).Planner(plan), x)[0]
         return y
 
     def output_shape(self, shape: Shape) -> Shape:
@@ -204,10 +206,10 @@ class Identity(_Activation):
     array([-1.,  2.])
     """
 
-    def _function(self, how: Any, x: Any) -> Any:
+    def _y(self, how: Any, x: Any) -> Any:
         return x, None
 
-    def _gradient(self, how: Any, dy: NDArray, cache: Any) -> Array:
+    def _dx(self, how: Any, dy: NDArray, cache: Any) -> Any:
         return dy
 
 
@@ -237,6 +239,8 @@ class ReLU(_Activation):
     array([0., 0., 2.])
     """
 
+    _function = "relu"
+
     def _fuses(self, after: Layer) -> bool:
         """Return whether `_forward_fused` does the layer after this one, too.
 
@@ -254,12 +258,6 @@ class ReLU(_Activation):
     def _fused_cache(self, y: NDArray) -> Any:
         """Return the cache of `backward` where a kernel before gave y, which is 0 at padding."""
         return y.shape, y.dtype, None, kernels.beside(__name__), (y, ())
-
-    def _function(self, how: Any, x: Any) -> Any:
-        return how.relu(x)
-
-    def _gradient(self, how: Any, dy: NDArray, cache: Any) -> Array:
-        return how.relu_backward(dy, cache)
 
 
 class LeakyReLU(_Activation):
@@ -293,14 +291,13 @@ class LeakyReLU(_Activation):
     array([-0.1,  0. ,  2. ])
     """
 
+    _function = "leaky_relu"
+
     def __init__(self, slope: float = 0.01) -> None:
         self.slope = arguments.number(self, "slope", slope, low=0)
 
-    def _function(self, how: Any, x: Any) -> Any:
+    def _y(self, how: Any, x: Any) -> Any:
         return how.leaky_relu(x, self.slope)
-
-    def _gradient(self, how: Any, dy: NDArray, cache: Any) -> Array:
-        return how.leaky_relu_backward(dy, cache)
 
 
 class Sigmoid(_Activation):
@@ -325,11 +322,7 @@ class Sigmoid(_Activation):
     array([0. , 0.5, 1. ])
     """
 
-    def _function(self, how: Any, x: Any) -> Any:
-        return how.sigmoid(x)
-
-    def _gradient(self, how: Any, dy: NDArray, cache: Any) -> Array:
-        return how.sigmoid_backward(dy, cache)
+    _function = "sigmoid"
 
 
 class Tanh(_Activation):
@@ -353,11 +346,7 @@ class Tanh(_Activation):
     array([-1.,  0.,  1.])
     """
 
-    def _function(self, how: Any, x: Any) -> Any:
-        return how.tanh(x)
-
-    def _gradient(self, how: Any, dy: NDArray, cache: Any) -> Array:
-        return how.tanh_backward(dy, cache)
+    _function = "tanh"
 
 
 class GELU(_Activation):
@@ -393,14 +382,7 @@ class GELU(_Activation):
 
     def __init__(self, approximate: bool = False) -> None:
         self.approximate = arguments.flag(self, "approximate", approximate)
-
-    def _function(self, how: Any, x: Any) -> Any:
-        return how.gelu_tanh(x) if self.approximate else how.gelu(x)
-
-    def _gradient(self, how: Any, dy: NDArray, cache: Any) -> Array:
-        return (
-            how.gelu_tanh_backward(dy, cache) if self.approximate else how.gelu_backward(dy, cache)
-        )
+        self._function = "gelu_tanh" if self.approximate else "gelu"
 
 
 class SELU(_Activation):
@@ -434,11 +416,7 @@ class SELU(_Activation):
     array([-1.1113,  0.    ,  2.1014])
     """
 
-    def _function(self, how: Any, x: Any) -> Any:
-        return how.selu(x)
-
-    def _gradient(self, how: Any, dy: NDArray, cache: Any) -> Array:
-        return how.selu_backward(dy, cache)
+    _function = "selu"
 
 
 class Softmax(_Activation):
@@ -468,11 +446,7 @@ class Softmax(_Activation):
            [0.5 , 0.5 ]])
     """
 
-    def _function(self, how: Any, x: Any) -> Any:
-        return how.softmax(x)
-
-    def _gradient(self, how: Any, dy: NDArray, cache: Any) -> Array:
-        return how.softmax_backward(dy, cache)
+    _function = "softmax"
 
     def output_shape(self, shape: Shape) -> Shape:
         """Return `shape`."""

@@ -20,9 +20,8 @@ to the first NaN.
 
 import math
 import operator
-from abc import abstractmethod
 from functools import reduce
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from .. import arguments, kernels
 from ..arrays import Array, is_step, mask_steps, namespace
@@ -161,6 +160,8 @@ class _Pool(Windowed):
     """What MaxPool and AvgPool share, over `rank` axes."""
 
     derived = frozenset({"dilation"})
+    _function: ClassVar[str]
+    """What computes y, by name, in this module and in its kernels; dx by ``.._backward``."""
 
     def __init__(
         self,
@@ -185,14 +186,6 @@ class _Pool(Windowed):
         """`pool_size`, for each axis."""
         return self.pool_size
 
-    @abstractmethod
-    def _function(self, how: Any, x: Any, lengths: NDArray | None, **options: Any) -> Any:
-        """Return y and the cache of `_gradient`, by this module or its kernels."""
-
-    @abstractmethod
-    def _gradient(self, how: Any, dy: NDArray, cache: Any) -> Array:
-        """Return dx."""
-
     def forward(
         self, x: NDArray, *, lengths: Any = None, training: bool = False
     ) -> tuple[NDArray, Any]:
@@ -203,7 +196,7 @@ class _Pool(Windowed):
         x = arguments.array(self, "x", x)
         lengths = self._checked(x, lengths)
         how = kernels.beside(__name__)
-        y, cache = self._function(how, x, lengths, **self._sizes(x.shape), **options)
+        y, cache = getattr(how, self._function)(x, lengths, **self._sizes(x.shape), **options)
         return y, (y.shape, y.dtype, how, cache)
 
     def _sizes(self, shape: Shape) -> dict[str, Any]:
@@ -218,13 +211,14 @@ class _Pool(Windowed):
         planner = kernels.beside(__name__).Planner(plan)
         shape = plan.shapes[x]
         self.output_shape(shape)
-        y: int = self._function(planner, x, None, **self._sizes(shape))[0]
+        y: int = getattr(planner, self._function)(x, None, **self._sizes(shape))[0]
         return y
 
     def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
         r"""Return dx, shape (N, \*S, C), and no gradients."""
         shape, dtype, how, cache = arguments.cached(self, cache, 4)
-        return self._gradient(how, arguments.gradient(self, dy, shape, dtype), cache), {}
+        dy = arguments.gradient(self, dy, shape, dtype)
+        return getattr(how, f"{self._function}_backward")(dy, cache), {}
 
     def _channels(self, shape: Shape) -> int:
         channels = shape[-1] if shape else 0
@@ -234,6 +228,8 @@ class _Pool(Windowed):
 
 class _MaxPool(_Pool):
     """The maximum over `rank` axes."""
+
+    _function = "max_pool"
 
     def _infer(self, x: NDArray, **options: Any) -> NDArray:
         """Return y; the places of maxima are not kept."""
@@ -245,21 +241,11 @@ class _MaxPool(_Pool):
         """Return y for the ReLU of x, and the cache of `backward` through both."""
         return self._forward(x, lengths, relu=True)
 
-    def _function(self, how: Any, x: NDArray, lengths: NDArray | None, **options: Any) -> Any:
-        return how.max_pool(x, lengths, **options)
-
-    def _gradient(self, how: Any, dy: NDArray, cache: Any) -> Any:
-        return how.max_pool_backward(dy, cache)
-
 
 class _AvgPool(_Pool):
     """The mean over `rank` axes."""
 
-    def _function(self, how: Any, x: NDArray, lengths: NDArray | None, **options: Any) -> Any:
-        return how.avg_pool(x, lengths, **options)
-
-    def _gradient(self, how: Any, dy: NDArray, cache: Any) -> Any:
-        return how.avg_pool_backward(dy, cache)
+    _function = "avg_pool"
 
     def flops(self, shape: Shape) -> int:
         """Return ∏K for each element of y: an addition for all but one, and a division."""
@@ -484,13 +470,8 @@ class AvgPool3d(_AvgPool):
 class _GlobalPool(Layer):
     """What GlobalMaxPool and GlobalAvgPool share."""
 
-    @abstractmethod
-    def _function(self, how: Any, x: Any, lengths: NDArray | None) -> Any:
-        """Return y and the cache of `_gradient`, by this module or its kernels."""
-
-    @abstractmethod
-    def _gradient(self, how: Any, dy: NDArray, cache: Any) -> Array:
-        """Return dx."""
+    _function: ClassVar[str]
+    """What computes y, by name, in this module and in its kernels; dx by ``.._backward``."""
 
     def forward(
         self, x: NDArray, *, lengths: Any = None, training: bool = False
@@ -501,13 +482,14 @@ class _GlobalPool(Layer):
         if x.ndim > 3:
             arguments.no_lengths(self, lengths, f"x has shape {x.shape}, not (N, T, C)")
         how = kernels.beside(__name__)
-        y, cache = self._function(how, x, arguments.lengths(self, lengths, x))
+        y, cache = getattr(how, self._function)(x, arguments.lengths(self, lengths, x))
         return y, (y.shape, y.dtype, how, cache)
 
     def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
         r"""Return dx, shape (N, \*S, C), and no gradients."""
         shape, dtype, how, cache = arguments.cached(self, cache, 4)
-        return self._gradient(how, arguments.gradient(self, dy, shape, dtype), cache), {}
+        dy = arguments.gradient(self, dy, shape, dtype)
+        return getattr(how, f"{self._function}_backward")(dy, cache), {}
 
     def _live(self, *options: bool) -> Live | None:
         """Return how to plan a call."""
@@ -515,7 +497,8 @@ class _GlobalPool(Layer):
 
     def _plan(self, plan: Any, x: int) -> int:
         self.output_shape(plan.shapes[x])
-        y: int = self._function(kernels.beside(__name__).Planner(plan), x, None)[0]
+        planner = kernels.beside(__name__).Planner(plan)
+        y: int = getattr(planner, self._function)(x, None)[0]
         return y
 
     def output_shape(self, shape: Shape) -> Shape:
@@ -556,11 +539,7 @@ class GlobalMaxPool(_GlobalPool):
            [0.]])
     """
 
-    def _function(self, how: Any, x: NDArray, lengths: NDArray | None) -> Any:
-        return how.global_max(x, lengths)
-
-    def _gradient(self, how: Any, dy: NDArray, cache: Any) -> Any:
-        return how.global_max_backward(dy, cache)
+    _function = "global_max"
 
 
 class GlobalAvgPool(_GlobalPool):
@@ -592,11 +571,7 @@ class GlobalAvgPool(_GlobalPool):
            [0. ]])
     """
 
-    def _function(self, how: Any, x: NDArray, lengths: NDArray | None) -> Any:
-        return how.global_avg(x, lengths)
-
-    def _gradient(self, how: Any, dy: NDArray, cache: Any) -> Any:
-        return how.global_avg_backward(dy, cache)
+    _function = "global_avg"
 
     def flops(self, shape: Shape) -> int:
         """Return 1 for each element of x: an addition for all but one, and a division."""

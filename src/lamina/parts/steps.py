@@ -7,8 +7,7 @@ both give 0 for a sequence of length 0.
     MeanSteps  y[n] = Σ_{t < l[n]} x[n, t]/l[n]   dx[n, t] = dy[n]/l[n] where t < l[n], else 0   (2)
 """
 
-from abc import abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 from .. import arguments, kernels
 from ..arrays import Array, is_step, mask_steps, namespace
@@ -55,13 +54,8 @@ def mean_steps_backward(dy: Array, cache: Any) -> Array:
 class _Reduction(Layer):
     """What both share: no parameters, y without steps."""
 
-    @abstractmethod
-    def _function(self, how: Any, x: NDArray, lengths: NDArray | None) -> Any:
-        """Return y and the cache of `_gradient`, by this module or its kernels."""
-
-    @abstractmethod
-    def _gradient(self, how: Any, dy: NDArray, cache: Any) -> Array:
-        """Return dx."""
+    _function: ClassVar[str]
+    """What computes y, by name, in this module and in its kernels; dx by ``.._backward``."""
 
     def forward(
         self, x: NDArray, *, lengths: Any = None, training: bool = False
@@ -70,13 +64,14 @@ class _Reduction(Layer):
         x = arguments.array(self, "x", x)
         self.output_shape(x.shape)
         how = kernels.beside(__name__)
-        y, cache = self._function(how, x, arguments.lengths(self, lengths, x))
+        y, cache = getattr(how, self._function)(x, arguments.lengths(self, lengths, x))
         return y, (y.shape, y.dtype, how, cache)
 
     def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
         """Return dx, shape (N, T, ...), and no gradients."""
         shape, dtype, how, cache = arguments.cached(self, cache, 4)
-        return self._gradient(how, arguments.gradient(self, dy, shape, dtype), cache), {}
+        dy = arguments.gradient(self, dy, shape, dtype)
+        return getattr(how, f"{self._function}_backward")(dy, cache), {}
 
     def output_shape(self, shape: Shape) -> Shape:
         """Return (N, ...) for (N, T, ...)."""
@@ -112,11 +107,7 @@ class LastStep(_Reduction):
            [3.]])
     """
 
-    def _function(self, how: Any, x: NDArray, lengths: NDArray | None) -> Any:
-        return how.last_step(x, lengths)
-
-    def _gradient(self, how: Any, dy: NDArray, cache: Any) -> Any:
-        return how.last_step_backward(dy, cache)
+    _function = "last_step"
 
 
 class MeanSteps(_Reduction):
@@ -143,8 +134,4 @@ class MeanSteps(_Reduction):
            [3.]])
     """
 
-    def _function(self, how: Any, x: NDArray, lengths: NDArray | None) -> Any:
-        return how.mean_steps(x, lengths)
-
-    def _gradient(self, how: Any, dy: NDArray, cache: Any) -> Any:
-        return how.mean_steps_backward(dy, cache)
+    _function = "mean_steps"
