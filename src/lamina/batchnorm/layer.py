@@ -124,8 +124,9 @@ class BatchNorm(Layer):
     Raises
     ------
     ValueError, TypeError
-        x has another number of features or another dtype; or a training batch has fewer than 2
-        values a channel, whose variance says nothing.
+        An option is out of its range, or `frozen` goes without running values; x has another
+        number of features or another dtype; a training batch has fewer than 2 values a channel,
+        whose variance says nothing; it would change running values that are read-only.
 
     Warns
     -----

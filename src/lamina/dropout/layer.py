@@ -87,7 +87,8 @@ class Dropout(Layer):
     Raises
     ------
     ValueError, TypeError
-        x has another dtype; `shared_axes` are not axes of x; a mask or sample ids do not fit x.
+        An option is out of its range; x has another dtype; `shared_axes` are not axes of x; a mask
+        or sample ids do not fit x.
 
     References
     ----------

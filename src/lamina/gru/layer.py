@@ -89,8 +89,9 @@ class GRU(Recurrent):
     Raises
     ------
     ValueError, TypeError
-        x has another number of axes or features or another dtype; a state has another form; a
-        bidirectional layer is asked to `step`; `dropout` with one layer.
+        An option is out of its range; `dropout` with one layer, or `merge` with one direction; x
+        has another number of axes or features or another dtype; a state has another form; a
+        bidirectional layer is asked to `step`.
 
     References
     ----------

@@ -49,7 +49,7 @@ class Linear(Affine):
     Raises
     ------
     ValueError, TypeError
-        x has another number of features or another dtype.
+        An option is out of its range; x has another number of features or another dtype.
 
     References
     ----------

@@ -52,9 +52,9 @@ class Embedding(Layer):
     Raises
     ------
     TypeError
-        The ids are no integers.
+        The ids are no integers; an option is of another type.
     ValueError
-        An id outside 0 ... V - 1.
+        An id outside 0 ... V - 1; an option is out of its range.
 
     References
     ----------
