@@ -156,7 +156,7 @@ class Layer(ABC):
     _by_backward: ClassVar[tuple[str, ...]] = ("gradients",)
     """What does the same as `forward` or `backward` of the class that has it, but sooner."""
 
-    _plan: Any = None
+    _plan: Callable[["Plan", int], int] | None = None
     """The `plan` of `Fixed` where a layer without parameters has one: its method."""
 
     __signature__ = Constructor()
