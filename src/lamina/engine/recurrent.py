@@ -43,6 +43,7 @@ from .program import Plan, PlanError
 from .steps import (
     AHEAD,
     Kept,
+    KeptBySteps,
     Pass,
     Steps,
     Weights,
@@ -392,7 +393,7 @@ def planned(
     """
     n, T, _ = plan.shapes[x]
     hidden, size = len(weights.h), plan.dtype.itemsize
-    steps = steps_like(n, T, None, reverse)
+    steps = steps_like(n, T, reverse)
     if n * T * hidden * size > PLANNED:
         raise PlanError("a batch for which a plan does not pay")
     found = choose(cell, steps, weights, cells, False, False, 1)
@@ -438,16 +439,16 @@ def choose(
         The directions that share y.
     """
     return _chosen(
-        cell, steps, weights.x.dtype, len(weights.x), *weights.h.shape,
+        steps, cell, weights.x.dtype, len(weights.x), *weights.h.shape,
         None if weights.p is None else len(weights.p), weights.bias is not None,
         weights.panels is not None, cells, masked, keep, sides, threads.count(),
         denormals.flushing(),
     )  # fmt: skip
 
 
-@lru_cache(maxsize=64)  # as many as there are steps known
+@KeptBySteps
 def _chosen(
-    cell: Code, steps: Steps, dtype: np.dtype[Any], inputs: int, outputs: int, columns: int,
+    steps: Steps, cell: Code, dtype: np.dtype[Any], inputs: int, outputs: int, columns: int,
     inner: int | None, bias: bool, before: bool, cells: bool, masked: bool, keep: bool, sides: int,
     count: int, flushing: int,
 ) -> Pass:  # fmt: skip
@@ -598,7 +599,7 @@ def backward(
                 g[...] = 0
         return dx, grads, da
     run, room = _back(
-        cell, steps, dtype, inputs, outputs, columns, inner, mask is not None, of_x,
+        steps, cell, dtype, inputs, outputs, columns, inner, mask is not None, of_x,
         y.shape[-1] // outputs, threads.count(), denormals.flushing(),
     )  # fmt: skip
     given = weights.p, mask, dc, kept.c, kept.gates, s, dx, dweight_p
@@ -609,9 +610,9 @@ def backward(
     return dx, grads, da
 
 
-@lru_cache(maxsize=64)  # as many as there are steps known
+@KeptBySteps
 def _back(
-    cell: Code, steps: Steps, dtype: np.dtype[Any], inputs: int, outputs: int, columns: int,
+    steps: Steps, cell: Code, dtype: np.dtype[Any], inputs: int, outputs: int, columns: int,
     inner: int | None, masked: bool, of_x: bool, sides: int, count: int, flushing: int,
 ) -> tuple[pool.Run, int]:  # fmt: skip
     """Return how a batch goes backward, a function of its arrays, and the elements it works in."""

@@ -10,10 +10,10 @@ step t is first[t] + r · stride in either: where all sequences have T steps, th
 else step by step (stride 1). Cost follows the real steps.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,11 +25,17 @@ from .memory import ALIAS, LINE, empty
 from .tile import lanes
 
 NDArray = npt.NDArray[Any]
+R = TypeVar("R")
 
 AHEAD: Final = 48
 """Of so many rows together."""
 TERMS: Final = 384
 """The most terms of a block of a sum: a panel of two or four vectors stays in level 1 or 2."""
+KNOWN: Final = 64
+"""For how many shapes of x the steps are kept, ..."""
+RAGGED: Final = 8
+"""... and for how many batches with lengths: these hold an integer for each row, and hardly come
+again."""
 ALONE: Final = 2**18
 """Bytes; the padding of smaller arrays is cleared on one core."""
 
@@ -179,14 +185,39 @@ def columns_of(sides: int, way: int, width: int) -> tuple[int, int]:
 def steps_of(x: NDArray, lengths: NDArray | None, reverse: bool = False) -> Steps:
     """Return the rows of x, shape (N, T, ...)."""
     n, steps = x.shape[:2]
-    given = None if lengths is None else np.asarray(lengths, np.int64).tobytes()
-    return steps_like(n, steps, given, reverse)
+    if lengths is None:
+        return steps_like(n, steps, reverse)
+    return _ragged(n, steps, np.asarray(lengths, np.int64).tobytes(), reverse)
 
 
-@lru_cache(maxsize=64)  # the layers and the passes of a batch ask for the same
-def steps_like(n: int, steps: int, lengths: bytes | None = None, reverse: bool = False) -> Steps:
-    """Return the rows of N sequences of T steps, or of these lengths."""
-    return Steps(n, steps, None if lengths is None else np.frombuffer(lengths, np.int64), reverse)
+# The layers and the passes of a batch ask for the same.
+
+
+@lru_cache(KNOWN)
+def steps_like(n: int, steps: int, reverse: bool = False) -> Steps:
+    """Return the rows of N sequences of T steps."""
+    return Steps(n, steps, reverse=reverse)
+
+
+@lru_cache(RAGGED)
+def _ragged(n: int, steps: int, lengths: bytes, reverse: bool) -> Steps:
+    return Steps(n, steps, np.frombuffer(lengths, np.int64), reverse)
+
+
+class KeptBySteps(Generic[R]):
+    """A function whose results, which hold on to steps, are kept for as many as are known."""
+
+    def __init__(self, function: Callable[..., R]) -> None:
+        self.usual, self.ragged = lru_cache(KNOWN)(function), lru_cache(RAGGED)(function)
+
+    def __call__(self, steps: Steps, *others: Hashable) -> R:
+        """Return what the function does."""
+        return (self.usual if steps.lengths is None else self.ragged)(steps, *others)
+
+    def cache_clear(self) -> None:
+        """Forget all, as of `lru_cache`."""
+        self.usual.cache_clear()
+        self.ragged.cache_clear()
 
 
 @jit.kernel
