@@ -335,7 +335,19 @@ class _Leaf(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """Layers that are one: its run, where the first of them stands, what an error notes."""
+    """Layers that are one.
+
+    Attributes
+    ----------
+    run : Fixed
+    layers : tuple of Layer
+    first : int
+        Where the first of them stands among the leaves.
+    notes : tuple of str
+        What an error notes.
+    needed : bool
+        Whether it does or checks anything where there are no lengths.
+    """
 
     run: Fixed
     layers: tuple[Layer, ...]
@@ -417,11 +429,12 @@ def _plan_parts(parts: list[_Part], plan: "Plan", x: int) -> int:
 
 
 def _program(
-    parts: list[_Part], shape: Shape, dtype: np.dtype[Any], threads: int | None, flushing: int = 0
+    parts: list[_Part], shape: Shape, dtype: np.dtype[Any], *_: int | None
 ) -> Callable[[NDArray], NDArray] | None:
     """Return a program for x of that shape and dtype; None where calls must do.
 
-    An error of x's shape is that of the call.
+    The others, the threads asked for and whether denormal numbers count as zero, tell programs
+    apart: what is planned looks them up itself. An error of x's shape is that of the call.
     """
     if 0 in shape or dtype not in FLOATS or any(part.run.plan is None for part in parts):
         return None
