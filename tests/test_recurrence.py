@@ -776,3 +776,5 @@ def test_flops(kind):
     assert kind().flops((N, T, F)) == N * T * (2 * G * H * (F + H) + biases)
     deep = kind(layers=2, bidirectional=True, bias=False)
     assert deep.flops((N, T, F)) == 2 * N * T * 2 * G * H * ((F + H) + (2 * H + H))
+    with pytest.raises(ValueError, match=r"x has 2 axes \(shape \(.*\)\), expected 3: batch first"):
+        deep.flops((N, F))

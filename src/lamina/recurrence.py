@@ -598,7 +598,7 @@ class Recurrent(Layer):
 
     def flops(self, shape: Shape) -> int:
         """Return twice the elements of all matrices, and those of the biases, a step."""
-        N, T, _ = shape
+        N, T, _ = self.output_shape(shape)
         return N * T * sum(a.ndim * a.size for a in self.params.values())
 
 
