@@ -148,12 +148,12 @@ def _read(path: Path) -> bytes | None:
 def _write(path: Path, code: bytes) -> None:
     """Write code to a file, behind its digest, if that can be done."""
     with contextlib.suppress(OSError):
-        partial = path.with_suffix(f".{os.getpid()}")
+        unfinished = path.with_suffix(f".{os.getpid()}")
         try:
-            partial.write_bytes(hashlib.sha256(code).digest() + code)
-            partial.replace(path)
+            unfinished.write_bytes(hashlib.sha256(code).digest() + code)
+            unfinished.replace(path)
         finally:
-            partial.unlink(missing_ok=True)  # the disk is full, say
+            unfinished.unlink(missing_ok=True)  # the disk is full, say
 
 
 _engines: list[Any] = []  # machine code lives as long as the engine that holds it
