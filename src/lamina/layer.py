@@ -145,7 +145,7 @@ class Layer(ABC):
 
     stepwise: ClassVar[bool] = False
     """Whether y at a step depends on x at that step alone, so that the layer may `step`."""
-    settable: ClassVar[Mapping[str, "Check"] | None] = None
+    settable: ClassVar[Mapping[str, Check] | None] = None
     """The arguments of the constructor that may be set later, as attributes, each with a function
     of the layer and a value that returns the value or refuses it; None for all, unchecked."""
 

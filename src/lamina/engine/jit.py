@@ -377,7 +377,7 @@ class Kernel:
         """Run it in Python."""
         return self.function(*arguments)
 
-    def entry(self, kinds: tuple[Any, ...] | int = 2) -> "Entry":
+    def entry(self, kinds: tuple[Any, ...] | int = 2) -> Entry:
         """Return the code for arguments of these kinds, behind the first.
 
         A number: there are so many arguments, all integers, and these are those of the code.
@@ -389,7 +389,7 @@ class Kernel:
                 self.known[kinds] = found
         return found
 
-    def _compiled(self, kinds: tuple[Any, ...] | int) -> "Entry":
+    def _compiled(self, kinds: tuple[Any, ...] | int) -> Entry:
         def emit() -> str:
             from . import compiler  # which imports Numba
 
