@@ -269,6 +269,12 @@ def ten_times(cls):
     return Ten
 
 
+def ten_times_beside(cls):
+    """Return the same, where the two methods are those of a class that is no layer."""
+    return type("Ten", (ten_times(object), cls), {})
+
+
+@pytest.mark.parametrize("ten_times", [ten_times, ten_times_beside])
 @pytest.mark.parametrize(
     ("cls", "arguments", "shape"),
     [
@@ -283,7 +289,9 @@ def ten_times(cls):
         (lm.Residual, (lm.Linear(3, 3, rng=0),), (4, 3)),
     ],
 )
-def test_a_class_that_overrides_a_pass_is_called_and_trained_by_it(cls, arguments, shape):
+def test_a_class_that_overrides_a_pass_is_called_and_trained_by_it(
+    ten_times, cls, arguments, shape
+):
     layer, x = ten_times(cls)(*arguments), random("x", shape, np.float32)
     for _ in range(3):  # calls that come again are planned
         y, cache = layer.forward(x)

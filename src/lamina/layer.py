@@ -166,12 +166,14 @@ class Layer(ABC):
     _calls: Calls | None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Let a class that overrides `forward` or `backward` be called, and trained, by its own."""
+        """Let a class that overrides `forward` or `backward` be called, and trained, by its own.
+
+        It may have them from a class beside the layer, too.
+        """
         super().__init_subclass__(**kwargs)
-        own = set(vars(cls))
         for method, others in (("forward", cls._by_forward), ("backward", cls._by_backward)):
-            for name in others if method in own else ():
-                if name not in own:
+            for name in others:
+                if _depth(cls, method) < _depth(cls, name):
                     setattr(cls, name, getattr(Layer, name))
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
@@ -559,6 +561,11 @@ class Layer(ABC):
                 shown = f"np.{np.dtype(value)}" if is_dtype else repr(value)
                 said.append(f"{name}={shown}")
         return f"{type(self).__name__}({', '.join(said)})"
+
+
+def _depth(cls: type, name: str) -> int:
+    """Return how far from a class the one stands, among those it derives from, that has a name."""
+    return next(i for i, found in enumerate(cls.__mro__) if name in vars(found))
 
 
 def _named(arrays: Mapping[str, NDArray]) -> Named:
