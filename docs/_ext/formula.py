@@ -23,6 +23,9 @@ SOURCE = Path(lamina.__file__).parent
 WHOLE = 10
 """A statement of up to so many lines is shown whole, of a longer one the lines alone."""
 
+HEADED = (ast.If, ast.For, ast.While)
+"""What a statement stands in is shown by its first line."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -56,6 +59,17 @@ def statements(tree: ast.AST) -> list[tuple[int, int, str]]:
     return found
 
 
+def heads(tree: ast.AST) -> dict[int, set[int]]:
+    """Return, for each line, the first lines of the branches and loops that it stands in."""
+    found: dict[int, set[int]] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, HEADED):
+            for child in node.body:
+                for line in range(child.lineno, (child.end_lineno or child.lineno) + 1):
+                    found.setdefault(line, set()).add(node.lineno)
+    return found
+
+
 def equations(layer: str) -> dict[str, list[tuple[int, int, str]]]:
     """Return, for each number of an equation, the lines that implement it."""
     text = (SOURCE / layer / "formula.py").read_text()
@@ -86,8 +100,10 @@ class Formula(SphinxDirective):
         asked = self.arguments[1].split()
         path = SOURCE / layer / "formula.py"
         self.env.note_dependency(str(path))
-        lines = path.read_text().splitlines()
+        text = path.read_text()
+        lines = text.splitlines()
         found = equations(layer)
+        above = heads(ast.parse(text))
         shown: list[tuple[int, int, str]] = []
         for n in asked:
             if n not in found:
@@ -102,10 +118,12 @@ class Formula(SphinxDirective):
         result: list[nodes.Node] = []
         for name in dict.fromkeys(s[2] for s in shown):
             code: list[str] = []
-            after = 0
+            after = headed = 0
             for first, last, _ in (s for s in shown if s[2] == name):
                 if last <= after:
                     continue
+                code += [lines[n - 1] for n in sorted(above.get(first, ())) if n > headed]
+                headed = max(above.get(first, {headed}))
                 code += lines[max(first - 1, after) : last]
                 after = last
             block = nodes.literal_block("", dedent("\n".join(code)), language="python")

@@ -241,13 +241,13 @@ def forward(
         mean, var, M, centred = statistics(x, lengths)
     else:
         centred = mask_steps(x, lengths) - mean
-    scale = 1.0 / xp.sqrt(var + eps)
+    scale = 1.0 / xp.sqrt(var + eps)  # (3)
     normalized = centred * scale  # (3)
     y = normalized
     if gamma is not None:
         y = gamma * y  # (4)
     if beta is not None:
-        y = y + beta
+        y = y + beta  # (4)
     after = None if running is None else update(running, mean, var, M)
     cache = Cache(normalized, scale, gamma, beta, mean, var, M, lengths, after)
     return mask_steps(y, lengths), cache
@@ -263,8 +263,8 @@ def affine(
     """Return a and c of (14), shape (C,), for the arguments of `forward`."""
     scale = 1.0 / namespace(var).sqrt(var + eps)
     if gamma is not None:
-        scale = gamma * scale
-    shift = -scale * mean
+        scale = gamma * scale  # (14)
+    shift = -scale * mean  # (14)
     return scale, shift if beta is None else beta + shift  # (14)
 
 

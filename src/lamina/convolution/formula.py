@@ -79,7 +79,7 @@ def forward(
     padded = pad(mask_steps(x, lengths), windows.pads, padding_mode)  # (1)
     y = _correlate(padded, weight, windows, groups)  # (2)
     if bias is not None:
-        y = y + bias
+        y = y + bias  # (2)
     out_lengths = windows.output_lengths(lengths)
     cache = padded, weight, bias, lengths, out_lengths, windows, padding_mode, groups
     return mask_steps(y, out_lengths), cache

@@ -142,8 +142,8 @@ def _select(x: Array, keep: Array | None, affine: Affine, lengths: Array | None)
     scale, shift, dropped = affine
     if keep is not None:
         xp = namespace(x, keep)
-        x = xp.where(keep, x, xp.asarray(dropped, dtype=x.dtype))
-    return mask_steps(x * scale + shift, lengths)
+        x = xp.where(keep, x, xp.asarray(dropped, dtype=x.dtype))  # (1)
+    return mask_steps(x * scale + shift, lengths)  # (1)
 
 
 def keep_mask(

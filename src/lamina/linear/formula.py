@@ -32,7 +32,7 @@ def forward(
     x = mask_steps(x, lengths)
     y = x @ weight  # (1)
     if bias is not None:
-        y = y + bias
+        y = y + bias  # (1)
     return mask_steps(y, lengths), (x, weight, bias, lengths)
 
 

@@ -77,7 +77,7 @@ def gates(x_t: Array, state: State, weights: Weights, mask: Array | None = None)
     H = weight_h.shape[1] // 4
     a = x_t @ weight_x + scale(h, mask) @ weight_h  # (1)
     if bias is not None:
-        a = a + bias
+        a = a + bias  # (1)
     return (
         sigmoid(a[:, :H]),  # (2)
         sigmoid(a[:, H : 2 * H]),  # (3)

@@ -70,7 +70,7 @@ def step(
     weight_x, weight_h, bias = weights
     a = x_t @ weight_x + scale(h, mask) @ weight_h  # (1)
     if bias is not None:
-        a = a + bias
+        a = a + bias  # (1)
     return (ACTIVATIONS[activation](a),)  # (2)
 
 
