@@ -96,7 +96,9 @@ def test_generator():
 def test_refuses():
     with pytest.raises(ValueError, match=r"preset must be one of 'glorot_uniform', .*; got 'he'"):
         draw("he")
-    with pytest.raises(TypeError, match=r"rng: an int seed must be an integer, got 'a'"):
+    with pytest.raises(
+        TypeError, match=r"got 'a'; or give a Generator: np.random.default_rng\(0\)"
+    ):
         initializers.generator("a")
     with pytest.raises(ValueError, match=r"rng: an int seed must be at least 0, got -1"):
         initializers.generator(-1)

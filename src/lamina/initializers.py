@@ -73,7 +73,10 @@ def generator(rng: RNG) -> np.random.Generator:
     if isinstance(rng, np.random.Generator):
         return rng
     if rng is not None:
-        arguments.integer("rng", "an int seed", rng, least=0)
+        try:
+            arguments.integer("rng", "an int seed", rng, least=0)
+        except TypeError as error:
+            raise TypeError(f"{error}; or give a Generator: np.random.default_rng(0)") from None
     return np.random.default_rng(rng)
 
 
