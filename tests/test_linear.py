@@ -85,7 +85,9 @@ def test_refuses_lengths():
         layer(x, lengths=[-1, 6, 0, 0])
     with pytest.raises(ValueError, match=r"lengths has shape \(3,\), expected \(4,\)"):
         layer(x, lengths=[1, 2, 3])
-    with pytest.raises(TypeError, match="lengths must be integers, got dtype float64"):
+    with pytest.raises(TypeError, match=r"integers, got dtype float64; cast them: lengths\.astype"):
         layer(x, lengths=[1.0, 2.0, 3.0, 4.0])
+    with pytest.raises(TypeError, match=r"integers, got dtype bool; a mask has them as mask\.sum"):
+        layer(x, lengths=np.ones((4, 5), bool))
     with pytest.raises(ValueError, match=r"lengths go with x of shape \(N, T, ...\)"):
         layer(x[:, 0], lengths=[1, 2, 3, 4])

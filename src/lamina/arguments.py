@@ -269,7 +269,14 @@ def lengths(owner: object, lengths: Any, x: NDArray, ndim: int = 3) -> NDArray |
     if found.size == 0 and found.ndim == 1:
         found = found.astype(np.int64)
     if found.dtype.kind not in "iu":
-        raise TypeError(f"{say(owner)}: lengths must be integers, got dtype {found.dtype}")
+        cures = {
+            "b": "; a mask has them as mask.sum(axis=1)",
+            "f": "; cast them: lengths.astype(np.int64)",
+        }
+        raise TypeError(
+            f"{say(owner)}: lengths must be integers, got dtype {found.dtype}"
+            f"{cures.get(found.dtype.kind, '')}"
+        )
     if found.shape != x.shape[:1]:
         raise ValueError(
             f"{say(owner)}: lengths has shape {found.shape}, expected {x.shape[:1]}, "
