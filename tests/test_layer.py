@@ -404,6 +404,9 @@ def test_a_call_names_the_option_that_it_does_not_take():
     model = lm.Sequential(lm.Linear(2, 3, rng=0))
     with pytest.raises(TypeError, match=r"^Sequential: takes no trace="):
         model(np.ones((1, 2), np.float32), trace=True)
+    lstm = lm.LSTM(2, 3, rng=0)
+    with pytest.raises(TypeError, match=r"takes no state=, .*; run takes x and a state"):
+        lstm(np.ones((1, 4, 2), np.float32), state=lstm.initial_state(1))
 
 
 def test_a_layer_that_lost_its_weight():

@@ -264,7 +264,11 @@ class Layer(ABC):
         """Refuse options of a call that `forward` does not take."""
         for name in options:
             if not _takes(type(self).forward, name):
-                raise TypeError(f"{say(self)}: takes no {name}=, since its forward takes none")
+                cure = "; run takes x and a state, and returns y, the new state and a cache"
+                raise TypeError(
+                    f"{say(self)}: takes no {name}=, since its forward takes none"
+                    f"{cure if name == 'state' else ''}"
+                )
 
     def for_inference(self) -> "Inference":
         """Return this layer, or model, as it is now, for calls and steps alone, where it is faster.
