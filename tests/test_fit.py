@@ -663,6 +663,18 @@ def test_refuses_what_is_no_model():
         train(lm.ReLU(), moons())
 
 
+def test_refuses_a_loss_without_a_gradient():
+    def loss(y, target):
+        return float(np.square(y - target[:, None]).mean())
+
+    for call in (
+        lambda: train(mlp(), moons(), loss=loss),
+        lambda: lm.evaluate(mlp(), (X, Y), loss=loss),
+    ):
+        with pytest.raises(TypeError, match=r"must return its value and dy, .* returned float$"):
+            call()
+
+
 def test_evaluate_and_accuracy_refuse():
     for loss in ("mse", lm.CrossEntropy):
         with pytest.raises(TypeError, match="evaluate: loss must be a loss, CrossEntropy"):

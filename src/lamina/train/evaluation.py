@@ -252,7 +252,8 @@ def score(model: Layer, batches: Batches, loss: Loss | None, metric: Metric | No
         y = model(batch.x, **model._accepted(batch.lengths, None))
         lengths = output_lengths(model, batch.lengths)
         if loss is not None:
-            value, _ = loss(y, batch.y, **({} if lengths is None else {"lengths": lengths}))
+            options = {} if lengths is None else {"lengths": lengths}
+            value, _ = with_gradient(loss, loss(y, batch.y, **options))
             losses.add(value, loss_count(loss, batch.y, lengths))
         if metric is not None:
             metrics.add(metric(y, batch.y, lengths), real_count(batch.y, lengths))
@@ -263,6 +264,17 @@ def check_loss(owner: str, loss: Any) -> None:
     """Check that a loss can be called as one: a call of a class would build a loss."""
     if isinstance(loss, type) or not callable(loss):
         raise TypeError(f"{owner}: loss must be a loss, CrossEntropy() say, got {loss!r}")
+
+
+def with_gradient(loss: Loss, found: Any) -> tuple[float, NDArray]:
+    """Return the value and the gradient that a loss found; one of the user's may return less."""
+    if not isinstance(found, (tuple, list)) or len(found) != 2:
+        raise TypeError(
+            f"a loss must return its value and dy, its gradient by y; {loss!r} returned "
+            f"{type(found).__name__}"
+        )
+    value, dy = found
+    return value, dy
 
 
 def as_metric(owner: str, metric: Metric | str | None, loss: Loss | None) -> Metric | None:

@@ -22,6 +22,7 @@ from .evaluation import (
     output_lengths,
     real_count,
     score,
+    with_gradient,
 )
 from .history import History
 from .names import matches, refuse_idle
@@ -259,7 +260,7 @@ class _Update:
             options: dict[str, Any] = {} if n is None else {"lengths": n}
             if len(group) > 1:
                 options["normalizer"] = count
-            value, dy = self.loss(y, batch.y, **options)
+            value, dy = with_gradient(self.loss, self.loss(y, batch.y, **options))
             if not np.isfinite(value):
                 raise FloatingPointError(
                     f"the loss is {value}; lower the learning rate or set clip_norm=, and look for "
