@@ -1,5 +1,6 @@
 """A trained model at work: predict, evaluate, accuracy."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
@@ -279,13 +280,31 @@ def with_gradient(loss: Loss, found: Any) -> tuple[float, NDArray]:
 
 def as_metric(owner: str, metric: Metric | str | None, loss: Loss | None) -> Metric | None:
     """Return a metric given as a function or by name as a function, one that goes with the loss."""
-    if metric is None or callable(metric):
+    if metric is None:
+        return None
+    if callable(metric):
+        _check_metric(owner, metric)
         return metric
     if metric == "accuracy":
         return _each_answer if isinstance(loss, BinaryCrossEntropy) else accuracy
     raise ValueError(
         f'{owner}: metric must be "accuracy" or a function of y, target and lengths, got {metric!r}'
     )
+
+
+def _check_metric(owner: str, metric: Metric) -> None:
+    """Refuse a function that cannot be called as a metric."""
+    try:
+        signature = inspect.signature(metric)
+    except (TypeError, ValueError):  # of some functions in C it is not known
+        return
+    try:
+        signature.bind(None, None, None)
+    except TypeError as error:
+        raise TypeError(
+            f"{owner}: metric is called as metric(y, target, lengths), with lengths None but for "
+            f"sequences; {metric!r}: {error}"
+        ) from None
 
 
 def output_lengths(model: Layer, lengths: NDArray | None) -> NDArray | None:

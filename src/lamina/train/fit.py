@@ -140,7 +140,11 @@ def fit(
     metric = as_metric("fit", metric, loss)
     callbacks = tuple(callbacks) if isinstance(callbacks, Iterable) else (callbacks,)
     if not all(map(callable, callbacks)):
-        raise TypeError(f"fit: callbacks must be functions of history and model, got {callbacks}")
+        stopping = any(isinstance(callback, EarlyStopping) for callback in callbacks)
+        cure = "; give EarlyStopping as early_stopping=" if stopping else ""
+        raise TypeError(
+            f"fit: callbacks must be functions of history and model, got {callbacks}{cure}"
+        )
     batches = Batches("fit", data, batch_size, model.dtype, epochs)
     held_out = (
         None
