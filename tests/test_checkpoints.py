@@ -496,6 +496,8 @@ class TestLoading:
             lm.load(path)
         with pytest.raises(TypeError, match=r"layers\['Scale'\] must be a class of layers, got 3"):
             lm.load(path, {"Scale": 3})
+        with pytest.raises(TypeError, match="layers must be a dict of your classes by name"):
+            lm.load(path, [Scale])
 
         class Failing(Scale):
             def __init__(self, features, *sizes, names, table, limit):

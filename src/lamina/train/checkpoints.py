@@ -124,6 +124,11 @@ def load(path: str | os.PathLike[str], layers: Mapping[str, type[Layer]] | None 
     OSError
         The file cannot be read.
     """
+    if not isinstance(layers, Mapping | None):
+        raise TypeError(
+            f"load: layers must be a dict of your classes by name, {{'Scale': Scale}} say, "
+            f"got {layers!r}"
+        )
     layers = dict(layers or {})
     for name, cls in layers.items():
         if not (isinstance(cls, type) and issubclass(cls, Layer)):
