@@ -73,6 +73,8 @@ def test_any_function_is_a_schedule():
         (lambda: lm.Cosine(1, 2.5), TypeError, "Cosine: steps must be an integer, got 2.5"),
         (lambda: lm.Cosine(1, 5, end=-1), ValueError, "Cosine: end must lie in"),
         (lambda: lm.WarmUp(-1, 5), ValueError, "the learning rate of update 0 must lie in"),
+        (lambda: lm.Cosine(0.1), TypeError, r"'steps'; it takes \(lr, steps, end=0.0\)$"),
+        (lambda: lm.EarlyStopping(delta=1), TypeError, r"^EarlyStopping: got .*; it takes \(moni"),
         (lambda: lm.WarmUp(1, 0), ValueError, "WarmUp: steps must be at least 1"),
     ],
 )

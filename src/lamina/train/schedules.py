@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from ..arguments import integer, number
+from ..arguments import Constructed, integer, number
 
 Schedule: TypeAlias = Callable[[int], float]
 """A function of the number of the update, from 0, that returns its learning rate."""
@@ -22,7 +22,7 @@ def rate(lr: float | Schedule, t: int) -> float:
 
 
 @dataclass(frozen=True)
-class Constant:
+class Constant(Constructed):
     r"""Always the same learning rate.
 
     .. math:: \eta_t = \eta
@@ -54,7 +54,7 @@ class Constant:
 
 
 @dataclass(frozen=True)
-class StepDecay:
+class StepDecay(Constructed):
     r"""A learning rate that falls by a factor every so many updates.
 
     .. math:: \eta_t = \eta \, f^{\lfloor t / k \rfloor}
@@ -95,7 +95,7 @@ class StepDecay:
 
 
 @dataclass(frozen=True)
-class Cosine:
+class Cosine(Constructed):
     r"""A learning rate that falls along half a cosine, then stays.
 
     .. math::
@@ -143,7 +143,7 @@ class Cosine:
 
 
 @dataclass(frozen=True)
-class WarmUp:
+class WarmUp(Constructed):
     r"""A learning rate that rises evenly to the first one of another schedule, which then begins.
 
     .. math::

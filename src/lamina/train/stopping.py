@@ -5,7 +5,7 @@ from typing import Final
 
 import numpy as np
 
-from ..arguments import choice, flag, integer, number
+from ..arguments import Constructed, choice, flag, integer, number
 from ..layer import Arrays, Layer
 from .history import History
 
@@ -13,7 +13,7 @@ MONITORS: Final = ("loss", "metric", "val_loss", "val_metric")
 
 
 @dataclass(frozen=True)
-class EarlyStopping:
+class EarlyStopping(Constructed):
     """End a training that has not improved for a while, and go back to the best epoch.
 
     Parameters
