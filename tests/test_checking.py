@@ -105,6 +105,7 @@ def test_a_right_layer_and_its_report():
         "float64 gradient of x",
         "float64 gradient of w",
     ]
+    assert repr(report) == str(report)  # as a prompt and a notebook show it
     first, *lines = str(report).splitlines()
     assert first == "Square()"
     for line in lines:

@@ -52,7 +52,7 @@ class Report:
         """Whether every comparison held."""
         return all(finding.ok for finding in self.findings)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         width = max(len(f.name) for f in self.findings)
         lines = [
             f"  {'ok  ' if f.ok else 'FAIL'}  {f.name:<{width}}  error {f.error:.1e}  "
