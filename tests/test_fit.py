@@ -669,6 +669,14 @@ def test_refuses_what_is_no_model():
         train(lm.ReLU(), moons())
 
 
+def test_refuses_x_and_y_side_by_side():
+    message = r"^{}: too many positional .*; it takes \(model, data, \*, .*; data is one argument"
+    with pytest.raises(TypeError, match=message.format("fit")):
+        lm.fit(mlp(), X, Y, loss=lm.CrossEntropy(), optimizer=lm.Adam(), epochs=1)
+    with pytest.raises(TypeError, match=message.format("evaluate")):
+        lm.evaluate(mlp(), X, Y, metric="accuracy")
+
+
 def test_refuses_a_loss_without_a_gradient():
     def loss(y, target):
         return float(np.square(y - target[:, None]).mean())

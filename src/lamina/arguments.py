@@ -5,13 +5,15 @@ Every function takes the `owner` that speaks in the error: a layer, or a name.
 
 import inspect
 import operator
-from collections.abc import Collection
-from typing import Any, Final, Self
+from collections.abc import Callable, Collection
+from functools import wraps
+from typing import Any, Final, Self, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
 NDArray = npt.NDArray[Any]
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 FLOATS: Final = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -32,8 +34,8 @@ class Constructor:
         return signature.replace(parameters=list(signature.parameters.values())[1:])
 
 
-def bind(owner: type, args: Any, kwargs: Any) -> inspect.BoundArguments:
-    """Return the arguments of a constructor by name; say what it takes where they do not fit."""
+def bind(owner: Callable[..., Any], args: Any, kwargs: Any) -> inspect.BoundArguments:
+    """Return the arguments of a call by name; say what it takes where they do not fit."""
     signature = inspect.signature(owner)
     try:
         return signature.bind(*args, **kwargs)
@@ -53,6 +55,23 @@ class Constructed:
         if args or kwargs:
             bind(cls, args, kwargs)
         return super().__new__(cls)
+
+
+def spoken(about: str) -> Callable[[Function], Function]:
+    """Let a function say what it takes where it is given other arguments, and what `about` says."""
+
+    def wrap(function: Function) -> Function:
+        @wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            try:
+                bind(function, args, kwargs)
+            except TypeError as error:
+                raise TypeError(f"{error}; {about}") from None
+            return function(*args, **kwargs)
+
+        return cast(Function, call)
+
+    return wrap
 
 
 def integer(owner: object, name: str, value: Any, least: int = 1) -> int:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ..arguments import integer
+from ..arguments import integer, spoken
 from ..arguments import lengths as checked_lengths
 from ..arrays import is_step
 from ..layer import Layer, NDArray, check_layer
@@ -198,6 +198,7 @@ def predict(
     return np.concatenate(ys)
 
 
+@spoken("data is one argument, (x, y)")
 def evaluate(
     model: Layer,
     data: Data,

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from tqdm import tqdm
 
-from ..arguments import integer, say
+from ..arguments import integer, say, spoken
 from ..layer import Arrays, Layer, NDArray, check_layer
 from .batches import Batch, Batches, Data
 from .evaluation import (
@@ -34,6 +34,7 @@ Callback: TypeAlias = Callable[[History, Layer], Any]
 """``callback(history, model)``, called after each epoch; something true ends the training."""
 
 
+@spoken("data is one argument, (x, y)")
 def fit(
     model: Layer,
     data: Data,
