@@ -203,6 +203,22 @@ def test_a_layer_without_lengths_refuses_them():
         model(x, lengths=[1, 2])
 
 
+@pytest.mark.parametrize("method", ["backward", "gradients"])
+@pytest.mark.parametrize("container", [lm.Sequential, lm.Concat])
+def test_refuses_dx_without_gradients(container, method):
+    class Double(lm.Layer):
+        def forward(self, x, *, training=False):
+            return 2 * x, None
+
+        def backward(self, dy, cache):
+            return 2 * dy  # of two samples, which would unpack into dx and gradients
+
+    model = container(lm.Linear(3, 3, rng=0), Double())
+    y, cache = model.forward(np.ones((2, 3), np.float32), training=True)
+    with pytest.raises(TypeError, match=r"Double\(\): backward must return dx and the gradients"):
+        getattr(model, method)(y, cache)
+
+
 def test_branches_agree_on_lengths():
     strided = lm.Concat(
         lm.Conv1d(4, 2, 1, stride=2, rng=0), lm.Conv1d(4, 2, 2, stride=2, rng=0), lm.ReLU()

@@ -250,7 +250,8 @@ class Sequential(Container):
         ):
             if c is not Fused:
                 with within(self, name):
-                    dy, grads[name] = layer.backward(dy, c)
+                    found = layer.backward(dy, c)
+                    dy, grads[name] = as_pair(layer, "backward", found)
         return dy, self._gather(grads)
 
     def gradients(self, dy: NDArray, cache: Any) -> Arrays:
@@ -267,7 +268,8 @@ class Sequential(Container):
                 if i == first:
                     grads[name] = layer.gradients(dy, caches[i])
                 else:
-                    dy, grads[name] = layer.backward(dy, caches[i])
+                    found = layer.backward(dy, caches[i])
+                    dy, grads[name] = as_pair(layer, "backward", found)
         return self._gather(grads)
 
     def _infer(  # type: ignore[override]
@@ -384,7 +386,7 @@ class _Parallel(Container):
         dxs, grads = [], {}
         for (name, layer), d, c in zip(self._children.items(), dys, caches, strict=True):
             with within(self, name):
-                dx, grads[name] = layer.backward(d, c)
+                dx, grads[name] = as_pair(layer, "backward", layer.backward(d, c))
             dxs.append(dx)
         return _sum(dxs), self._gather(grads)
 

@@ -242,7 +242,9 @@ class Layer(ABC):
         It is what a step of training needs: in a model the first layer with parameters is the last
         that backward has to reach.
         """
-        return self.backward(dy, cache)[1]
+        grads: Arrays
+        _, grads = as_pair(self, "backward", self.backward(dy, cache))
+        return grads
 
     def __call__(self, x: NDArray, **options: Any) -> NDArray:
         """Return y, at inference: nothing is kept, and any number of threads may call."""
