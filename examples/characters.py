@@ -9,6 +9,7 @@ is the next input.
 A. Karpathy, *The Unreasonable Effectiveness of Recurrent Neural Networks* (2015), made it popular.
 """
 
+import textwrap
 from pydoc_data.topics import topics
 
 import numpy as np
@@ -88,7 +89,8 @@ def main():
         f"by the characters' frequencies {single:.2f}"
     )
     print()
-    print(write(model, "The ", 400, 0.5, np.random.default_rng(0)))
+    for line in write(model, "The ", 400, 0.5, np.random.default_rng(0)).splitlines():
+        print(textwrap.fill(line, 80, replace_whitespace=False))
 
 
 if __name__ == "__main__":
