@@ -187,6 +187,7 @@ globalThis.Lamina = (() => {
     set(change) {
       this.touched = true;
       this.stop();
+      this.letGo();
       Object.assign(this.S, change);
       this.said.setAttribute("aria-live", "polite");
       this.redraw();
@@ -249,9 +250,18 @@ globalThis.Lamina = (() => {
     }
     start() {
       this.said.setAttribute("aria-live", "off");
-      this.timer ??= setInterval(() => { Object.assign(this.S, this.spec.tick(this.S, this.D)); this.redraw(); }, this.spec.every ?? 1500);
+      this.timer ??= setInterval(() => this.go(), this.spec.every ?? 1500);
       this.redraw();
     }
+    // A show that runs by itself never gets lower, or the text beneath it would go up and down.
+    go() {
+      Object.assign(this.S, this.spec.tick(this.S, this.D));
+      if (this.width !== this.clientWidth) this.letGo();
+      this.width = this.clientWidth;
+      for (const part of [this.pictures, this.said]) part.style.minHeight = `${part.offsetHeight}px`;
+      this.redraw();
+    }
+    letGo() { for (const part of [this.pictures, this.said]) part.style.minHeight = ""; }
     stop() {
       clearInterval(this.timer);
       this.timer = undefined;

@@ -178,6 +178,19 @@ def test_a_figure_moves_by_itself_until_it_is_touched(browser, base_url):
     context.close()
 
 
+def test_a_figure_that_moves_does_not_get_lower(page, base_url):
+    page.set_viewport_size({"width": 390, "height": 844})
+    for name in ("axes", "rnn"):
+        figure = open_figure(page, base_url, name)
+        for part in ("pictures", "said"):
+            heights = figure.evaluate(
+                f"f => Array.from({{length: 40}}, () => {{ f.go(); return f.{part}.offsetHeight }})"
+            )
+            assert heights == sorted(heights), (name, part)
+        figure.evaluate("f => f.set({})")
+        assert figure.locator(".lf-say").evaluate("e => e.style.minHeight") == ""
+
+
 def test_a_figure_stands_still_for_those_who_ask(page, base_url):
     figure = open_figure(page, base_url, "convolution")
     first = figure.locator(".lf-say").inner_text()
