@@ -46,7 +46,7 @@
         panels: [{ title: "the cell, unrolled", w: 64 + 7 * W, h: 130, svg: out.join("") },
           { title: `size of dh₃₀ / dhₜ`, w: 640, h: 190, svg: frame + curve(size.map((v, k) => [X(k), Y(v)]), { class: "lf-line lf-thin" }) + many, label: "how much of the gradient of the last state arrives at each step before" }],
         say: `h${[...String(t)].map(d => "₀₁₂₃₄₅₆₇"[d]).join("")} = ${S.activation}(${short(x[t - 1])}·${number(S.wx, 1)} + ${short(h[t - 1])}·${S.wh < 0 ? `(${number(S.wh)})` : number(S.wh)}) = <b>${short(h[t], 4)}</b>. Over 30 steps a gradient is multiplied by ${compact(back[0])}: `
-          + (gone < 1e-3 ? "it <b>vanishes</b>, and what came first cannot be learned." : gone > 1e3 ? "it <b>explodes</b>." : "it arrives."),
+          + (gone < 1e-3 ? "it <b>vanishes</b>, and what came first cannot be learned." : gone > 1e3 ? "it <b>explodes</b>." : gone < .1 ? "little of it arrives." : "it arrives."),
       };
     },
   });
