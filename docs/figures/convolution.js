@@ -53,7 +53,7 @@
         { title: "kernel W", w: 90, h: 90, svg: k.join("") },
         { title: back ? "dy" : "y", w: 9 * 26, h: 9 * 26, svg: Y.join("") },
       ],
-      say: back ? `dx in row ${r + 1}, column ${c + 1}: this input was met by ${went.length} output${went.length === 1 ? "" : "s"}, each through another weight. ${sum}`
+      say: back ? `dx in row ${r + 1}, column ${c + 1}. This input was met by ${went.length} output${went.length === 1 ? "" : "s, each through another weight"}: ${sum}`
         : `y in row ${i + 1}, column ${j + 1}: ${sum}`,
     };
   }

@@ -11,7 +11,7 @@
     }
     return { h, back };
   };
-  const compact = v => Math.abs(v) >= 1000 || (v !== 0 && Math.abs(v) < .001) ? v.toExponential(1).replaceAll("-", "\u2212") : number(v, 3);
+  const compact = v => v === 0 ? "0" : Math.abs(v) >= 1000 || (v !== 0 && Math.abs(v) < .001) ? v.toExponential(1).replaceAll("-", "\u2212") : number(v, 3);
   Lamina.figure("rnn", {
     state: { input: "a pulse, then silence", wx: 1, wh: .5, activation: "tanh", steps: 6, t: 2 },
     controls: [
