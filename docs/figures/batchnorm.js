@@ -55,7 +55,7 @@
       return {
         panels: [histogram(x, "neg", "x"), histogram(v.y, "pos", "y"),
           chart(0, Math.floor(low), Math.ceil(top), [0, 2, 4], "mean"), chart(1, 0, 12, [0, 4, 8, 12], "variance")],
-        say: `<span class="lf-key neg">each batch</span> <span class="lf-key pos">running value</span>. Batch ${S.step + 1} has mean ${number(v.mean)} and variance ${number(v.var)}; the running values stand at ${number(v.running[0])} and ${number(v.running[1])}. `
+        say: `<span class="lf-key neg dot">each batch</span> <span class="lf-key pos">running value</span>. Batch ${S.step + 1} has mean ${number(v.mean)} and variance ${number(v.var)}; the running values stand at ${number(v.running[0])} and ${number(v.running[1])}. `
           + (S.mode === "training" ? "In training y has mean β and deviation γ, whatever x was." : "At inference y has them only as far as the running values have arrived."),
       };
     },
