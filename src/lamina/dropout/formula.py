@@ -126,7 +126,7 @@ def constants(rate: float, mode: Mode, drops: bool) -> Affine:
     if mode == "classic" and not drops:
         return Affine(1 - rate)  # (2)
     if mode == "classic" or not drops or rate == 1:  # at rate 1 there is nothing to scale
-        return Affine(1.0)
+        return Affine(1.0)  # (2)
     if mode == "inverted":
         return Affine(1 / (1 - rate))  # (2)
     s = 1 / math.sqrt((1 - rate) * (1 + rate * LEAST**2))  # (2)
