@@ -337,13 +337,16 @@ def winograd(
     wide = min(plan.wide, -(-o // lane), max(1, largest // lane))
     if math.prod(image) * 36 * terms * o <= (SERIAL_PLANNED if given else SERIAL):
         threads = 1
-    near = min(NEAR // (length * size), -(-math.prod(image) // threads))
+    panels, equal = -(-o // (lane * wide)), -(-math.prod(image) // threads)
+    near = min(NEAR // (length * size), equal)
     tiles = min(max(TILES, near), largest)
+    if panels * -(-math.prod(image) // tiles) < threads:
+        tiles = min(equal, largest)  # though each reads all of U
     together, lines, columns = cut(*image, tiles)
     if together > 1:  # as many blocks for each thread
         together = -(-image[0] // (-(-image[0] // (together * threads)) * threads))
     cuts = together, lines, columns
-    blocks, panels = count(*cuts, *image), -(-o // (lane * wide))
+    blocks = count(*cuts, *image)
     panel = length * wide * lane
     # A panel for each thread, as far as they are not too large together.
     each = min(threads, SEVERAL // (panel * size))
