@@ -816,3 +816,34 @@ def test_what_is_not_fused():
     with lm.formulas():
         _, cache = lm.Sequential(lm.BatchNorm(3), lm.ReLU()).forward(x, training=True)
     assert lm.containers.Fused not in cache
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda model, path: lm.save(model, path / "m.safetensors"),
+        lambda model, path: model.for_inference(),
+        lambda model, path: model.initialize(0),
+        lambda model, path: list(model.walk()),
+    ],
+)
+def test_a_layer_beside_those_of_a_container_is_refused(use, tmp_path):
+    model = lm.Residual(lm.Linear(3, 3, rng=0))
+    use(model, tmp_path)
+    model.shortcut = lm.Linear(3, 3, rng=0)
+    with pytest.raises(TypeError, match="shortcut is a Linear kept as an attribute"):
+        use(model, tmp_path)
+
+
+def test_a_container_may_keep_layers_of_its_own_as_attributes():
+    class Coder(lm.Sequential):
+        def __init__(self):
+            self.encoder = lm.Sequential(lm.Linear(3, 2, rng=0), lm.BatchNorm(2), lm.ReLU())
+            self.head = lm.Linear(2, 3, rng=1)
+            self.last = lm.Sigmoid()
+            super().__init__(*self.encoder, self.head, self.last)
+
+    model = Coder()
+    names = [name for name, _ in model.walk()]
+    assert names == ["", "0", "1", "2", "3", "4"]
+    model.for_inference()

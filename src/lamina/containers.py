@@ -24,8 +24,22 @@ class Container(Layer):
     _by_forward = (*Layer._by_forward, "run", "run_backward", "step")
 
     def children(self) -> dict[str, Layer]:
-        """Return the layers inside this one, by name."""
+        """Return the layers inside this one, by name.
+
+        Raises
+        ------
+        TypeError
+            A layer is kept as an attribute that has other arrays than these.
+        """
+        self._check_kept(self._has_arrays_of)
         return self._children
+
+    def _has_arrays_of(self, layer: Layer) -> bool:
+        """Return whether the arrays of a layer are among those of the layers inside this one."""
+        own = {id(a) for arrays in (self.params, self.buffers) for a in arrays.values()}
+        return all(
+            id(a) in own for arrays in (layer.params, layer.buffers) for a in arrays.values()
+        )
 
     def _adopt(self, layers: Iterable[Any]) -> dict[str, Layer]:
         """Return the layers under the names "0", "1", ..., refusing what is no layer."""

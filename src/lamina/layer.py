@@ -422,14 +422,18 @@ class Layer(ABC):
         TypeError
             A layer is kept as an attribute, where nothing would train or save it.
         """
+        self._check_kept(lambda layer: False)
+        return {}
+
+    def _check_kept(self, reached: Callable[["Layer"], bool]) -> None:
+        """Refuse a layer kept as an attribute, unless it is `reached` otherwise."""
         for name, value in vars(self).items():
-            if isinstance(value, Layer):
+            if isinstance(value, Layer) and not reached(value):
                 raise TypeError(
                     f"{say(self)}: {name} is a {type(value).__name__} kept as an attribute, which "
                     "would be neither trained nor saved; a layer made of layers derives from "
                     "Sequential, Residual or Concat and hands them to super().__init__"
                 )
-        return {}
 
     def walk(self, prefix: str = "") -> Iterator[tuple[str, "Layer"]]:
         """Go through this layer and all inside it: dotted names and layers, repeats included."""
