@@ -1,4 +1,6 @@
 import copy
+import os
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,6 +18,7 @@ from contract import (
     random,
 )
 from lamina.dropout import formula
+from lamina.dropout import layer as module
 
 
 def build(rate=0.4, **options):
@@ -499,3 +502,48 @@ def test_refuses_inputs():
         ):
             shared.forward(np.ones((2, 3)), training=True)
         assert shared.calls == 0
+
+
+def test_a_pass_may_come_between_the_steps_of_another():
+    """As a signal's handler does: it waits for nothing that its own thread holds."""
+    dropout, x = lm.Dropout(0.5, rng=0), np.ones((2, 3), np.float32)
+    with module._counting:
+        dropout.forward(x, training=True)
+    assert dropout.calls == 1
+
+
+FORK = """
+import os, threading, time
+import numpy as np, lamina as lm
+from lamina.dropout import layer
+
+held, done = threading.Event(), threading.Event()
+
+def hold():
+    with layer._counting:
+        held.set()
+        done.wait()
+
+dropout, x = lm.Dropout(0.5, rng=0), np.ones((2, 3), np.float32)
+holder = threading.Thread(target=hold)
+holder.start()
+held.wait()
+child = os.fork()
+if child == 0:
+    dropout.forward(x, training=True)
+    os._exit(0)
+end = time.monotonic() + 30
+found, status = 0, None
+while not found and time.monotonic() < end:
+    found, status = os.waitpid(child, os.WNOHANG)
+    time.sleep(0.01)
+if not found:
+    os.kill(child, 9)
+done.set()
+assert status == 0
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_fork_leaves_no_pass_waiting():
+    subprocess.run([sys.executable, "-c", FORK], check=True)

@@ -1,8 +1,9 @@
 """The class Dropout."""
 
+import os
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Final, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from ..kernels import functions
 from ..layer import Arrays, Check, Layer, NDArray, Parameter, Shape
 from . import formula
 
-_COUNTING: Final = threading.Lock()
+_counting = threading.RLock()  # a signal's handler may drop, too
 
 
 def _rate(layer: Layer, value: Any) -> float:
@@ -241,7 +242,7 @@ class Dropout(Layer):
                     f"{say(self)}: shared axis {axis} is not an axis of x (shape {x.shape}), "
                     f"whose axes are {-x.ndim} ... {x.ndim - 1}"
                 )
-        with _COUNTING:
+        with _counting:
             call = int(self.calls)
             self.buffers["calls"][...] = call + 1
         key = self.key.copy()  # the layer's may be drawn anew before the backward pass
@@ -290,3 +291,12 @@ class Dropout(Layer):
     def output_shape(self, shape: Shape) -> Shape:
         """Return `shape`."""
         return shape
+
+
+def _after_fork() -> None:
+    global _counting
+    _counting = threading.RLock()  # who held it did not come along
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
