@@ -530,6 +530,15 @@ def test_recalibrate(unbiased, cut):
         lm.recalibrate(model, 3)
 
 
+def test_recalibrate_writes_all_or_nothing():
+    model = lm.Sequential(lm.BatchNorm(3, dtype=np.float64), lm.BatchNorm(3, dtype=np.float64))
+    model[1].running_var.flags.writeable = False
+    with pytest.raises(ValueError, match="running_var is read-only"):
+        lm.recalibrate(model, 3 + random("x", (20, 3)))
+    assert (model[0].running_mean == 0).all()
+    assert model[0].batches == 0
+
+
 def test_recalibrate_with_lengths():
     layer, x = lm.BatchNorm(5, dtype=np.float64), random("x", (4, 6, 5))
     y = np.array([0, 1, 2, 3])  # which would do for lengths

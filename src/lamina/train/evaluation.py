@@ -259,7 +259,9 @@ def score(model: Layer, batches: Batches, loss: Loss | None, metric: Metric | No
             losses.add(value, loss_count(loss, batch.y, lengths))
         if metric is not None:
             metrics.add(metric(y, batch.y, lengths), real_count(batch.y, lengths))
-    return Evaluation(losses.value if loss else None, metrics.value if metric else None)
+    return Evaluation(
+        None if loss is None else losses.value, None if metric is None else metrics.value
+    )
 
 
 def check_loss(owner: str, loss: Any) -> None:

@@ -188,7 +188,9 @@ def fit(
                         raise FloatingPointError(
                             f"fit: epoch {epoch + 1}, update {updates}: {error}"
                         ) from error
-                said = {"loss": losses.value} | ({"metric": metrics.value} if metric else {})
+                said = {"loss": losses.value}
+                if metric is not None:
+                    said["metric"] = metrics.value
                 bar.set_postfix(said, refresh=False)
                 bar.update(sum(map(len, group)))
             found = Evaluation(None, None)
@@ -196,7 +198,7 @@ def fit(
                 found = score(model, held_out, loss, metric)
             history.record(
                 loss=losses.value,
-                metric=metrics.value if metric else None,
+                metric=None if metric is None else metrics.value,
                 val_loss=found.loss,
                 val_metric=found.metric,
                 lr=rate(optimizer.lr, optimizer.steps - 1),

@@ -65,6 +65,7 @@ def recalibrate(model: Layer, data: npt.ArrayLike | Data, *, batch_size: int = 2
             continue
         original: Any = layers[name]
         if layer.running and layer.update and not layer.frozen:
+            original._check_writeable()
             found.append((original, []))
             vars(layer)["_forward"] = partial(_note, layer._forward, found[-1][1])
     for batch in batches.epoch():
