@@ -491,6 +491,7 @@ class Emitter:
         b = ir.IRBuilder(f.append_basic_block("entry"))
         passes = b.sdiv(k, _i64(TERMS))
         turns = b.mul(segments, passes)
+        asks, rows_on = b.icmp_signed("!=", ahead_step, _i64(0)), b.mul(row, _i64(ROWS))
 
         def down(base: ir.Value, stride: ir.Value, tile: ir.Value) -> list[ir.Value]:
             top = b.mul(tile, _i64(ROWS))
@@ -500,7 +501,7 @@ class Emitter:
             s, term = b.sdiv(turn.index, passes), b.mul(b.srem(turn.index, passes), _i64(TERMS))
             a = self.at(b, a_top, b.add(self.whole_number(b, a_at, s), term))
             b_ = self.at(b, b_top, b.add(self.whole_number(b, b_at, s), b.mul(term, ldb)))
-            asked_first = self.at(b, ahead, b.mul(b.mul(turn.index, _i64(TERMS)), ahead_step))
+            first_asked = self.at(b, ahead, b.mul(b.mul(turn.index, _i64(TERMS)), ahead_step))
             begins = b.icmp_signed("==", turn.index, _i64(0))
             before, by = b.select(begins, start, c), b.select(begins, lds, ldc)
             ends = b.icmp_signed("==", turn.index, b.sub(turns, _i64(1)))
@@ -514,9 +515,10 @@ class Emitter:
                 ]
                 with for_range(b, count) as tile:
                     sums = [self.load(b, p, mask) for p in down(before_v, by, tile.index)]
-                    asked = self.at(b, asked_first, b.mul(tile.index, b.mul(row, _i64(ROWS))))
-                    for i in range(0, TERMS, 2):
-                        self.prefetch(b, self.at(b, asked, b.mul(ahead_step, _i64(i))))
+                    with b.if_then(asks):
+                        asked = self.at(b, first_asked, b.mul(tile.index, rows_on))
+                        for i in range(0, TERMS, 2):
+                            self.prefetch(b, self.at(b, asked, b.mul(ahead_step, _i64(i))))
                     rows = down(a, row, tile.index)
                     for i, line in enumerate(lines):
                         rows = [self.hidden(b, p) for p in rows]  # keeps the order of terms
