@@ -39,13 +39,10 @@ def bounds(
 
 @jit.kernel
 def copy_rows(
-    windows: Task, p0: int, p1: int, h0: int, h1: int, w0: int, w1: int, x: int, channels: int,
-    zeros: int, into: int,
+    windows: Task, p0: int, p1: int, h0: int, h1: int, w0: int, w1: int, x: int, zeros: int,
+    into: int,
 ) -> None:  # fmt: skip
-    """Copy the rows of X̃ that a block of dY meets: the block goes from p0, h0, w0 to p1, h1, w1.
-
-    Of each position it is so many channels, which then lie side by side.
-    """
+    """Copy the rows of X̃ that a block of dY meets: the block goes from p0, h0, w0 to p1, h1, w1."""
     (
         size, lane, copy, out_d, deep, high, wide, c, kd, kh, reach, s_d, s_h, s_w, d_d, d_h,
         b_d, b_h, b_w, every, slots, pitch,
@@ -71,14 +68,12 @@ def copy_rows(
                         i0, i1 = high_end, columns
                     if i0 == i1:
                         continue
-                    source, step = zeros, 0
+                    source = zeros
                     if part == 1 and inside:
-                        source, step = line + i0 * c * size, c
-                    positions, terms = i1 - i0, channels
-                    if channels == c:
-                        positions, terms = 1, (i1 - i0) * c
+                        source = line + i0 * c * size
+                    terms = (i1 - i0) * c
                     vectors = (terms + lane - 1) // lane
                     call(copy, (
-                        source, step, positions, vectors, terms - (vectors - 1) * lane,
-                        target + i0 * channels * size, channels,
+                        source, 0, 1, vectors, terms - (vectors - 1) * lane,
+                        target + i0 * c * size, 0,
                     ))  # fmt: skip

@@ -52,8 +52,7 @@ def _blocks(g: int, shape: Task, windows: Task, edges: NDArray, at: Task, lists:
     """Sum up the chunks of part g."""
     (
         parts, chunks, size, lane, tile, copy, planes, lines, columns, all_planes, out_h, out_w,
-        kd, kh, kw, c, rows, across, step_h, tap_h, tap_w, slots, pitch, held, widest, packs,
-        outputs,
+        kd, kh, kw, rows, across, step_h, tap_h, tap_w, slots, pitch, held, widest, packs, outputs,
     ) = shape  # fmt: skip
     x, dy, dw, zeros, scratch, lists_at = at
     units = count(planes, lines, columns, all_planes, out_h, out_w)
@@ -67,7 +66,7 @@ def _blocks(g: int, shape: Task, windows: Task, edges: NDArray, at: Task, lists:
         sums = dw + chunk * kd * kh * kw * rows * outputs * size
         for u in range(u0, u1):
             p0, p1, h0, h1, w0, w1 = bounds(u, planes, lines, columns, all_planes, out_h, out_w)
-            copy_rows(windows, p0, p1, h0, h1, w0, w1, x, c, zeros, mine)
+            copy_rows(windows, p0, p1, h0, h1, w0, w1, x, zeros, mine)
             segments, terms = (p1 - p0) * (h1 - h0), w1 - w0
             block = dy + ((p0 * out_h + h0) * out_w + w0) * outputs * size
             for p in range(len(edges) - 1):
@@ -172,7 +171,7 @@ def weights(
         held += together * lines * columns * widest * lane
     shape = (
         parts, chunks, size, lane, *plan.codes[:2], together, lines, columns, planes, high, wide,
-        kd, kh, taps_w, c, rows, stride[2] * c, stride[1], dilation[1] // every, dilation[2] * c,
+        kd, kh, taps_w, rows, stride[2] * c, stride[1], dilation[1] // every, dilation[2] * c,
         slots, pitch, held, widest, int(packs), o,
     )  # fmt: skip
     windows = (
