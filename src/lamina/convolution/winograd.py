@@ -344,7 +344,8 @@ def winograd(
         tiles = min(equal, largest)  # though each reads all of U
     together, lines, columns = cut(*image, tiles)
     if together > 1:  # as many blocks for each thread
-        together = -(-image[0] // (-(-image[0] // (together * threads)) * threads))
+        groups = -(-image[0] // (together * threads)) * threads
+        together = -(-image[0] // groups)
     cuts = together, lines, columns
     blocks = count(*cuts, *image)
     panel = length * wide * lane
