@@ -388,8 +388,8 @@ class Conv2d(_Conv):
     Raises
     ------
     ValueError, TypeError
-        Options that do not fit together; x of another shape or dtype, smaller than the kernel, or
-        smaller than the padding that repeats it.
+        An option is out of its range, or two do not fit together; x has another shape or dtype, or
+        is smaller than the kernel or than the padding that repeats it.
 
     References
     ----------
