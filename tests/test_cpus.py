@@ -315,14 +315,14 @@ def test_cells_are_vector_code(target, dtype):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(
     "code",
-    [few.few_rows, few.few_rows_past, few.few_sums, few.few_turned, few.few_panels],
-    ids=["rows", "rows past the caches", "sums", "turned", "panels"],
+    [few.few_rows, few.few_rows_past, few.few_terms, few.few_sums, few.few_turned, few.few_panels],
+    ids=["rows", "rows past the caches", "terms", "sums", "turned", "panels"],
 )
 def test_a_few_rows_are_vector_code(target, code, dtype):
     assembly = target(code.emit(np.dtype(dtype)))
     assert re.search(FMA[target.cpu], assembly)
     called = re.findall(r"\t(?:callq?|bl)\t(\w+)", assembly)
-    own = ("rows_", "sums", "turned_", "panels_")
+    own = ("rows_", "terms_", "sums", "turned_", "panels_")
     assert all(name.startswith(own) for name in called), "calls a library"
 
 

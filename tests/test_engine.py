@@ -586,18 +586,20 @@ def test_maps_of_patches_of_an_image_in_zeros(run, dtype):
 @by_dtype
 @pytest.mark.parametrize(
     "code",
-    [few.few_rows, few.few_rows_past, few.few_turned],
-    ids=["rows", "rows past the caches", "turned"],
+    [few.few_rows, few.few_rows_past, few.few_terms, few.few_turned],
+    ids=["rows", "rows past the caches", "terms", "turned"],
 )
 @pytest.mark.parametrize("run", [machine, twin], ids=["machine", "twin"])
 def test_a_few_rows(run, code, dtype):
     rng, n = np.random.default_rng(0), tile.lanes(dtype)
     turn = itertools.count()
-    widths = (1, n - 1, n, n + 1, 5 * n + 1) if run is twin else range(1, 6 * n)
+    widths = (1, n - 1, n, n + 1, 5 * n + 1) if run is twin else (*range(1, 6 * n), 19 * n - 1)
     terms = (1, 3, 4, 8, 13, 17) if code is few.few_rows else (1, n, 2 * n + 1, 5 * n - 1)
     most = few.MOST
     if code is few.few_rows_past:
         most, terms = 1, range(1, few.MOST + 1)
+    if code is few.few_terms:
+        most, terms = 5, range(1, few.MOST + 1)
     for m, width, k in itertools.product(range(1, most + 1), widths, terms):
         i = next(turn)
         # Both A and B in any place, and A by any strides.

@@ -4,11 +4,11 @@
 
 The sums of a tile stay in registers while B passes by in columns as narrow as the tile. Here a few
 rows of B pass by in their whole length, as memory likes best to be read, and the sums lie in C,
-which a cache holds. For the sums of columns, a row of A that is one element, they stay in registers
-while many rows pass by. A B that lies by columns passes by in a few vectors of columns, of which
-blocks are turned in registers; one in panels, which lie along memory, in a few of them at a time.
-An element is the same chain of multiply-adds as in a tile: these are other loops around it, not
-other sums.
+which a cache holds. Of few terms it is B that stays there, while rows of C go by. For the sums of
+columns, a row of A that is one element, they stay in registers while many rows pass by. A B that
+lies by columns passes by in a few vectors of columns, of which blocks are turned in registers; one
+in panels, which lie along memory, in a few of them at a time. An element is the same chain of
+multiply-adds as in a tile: these are other loops around it, not other sums.
 """
 
 import itertools
@@ -41,13 +41,19 @@ CHUNK: Final = 2**14
 """Bytes of such rows that pass by before the next columns do, while those that follow are asked
 for: memory is all that they wait for."""
 
+TERMS: Final = 5
+"""Where the number of terms stands among the arguments of a function."""
+
 NDArray = npt.NDArray[Any]
 
 _i64, _i1, _pointer = ir.IntType(64), ir.IntType(1), ir.PointerType()
 
 
 class _Product:
-    """The arguments that all functions here share, within a function of a number of rows."""
+    """The arguments that all functions here share, within a function of a number of rows.
+
+    In one of a number of terms, `k` is how many rows there are.
+    """
 
     def __init__(self, e: Emitter, name: str, rows: int) -> None:
         kinds = [_pointer, _i64, _i64, _pointer, _i64, _i64, _pointer, _i64, _pointer] + [_i64] * 4
@@ -87,10 +93,11 @@ class _Product:
             found.append(outcome)
         return found
 
-    def element(self, row: int, term: ir.Value) -> ir.Value:
+    def element(self, row: ir.Value | int, term: ir.Value) -> ir.Value:
         """Return A[row, term] in every lane."""
         e, b = self.e, self.b
-        place = b.add(b.mul(self.a_row, _i64(row)), b.mul(self.a_col, term))
+        row = _i64(row) if isinstance(row, int) else row
+        place = b.add(b.mul(self.a_row, row), b.mul(self.a_col, term))
         value = b.load(e.at(b, self.a, place), typ=e.scalar, align=e.align)
         return e.spread(b, value, e.vector)
 
@@ -246,6 +253,41 @@ def _sums(e: Emitter, rows: int) -> ir.Function:
         return []
 
     p.loop(chunks, [], rows_of)
+    b.ret_void()
+    return p.function
+
+
+def _terms(e: Emitter, terms: int) -> ir.Function:
+    """Emit (1) for so few terms: row after row of C, while B stays in a level-1 cache."""
+    p = _Product(e, f"terms_{terms}", 0)
+    b = p.b
+    lines = [e.at(b, p.b_, b.mul(p.ldb, _i64(t))) for t in range(terms)]
+    partly = b.icmp_signed("<", p.last, _i64(e.lanes))
+    whole = b.sub(p.vectors, b.zext(partly, _i64))
+    groups = b.sdiv(whole, _i64(ABREAST))
+    grouped = b.mul(groups, _i64(ABREAST))
+    mask, floor = e.first_lanes(b, p.last), p.floor(_i1(1))
+
+    def row(m: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+        into = e.at(b, p.c, b.mul(p.ldc, m))
+        factors = [p.element(m, _i64(t)) for t in range(terms)]
+
+        def some(v: ir.Value, many: int, mask: ir.Value | None = None) -> list[ir.Value]:
+            for n in range(many):
+                j = b.mul(b.add(v, _i64(n)), _i64(e.lanes))
+                z = e.load(b, e.at(b, p.start, b.mul(j, p.start_col)), mask)
+                for factor, line in zip(factors, lines, strict=True):
+                    z = e.multiply_add(b, factor, e.load(b, e.at(b, line, j), mask), z)
+                e.store(b, e.at_least(b, z, floor), e.at(b, into, j), mask)
+            return []
+
+        p.loop(groups, [], lambda g, _: some(b.mul(g, _i64(ABREAST)), ABREAST))
+        p.loop(b.sub(whole, grouped), [], lambda v, _: some(b.add(grouped, v), 1))
+        with b.if_then(partly):
+            some(whole, 1, mask)
+        return []
+
+    p.loop(p.k, [], row)
     b.ret_void()
     return p.function
 
@@ -412,21 +454,29 @@ def _panels(e: Emitter, rows: int) -> ir.Function:
     return p.function
 
 
-def _emit(name: str, of: Callable[[Emitter, int], ir.Function], most: int, dtype: Any) -> str:
-    """Emit `name(m, ...)`, which calls the function for so many rows, `most` at the most."""
+def _emit(
+    name: str, of: Callable[[Emitter, int], ir.Function], most: int, by_terms: bool, dtype: Any
+) -> str:
+    """Emit `name(m, ...)`, which calls the function for so many rows, `most` at the most.
+
+    Or that for so many terms: it takes the rows in their place.
+    """
     e = Emitter(dtype)
     f = ir.Function(e.module, ir.FunctionType(ir.VoidType(), [_i64] * 14), name)
     b = ir.IRBuilder(f.append_basic_block("entry"))
     nothing = f.append_basic_block("nothing")
-    choose = b.switch(f.args[0], nothing)
-    for m in range(1, most + 1):
-        function = of(e, m)
-        block = f.append_basic_block(f"call_{m}")
-        choose.add_case(_i64(m), block)
+    m, given = f.args[0], list(f.args[1:])
+    if by_terms:
+        m, given[TERMS] = given[TERMS], m
+    choose = b.switch(m, nothing)
+    for count in range(1, most + 1):
+        function = of(e, count)
+        block = f.append_basic_block(f"call_{count}")
+        choose.add_case(_i64(count), block)
         b.position_at_end(block)
         arguments = [
             b.inttoptr(v, kind.type) if kind.type == _pointer else v
-            for v, kind in zip(f.args[1:], function.args, strict=True)
+            for v, kind in zip(given, function.args, strict=True)
         ]
         b.call(function, arguments)
         b.ret_void()
@@ -458,7 +508,7 @@ def _twin(
 ) -> None:  # fmt: skip
     """Compute (1) in plain Python, each access checked."""
     n = lanes(c.dtype)
-    if not (1 <= m <= MOST and k >= 1 and vectors >= 1 and 1 <= last <= n):
+    if not (1 <= min(m, k) <= MOST and vectors >= 1 and 1 <= last <= n):
         raise IndexError(f"no product of {m} rows, {vectors} vectors, {k} terms")
     width = (vectors - 1) * n + last
     begin = start.row(0, width) if start_col else np.resize(start.row(0, min(width, n)), width)
@@ -473,9 +523,13 @@ def _twin(
 
 
 def _code(
-    name: str, of: Callable[..., ir.Function], lines_of: Callable[..., NDArray], most: int = MOST
+    name: str,
+    of: Callable[..., ir.Function],
+    lines_of: Callable[..., NDArray],
+    most: int = MOST,
+    by_terms: bool = False,
 ) -> Code:
-    return Code(name, partial(_emit, name, of, most), partial(_twin, lines_of))
+    return Code(name, partial(_emit, name, of, most, by_terms), partial(_twin, lines_of))
 
 
 few_rows: Final = _code("few_rows", _rows, _lines_by_rows)
@@ -485,6 +539,9 @@ few_rows_past: Final = _code("few_rows_past", partial(_rows, past=True), _lines_
 """The same of one row and at most MOST terms, written past the caches: memory need not be read
 before it is written then. Two rows at once would fill lines of memory in turns, at half the speed.
 """
+
+few_terms: Final = _code("few_terms", _terms, _lines_by_rows, by_terms=True)
+"""The same of at most MOST terms, and any number of rows."""
 
 few_sums: Final = _code("few_sums", _sums, _lines_by_rows, 1)
 """The same of one row of A, a·Σ_k B[k, j] for one element a."""

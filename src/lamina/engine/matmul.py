@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import jit, pool, threads
-from .few import MOST, few_panels, few_rows, few_rows_past, few_sums, few_turned
+from .few import MOST, few_panels, few_rows, few_rows_past, few_sums, few_terms, few_turned
 from .jit import address, call, held
 from .memory import ALIAS, ALIGNMENT, LINE, past_caches, workspace
 from .packing import copy, spread, transpose
@@ -390,9 +390,11 @@ def product(
     way = BEFORE if before else IN_PLACE
     if not before and b_col == 1 and m == 1 and a_col == 0:
         way, wide, few = ROWS, MOST, few_sums(dtype)
-    elif not before and b_col == 1 and vectors >= FEW and (m <= MOST or k <= MOST):
-        past = k <= MOST and past_caches(arrays, m * n * plan.size)
-        way, wide, few = ROWS, MOST, (few_rows_past if past else few_rows)(dtype)
+    elif not before and b_col == 1 and k <= MOST < m:
+        past = past_caches(arrays, m * n * plan.size)
+        way, wide, few = ROWS, MOST, (few_rows_past if past else few_terms)(dtype)
+    elif not before and b_col == 1 and m <= MOST and vectors >= FEW:
+        way, wide, few = ROWS, MOST, few_rows(dtype)
     if before and m <= MOST:
         few = few_panels(dtype)
     if not before and b_col != 1 and m <= MOST:
@@ -416,6 +418,8 @@ def product(
         span, height = max(1, IN_CACHE // (MOST * lane * plan.size)), MOST
         if past:  # a line of memory after the other
             span, height = vectors, 1
+        elif k <= MOST < m:
+            span, height = vectors, m
     packs = way == WITHIN and b_col == 1 and (wide, height) == (plan.wide, plan.heights[wide])
     group = 1
     if way == WITHIN and b_col == 1 and -(-m // m_parts) >= GROUPED * height:
