@@ -52,9 +52,6 @@ def past_caches(arrays: int, size: int) -> bool:
     return size >= LEAST and arrays * size > LEVEL_3
 
 
-_waiting: dict[int, list[NDArray]] = {}  # blocks of bytes that nobody uses, by size
-
-
 HEADER: Final = object.__basicsize__
 """Bytes of an object before its own fields. NumPy's C interface lays down that the first field of
 an array points to its data."""
@@ -66,29 +63,50 @@ def pointer(array: NDArray) -> int:
     return _pointer_at(id(array) + HEADER).value or 0
 
 
-class _Lease:
+class _Block(np.ndarray[Any, Any]):
+    """Bytes that arrays take turns to use."""
+
+    __slots__ = ()
+
+
+class _Lease(_Block):
     """The use of a block by an array, whose base it is; it ends when the last view of it dies."""
 
-    def __init__(self, block: NDArray, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        self.block = block
-        first = -(-pointer(block) // ALIGNMENT) * ALIGNMENT
-        self.__array_interface__ = {
-            "version": 3,
-            "shape": shape,
-            "typestr": dtype.str,
-            "data": (first, False),
-        }
+    __slots__ = ()
 
-    def __del__(self, waiting: dict[int, list[NDArray]] = _waiting) -> None:
+    def __del__(self) -> None:
         # It may run at any moment and in any thread; what it does to dict and lists is atomic.
-        if not MOST:
+        if _made is None:
             return  # the interpreter ends, and this module's names are gone
-        waiting.setdefault(self.block.nbytes, []).append(self.block)
-        excess = sum(size * len(blocks) for size, blocks in list(waiting.items())) - MOST
-        for size, blocks in list(waiting.items()):
-            while excess > 0 and blocks:
-                del blocks[:1]
-                excess -= size
+        _waiting.setdefault(self.nbytes, []).append(self.base)
+        if _made > MOST:
+            _let_go()
+
+
+_waiting: dict[int, list[Any]] = {}  # blocks that nobody uses, by size
+_made = 0  # the bytes of all blocks, used or not; maybe more, where some were thrown away
+
+
+def _let_go() -> None:
+    """Keep no more bytes waiting than `MOST`."""
+    global _made
+    excess = sum(size * len(blocks) for size, blocks in list(_waiting.items())) - MOST
+    for size, blocks in list(_waiting.items()):
+        while excess > 0 and blocks:
+            del blocks[:1]
+            excess -= size
+            _made -= size
+
+
+def _block(size: int) -> _Block:
+    """Return a new block."""
+    global _made
+    _made += size
+    try:
+        return _Block(size, np.uint8)
+    except MemoryError:
+        _waiting.clear()  # there may be enough without what waits
+        return _Block(size, np.uint8)
 
 
 def empty(shape: tuple[int, ...] | int, dtype: np.dtype[Any]) -> NDArray:
@@ -96,19 +114,13 @@ def empty(shape: tuple[int, ...] | int, dtype: np.dtype[Any]) -> NDArray:
     size = (shape if isinstance(shape, int) else math.prod(shape)) * dtype.itemsize
     if size < LEAST:
         return np.empty(shape, dtype)
-    shape = (shape,) if isinstance(shape, int) else tuple(shape)
     step = 1 << max(size.bit_length() - 4, 12)  # so that sizes fall into few classes
     rounded = -(-size // step) * step + ALIGNMENT
     try:
         block = _waiting[rounded].pop()
     except (KeyError, IndexError):
-        try:
-            block = np.empty(rounded, np.uint8)
-        except MemoryError:
-            _waiting.clear()  # there may be enough without what waits
-            block = np.empty(rounded, np.uint8)
-    array: NDArray = np.asarray(_Lease(block, shape, dtype))
-    return array
+        block = _block(rounded)
+    return np.ndarray(shape, dtype, block.view(_Lease), -pointer(block) % ALIGNMENT)
 
 
 def aligned(shape: tuple[int, ...] | int, dtype: np.dtype[Any]) -> NDArray:
