@@ -270,7 +270,7 @@ class Sequential(Container):
 
     def gradients(self, dy: NDArray, cache: Any) -> Arrays:
         """Return the gradients of all parameters, by dotted name, without dx."""
-        first, *_ = (*(i for i, layer in enumerate(self) if layer.params), len(self))
+        first = next((i for i, layer in enumerate(self) if layer.params), len(self))
         grads: dict[str, Arrays] = {name: {} for name in self._children}
         caches = cached(self, cache, len(self))
         for i, (name, layer) in reversed(list(enumerate(self._children.items()))):
