@@ -241,6 +241,19 @@ class TestSaving:
         assert link.is_symlink()
         assert path.exists()
 
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+    def test_a_pipe_stays_a_pipe(self, path):
+        pipe = path.with_name("pipe")
+        os.mkfifo(pipe)
+        reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            lm.save(lm.ReLU(), pipe)
+            path.write_bytes(os.read(reader, 2**16))
+        finally:
+            os.close(reader)
+        assert pipe.is_fifo()
+        assert repr(lm.load(path)) == "ReLU()"
+
     def test_a_new_file_has_the_usual_permissions(self, path):
         lm.save(lm.ReLU(), path)
         usual = path.with_name("usual")

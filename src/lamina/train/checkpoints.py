@@ -31,7 +31,7 @@ def save(model: Layer, path: str | os.PathLike[str]) -> None:
     """Write a model to a file: its layers and their arguments, parameters and buffers.
 
     The file is written beside its place and moved there when it is whole: at any moment there is
-    the old one or the new one. An error leaves the old one.
+    the old one or the new one. An error leaves the old one. A pipe or a device is written to.
 
     Parameters
     ----------
@@ -195,6 +195,10 @@ def _compare(expected: Shapes, found: Shapes) -> None:
 
 def _write(path: str | os.PathLike[str], data: bytes) -> None:
     """Write a file that is whole or not there, even if the power fails."""
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe or a device stays one
+        with open(path, "wb") as file:
+            file.write(data)
+        return
     path = Path(os.path.realpath(path))  # a link stays a link
     temporary = path.with_name(f".lamina-{secrets.token_hex(8)}.tmp")
     try:
