@@ -82,9 +82,9 @@ class TestTrain:
 
     def test_plot(self, here):
         pytest.importorskip("matplotlib")
-        command = ["train", "digits", "--model", "mlp", "--epochs", "2", "--plot", "history.png"]
+        command = ["train", "digits", "--model", "mlp", "--epochs", "2", "--plot", "history.PNG"]
         assert main(command) == 0
-        assert (here / "history.png").read_bytes().startswith(b"\x89PNG")
+        assert (here / "history.PNG").read_bytes().startswith(b"\x89PNG")
         assert (here / "digits-mlp.safetensors").exists()
 
     def test_refuses_an_image_that_cannot_be_drawn(self, here, capsys):
@@ -116,11 +116,18 @@ class TestTrain:
             (["digits", "--seed", "-1"], "'-1' is not an integer of 0 or more"),
             (["digits", "--out", "no/such/folder"], "there is no folder no/such"),
             (["digits", "--out", "."], "is a folder, expected the name of a file"),
+            (["digits", "--out", "x" * 300], "xxx: File name too long"),
             (["digits", "--lr", "1"], "unrecognized arguments: --lr 1"),
         ],
     )
     def test_refuses(self, here, capsys, arguments, message):
         assert message in refusal(capsys, "train", *arguments)
+
+    @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
+    def test_refuses_a_folder_that_may_not_be_written(self, here, capsys):
+        (here / "kept").mkdir(mode=0o500)
+        line = refusal(capsys, "train", "digits", "--out", "kept/m")
+        assert line == "lamina: kept/m: may not be written; name a file in another folder"
 
     def test_a_training_that_diverges(self, here, capsys, monkeypatch):
         recipe = replace(models.RECIPES["digits"]["mlp"], lr=1e38)

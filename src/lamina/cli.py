@@ -247,10 +247,13 @@ def accuracy(model: Any, split: data.Split) -> float:
 
 def refuse_target(path: Path) -> None:
     """Refuse a file that could not be written, before there is anything to write."""
-    if not path.parent.is_dir():
-        raise UsageError(f"{path}: there is no folder {path.parent}")
-    if path.is_dir():
-        raise UsageError(f"{path}: is a folder, expected the name of a file")
+    with refusing():  # the system, too long a name
+        if not path.parent.is_dir():
+            raise UsageError(f"{path}: there is no folder {path.parent}")
+        if path.is_dir():
+            raise UsageError(f"{path}: is a folder, expected the name of a file")
+        if not (os.access(path.parent, os.W_OK) or os.access(path, os.W_OK)):
+            raise UsageError(f"{path}: may not be written; name a file in another folder")
 
 
 def refuse_plot(path: Path) -> None:
@@ -259,7 +262,7 @@ def refuse_plot(path: Path) -> None:
     with refusing("--plot needs matplotlib, pip install matplotlib: "):
         from matplotlib.figure import Figure
     known = Figure().canvas.get_supported_filetypes()
-    if path.suffix[1:] not in known:
+    if path.suffix[1:].lower() not in known:
         raise UsageError(
             f"{path}: no image is called {path.suffix!r}; there are {', '.join(known)}"
         )
