@@ -637,6 +637,8 @@ def test_refuses_data(data, error, message):
             r"fit: metric is called as metric\(y, target,",
         ),
         ({"trainable": "7.*"}, ValueError, r"fit: trainable '7.\*' fits no parameter; .* 0.weight"),
+        ({"trainable": None}, TypeError, "fit: trainable must be a pattern .* several .*, got None"),
+        ({"trainable": [3]}, TypeError, r"fit: trainable must be a pattern of names .*, got \[3\]"),
         ({"trainable": ["0.*", "b"]}, ValueError, "fit: trainable 'b' fits no parameter"),
         ({"optimizer": lm.Adam}, TypeError, r"must be an optimizer, Adam\(1e-3\) say, got <"),
         ({"loss": lm.CrossEntropy}, TypeError, r"fit: loss must be a loss, CrossEntropy\(\) say"),

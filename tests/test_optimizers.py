@@ -361,6 +361,9 @@ def test_refuses_a_group_that_fits_nothing():
             r"Adam: groups must be a dict of patterns and settings, .*, got \[",
         ),
         (lambda: lm.Adam(groups={"0.*": 0.1}), TypeError, "Adam: groups must be a dict"),
+        (lambda: lm.Adam(groups={0: {"lr": 1}}), TypeError, "Adam: groups must be a dict of patt"),
+        (lambda: lm.Adam(no_decay=None), TypeError, "no_decay must be a pattern .*, got None"),
+        (lambda: lm.Adam(no_decay=[3]), TypeError, r"no_decay must be a pattern .*, got \[3\]"),
     ],
 )
 def test_refuses_settings(make, error, message):
@@ -576,6 +579,13 @@ def test_a_norm_whose_square_overflows(block):
     with block():
         lm.SGD(1.0, clip_norm=1.0).step(params, {"w": np.array([3e200, 4e200])})
     np.testing.assert_allclose(params["w"], [-0.6, -0.8])
+
+
+def test_patterns_from_an_iterator():
+    theta = {name: np.ones(2) for name in "abc"}
+    optimizer = lm.SGD(0.1, weight_decay=0.5, no_decay=iter(["b", "a"]))
+    optimizer.step(theta, {name: np.zeros(2) for name in "abc"})
+    assert [theta[name][0] for name in "abc"] == [1, 1, 0.95]
 
 
 def test_a_pattern_that_moves_from_groups_to_no_decay():

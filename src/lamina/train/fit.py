@@ -25,7 +25,7 @@ from .evaluation import (
     with_gradient,
 )
 from .history import History
-from .names import matches, refuse_idle
+from .names import as_patterns, matches, refuse_idle
 from .optimizers import Optimizer
 from .schedules import rate
 from .stopping import EarlyStopping, Watch, put_back
@@ -226,7 +226,7 @@ class _Update:
         trainable: str | Iterable[str],
     ) -> None:
         self.model, self.loss, self.metric, self.optimizer = model, loss, metric, optimizer
-        patterns = (trainable,) if isinstance(trainable, str) else tuple(trainable)
+        patterns = as_patterns("fit", "trainable", trainable)
         refuse_idle("fit", "trainable", patterns, model.params)
         self.params = {name: p for name, p in model.params.items() if matches(patterns, name)}
         self.before = {name: p.copy() for name, p in self.params.items()}

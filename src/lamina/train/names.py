@@ -2,6 +2,20 @@
 
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
+from typing import Any
+
+
+def as_patterns(owner: str, argument: str, given: Any) -> tuple[str, ...]:
+    """Return a pattern, or several, as a tuple: an iterator could be gone through once only."""
+    if isinstance(given, str):
+        return (given,)
+    found = tuple(given) if isinstance(given, Iterable) else (given,)
+    if not all(isinstance(pattern, str) for pattern in found):
+        raise TypeError(
+            f'{owner}: {argument} must be a pattern of names of parameters, "4.*" say, or several '
+            f"in a list, got {given!r}"
+        )
+    return found
 
 
 def matches(patterns: str | Iterable[str], name: str) -> bool:

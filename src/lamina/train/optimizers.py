@@ -22,7 +22,7 @@ import numpy as np
 from .. import kernels
 from ..arguments import FLOATS, Constructed, choice, flag, limit, number, positive, say
 from ..layer import Arrays, Layer, NDArray
-from .names import matches, refuse_idle
+from .names import as_patterns, matches, refuse_idle
 from .schedules import Schedule, rate
 
 NO_DECAY: Final = ("*bias*", "*gamma*", "*beta*")
@@ -78,10 +78,10 @@ class Optimizer(Constructed, ABC):
             )
         rate(self.lr, 0)
         number(owner, "weight_decay", self.weight_decay, 0)
-        if isinstance(self.no_decay, str):
-            self.no_decay = (self.no_decay,)
+        self.no_decay = as_patterns(owner, "no_decay", self.no_decay)
         if not isinstance(self.groups, Mapping) or not all(
-            isinstance(settings, Mapping) for settings in self.groups.values()
+            isinstance(pattern, str) and isinstance(settings, Mapping)
+            for pattern, settings in self.groups.items()
         ):
             raise TypeError(
                 f"{owner}: groups must be a dict of patterns and settings, as "
