@@ -265,6 +265,8 @@ class TestSaving:
             lm.save(lm.ReLU(), path.parent / "no" / "where")
         with pytest.raises(IsADirectoryError):
             lm.save(lm.ReLU(), path.parent)
+        with pytest.raises(TypeError, match=r"os\.PathLike object, not int"):
+            lm.save(lm.ReLU(), 2)  # to open, standard error
         with pytest.raises(FileNotFoundError):
             lm.load(path)
         with pytest.raises(IsADirectoryError):

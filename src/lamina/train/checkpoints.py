@@ -195,6 +195,7 @@ def _compare(expected: Shapes, found: Shapes) -> None:
 
 def _write(path: str | os.PathLike[str], data: bytes) -> None:
     """Write a file that is whole or not there, even if the power fails."""
+    path = os.fspath(path)  # an integer would be an open file
     if os.path.exists(path) and not os.path.isfile(path):  # a pipe or a device stays one
         with open(path, "wb") as file:
             file.write(data)
