@@ -637,7 +637,7 @@ def test_refuses_data(data, error, message):
             r"fit: metric is called as metric\(y, target,",
         ),
         ({"trainable": "7.*"}, ValueError, r"fit: trainable '7.\*' fits no parameter; .* 0.weight"),
-        ({"trainable": None}, TypeError, "fit: trainable must be a pattern .* several .*, got None"),
+        ({"trainable": None}, TypeError, "fit: trainable must be a pattern .*, got None"),
         ({"trainable": [3]}, TypeError, r"fit: trainable must be a pattern of names .*, got \[3\]"),
         ({"trainable": ["0.*", "b"]}, ValueError, "fit: trainable 'b' fits no parameter"),
         ({"optimizer": lm.Adam}, TypeError, r"must be an optimizer, Adam\(1e-3\) say, got <"),
@@ -689,6 +689,24 @@ def test_refuses_a_loss_without_a_gradient():
     ):
         with pytest.raises(TypeError, match=r"must return its value and dy, .* returned float$"):
             call()
+
+
+@pytest.mark.parametrize("value", [None, 1j, "low", np.ones(2)])
+def test_refuses_a_loss_or_a_metric_that_is_no_number(value):
+    def loss(y, target):
+        return value, np.zeros_like(y)
+
+    def metric(y, target, lengths):
+        return value
+
+    for options, message in (
+        ({"loss": loss}, "a loss must return its value as a number; .*loss.* returned "),
+        ({"metric": metric}, "a metric must return a number, .*metric.* returned "),
+    ):
+        with pytest.raises(TypeError, match=message):
+            train(mlp(), moons(), **options)
+        with pytest.raises(TypeError, match=message):
+            lm.evaluate(mlp(), (X, Y), **options)
 
 
 def test_evaluate_and_accuracy_refuse():

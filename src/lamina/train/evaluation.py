@@ -258,7 +258,7 @@ def score(model: Layer, batches: Batches, loss: Loss | None, metric: Metric | No
             value, _ = with_gradient(loss, loss(y, batch.y, **options))
             losses.add(value, loss_count(loss, batch.y, lengths))
         if metric is not None:
-            metrics.add(metric(y, batch.y, lengths), real_count(batch.y, lengths))
+            metrics.add(measured(metric, y, batch.y, lengths), real_count(batch.y, lengths))
     return Evaluation(
         None if loss is None else losses.value, None if metric is None else metrics.value
     )
@@ -278,7 +278,20 @@ def with_gradient(loss: Loss, found: Any) -> tuple[float, NDArray]:
             f"{type(found).__name__}"
         )
     value, dy = found
-    return value, dy
+    return _as_number(f"a loss must return its value as a number; {loss!r}", value), dy
+
+
+def measured(metric: Metric, y: NDArray, target: NDArray, lengths: NDArray | None) -> float:
+    """Return what a metric finds; one of the user's may return no number."""
+    found = metric(y, target, lengths)
+    return _as_number(f"a metric must return a number, a mean; {metric!r}", found)
+
+
+def _as_number(said: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{said} returned {value!r}") from None
 
 
 def as_metric(owner: str, metric: Metric | str | None, loss: Loss | None) -> Metric | None:

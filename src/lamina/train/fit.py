@@ -19,6 +19,7 @@ from .evaluation import (
     as_metric,
     check_loss,
     loss_count,
+    measured,
     output_lengths,
     real_count,
     score,
@@ -278,7 +279,7 @@ class _Update:
                 grads[name] = grads[name] + g if name in grads else g
             total += value
             if self.metric is not None:
-                metrics.add(self.metric(y, batch.y, n), real_count(batch.y, n))
+                metrics.add(measured(self.metric, y, batch.y, n), real_count(batch.y, n))
         losses.add(total, count)
         return grads
 
