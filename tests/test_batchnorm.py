@@ -425,6 +425,13 @@ def test_statistics_of_parts_where_the_mean_is_large_beside_the_deviation():
     np.testing.assert_allclose(with_nothing.var, exact.var(axis=0), rtol=1e-6)
 
 
+def test_flops_are_of_a_shape_that_fits():
+    assert lm.BatchNorm(4).flops((2, 5, 4)) == 4 * 2 * 5 * 4
+    assert lm.BatchNorm(4, gamma=False).flops((2, 4)) == 3 * 2 * 4
+    with pytest.raises(ValueError, match=r"BatchNorm\(4\): x has 5 features .*, expected 4"):
+        lm.BatchNorm(4).flops((2, 5))
+
+
 def test_refuses_statistics():
     layer, x = build(np.float32), random("x", (4, 5), np.float32)
     stats = layer.stats(x)

@@ -79,6 +79,13 @@ def test_refuses_inputs():
         layer.backward(y[:, 1:], cache)
 
 
+def test_flops_are_of_a_shape_that_fits():
+    assert lm.Linear(4, 3).flops((2, 5, 4)) == 2 * 5 * 3 * (2 * 4 + 1)
+    assert lm.Linear(4, 3, bias=False).flops((4,)) == 2 * 3 * 4
+    with pytest.raises(ValueError, match=r"Linear\(4, 3\): x has 5 features .*, expected 4"):
+        lm.Linear(4, 3).flops((2, 5))
+
+
 def test_refuses_lengths():
     layer, x = lm.Linear(2, 3, rng=0), np.zeros((4, 5, 2), np.float32)
     with pytest.raises(ValueError, match=r"lengths must lie in 0 ... 5, .* got -1 ... 6"):

@@ -425,4 +425,4 @@ class BatchNorm(Layer):
 
     def flops(self, shape: Shape) -> int:
         """Return 2 for each value of x, and 1 each for gamma and beta: the cost at inference."""
-        return math.prod(shape) * (2 + self.has_gamma + self.has_beta)
+        return math.prod(self.output_shape(shape)) * (2 + self.has_gamma + self.has_beta)

@@ -166,4 +166,4 @@ class Linear(Affine):
     def flops(self, shape: Shape) -> int:
         """Return 2 I O, and O for the bias, for each row of x."""
         per_row: int = self.out_features * (2 * self.in_features + self.has_bias)
-        return math.prod(shape[:-1]) * per_row
+        return math.prod(self.output_shape(shape)[:-1]) * per_row
