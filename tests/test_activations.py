@@ -138,6 +138,7 @@ def test_limits(layer, far, dfar):
     [
         (lm.ReLU(), 0, (0, 1)),
         (lm.LeakyReLU(0.5), -np.inf, (0.5, 1)),
+        (lm.LeakyReLU(0), 0, (0, 1)),
         (lm.Sigmoid(), 0, (0, 0)),
         (lm.Tanh(), -1, (0, 0)),
         (lm.GELU(), 0, (0, 1)),

@@ -272,7 +272,8 @@ class LeakyReLU(_Activation):
 
     Notes
     -----
-    x has any shape, with ``lengths`` (N, T, ...); y has the same. The gradient at 0 is s.
+    x has any shape, with ``lengths`` (N, T, ...); y has the same. The gradient at 0 is s. With
+    s = 0 it is a `ReLU`, at -infinity too.
 
     Raises
     ------
@@ -297,7 +298,15 @@ class LeakyReLU(_Activation):
         self.slope = arguments.number(self, "slope", slope, low=0)
 
     def _y(self, how: Any, x: Any) -> Any:
-        return how.leaky_relu(x, self.slope)
+        if not self.slope:  # a ReLU: 0 times -infinity would be NaN
+            y, cache = how.relu(x)
+            return y, (cache, True)
+        y, cache = how.leaky_relu(x, self.slope)
+        return y, (cache, False)
+
+    def _dx(self, how: Any, dy: NDArray, cache: Any) -> Any:
+        cache, relu = cache
+        return (how.relu_backward if relu else how.leaky_relu_backward)(dy, cache)
 
 
 class Sigmoid(_Activation):
