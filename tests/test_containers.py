@@ -531,6 +531,11 @@ def test_arrays_put_into_params_are_not_lost():
         model.params.update({"0.bias": np.ones(3, np.float32)})
     with pytest.raises(TypeError, match="would reach no layer"):
         operator.ior(model.params, {"0.bias": np.ones(3, np.float32)})
+    for name in ("params", "buffers"):
+        with pytest.raises(
+            TypeError, match=rf"Sequential: {name} are those .*model.assign\(arrays"
+        ):
+            setattr(model, name, {})
     model.params["0.bias"][...] = 1
     assert model[0].bias.tolist() == [1, 1, 1]
     model.params["0.bias"] -= 0.5  # a step of one's own, which is written into the array

@@ -227,6 +227,23 @@ def test_parameter_refuses():
         Halve().assign({"a": 1})
 
 
+def test_arrays_are_given_by_name():
+    layer = Tall(3, mode="a")
+    for act in (
+        lambda: layer.assign([1]),
+        lambda: layer.assign(None),
+        lambda: setattr(layer, "params", 3),
+        lambda: setattr(layer, "buffers", [1]),
+    ):
+        with pytest.raises(
+            TypeError, match=r"Tall\(3, mode='a'\): .* a dict of arrays by name, got"
+        ):
+            act()
+    with pytest.raises(TypeError, match=r"got Tall; give its arrays: other\.params"):
+        layer.assign(layer)
+    layer.assign(layer.params)
+
+
 def test_a_sum_without_axes_stays_an_array():
     layer = Tall(2, mode="a")
     layer.buffers["seen"] = layer.buffers["seen"] + 1

@@ -5,7 +5,7 @@ import textwrap
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from types import ModuleType
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple, NoReturn, overload
 
 import numpy as np
 
@@ -66,15 +66,29 @@ class Container(Layer):
                 first.setdefault(id(a), (f"{name}.{key}", a))
         return ByName(first.values())
 
-    @property  # type: ignore[misc]
+    @property
     def params(self) -> Arrays:
         """The parameters of all layers by dotted name; a shared one under its first name."""
         return self._distinct("params")
 
-    @property  # type: ignore[misc]
+    @params.setter
+    def params(self, arrays: Any) -> NoReturn:
+        self._refuse_arrays("params")
+
+    @property
     def buffers(self) -> Arrays:
         """The buffers of all layers by dotted name; a shared one under its first name."""
         return self._distinct("buffers")
+
+    @buffers.setter
+    def buffers(self, arrays: Any) -> NoReturn:
+        self._refuse_arrays("buffers")
+
+    def _refuse_arrays(self, name: str) -> NoReturn:
+        raise TypeError(
+            f"{type(self).__name__}: {name} are those of the layers inside; to change their "
+            "values, model.assign(arrays)"
+        )
 
     def _gather(self, grads: dict[str, Arrays]) -> Arrays:
         """Join the gradients of the children by name; those of a shared parameter add."""

@@ -392,6 +392,7 @@ class Layer(ABC):
 
     @params.setter
     def params(self, arrays: Mapping[str, NDArray]) -> None:
+        _check_named(f"{say(self)}: params must be", arrays)
         self._params = _named(arrays)
 
     @property
@@ -401,6 +402,7 @@ class Layer(ABC):
 
     @buffers.setter
     def buffers(self, arrays: Mapping[str, NDArray]) -> None:
+        _check_named(f"{say(self)}: buffers must be", arrays)
         self._buffers = _named(arrays)
 
     @property
@@ -452,6 +454,7 @@ class Layer(ABC):
             An array of another shape or kind of dtype, with values that float32 does not hold, or
             for one that is read-only.
         """
+        _check_named(f"{say(self)}: assign takes", arrays)
         here = {**self.params, **self.buffers}
         new = {}
         for name, value in arrays.items():
@@ -576,6 +579,13 @@ class Layer(ABC):
 def _depth(cls: type, name: str) -> int:
     """Return how far from a class the one stands, among those it derives from, that has a name."""
     return next(i for i, found in enumerate(cls.__mro__) if name in vars(found))
+
+
+def _check_named(must: str, arrays: Any) -> None:
+    """Check that arrays are given by name, and say what `must` be a dict if they are not."""
+    if not isinstance(arrays, Mapping):
+        cure = "; give its arrays: other.params" if isinstance(arrays, Layer) else ""
+        raise TypeError(f"{must} a dict of arrays by name, got {type(arrays).__name__}{cure}")
 
 
 def _named(arrays: Mapping[str, NDArray]) -> Named:
