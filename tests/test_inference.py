@@ -3,6 +3,7 @@
 import copy
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -522,6 +523,21 @@ def test_nothing_changes_it():
         with pytest.raises(TypeError, match="is for calls and steps, not for"):
             act()
     assert_same(fixed(x), y)
+
+
+@pytest.mark.parametrize("layer", [lm.RNN(3, 4, rng=0), lm.LSTM(3, 4, peepholes=True, rng=0)])
+def test_keeps_no_trace(layer):
+    fixed, x = layer.for_inference(), random("x", (2, 5, 3), np.float32)
+    assert_same(fixed(x, trace=False), fixed(x))
+    for act in (fixed, fixed.forward):
+        for way in (nullcontext, lm.formulas):
+            with (
+                way(),
+                pytest.raises(TypeError, match="is for calls and steps, not for a trace of"),
+            ):
+                act(x, trace=True)
+    with pytest.raises(TypeError, match="not for windows of a sequence"):
+        fixed.run(x, trace=True)
 
 
 def test_dropout_at_inference_goes_on():

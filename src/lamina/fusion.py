@@ -111,6 +111,8 @@ class Inference(Layer):
             return self._plain(x)
         if "training" in options:
             self._refuse("a pass to differentiate")
+        if options.get("trace") and isinstance(self._model, Recurrent):
+            self._refuse("a trace of what goes on inside")
         if kernels.by_formulas():
             return self._model(x, **options)
         self._model._refuse_unknown(options)
@@ -147,7 +149,7 @@ class Inference(Layer):
         self._refuse("gradients")
 
     def run(
-        self, x: NDArray, state: Any = None, *, lengths: Any = None, training: bool = False
+        self, x: NDArray, state: Any = None, *, lengths: Any = None, **options: Any
     ) -> NoReturn:
         """Refuse: windows of a sequence are for the model."""
         self._refuse("windows of a sequence")

@@ -482,7 +482,9 @@ class Recurrent(Layer):
                 after.append(end)
             return x_t, tuple(after)
 
-        def call(x: NDArray, *, lengths: Any = None, sample_ids: Any = None) -> NDArray:
+        def call(
+            x: NDArray, *, lengths: Any = None, sample_ids: Any = None, trace: bool = False
+        ) -> NDArray:  # an inference model refuses a trace that is not False
             return self._through(
                 x, lengths=lengths, sample_ids=sample_ids, keep=False, infers=infers
             )[0]
