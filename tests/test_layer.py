@@ -1,6 +1,7 @@
 import copy
 import inspect
 import pickle
+import pydoc
 
 import numpy as np
 import pytest
@@ -270,6 +271,13 @@ def test_help_shows_what_a_class_and_a_call_take():
     assert list(inspect.signature(lm.Linear).parameters)[:2] == ["in_features", "out_features"]
     assert not inspect.signature(lm.ReLU).parameters
     assert next(iter(inspect.signature(lm.Linear(2, 3)).parameters)) == "x"
+    shown = pydoc.render_doc(lm.Conv2d, renderer=pydoc.plaintext)
+    assert "dtype: 'DTypeLike' = <class 'numpy.float32'>, rng" in shown.splitlines()[3]
+    assert "Take no arguments" not in shown
+
+
+def test_completion_offers_what_is_meant_to_be_used():
+    assert set(dir(lm)) == {*lm.__all__, "__version__"}
 
 
 def ten_times(cls):

@@ -151,3 +151,8 @@ __all__ = [
     "threads",
     "train",
 ]
+
+
+def __dir__() -> list[str]:
+    """List what is meant to be used: modules inside are not."""
+    return sorted([*__all__, "__version__"])

@@ -31,7 +31,11 @@ class Constructor:
         if found is not None:
             raise AttributeError("it is called by its __call__")
         signature = inspect.signature(owner.__init__)  # type: ignore[misc]
-        return signature.replace(parameters=list(signature.parameters.values())[1:])
+        parameters = [
+            p.replace(annotation="DTypeLike") if p.annotation == npt.DTypeLike else p
+            for p in list(signature.parameters.values())[1:]
+        ]
+        return signature.replace(parameters=parameters)
 
 
 def bind(owner: Callable[..., Any], args: Any, kwargs: Any) -> inspect.BoundArguments:

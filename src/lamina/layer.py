@@ -220,7 +220,7 @@ class Layer(ABC):
             self._calls.known.clear()
 
     def __init__(self) -> None:  # noqa: B027
-        """Take no arguments, where a layer has no __init__ of its own."""
+        """Build the layer; the class says from what."""
 
     # What a layer computes
 
