@@ -492,6 +492,8 @@ def test_summary_refuses_what_is_no_shape():
     model = lm.Sequential(lm.Linear(2, 3))
     with pytest.raises(TypeError, match=r"each size of shape must be an integer, got None"):
         model.summary((None, 2))
+    with pytest.raises(TypeError, match=r"batch first, got an array of shape \(2, 3\)$"):
+        lm.Sequential(lm.ReLU()).summary(np.ones((2, 3)))
     with pytest.raises(TypeError, match=r"shape must be a tuple, batch first, got 2"):
         model.summary(2)
 

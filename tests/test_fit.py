@@ -605,7 +605,12 @@ X, Y = moons(8)
         ([], ValueError, "fit: the data has no batches"),
         (X, TypeError, r"data must be \(x, y\), .* or an iterable of such batches; got ndarray"),
         (5, TypeError, r"data must be \(x, y\), .*; got int"),
-        ((X, Y, Y), TypeError, r"data must be \(x, y\)"),
+        ((X, Y, Y), TypeError, r"data must be \(x, y\), .*; got tuple of 3 entries$"),
+        (
+            lm.data.Split((X, Y), (X, Y)),
+            TypeError,
+            r"got Split; give it one of its parts, split\.train say",
+        ),
         (((X, Y), (X, Y)), TypeError, "x and y must be arrays; put several batches in a list"),
         ((X, Y.astype(str)), TypeError, "y must be .* got dtype <U21; number the classes: np.uni"),
         (([[1.0], [1.0, 2.0]], [0, 1]), ValueError, "fit: x is no array, .*; join .*data.pad"),
@@ -656,6 +661,10 @@ def test_refuses_arguments(options, error, message):
 
 
 def test_refuses_what_is_no_model():
+    with pytest.raises(
+        TypeError, match=r"predict: model must be .*, got an array of shape \(8, 2\)$"
+    ):
+        lm.predict(X, mlp())
     with pytest.raises(TypeError, match="fit: model must be a Layer, Sequential"):
         train(lm.Linear, moons())
     for name, call in {

@@ -32,6 +32,8 @@ def test_history(tmp_path):
     assert written(figure, tmp_path)
     with pytest.raises(ValueError, match=r"plot.history: the history has no epochs"):
         lm.plot.history(lm.History())
+    with pytest.raises(TypeError, match=r"plot.history: history must be a History, .* got list"):
+        lm.plot.history(history.loss)
 
 
 @pytest.mark.parametrize("kind", [lm.RNN, lm.LSTM, lm.GRU])

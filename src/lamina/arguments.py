@@ -24,6 +24,13 @@ def say(owner: object) -> str:
     return text if "\n" not in text else type(owner).__name__
 
 
+def short(value: Any) -> str:
+    """Return what an error says that it got; of an array its shape, not all of its values."""
+    if isinstance(value, np.ndarray) and value.ndim:
+        return f"an array of shape {value.shape}"
+    return repr(value)
+
+
 class Constructor:
     """The signature of a class: that of its `__init__`, which a `__new__` would hide."""
 
@@ -106,7 +113,7 @@ def integers(owner: object, name: str, value: Any, count: int, least: int = 1) -
 def sizes(owner: object, shape: Any) -> tuple[int, ...]:
     """Return a shape as a tuple of ints."""
     if not isinstance(shape, (tuple, list)):
-        raise TypeError(f"{say(owner)}: shape must be a tuple, batch first, got {shape!r}")
+        raise TypeError(f"{say(owner)}: shape must be a tuple, batch first, got {short(shape)}")
     return tuple(integer(owner, "each size of shape", size, least=0) for size in shape)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-from .arguments import Constructor, as_array, bind, float_dtype, say, sizes
+from .arguments import Constructor, as_array, bind, float_dtype, say, short, sizes
 from .calls import Calls, Live
 from .engine.memory import placed
 from .initializers import RNG, Blank, generator
@@ -613,7 +613,7 @@ def as_pair(layer: Layer, method: str, found: Any) -> tuple[Any, Any]:
 def check_layer(owner: str, model: Any) -> None:
     """Check that a model is a layer, neither a class nor a list of them, and all of it is known."""
     if not isinstance(model, Layer):
-        raise TypeError(f"{owner}: model must be a Layer, Sequential(...) say, got {model!r}")
+        raise TypeError(f"{owner}: model must be a Layer, Sequential(...) say, got {short(model)}")
     for _ in model.walk():  # which refuses layers that would be neither trained nor saved
         pass
 

@@ -43,6 +43,10 @@ def history(history: History) -> "Figure":
     >>> [axes.get_ylabel() for axes in figure.axes]
     ['loss']
     """
+    if not isinstance(history, History):
+        raise TypeError(
+            f"plot.history: history must be a History, as fit returns, got {type(history).__name__}"
+        )
     if not history.epochs:
         raise ValueError("plot.history: the history has no epochs")
     kinds = ["loss", *(["metric"] if history.metric or history.val_metric else [])]

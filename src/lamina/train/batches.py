@@ -7,6 +7,7 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 
 from .. import arguments
+from ..data.splits import Split
 from ..layer import NDArray
 
 Data: TypeAlias = tuple[Any, Any] | Iterable[tuple[Any, Any]]
@@ -54,9 +55,11 @@ class Batch:
 def batch(owner: str, data: Any, dtype: np.dtype[Any] | None) -> Batch:
     """Return ``(x, y)`` or ``((x, lengths), y)`` as a Batch whose floats have that dtype."""
     if not isinstance(data, (tuple, list)) or len(data) != 2:
+        entries = f" of {len(data)} entries" if isinstance(data, (tuple, list)) else ""
+        cure = "; give it one of its parts, split.train say" if isinstance(data, Split) else ""
         raise TypeError(
             f"{owner}: data must be (x, y), with x an array or (x, lengths), or an iterable of "
-            f"such batches; got {type(data).__name__}"
+            f"such batches; got {type(data).__name__}{entries}{cure}"
         )
     x, y = data
     x, lengths = x if isinstance(x, tuple) and len(x) == 2 else (x, None)
