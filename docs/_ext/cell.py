@@ -72,7 +72,11 @@ class Cell(SphinxDirective):
             result.append(nodes.raw("", shown, format="html"))
         if isinstance(value, str) and value.startswith("<svg"):
             alt = html.escape(self.options["alt"])
-            figure = f'<div class="cell-figure" role="img" aria-label="{alt}">{value}</div>'
+            width = value.partition('width="')[2].partition('"')[0]
+            figure = (
+                f'<div class="cell-figure" role="img" aria-label="{alt}" style="--wide: {width}">'
+                f"{value}</div>"
+            )
             result.append(nodes.raw("", figure, format="html"))
         elif hasattr(value, "_repr_html_"):
             table = f'<div class="cell-table table-wrapper">{value._repr_html_()}</div>'

@@ -46,6 +46,12 @@ def test_a_phone_does_not_scroll_sideways(page, base_url, path):
     page.set_viewport_size({"width": 375, "height": 800})
     page.goto(base_url + path, wait_until="networkidle")
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
+    shrunk = page.evaluate(
+        "[...document.querySelectorAll('.cell-figure svg, article p > img[src$=\".svg\"]')]"
+        ".map(e => e.clientWidth / (e.naturalWidth || e.viewBox.baseVal.width * 4 / 3))"
+        ".filter(scale => scale < 0.66)"
+    )
+    assert not shrunk  # labels of 11 pixels and more stay legible
 
 
 @pytest.mark.parametrize("path", PAGES)
