@@ -233,7 +233,7 @@ def features(owner: object, shape: tuple[int, ...], count: int, ndim: int | None
         raise ValueError(f"{say(owner)}: x has {found} (shape {shape}), expected {count}{cure}")
 
 
-def parameters(owner: Any, shape: tuple[int, ...]) -> tuple[NDArray, NDArray | None]:
+def parameters(owner: Any, shape: tuple[int, ...], outputs: int) -> tuple[NDArray, NDArray | None]:
     """Return a layer's weight and bias, which kernels trust: others may have taken their place."""
     weight, bias = owner.params.get("weight"), owner.params.get("bias")
     if weight is None:
@@ -242,11 +242,11 @@ def parameters(owner: Any, shape: tuple[int, ...]) -> tuple[NDArray, NDArray | N
             "put one into layer.params, or build another layer"
         )
     dtype = weight.dtype
-    fits = bias is None or (bias.shape == shape[-1:] and bias.dtype == dtype)
+    fits = bias is None or (bias.shape == (outputs,) and bias.dtype == dtype)
     if not (weight.shape == shape and dtype in FLOATS and fits):
         parameter(owner, "weight", weight, shape)
         if bias is not None:
-            parameter(owner, "bias", bias, shape[-1:])
+            parameter(owner, "bias", bias, (outputs,))
     return weight, bias
 
 

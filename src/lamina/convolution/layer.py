@@ -2,7 +2,7 @@
 
 import math
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +13,9 @@ from ..calls import Live, by_steps, has
 from ..kernels import functions, kernel, used
 from ..layer import Arrays, Fixed, Layer, NDArray, Shape
 from ..parts.activations import ReLU
-from ..windowed import Windowed
-from ..windows import MODES, Ints, Pads
+from ..windows import MODES, Pads
 from . import streaming
+from .convolving import Convolving
 from .ring import Ring, State
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ SHAPES: Final = 64
 """How many shapes of x an inference model remembers to be sound, those seen last."""
 
 
-class _Conv(Affine, Windowed):
+class _Conv(Convolving, Affine):
     """A convolution over `rank` axes."""
 
     def __init__(
@@ -44,43 +44,16 @@ class _Conv(Affine, Windowed):
         dtype: npt.DTypeLike = np.float32,
         rng: initializers.RNG = None,
     ) -> None:
-        self.in_channels = arguments.integer(self, "in_channels", in_channels)
-        self.out_channels = arguments.integer(self, "out_channels", out_channels)
-        self.kernel_size = arguments.integers(self, "kernel_size", kernel_size, self.rank)
-        self.stride = arguments.integers(self, "stride", stride, self.rank)
-        self.padding = self._settled_padding(padding)
-        self.dilation = arguments.integers(self, "dilation", dilation, self.rank)
-        self.groups = arguments.integer(self, "groups", groups)
-        for name, count in (("in_channels", in_channels), ("out_channels", out_channels)):
-            if count % groups:
-                raise ValueError(
-                    f"{arguments.say(self)}: groups must divide {name}; {count} is no multiple "
-                    f"of {groups}"
-                )
-        self.has_bias = arguments.choice(self, "bias", bias, (True, False))
+        self._settle(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, init,
+            dtype,
+        )  # fmt: skip
         self.padding_mode = arguments.choice(self, "padding_mode", padding_mode, MODES)
-        self.init = arguments.choice(self, "init", init, initializers.PRESETS)
-        arguments.float_dtype(self, dtype)
         self.initialize(rng)
 
     @property
-    def window(self) -> Ints:
-        """`kernel_size`, for each axis."""
-        return self.kernel_size
-
-    def initialize(self, rng: initializers.RNG = None) -> Self:
-        """Draw all parameters anew and return the layer."""
-        rng = initializers.generator(rng)
-        dtype = self.dtype
-        c, o = self.in_channels // self.groups, self.out_channels
-        taps = math.prod(self.kernel_size)
-        fans = taps * c, taps * o // self.groups
-        self.params = {
-            "weight": initializers.draw(self.init, (*self.kernel_size, c, o), *fans, rng, dtype)
-        }
-        if self.has_bias:
-            self.params["bias"] = initializers.draw_bias(self.init, (o,), fans[0], rng, dtype)
-        return self
+    def _weight(self) -> Shape:
+        return (*self.kernel_size, self.in_channels // self.groups, self.out_channels)
 
     def forward(
         self, x: NDArray, *, lengths: Any = None, training: bool = False
@@ -111,10 +84,6 @@ class _Conv(Affine, Windowed):
             **options,
         )
         return y, (y.shape, how, cache)
-
-    def _arrays(self) -> tuple[NDArray, NDArray | None]:
-        shape = (*self.kernel_size, self.in_channels // self.groups, self.out_channels)
-        return arguments.parameters(self, shape)
 
     def _options(self) -> dict[str, Any]:
         """Return the options of the kernels, but for the padding."""
@@ -163,10 +132,6 @@ class _Conv(Affine, Windowed):
         self._channels(shape)
         self._fit(shape[1:-1])
         return self._windows(shape[1:-1]).pads
-
-    def _channels(self, shape: Shape) -> int:
-        arguments.features(self, shape, self.in_channels, self.rank + 2)
-        return self.out_channels
 
     def flops(self, shape: Shape) -> int:
         r"""Return 2 ∏K C / G, and 1 for the bias, for each element of y."""

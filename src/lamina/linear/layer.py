@@ -124,7 +124,8 @@ class Linear(Affine):
         return y, (y.shape, how, cache)
 
     def _arrays(self) -> tuple[NDArray, NDArray | None]:
-        return arguments.parameters(self, (self.in_features, self.out_features))
+        shape = self.in_features, self.out_features
+        return arguments.parameters(self, shape, self.out_features)
 
     def _checked(self, x: Any, lengths: Any, dtype: Any) -> tuple[NDArray, NDArray | None]:
         x = arguments.array(self, "x", x, dtype)
