@@ -77,7 +77,7 @@ def forward(
         weight.shape[:rank], each(stride, rank), each(dilation, rank), pairs(padding, rank)
     )
     padded = pad(mask_steps(x, lengths), windows.pads, padding_mode)  # (1)
-    y = _correlate(padded, weight, windows, groups)  # (2)
+    y = correlate(padded, weight, windows, groups)  # (2)
     if bias is not None:
         y = y + bias  # (2)
     out_lengths = windows.output_lengths(lengths)
@@ -97,23 +97,33 @@ def backward(dy: Array, cache: tuple[Any, ...]) -> tuple[Array, dict[str, Array]
     xp = namespace(dy, weight)
     dy = mask_steps(dy, out_lengths)
 
+    grads = {"weight": weight_gradient(padded, dy, weight.shape, windows, groups)}
+    if bias is not None:
+        grads["bias"] = xp.sum(xp.reshape(dy, (-1, weight.shape[-1])), axis=0)  # (4)
+
+    dpadded = input_gradient(dy, weight, padded.shape[1:-1], windows, groups)
+    dx = unpad(dpadded, windows.pads, padding_mode)  # (7)
+    return mask_steps(dx, lengths), grads
+
+
+def weight_gradient(padded: Array, dy: Array, shape: Ints, windows: Windows, groups: int) -> Array:
+    """Return dW, of that shape."""
+    xp = namespace(padded, dy)
     rows_dy = _rows(dy, groups)
     by_tap = [
         xp.matrix_transpose(_rows(windows.meet(padded, k), groups)) @ rows_dy  # (3)
         for k in windows.taps
     ]
-    dweight = xp.permute_dims(xp.stack(by_tap), (0, 2, 1, 3))
-    grads = {"weight": xp.reshape(dweight, weight.shape)}
-    if bias is not None:
-        grads["bias"] = xp.sum(xp.reshape(dy, (-1, weight.shape[-1])), axis=0)  # (4)
-
-    spread = windows.spread(dy, padded.shape[1:-1])  # (5)
-    dpadded = _correlate(spread, _exchanged(weight, groups), windows.back, groups)  # (6)
-    dx = unpad(dpadded, windows.pads, padding_mode)  # (7)
-    return mask_steps(dx, lengths), grads
+    return xp.reshape(xp.permute_dims(xp.stack(by_tap), (0, 2, 1, 3)), shape)
 
 
-def _correlate(padded: Array, weight: Array, windows: Windows, groups: int) -> Array:
+def input_gradient(dy: Array, weight: Array, sizes: Ints, windows: Windows, groups: int) -> Array:
+    """Return dx̃, whose axes have these sizes."""
+    spread = windows.spread(dy, sizes)  # (5)
+    return correlate(spread, _exchanged(weight, groups), windows.back, groups)  # (6)
+
+
+def correlate(padded: Array, weight: Array, windows: Windows, groups: int) -> Array:
     r"""Return the sum in (2): one matrix product for each k."""
     xp = namespace(padded, weight)
     *kernel, c, o = weight.shape
