@@ -747,9 +747,9 @@ def test_products_by_winograd_err_less_than_the_sums_they_stand_for(shape, outpu
     arrays = [a.astype(np.float32) for a in arrays]
     found = results(kernels, *arrays, padding=1)
     monkeypatch.setattr(winograd, "fits", lambda *_: False)
-    kernels._case.cache_clear()
+    kernels.case_of.cache_clear()
     direct_sums = results(kernels, *arrays, padding=1)
-    kernels._case.cache_clear()
+    kernels.case_of.cache_clear()
     for name in ("y", "dx"):
         errors = [np.linalg.norm(a[name] - expected[name]) for a in (found, direct_sums)]
         assert 0 < errors[0] < errors[1], name

@@ -503,15 +503,16 @@ def forward(
 
 
 def input_gradient(
-    dy: NDArray, weight: NDArray, dx: NDArray, windows: Windows, mode: str, groups: int
-) -> None:
-    r"""Write dx, shape (N, \*S, C)."""
+    dy: NDArray, weight: NDArray, dx: NDArray, windows: Windows, mode: str, groups: int,
+    bias: NDArray | None = None,
+) -> None:  # fmt: skip
+    r"""Write dx, shape (N, \*S, C), with a bias added if there is one."""
     c, o = weight.shape[-2], weight.shape[-1] // groups
     if c > 1 or o > 1:  # exchange the two sides of each group
         weight = np.moveaxis(weight.reshape(-1, c, groups, o), 3, 1)
         weight = np.ascontiguousarray(weight.reshape(-1, o, c, groups).swapaxes(2, 3))
     plan = _plan(dx.shape[1:-1], windows, mode, groups, o, c, dy.dtype, True, False)
-    _correlate(plan, dy, o, weight, c, None, dx, _three(windows.size), False)
+    _correlate(plan, dy, o, weight, c, bias, dx, _three(windows.size), False)
 
 
 # The sums for dW

@@ -43,11 +43,11 @@ def forward(
     relu: bool = False,
 ) -> tuple[NDArray, tuple[Any, ...]]:
     r"""Return y, shape (N, \*Q, O), with a ReLU on top if asked for, and `backward`'s cache."""
-    windows = _windows(weight.shape, stride, dilation, padding)
+    windows = windows_of(weight.shape, stride, dilation, padding)
     x, weight = contiguous(mask_steps(x, lengths)), contiguous(weight)
     bias = None if bias is None else contiguous(bias)
-    case = _case(x.shape, weight.shape, windows, padding_mode, groups, x.dtype, count_threads())
-    y = _forward(case, x, weight, bias, relu)
+    case = case_of(x.shape, weight.shape, windows, padding_mode, groups, x.dtype, count_threads())
+    y = y_of(case, x, weight, bias, relu)
     out_lengths = None if lengths is None else windows.output_lengths(lengths)
     return mask_steps(y, out_lengths), (x, weight, bias is not None, lengths, out_lengths, case)
 
@@ -56,7 +56,7 @@ def backward(dy: NDArray, cache: tuple[Any, ...]) -> tuple[NDArray, dict[str, ND
     r"""Return dx, shape (N, \*S, C), and the gradients of weight and bias."""
     _, weight, _, lengths, out_lengths, case = cache
     dy = contiguous(mask_steps(dy, out_lengths))
-    dx = _input_gradient(case, dy, weight)
+    dx = dx_of(case, dy, weight)
     return mask_steps(dx, lengths), _gradients(dy, cache)
 
 
@@ -69,7 +69,7 @@ def gradients(dy: NDArray, cache: tuple[Any, ...]) -> dict[str, NDArray]:
 def _gradients(dy: NDArray, cache: tuple[Any, ...]) -> dict[str, NDArray]:
     """Return the gradients of weight and bias, of dy that is 0 at padding."""
     x, _, has_bias, _, _, case = cache
-    grads = {"weight": _weight_gradient(case, dy, x)}
+    grads = {"weight": dw_of(case, dy, x)}
     if has_bias:
         grads["bias"] = column_sums(dy)  # (4)
     return grads
@@ -105,7 +105,7 @@ class Forward:
         """Return y."""
         x = contiguous(mask_steps(x, lengths))
         case = self._case(x.shape, x.dtype, padding)
-        y = _forward(case, x, self._weights(case), self.bias, self.relu)
+        y = y_of(case, x, self._weights(case), self.bias, self.relu)
         masked: NDArray = mask_steps(y, case.windows.output_lengths(lengths))
         return masked
 
@@ -125,17 +125,17 @@ class Forward:
             return plan.add_bound(case.y, bind, how.bytes, x, ready=ready)
         return plan.add(case.y, lambda x, y: _compute(case, x, weights, bias, relu, y), x)
 
-    def _case(self, x: Ints, dtype: np.dtype[Any], padding: Pads) -> "_Case":
+    def _case(self, x: Ints, dtype: np.dtype[Any], padding: Pads) -> "Case":
         windows = Windows(*self.window, padding)
-        return _case(x, self.weight.shape, windows, *self.options, dtype, count_threads())
+        return case_of(x, self.weight.shape, windows, *self.options, dtype, count_threads())
 
-    def _correlation(self, case: "_Case", weights: _Weights) -> Correlation | None:
+    def _correlation(self, case: "Case", weights: _Weights) -> Correlation | None:
         """Return the plan of y that a program binds to its memory, if it does."""
         if not isinstance(weights, direct.Packed) or 0 in case.y:
             return None
         return _plan(case, weights.edges)
 
-    def _weights(self, case: "_Case") -> _Weights:
+    def _weights(self, case: "Case") -> _Weights:
         kind = case.is_product, case.is_3x3
         found = self.packed.get(kind)
         if found is None:
@@ -157,10 +157,10 @@ def _scaled(weight: NDArray, factors: NDArray | None) -> NDArray:
 class _LiveForward(Forward):
     """The forward pass with parameters whose values may change: nothing is packed beforehand."""
 
-    def _weights(self, case: "_Case") -> _Weights:
+    def _weights(self, case: "Case") -> _Weights:
         return self.weight
 
-    def _correlation(self, case: "_Case", weights: _Weights) -> Correlation | None:
+    def _correlation(self, case: "Case", weights: _Weights) -> Correlation | None:
         if case.is_narrow or 0 in case.y:
             return None
         found = _plan(case, None)
@@ -182,8 +182,8 @@ def by_program(
     *, stride: Ints, dilation: Ints, padding: Pads, padding_mode: str, groups: int,
 ) -> tuple[NDArray, tuple[Any, ...]]:  # fmt: skip
     """Return y, by a plan with these parameters, and the cache of `backward`."""
-    x, windows = contiguous(x), _windows(weight.shape, stride, dilation, padding)
-    case = _case(x.shape, weight.shape, windows, padding_mode, groups, x.dtype, count_threads())
+    x, windows = contiguous(x), windows_of(weight.shape, stride, dilation, padding)
+    case = case_of(x.shape, weight.shape, windows, padding_mode, groups, x.dtype, count_threads())
     return program(x), (x, weight, bias is not None, None, None, case)
 
 
@@ -230,8 +230,8 @@ def fixed_step(
 
 
 @dataclass(frozen=True, eq=False)
-class _Case:
-    """The shapes and options that plans follow from; the same object for the same, by `_case`."""
+class Case:
+    """The shapes and options that plans follow from; the same object for the same, by `case_of`."""
 
     x: Ints
     weight: Ints
@@ -277,11 +277,11 @@ class _Case:
         return one + windows.stride, one + windows.dilation, (0,) * len(one) + before
 
 
-_case = lru_cache(2 * PLANS)(_Case)
+case_of = lru_cache(2 * PLANS)(Case)
 
 
 @lru_cache(PLANS)
-def _plan(case: _Case, edges: Ints | None) -> Correlation:
+def _plan(case: Case, edges: Ints | None) -> Correlation:
     """Plan y, with weights packed beforehand if there are edges."""
     if case.is_3x3:
         x, weight, y = _volume(case.x), _three_axes(case.weight), _volume(case.y)
@@ -306,7 +306,7 @@ def _plan(case: _Case, edges: Ints | None) -> Correlation:
 
 
 @lru_cache(PLANS)
-def _plan_dx(case: _Case) -> Gradient | Narrow:
+def _plan_dx(case: Case) -> Gradient | Narrow:
     """Plan dx."""
     dy, weight, x = _volume(case.y), _three_axes(case.weight), _volume(case.x)
     if case.is_3x3:
@@ -318,7 +318,7 @@ def _plan_dx(case: _Case) -> Gradient | Narrow:
 
 
 @lru_cache(PLANS)
-def _plan_dw(case: _Case) -> Product | Chunks:
+def _plan_dw(case: Case) -> Product | Chunks:
     """Plan dW."""
     dy, weight, x = _volume(case.y), _three_axes(case.weight), _volume(case.x)
     if case.is_3x3:
@@ -327,21 +327,19 @@ def _plan_dw(case: _Case) -> Product | Chunks:
     return weights(x, dy, weight, case.groups, *case.moves, case.dtype, case.threads)
 
 
-def _padded(case: _Case) -> _Case:
+def _padded(case: Case) -> Case:
     """Return the case of one sample that was padded before."""
     (_, *sizes, c), windows = case.x, case.windows
     padded = (s + sum(pads) for s, pads in zip(sizes, windows.pads, strict=True))
     unpadded = Windows(windows.size, windows.stride, windows.dilation, ((0, 0),) * len(sizes))
     rest = case.groups, case.dtype, case.threads
-    return _case((1, *padded, c), case.weight, unpadded, "zeros", *rest)
+    return case_of((1, *padded, c), case.weight, unpadded, "zeros", *rest)
 
 
 # The passes
 
 
-def _forward(
-    case: _Case, x: NDArray, weight: _Weights, bias: NDArray | None, relu: bool
-) -> NDArray:
+def y_of(case: Case, x: NDArray, weight: _Weights, bias: NDArray | None, relu: bool) -> NDArray:
     """Return y."""
     y: NDArray = empty(case.y, x.dtype)
     _compute(case, x, weight, bias, relu, y)
@@ -349,7 +347,7 @@ def _forward(
 
 
 def _compute(
-    case: _Case, x: NDArray, weight: _Weights, bias: NDArray | None, relu: bool, y: NDArray
+    case: Case, x: NDArray, weight: _Weights, bias: NDArray | None, relu: bool, y: NDArray
 ) -> None:
     """Write y."""
     if not isinstance(weight, direct.Packed) and case.is_product:
@@ -364,7 +362,7 @@ def _compute(
         correlate(_plan(case, edges), x, weight, y, bias, relu)
 
 
-def _weight_gradient(case: _Case, dy: NDArray, x: NDArray) -> NDArray:
+def dw_of(case: Case, dy: NDArray, x: NDArray) -> NDArray:
     """Return dW; where padding repeats x, of x padded sample by sample."""
     if case.is_product:
         dweight = empty(case.weight, dy.dtype)
@@ -388,23 +386,28 @@ def _weight_gradient(case: _Case, dy: NDArray, x: NDArray) -> NDArray:
     return dweight
 
 
-def _input_gradient(case: _Case, dy: NDArray, weight: NDArray) -> NDArray:
-    """Return dx: of padded x, and folded back sample by sample, where padding repeats x."""
+def dx_of(case: Case, dy: NDArray, weight: NDArray, bias: NDArray | None = None) -> NDArray:
+    """Return dx: of padded x, and folded back sample by sample, where padding repeats x.
+
+    With a bias for each channel of x, which padding by zeros alone may have, it is dx + bias.
+    """
     dx = empty(case.x, dy.dtype)
     if not dx.size:
         return dx
     if case.is_product:
         *taps, o = case.weight
         c = math.prod(taps)
-        matmul.matmul(dy, o, 1, weight, 1, o, dy.size // o, c, o, dx)
+        if bias is not None and c > len(bias):  # x is one window: its channels are tap by tap
+            bias = np.tile(bias, c // len(bias))
+        matmul.matmul(dy, o, 1, weight, 1, o, dy.size // o, c, o, dx, bias)
         return dx
     if dy.size and case.is_narrow:
         options = case.windows, case.padding_mode, case.groups
-        depthwise.input_gradient(dy, weight, dx, *options)
+        depthwise.input_gradient(dy, weight, dx, *options, bias)
         return dx
     weight = weight.reshape(_three_axes(case.weight))
     if case.padding_mode == "zeros":
-        input_gradient(_plan_dx(case), dy, weight, dx)
+        input_gradient(_plan_dx(case), dy, weight, dx, bias)
         return dx
     one = _padded(case)
     dpadded = empty(one.x, dy.dtype)
@@ -415,9 +418,10 @@ def _input_gradient(case: _Case, dy: NDArray, weight: NDArray) -> NDArray:
 
 
 @lru_cache(PLANS)
-def _windows(
+def windows_of(
     weight: Ints, stride: int | Ints, dilation: int | Ints, padding: int | Pads
 ) -> Windows:
+    """Return the windows of a kernel, of the shape of its weight."""
     rank = len(weight) - 2
     return Windows(weight[:rank], each(stride, rank), each(dilation, rank), pairs(padding, rank))
 

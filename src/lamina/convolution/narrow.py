@@ -9,10 +9,10 @@ so that with the weights W'[e, o, (p, c)] = W[k, c, o] of these, 0 where a phase
 
     dX[(p, c), a] = Σ_e Σ_o W'[e, o, (p, c)] dYᵀ[o, a + e]                                      (2)
 
-is a product whose rows are phases and channels, for each row of taps that meets dY. Rows of dY are
-transposed to *slots* of a scratch block of the thread, zeros around them, where they stay for the
-next rows of dX, and for the next planes where there is room. The tile's results are transposed back
-into dX. Each element of dX is written once.
+is a product whose rows are phases and channels, for each row of taps that meets dY; a transposed
+convolution begins it with a bias. Rows of dY are transposed to *slots* of a scratch block of the
+thread, zeros around them, where they stay for the next rows of dX, and for the next planes where
+there is room. The tile's results are transposed back into dX. Each element of dX is written once.
 """
 
 import itertools
@@ -66,7 +66,7 @@ def _rows(
         n, deep, high, wide, c, q_deep, q_high, q_wide, o, kd, kh, reach, low,
         s_d, s_h, s_w, d_d, d_h, b_d, b_h,
     ) = windows  # fmt: skip
-    dy, weight, dx, zeros, scratch, lists_at = at
+    dy, weight, dx, zeros, begin, lds, unmet, scratch, lists_at = at
     rows, columns = s_w * c, (wide + s_w - 1) // s_w
     units = n * chunks * deep * high
     lines = scratch + g * held * size
@@ -113,7 +113,7 @@ def _rows(
         count = min(a1 * s_w, wide) - a0 * s_w  # columns of dX
         if s == 0:
             whole = (count * c + lane - 1) // lane
-            call(copy, (zeros, 0, 1, whole, count * c - (whole - 1) * lane, into, 0))
+            call(copy, (unmet, 0, 1, whole, count * c - (whole - 1) * lane, into, 0))
             continue
         for p in range(len(edges) - 1):
             v = edges[p + 1] - edges[p]
@@ -124,7 +124,8 @@ def _rows(
                 h = rows * (i + 1) // tiles - m
                 call(tile, (
                     h, v, weight + m * size, list_a, 1, rows,
-                    lines + edges[p] * lane * size, list_b, pitch, s, o, zeros, 0,
+                    lines + edges[p] * lane * size, list_b, pitch, s, o,
+                    begin + m * lds * size, lds,
                     result + (m * out + edges[p] * lane) * size, out, lane, 0, zeros, 0,
                 ))  # fmt: skip
         full = count // s_w
@@ -150,6 +151,8 @@ class Narrow:
     scratch: int
     lists: Ints
     zeros: NDArray
+    widest: int
+    """How many columns a tile has at the most."""
 
 
 def narrow(
@@ -207,6 +210,7 @@ def narrow(
         Arguments(shape, windows, plan_of(dtype).heights, np.array(edges)), parts * held,
         (parts, 3, max(kd * kh * reach, planes * slots)),
         zeros_of(max(pitch, longest * rows + lane, 8 * lane), dtype),
+        lane * max(end - first for first, end in itertools.pairwise(edges)),
     )  # fmt: skip
 
 
@@ -225,15 +229,22 @@ def _faster(
     return chunks * across * reach * o + transposed < along
 
 
-def write(plan: Narrow, dy: NDArray, weight: NDArray, dx: NDArray) -> None:
-    """Write dx, as planned."""
+def write(
+    plan: Narrow, dy: NDArray, weight: NDArray, dx: NDArray, bias: NDArray | None = None
+) -> None:
+    """Write dx, as planned, with a bias added if there is one."""
     shape, meets = plan.spread
     wide = np.zeros(shape, dy.dtype)
     for k, e, p in meets:
         wide[:, :, e, :, p] = weight[:, :, k].swapaxes(2, 3)
     scratch, lists = workspace(plan.scratch, dy.dtype), np.empty(plan.lists, np.int64)
+    begin, lds, unmet = plan.zeros, 0, plan.zeros
+    if bias is not None:  # for each row of a tile, and for columns of dX that meet nothing
+        columns, phases, lds = dx.shape[-2], shape[4], plan.widest
+        begin = np.repeat(np.tile(bias, phases), lds)
+        unmet = np.tile(bias, columns)
     at = (
-        address(dy), address(wide), address(dx), address(plan.zeros), address(scratch),
-        address(lists),
+        address(dy), address(wide), address(dx), address(plan.zeros), address(begin), lds,
+        address(unmet), address(scratch), address(lists),
     )  # fmt: skip
     pool.launch(_rows, plan.parts, plan.fixed, at, lists)

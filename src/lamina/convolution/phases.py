@@ -26,21 +26,21 @@ from .narrow import Narrow, narrow, write
 NDArray = npt.NDArray[Any]
 
 ALONE: Final = 2**16
-"""So many elements of dX, or fewer, are set to 0 on one core."""
+"""So many elements of dX, or fewer, are filled on one core."""
 
 
 @jit.kernel
-def _clear(g: int, shape: Task, at: Task) -> None:
-    """Set part g of a phase of dX to 0."""
+def _fill(g: int, shape: Task, at: Task) -> None:
+    """Set part g of a phase of dX, all its positions, to the same channels: 0, or a bias."""
     parts, size, lane, copy, n, deep, high, wide, c, first, s_n, s_d, s_h, s_w = shape
-    dx, zeros = at
+    dx, channels = at
     dx = data(dx) + first * size
     vectors = (c + lane - 1) // lane
     last = c - (vectors - 1) * lane
     lines = n * deep * high
     for i in range(lines * g // parts, lines * (g + 1) // parts):
         place = i // high // deep * s_n + i // high % deep * s_d + i % high * s_h
-        call(copy, (zeros, 0, wide, vectors, last, dx + place * size, s_w))
+        call(copy, (channels, 0, wide, vectors, last, dx + place * size, s_w))
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,12 @@ class _Phase:
 
 @dataclass(frozen=True)
 class Gradient:
-    """The plan of dX: its correlations, and how `_clear` is told of what no window meets."""
+    """The plan of dX: its correlations, and how `_fill` is told of what no window meets."""
 
     correlations: list[Correlation]
     unmet: list[Arguments]
     parts: int = 1
-    """In how many parts that is set to 0."""
+    """In how many parts that is filled."""
 
 
 def gradient(
@@ -111,16 +111,19 @@ def gradient(
     return Gradient(correlations, unmet, parts)
 
 
-def input_gradient(plan: Gradient | Narrow, dy: NDArray, weight: NDArray, dx: NDArray) -> None:
-    """Write dx, as planned."""
+def input_gradient(
+    plan: Gradient | Narrow, dy: NDArray, weight: NDArray, dx: NDArray, bias: NDArray | None = None
+) -> None:
+    """Write dx, as planned, with a bias added if there is one."""
     if isinstance(plan, Narrow):
-        write(plan, dy, weight, dx)
+        write(plan, dy, weight, dx, bias)
         return
-    at = held(dx), address(zeros_of(dx.shape[-1], dx.dtype))
+    begin = zeros_of(dx.shape[-1], dx.dtype) if bias is None else bias
+    at = held(dx), address(begin)
     for phase in plan.unmet:
-        pool.launch(_clear, plan.parts, phase, at)
+        pool.launch(_fill, plan.parts, phase, at)
     for part in plan.correlations:
-        correlate(part, dy, weight, dx)
+        correlate(part, dy, weight, dx, bias)
 
 
 def _phases(
