@@ -1,9 +1,9 @@
 """Run kernels on arrays that lie flush against pages that nobody may touch.
 
-`python guarded.py problems SEED LINEARS CONVOLUTIONS` checks so many random problems. It prints
-each before its turn, for a stray access ends the process. `python guarded.py strays` makes such
-accesses on purpose, each in a fork, and prints the signals that ended them. `python guarded.py
-elements KIND SEED COUNT` checks problems of elements.py.
+`python guarded.py problems SEED LINEARS CONVOLUTIONS TRANSPOSED` checks so many random problems.
+It prints each before its turn, for a stray access ends the process. `python guarded.py strays`
+makes such accesses on purpose, each in a fork, and prints the signals that ended them. `python
+guarded.py elements KIND SEED COUNT` checks problems of elements.py.
 
 Guarded are not only the arguments of kernels but all the memory they take: results, scratch,
 panels, lists. It begins as NaN, or as integers that lead far away, and is unmapped when it dies.
@@ -98,13 +98,13 @@ def guard() -> None:
     pool.launch = guarded_launch
 
 
-def run(seed: int, linears: int, convolutions: int) -> None:
+def run(seed: int, *counts: int) -> None:
     """Check random problems, in one part and in several."""
     guard()
     fma = "with" if jit.has_fma() else "without"
     print(f"vectors of {jit.vector_bytes()} bytes, {fma} FMA", flush=True)
     rng = np.random.default_rng(seed)
-    for make, count in ((problems.linear, linears), (problems.convolution, convolutions)):
+    for make, count in zip(problems.MAKES, counts, strict=True):
         for i in range(count):
             problem, parts = make(rng), int(rng.integers(1, 4))
             print(f"{i}, in {parts} parts: {problem}", flush=True)

@@ -1,4 +1,4 @@
-"""Random arguments of the kernels of Linear and Convolution, and what they must give.
+"""Random arguments of the kernels of Linear and the convolutions, and what they must give.
 
 Kernels are held against their formulas in float64 by the bound on the rounding of a sum of n
 products, |fl(Σ a b) - Σ a b| <= n ε Σ |a| |b|, element by element (N. J. Higham, *Accuracy and
@@ -18,6 +18,8 @@ from lamina.arrays import mask_steps
 from lamina.convolution import formula as convolution_formula
 from lamina.convolution import kernel as convolution_kernel
 from lamina.convolution import winograd
+from lamina.convolution.transposed import formula as transposed_formula
+from lamina.convolution.transposed import kernel as transposed_kernel
 from lamina.engine import threads
 from lamina.linear import formula as linear_formula
 from lamina.linear import kernel as linear_kernel
@@ -26,6 +28,7 @@ from lamina.windows import MODES, Windows, each, pairs
 LAYERS = {
     "linear": (linear_kernel, linear_formula),
     "convolution": (convolution_kernel, convolution_formula),
+    "transposed": (transposed_kernel, transposed_formula),
 }
 LAYOUTS = ("plain", "transposed", "strided", "reversed", "read-only", "misaligned")
 
@@ -46,7 +49,7 @@ class Problem:
         """Return the arrays of `forward`."""
         rng = np.random.default_rng(seed)
         shapes = {"x": self.x, "weight": self.weight}
-        shapes |= {"bias": self.weight[-1:]} if self.bias else {}
+        shapes |= {"bias": self.y[-1:]} if self.bias else {}
         arrays = {n: rng.standard_normal(s).astype(self.dtype) for n, s in shapes.items()}
         return arrays | ({} if self.lengths is None else {"lengths": np.array(self.lengths)})
 
@@ -55,6 +58,9 @@ class Problem:
         """The shape of y."""
         if self.layer == "linear":
             return (*self.x[:-1], self.weight[-1])
+        if self.layer == "transposed":
+            sizes = self.windows.inputs(self.x[1:-1], self.options["output_padding"])
+            return (self.x[0], *sizes, self.weight[-2] * self.options["groups"])
         return (self.x[0], *self.windows.outputs(self.x[1:-1]), self.weight[-1])
 
     @property
@@ -78,12 +84,10 @@ class Problem:
         repeats = 0  # padding that repeats x adds up in dx
         if self.options.get("padding_mode", "zeros") != "zeros":
             repeats = math.prod(1 + sum(pad) for pad in self.windows.pads)
-        return {
-            "y": taps * self.weight[-2] + 1,
-            "dx": taps * self.weight[-1] // groups + repeats,
-            "weight": rows,
-            "bias": rows,
-        }
+        there, back = taps * self.weight[-2], taps * self.weight[-1] // groups
+        if self.layer == "transposed":
+            there, back = back, there
+        return {"y": there + 1, "dx": back + repeats, "weight": rows, "bias": rows}
 
 
 def passes(module: Any, problem: Problem, arrays: dict[str, Any], dy: Any) -> dict[str, Any]:
@@ -129,7 +133,7 @@ def check(problem: Problem, seed: int = 0, layouts: tuple[str, ...] = ("plain",)
     expected = passes(formula, problem, wide, dy.astype(np.float64))
     absolute = {n: np.abs(a) for n, a in wide.items()}
     size = passes(formula, problem, absolute, np.abs(dy.astype(np.float64)))
-    for relu in (False, True):
+    for relu in (False, True) if hasattr(kernel, "fixed") else ():
         y = np.maximum(found["y"], 0) if relu else found["y"]
         assert_same(inferred(problem, given, relu), y, "y from prepared weights")
     assert found.keys() == expected.keys()
@@ -281,9 +285,37 @@ def convolution(rng: Any, most: int = 40) -> Problem:
     )
 
 
-def sweep(seed: int, linears: int, convolutions: int, most: int = 40) -> None:
-    """Check so many random problems."""
+def turned(problem: Problem) -> Problem:
+    """Return the transposed convolution from y of a convolution to x, whose padding is of zeros."""
+    windows, n = problem.windows, len(problem.x) - 2
+    least = windows.inputs(problem.y[1:-1], (0,) * n)
+    more = tuple(size - m for size, m in zip(problem.x[1:-1], least, strict=True))
+    lengths = problem.lengths
+    if lengths is not None:
+        lengths = tuple(windows.output_lengths(np.array(lengths)).tolist())
+    options = {
+        "stride": windows.stride,
+        "dilation": windows.dilation,
+        "padding": windows.pads,
+        "output_padding": more,
+        "groups": problem.options.get("groups", 1),
+    }
+    return Problem(
+        "transposed", problem.y, problem.weight, problem.dtype, problem.bias, lengths, options
+    )
+
+
+def transposed(rng: Any, most: int = 40) -> Problem:
+    """A transposed convolution."""
+    return turned(convolution(rng, most))
+
+
+MAKES = (linear, convolution, transposed)
+
+
+def sweep(seed: int, counts: tuple[int, ...], most: int = 40) -> None:
+    """Check so many random problems of each of `MAKES`."""
     rng = np.random.default_rng(seed)
-    for make, count in ((linear, linears), (convolution, convolutions)):
+    for make, count in zip(MAKES, counts, strict=True):
         for i in range(count):
             check(make(rng, most), i, tuple(rng.permutation(LAYOUTS)) if i % 2 else ("plain",))

@@ -354,9 +354,9 @@ def test_kernels_as_plain_python():
 
         assert jit.DISABLED and tile.tile("float32") is tile.twin
         assert isinstance(matmul._part, types.FunctionType)
-        problems.sweep(2, 60, 60, 6)
+        problems.sweep(2, (60, 60, 30), 6)
         problems.cut(3)
-        problems.sweep(3, 20, 20, 6)
+        problems.sweep(3, (20, 20, 10), 6)
         elements.sweep("activation", 4, 40)
         elements.sweep("batchnorm", 4, 40)
         elements.sweep("dropout", 4, 40)

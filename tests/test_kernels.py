@@ -133,6 +133,14 @@ def test_convolution(name, dtype):
 
 
 @by_dtype
+@pytest.mark.parametrize("name", SITUATIONS)
+def test_transposed_convolution(name, dtype):
+    problem = problems.turned(SITUATIONS[name])
+    for bias in (True, False):
+        check(Problem(**vars(problem) | {"dtype": dtype, "bias": bias}))
+
+
+@by_dtype
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_padding_modes(rank, mode, dtype):
@@ -172,9 +180,7 @@ def test_layouts_of_memory(layout):
 
 
 @settings(derandomize=True, database=None, deadline=None, max_examples=250)
-@given(
-    st.sampled_from([problems.linear, problems.convolution]), st.integers(0, 2**32), st.booleans()
-)
+@given(st.sampled_from(problems.MAKES), st.integers(0, 2**32), st.booleans())
 def test_any_problem(make, seed, rearranged):
     rng = np.random.default_rng(seed)
     check(make(rng), seed, tuple(rng.permutation(LAYOUTS)) if rearranged else ("plain",))
@@ -213,6 +219,13 @@ KEPT = {
             "1x1", "strips of a stride", "wide", "stride beyond the kernel",
             "dilated", "kernel inside padding", "many groups", "one output a group", "depthwise",
             "multiplier", "1d causal", "1d lengths, padded", "3d",
+        )
+    },
+    **{
+        f"{name}, transposed": problems.turned(SITUATIONS[name])
+        for name in (
+            "few channels, strided", "1x1", "strips of a stride", "wide", "as large as its input",
+            "stride beyond the kernel", "grouped", "depthwise strided", "1d lengths, padded", "3d",
         )
     },
     "circular": convolution((3, 7, 5, 4), (3, 3), 20, padding=2, padding_mode="circular"),

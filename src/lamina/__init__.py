@@ -17,7 +17,14 @@ from . import (
 from .batchnorm import BatchNorm
 from .checking import CheckError, check
 from .containers import Concat, Residual, Sequential
-from .convolution import Conv1d, Conv2d, Conv3d
+from .convolution import (
+    Conv1d,
+    Conv2d,
+    Conv3d,
+    ConvTranspose1d,
+    ConvTranspose2d,
+    ConvTranspose3d,
+)
 from .dropout import Dropout
 from .engine.denormals import flush_denormals
 from .engine.threads import threads
@@ -96,6 +103,9 @@ __all__ = [
     "Conv1d",
     "Conv2d",
     "Conv3d",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
+    "ConvTranspose3d",
     "Cosine",
     "CrossEntropy",
     "Dropout",

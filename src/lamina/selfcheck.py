@@ -9,7 +9,14 @@ import numpy as np
 from .batchnorm import BatchNorm
 from .checking import CheckError, Report, check
 from .containers import Concat, Residual, Sequential
-from .convolution import Conv1d, Conv2d, Conv3d
+from .convolution import (
+    Conv1d,
+    Conv2d,
+    Conv3d,
+    ConvTranspose1d,
+    ConvTranspose2d,
+    ConvTranspose3d,
+)
 from .dropout import Dropout
 from .gru import GRU
 from .layer import Layer, NDArray
@@ -67,6 +74,17 @@ EXAMPLES: Final[dict[str, list[Example]]] = {
         Example(lambda: Conv2d(4, 6, 3, stride=2, padding="same", groups=2, rng=0), (2, 7, 6, 4)),
         Example(lambda: Conv2d(2, 3, 3, padding=1, padding_mode="reflect", rng=0), (2, 5, 6, 2)),
         Example(lambda: Conv3d(2, 3, 2, dilation=2, rng=0), (2, 5, 4, 4, 2)),
+        Example(lambda: ConvTranspose1d(3, 4, 3, stride=2, rng=0), (3, 6, 3), (6, 0, 2)),
+        Example(
+            lambda: ConvTranspose2d(
+                *(4, 6, 3), stride=2, padding=1, output_padding=1, groups=2, rng=0
+            ),
+            (2, 4, 3, 4),
+        ),
+        Example(
+            lambda: ConvTranspose3d(2, 3, 2, stride=(1, 2, 2), padding="same", rng=0),
+            (2, 4, 3, 3, 2),
+        ),
     ],
     "batchnorm": [
         Example(lambda: BatchNorm(4), (8, 4)),

@@ -25,6 +25,8 @@ class Windowed(Layer):
     ----------
     rank : int
         The number of those axes.
+    paddings : tuple of str
+        The names of paddings, of which several axes do not take ``"causal"``.
     window, stride, dilation : tuple of int
         One for each.
     padding : str or tuple of (before, after)
@@ -34,6 +36,7 @@ class Windowed(Layer):
     settable = SETTLED
 
     rank: ClassVar[int]
+    paddings: ClassVar[tuple[str, ...]] = NAMES
     stride: Ints
     dilation: Ints
     padding: str | Pads
@@ -50,7 +53,7 @@ class Windowed(Layer):
 
     def _settled_padding(self, padding: Any) -> str | Pads:
         """Return `padding`, if it is one, as a name or as pairs."""
-        names = NAMES if self.rank == 1 else NAMES[:-1]
+        names = [name for name in self.paddings if self.rank == 1 or name != "causal"]
         if isinstance(padding, str) and padding in names:
             return padding
         listed = padding if isinstance(padding, (tuple, list)) else (padding,) * self.rank
@@ -67,6 +70,10 @@ class Windowed(Layer):
     def _windows(self, sizes: Ints) -> Windows:
         """Return the windows on axes of `sizes`."""
         return _windows(self.window, self.stride, self.dilation, self.padding, sizes)
+
+    def _outputs(self, sizes: Ints) -> Ints:
+        """Return the sizes of y between batch and channels, given those of x."""
+        return self._windows(sizes).outputs(sizes)
 
     def _fit(self, sizes: Ints) -> None:
         """Check that windows fit on axes of `sizes`, and that x has what the padding repeats.
@@ -113,7 +120,7 @@ class Windowed(Layer):
         channels = self._channels(shape)
         sizes = tuple(shape[1:-1])
         self._fit(sizes)
-        return (shape[0], *self._windows(sizes).outputs(sizes), channels)
+        return (shape[0], *self._outputs(sizes), channels)
 
     def output_lengths(self, lengths: NDArray) -> NDArray | None:
         """Return how often the windows fit on each sequence: 0 where it is too short."""

@@ -8,6 +8,12 @@ window of K elements, d apart, moves by the stride s. It spans (K - 1) d + 1 ele
 times, or not at all where it spans more than there is or where S = 0: of nothing comes nothing.
 Output p meets, with element k of the window, element p s + k d of the padded axis.
 
+The other way round, Q windows fit on axes of
+
+    S = (Q - 1) s + (K - 1) d + 1 - before - after + more                       (2)
+
+elements, where `more`, 0 ... s - 1, is what of them the last window leaves; on none where Q = 0.
+
 What the padding holds, by mode, around the elements 0 ... S - 1:
 
     zeros        ... 0  0 | 0  1 ... S-1 | 0    0   ...
@@ -89,6 +95,23 @@ class Windows:
         (span,), (s,), (pair,) = self.spans, self.stride, self.pads
         fits = (lengths + (sum(pair) - span)) // s + 1  # (1)
         return xp.where((lengths > 0) & (fits > 0), fits, xp.zeros_like(fits))
+
+    def inputs(self, outputs: Ints, more: Ints) -> Ints:
+        """Return the sizes of axes on which the windows fit `outputs` times; below 1: on none."""
+        axes = zip(outputs, self.spans, self.stride, self.pads, more, strict=True)
+        return tuple(
+            (q - 1) * s + span - sum(pair) + extra if q else 0  # (2)
+            for q, span, s, pair, extra in axes
+        )
+
+    def input_lengths(self, outputs: Array | None, more: Ints) -> Array | None:
+        """Return the lengths of sequences on which the windows fit `outputs` times, at least 0."""
+        if outputs is None:
+            return None
+        xp = namespace(outputs)
+        (span,), (s,), (pair,), (extra,) = self.spans, self.stride, self.pads, more
+        sizes = (outputs - 1) * s + (span - sum(pair) + extra)  # (2)
+        return xp.where((outputs > 0) & (sizes > 0), sizes, xp.zeros_like(sizes))
 
     def meet(self, padded: Array, tap: Ints) -> Array:
         r"""Return what element `tap` of each window meets in the padded x, shape (N, \*Q, C)."""
