@@ -1,4 +1,4 @@
-"""Whatever is given to Linear and Convolution: an error that says what to do, or the right answer.
+"""Whatever is given to Linear and convolutions: an error that says what to do, or the right answer.
 
 None of it may reach a kernel: there an address leaves its array.
 """
@@ -18,6 +18,11 @@ LAYERS = {
     "causal Conv1d": (lambda **kw: lm.Conv1d(4, 3, 2, padding="causal", rng=0, **kw), (5, 6, 4)),
     "Conv2d": (lambda **kw: lm.Conv2d(4, 6, 2, groups=2, rng=0, **kw), (5, 6, 3, 4)),
     "depthwise Conv2d": (lambda **kw: lm.Conv2d(4, 4, 2, groups=4, rng=0, **kw), (5, 6, 3, 4)),
+    "ConvTranspose1d": (lambda **kw: lm.ConvTranspose1d(4, 3, 2, rng=0, **kw), (5, 6, 4)),
+    "ConvTranspose2d": (
+        lambda **kw: lm.ConvTranspose2d(4, 6, 3, stride=2, groups=2, rng=0, **kw),
+        (5, 6, 3, 4),
+    ),
     "Conv3d": (lambda **kw: lm.Conv3d(4, 3, 2, padding="same", rng=0, **kw), (2, 3, 4, 2, 4)),
 }
 every = pytest.mark.parametrize("name", LAYERS)
@@ -61,7 +66,9 @@ def test_shapes(name, form):
     ways, x = calls(name)
     x = {**SHAPES, **RANKS}[form](x)
     for call in ways:
-        with pytest.raises(ValueError, match=r"(Linear|Conv.d)\(.*\): x has .*, expected \d"):
+        with pytest.raises(
+            ValueError, match=r"(Linear|Conv(?:Transpose)?.d)\(.*\): x has .*, expected \d"
+        ):
             call(x)
 
 
@@ -88,7 +95,7 @@ def test_dtypes(name, form):
     ways, x = calls(name)
     change, message = DTYPES[form]
     for call in ways:
-        with pytest.raises(TypeError, match=rf"(Linear|Conv.d)\(.*\): x .*{message}"):
+        with pytest.raises(TypeError, match=rf"(Linear|Conv(?:Transpose)?.d)\(.*\): x .*{message}"):
             call(change(x))
 
 
@@ -118,7 +125,7 @@ def test_gradients_of_another_dtype(name, form):
     layer = make()
     y, cache = layer.forward(random("x", shape, np.float32), training=True)
     change, message = DTYPES[form]
-    with pytest.raises(TypeError, match=rf"(Linear|Conv.d)\(.*\): dy .*{message}"):
+    with pytest.raises(TypeError, match=rf"(Linear|Conv(?:Transpose)?.d)\(.*\): dy .*{message}"):
         layer.backward(change(y), cache)
     for wrong in (y[:-1], y[..., None], y[..., :-1], y.T):
         with pytest.raises(ValueError, match=r"dy has shape .*, expected .*, the shape of y"):
@@ -157,8 +164,9 @@ def test_sizes_and_options(size):
         lambda: lm.Conv2d(3, 3, 2, stride=(1, value)),
         lambda: lm.Conv3d(3, 3, 2, dilation=value),
         lambda: lm.Conv1d(3, 3, 2, groups=value),
+        lambda: lm.ConvTranspose2d(3, 3, (2, value), stride=2),
     ):
-        with pytest.raises(error, match=rf"^(Linear|Conv.d)\(.*\): \w+ {message}"):
+        with pytest.raises(error, match=rf"^(Linear|Conv(?:Transpose)?.d)\(.*\): \w+ {message}"):
             make()
 
 

@@ -42,6 +42,7 @@ def test_weights_along():
     dense = made(K.Dense(3), table)
     conv2d = made(K.Conv2D(8, 3, strides=2, padding="same"), images)
     depthwise = made(K.DepthwiseConv2D(3, depth_multiplier=2), images)
+    conv2d_transpose = made(K.Conv2DTranspose(6, 3, strides=2, padding="same"), images)
     batchnorm = made(K.BatchNormalization(), images)
     keras_lstm = made(K.LSTM(8, return_sequences=True), steps)
     both = made(K.Bidirectional(K.LSTM(8, return_sequences=True)), steps)
@@ -50,6 +51,7 @@ def test_weights_along():
 
     linear, conv = lm.Linear(4, 3), lm.Conv2d(4, 8, 3, stride=2, padding="same")
     grouped = lm.Conv2d(4, 8, 3, groups=4)
+    transposed = lm.ConvTranspose2d(4, 6, 3, stride=2, padding="same")
     norm = lm.BatchNorm(4, momentum=0.99, eps=1e-3, unbiased=False)
     lstm, lstm_both = lm.LSTM(4, 8), lm.LSTM(4, 8, bidirectional=True)
     rnn, gru = lm.RNN(4, 8), lm.GRU(4, 8)
@@ -59,6 +61,7 @@ def test_weights_along():
     conv.weight, conv.bias = conv2d.get_weights()  # (K, K, C, O) in both
     kernel, grouped.bias = depthwise.get_weights()  # (K, K, C, M): the outputs of each input
     grouped.weight = kernel.reshape(3, 3, 1, -1)
+    transposed.weight, transposed.bias = conv2d_transpose.get_weights()  # (K, K, O, C) in both
     norm.gamma, norm.beta, norm.running_mean, norm.running_var = batchnorm.get_weights()
     lstm.weight_x, lstm.weight_h, lstm.bias = keras_lstm.get_weights()  # i, f, g (c), o in both
     for name, weight in zip(lstm_both.params, both.get_weights(), strict=True):
@@ -78,6 +81,7 @@ def test_weights_along():
     close(linear(table), dense(table))
     close(conv(images), conv2d(images))
     close(grouped(images), depthwise(images))
+    close(transposed(images), conv2d_transpose(images))
     close(norm(images), batchnorm(images))
     close(norm.forward(images, training=True)[0], batchnorm(images, training=True))
     _, _, running_mean, running_var = batchnorm.get_weights()
@@ -101,6 +105,17 @@ def test_same_padding(size, stride):
         if ours.params:
             ours.weight, ours.bias = made(theirs, x).get_weights()
         close(ours(x), theirs(x))
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize(("kernel", "stride"), [(1, 2), (2, 2), (2, 3), (3, 1), (4, 2), (5, 3)])
+def test_sizes_of_transposed_convolutions(kernel, stride, padding):
+    x = draw(2, 4, 5, 3)
+    theirs = made(K.Conv2DTranspose(4, kernel, stride, padding), x)
+    more = max(stride - kernel, 0) if padding == "valid" else 0  # Keras: no less than S s
+    ours = lm.ConvTranspose2d(3, 4, kernel, stride=stride, padding=padding, output_padding=more)
+    ours.weight, ours.bias = theirs.get_weights()
+    close(ours(x), theirs(x))
 
 
 def test_masks_and_lengths():

@@ -54,6 +54,7 @@ def test_weights_along():
     table, images, steps = draw(5, 4), draw(2, 4, 7, 9), draw(T, N, F)
     gemm_weight, gemm_bias = draw(3, 4), draw(3)
     conv_weight, conv_bias = draw(8, 2, 3, 2), draw(8)
+    back_weight, back_bias = draw(4, 3, 3, 2), draw(6)
     scale, offset, mean, var = draw(4), draw(4), draw(4), np.abs(draw(4))
     W, R, B = drawn(4)
     gru_W, gru_R, gru_B = drawn(3)
@@ -63,6 +64,9 @@ def test_weights_along():
 
     linear, norm = lm.Linear(4, 3), lm.BatchNorm(4, eps=1e-3, momentum=0.9, unbiased=False)
     conv = lm.Conv2d(4, 8, (3, 2), stride=2, padding=((1, 2), (0, 1)), groups=2)
+    transposed = lm.ConvTranspose2d(
+        4, 6, (3, 2), stride=2, padding=((1, 2), (0, 1)), output_padding=(1, 0), groups=2
+    )
     lstm = lm.LSTM(F, H, bidirectional=True, peepholes=True)
     coupled = lm.LSTM(F, H, bidirectional=True, peepholes=True, coupled=True, clip=2.0)
     gru, gru_before, rnn = (
@@ -74,6 +78,7 @@ def test_weights_along():
     # Take weights along
     linear.weight, linear.bias = gemm_weight.T, gemm_bias  # of Gemm with transB=1
     conv.weight, conv.bias = conv_weight.transpose(2, 3, 1, 0), conv_bias
+    transposed.weight, transposed.bias = back_weight.transpose(2, 3, 1, 0), back_bias
     norm.gamma, norm.beta, norm.running_mean, norm.running_var = scale, offset, mean, var
 
     def turned(a, there, here):
@@ -106,6 +111,9 @@ def test_weights_along():
     options = {"strides": [2, 2], "pads": [1, 0, 2, 1], "group": 2}
     (expected,) = run("Conv", 1, [images, conv_weight, conv_bias], **options)
     close(conv(last), expected.transpose(0, 2, 3, 1))
+    given, options = [images, back_weight, back_bias], {**options, "output_padding": [1, 0]}
+    (expected,) = run("ConvTranspose", 1, given, **options)
+    close(transposed(last), expected.transpose(0, 2, 3, 1))
     given = [images, scale, offset, mean, var]
     (expected,) = run("BatchNormalization", 1, given, epsilon=1e-3)
     close(norm(last), expected.transpose(0, 2, 3, 1))

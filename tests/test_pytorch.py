@@ -46,6 +46,7 @@ def test_weights_along():
     torch_linear, torch_norm = made(nn.Linear(4, 3)), made(nn.BatchNorm2d(4))
     torch_conv, torch_grouped = (made(nn.Conv2d(4, 8, (3, 2), groups=g)) for g in (1, 2))
     torch_conv1d = made(nn.Conv1d(4, 8, 3))
+    torch_transposed = made(nn.ConvTranspose2d(4, 6, (3, 2), 2, 1, (1, 0), groups=2))
     torch_embedding = made(nn.Embedding(9, 4))
     torch_rnn, torch_gru, torch_lstm, torch_projected, torch_deep, torch_deep_gru = (
         made(kind(4, 8, batch_first=True, **options))
@@ -62,6 +63,9 @@ def test_weights_along():
     linear, norm, embedding = lm.Linear(4, 3), lm.BatchNorm(4), lm.Embedding(9, 4)
     conv, grouped = (lm.Conv2d(4, 8, (3, 2), groups=g) for g in (1, 2))
     conv1d = lm.Conv1d(4, 8, 3)
+    transposed = lm.ConvTranspose2d(
+        4, 6, (3, 2), stride=2, padding=1, output_padding=(1, 0), groups=2
+    )
     rnn, gru, lstm = lm.RNN(4, 8), lm.GRU(4, 8), lm.LSTM(4, 8)
     projected = lm.LSTM(4, 8, projection=5)
     deep, deep_gru = (kind(4, 8, layers=2, bidirectional=True) for kind in (lm.LSTM, lm.GRU))
@@ -79,6 +83,9 @@ def test_weights_along():
     grouped.bias = numpy(torch_grouped.bias)
     conv1d.weight = numpy(torch_conv1d.weight).transpose(2, 1, 0)
     conv1d.bias = numpy(torch_conv1d.bias)
+    weight = numpy(torch_transposed.weight)  # (C, O/G, K, K) to (K, K, O/G, C)
+    transposed.weight = weight.transpose(2, 3, 1, 0)
+    transposed.bias = numpy(torch_transposed.bias)
 
     norm.gamma, norm.beta = numpy(torch_norm.weight), numpy(torch_norm.bias)
     norm.running_mean = numpy(torch_norm.running_mean)
@@ -129,6 +136,7 @@ def test_weights_along():
     for ours, theirs in ((conv, torch_conv), (grouped, torch_grouped), (norm, torch_norm)):
         close(ours(images), theirs(first(images)).permute(0, 2, 3, 1))
     close(conv1d(steps), torch_conv1d(torch.tensor(steps).mT).mT)
+    close(transposed(images), torch_transposed(first(images)).movedim(1, -1))
     numbers = RNG.integers(0, 9, (3, 6))
     close(embedding(numbers), torch_embedding(torch.tensor(numbers)))
     y, _ = norm.forward(images, training=True)

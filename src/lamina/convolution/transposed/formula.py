@@ -75,8 +75,9 @@ def forward(
     more = each(output_padding, rank)
     x = mask_steps(x, lengths)
     sizes = windows.inputs(x.shape[1:-1], more)
-    whole = tuple(size + sum(pair) for size, pair in zip(sizes, windows.pads, strict=True))
-    y = crop(input_gradient(x, weight, whole, windows, groups), windows.pads)  # (1), (2), (3)
+    uncut = tuple(size + sum(pair) for size, pair in zip(sizes, windows.pads, strict=True))
+    whole = input_gradient(x, weight, uncut, windows, groups)  # (1), (2)
+    y = crop(whole, windows.pads)  # (3)
     if bias is not None:
         y = y + bias  # (3)
     out_lengths = windows.input_lengths(lengths, more)
