@@ -22,7 +22,7 @@ What depends on shapes alone is a *plan*, made once: a `Correlation`.
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
@@ -395,6 +395,11 @@ class Correlation:
         """The bytes of its scratch."""
         return self.lists_at + 8 * math.prod(self.lists)
 
+    def cut(self, scratch: NDArray) -> tuple[NDArray, NDArray]:
+        """Return so many bytes as the blocks of the threads and the lists of segments."""
+        blocks = scratch[: self.scratch * self.dtype.itemsize].view(self.dtype)
+        return blocks, scratch[self.lists_at : self.bytes].view(np.int64).reshape(self.lists)
+
 
 def correlation(
     x: Ints, weight: Ints, groups: int, transposed: bool, axes: list[Taps],
@@ -529,19 +534,9 @@ def correlate(
     relu : bool
         Whether to write max(0, Y).
     """
-    scratch, segments = workspace(plan.scratch, plan.dtype), np.empty(plan.lists, np.int64)
-    if plan.packed and isinstance(weight, np.ndarray):  # to one memory, which stays in the caches
-        first, end = plan.spans[0]
-        panels = aligned((end - first) * plan.panel + plan.room, plan.dtype)
-    for first, end in plan.spans:
-        if isinstance(weight, Packed):
-            b = weight.panels[first * plan.panel :]
-        elif plan.packed:
-            pack_panels(plan, weight, first, end, b := panels)
-        else:
-            b = weight
-        rest = _places(plan, b, first, end, bias, relu, scratch, segments)
-        _launch(plan, rest, segments, x, y)
+    blocks, lists = workspace(plan.scratch, plan.dtype), np.empty(plan.lists, np.int64)
+    for rest in _calls(plan, weight, bias, relu, blocks, lists):
+        _launch(plan, rest, lists, x, y)
 
 
 def bind(
@@ -551,10 +546,11 @@ def bind(
 
     Weights that are not packed beforehand are for a plan that reads them as they lie.
     """
-    bound, lists = _bound(plan, weight, bias, relu, scratch)
+    blocks, lists = plan.cut(scratch)
+    calls = list(_calls(plan, weight, bias, relu, blocks, lists))
 
     def run(x: NDArray, y: NDArray) -> None:
-        for rest in bound:
+        for rest in calls:
             _launch(plan, rest, lists, x, y)
 
     return run
@@ -565,40 +561,41 @@ def ready(
     x: int, y: int, scratch: NDArray,
 ) -> pool.Ready | None:  # fmt: skip
     """Return what `bind` gives for what `held` says of x and y, if all panels are used together."""
-    bound, lists = _bound(plan, weight, bias, relu, scratch)
-    if len(bound) > 1:
+    if len(plan.spans) > 1:
         return None
-    return pool.ready(plan.kernel, math.prod(plan.grid), plan.fixed, (x, y, *bound[0]), lists)
+    blocks, lists = plan.cut(scratch)
+    (rest,) = _calls(plan, weight, bias, relu, blocks, lists)
+    return pool.ready(plan.kernel, math.prod(plan.grid), plan.fixed, (x, y, *rest), lists)
 
 
-def _bound(
-    plan: Correlation, weight: NDArray | Packed, bias: NDArray | None, relu: bool, scratch: NDArray
-) -> tuple[list[Task], NDArray]:
-    """Return `_places` for all panels, and the lists of segments."""
-    blocks = scratch[: plan.scratch * plan.dtype.itemsize].view(plan.dtype)
-    lists = scratch[plan.lists_at : plan.bytes].view(np.int64).reshape(plan.lists)
-    bound = []
-    for first, end in plan.spans:
-        b = weight.panels[first * plan.panel :] if isinstance(weight, Packed) else weight
-        bound.append(_places(plan, b, first, end, bias, relu, blocks, lists))
-    return bound, lists
+def _calls(
+    plan: Correlation, weight: NDArray | Packed, bias: NDArray | None, relu: bool,
+    blocks: NDArray, lists: NDArray,
+) -> Iterator[Task]:  # fmt: skip
+    """Return what the kernel is told beside x and y, call by call: once for each of the spans.
 
-
-def _places(
-    plan: Correlation, b: NDArray, first: int, end: int, bias: NDArray | None, relu: bool,
-    scratch: NDArray, segments: NDArray,
-) -> Task:  # fmt: skip
-    """Return what the kernel is told beside x and y, with the panels of B from `first` to `end`."""
+    Panels that are not packed beforehand are packed just before, to one memory, which stays in the
+    caches.
+    """
     start, start_col = (plan.zeros, 0) if bias is None else (bias, 1)
-    return (
-        address(scratch), address(plan.zeros), plan_of(plan.dtype).origin_at, address(segments),
-        address(b), first, end, address(start), start_col, int(relu),
-    )  # fmt: skip
+    if plan.packed and isinstance(weight, np.ndarray):
+        panels = aligned(plan.spans[0][1] * plan.panel + plan.room, plan.dtype)
+    for first, end in plan.spans:
+        if isinstance(weight, Packed):
+            b = weight.panels[first * plan.panel :]
+        elif plan.packed:
+            pack_panels(plan, weight, first, end, b := panels)
+        else:
+            b = weight
+        yield (
+            address(blocks), address(plan.zeros), plan_of(plan.dtype).origin_at, address(lists),
+            address(b), first, end, address(start), start_col, int(relu),
+        )  # fmt: skip
 
 
-def _launch(plan: Correlation, rest: Task, segments: NDArray, x: NDArray, y: NDArray) -> None:
+def _launch(plan: Correlation, rest: Task, lists: NDArray, x: NDArray, y: NDArray) -> None:
     at = held(x), held(y), *rest
-    pool.launch(plan.kernel, math.prod(plan.grid), plan.fixed, at, segments)
+    pool.launch(plan.kernel, math.prod(plan.grid), plan.fixed, at, lists)
 
 
 def pack_panels(plan: Correlation, weight: NDArray, first: int, end: int, into: NDArray) -> None:
