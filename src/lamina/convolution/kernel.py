@@ -123,7 +123,7 @@ class Forward:
             bind = partial(direct.bind, how, weights, bias, relu)
             ready = partial(direct.ready, how, weights, bias, relu)
             return plan.add_bound(case.y, bind, how.bytes, x, ready=ready)
-        return plan.add(case.y, lambda x, y: _compute(case, x, weights, bias, relu, y), x)
+        return plan.add(case.y, lambda x, y: y_of(case, x, weights, bias, relu, y), x)
 
     def _case(self, x: Ints, dtype: np.dtype[Any], padding: Pads) -> "Case":
         windows = Windows(*self.window, padding)
@@ -246,6 +246,17 @@ class Case:
         r"""The shape of y: N, \*Q, O."""
         return (self.x[0], *self.windows.outputs(self.x[1:-1]), self.weight[-1])
 
+    @property
+    def matrix(self) -> tuple[int, int]:
+        """The shape of the weight as a matrix: an output a column."""
+        *taps, o = self.weight
+        return math.prod(taps), o
+
+    @property
+    def options(self) -> tuple[Windows, str, int]:
+        """Windows, padding mode and groups."""
+        return self.windows, self.padding_mode, self.groups
+
     @cached_property
     def is_product(self) -> bool:
         """Whether the convolution is a product of matrices.
@@ -339,40 +350,32 @@ def _padded(case: Case) -> Case:
 # The passes
 
 
-def y_of(case: Case, x: NDArray, weight: _Weights, bias: NDArray | None, relu: bool) -> NDArray:
-    """Return y."""
-    y: NDArray = empty(case.y, x.dtype)
-    _compute(case, x, weight, bias, relu, y)
-    return y
-
-
-def _compute(
-    case: Case, x: NDArray, weight: _Weights, bias: NDArray | None, relu: bool, y: NDArray
-) -> None:
-    """Write y."""
+def y_of(
+    case: Case, x: NDArray, weight: _Weights, bias: NDArray | None = None, relu: bool = False,
+    y: NDArray | None = None,
+) -> NDArray:  # fmt: skip
+    """Return y, in the array that is given for it, if one is."""
+    y = empty(case.y, x.dtype) if y is None else y
     if not isinstance(weight, direct.Packed) and case.is_product:
-        *taps, o = case.weight
-        c = math.prod(taps)
+        c, o = case.matrix
         matmul.matmul(x, c, 1, weight, o, 1, y.size // o, o, c, y, bias, relu)
     elif y.size and isinstance(weight, np.ndarray) and case.is_narrow:
-        options = case.windows, case.padding_mode, case.groups
-        depthwise.forward(x, weight, bias, y, *options, relu)
+        depthwise.forward(x, weight, bias, y, *case.options, relu)
     elif y.size and not isinstance(weight, matmul.Packed):
         edges = weight.edges if isinstance(weight, direct.Packed) else None
         correlate(_plan(case, edges), x, weight, y, bias, relu)
+    return y
 
 
 def dw_of(case: Case, dy: NDArray, x: NDArray) -> NDArray:
     """Return dW; where padding repeats x, of x padded sample by sample."""
     if case.is_product:
         dweight = empty(case.weight, dy.dtype)
-        *taps, o = case.weight
-        c = math.prod(taps)
+        c, o = case.matrix
         matmul.matmul(x, 1, c, dy, o, 1, c, o, dy.size // o, dweight)
         return dweight
     if dy.size and case.is_narrow:
-        options = case.windows, case.padding_mode, case.groups
-        return depthwise.weight_gradient(x, dy, case.weight, *options)
+        return depthwise.weight_gradient(x, dy, case.weight, *case.options)
     dweight = empty(case.weight, dy.dtype)
     if not dy.size:
         dweight[...] = 0
@@ -395,15 +398,13 @@ def dx_of(case: Case, dy: NDArray, weight: NDArray, bias: NDArray | None = None)
     if not dx.size:
         return dx
     if case.is_product:
-        *taps, o = case.weight
-        c = math.prod(taps)
+        c, o = case.matrix
         if bias is not None and c > len(bias):  # x is one window: its channels are tap by tap
             bias = np.tile(bias, c // len(bias))
         matmul.matmul(dy, o, 1, weight, 1, o, dy.size // o, c, o, dx, bias)
         return dx
     if dy.size and case.is_narrow:
-        options = case.windows, case.padding_mode, case.groups
-        depthwise.input_gradient(dy, weight, dx, *options, bias)
+        depthwise.input_gradient(dy, weight, dx, *case.options, bias)
         return dx
     weight = weight.reshape(_three_axes(case.weight))
     if case.padding_mode == "zeros":

@@ -41,7 +41,7 @@ def backward(dy: NDArray, cache: tuple[Any, ...]) -> tuple[NDArray, dict[str, ND
     r"""Return dx, shape (N, \*S, C), and the gradients of weight and bias."""
     _, weight, _, lengths, out_lengths, case = cache
     dy = contiguous(mask_steps(dy, out_lengths))
-    dx = y_of(case, dy, weight, None, False)  # (5)
+    dx = y_of(case, dy, weight)  # (5)
     return mask_steps(dx, lengths), _gradients(dy, cache)
 
 
