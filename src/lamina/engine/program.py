@@ -20,14 +20,14 @@ from . import pool
 from .jit import DISABLED, held
 from .matmul import Given, contiguous
 from .memory import ALIGNMENT, LEAST, aligned, empty
+from .pool import Ready, Run
 
 NDArray = npt.NDArray[Any]
 Shape: TypeAlias = tuple[int, ...]
-Run: TypeAlias = Callable[..., Any]
-"""`run(*sources, target)` writes the target, a C-contiguous array as the sources are."""
 Bind: TypeAlias = Callable[[NDArray], Run]
-"""`bind(scratch)` returns what runs, and works in those bytes, which begin a cache line."""
-Prepare: TypeAlias = Callable[..., pool.Ready | None]
+"""`bind(scratch)` returns `run(*sources, target)`, which writes the target, and works in those
+bytes, which begin a cache line."""
+Prepare: TypeAlias = Callable[..., Ready | None]
 """`prepare(*sources, target, scratch)` returns a step as a call that is ready, if it can be one,
 for what `held` says of the arrays: it takes less time than what runs."""
 
@@ -233,7 +233,7 @@ class Program:
                 runs += [(step.bind(scratch), (*step.sources, step.target)) for step, _ in some]
         return Memory(arrays, runs, scratch)
 
-    def _ready(self, step: Step, arrays: list[Any], scratch: NDArray) -> pool.Ready | None:
+    def _ready(self, step: Step, arrays: list[Any], scratch: NDArray) -> Ready | None:
         """Return a step as a call that is ready, if it can be one."""
         if step.ready is None or DISABLED:
             return None
