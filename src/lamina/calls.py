@@ -25,7 +25,7 @@ Shape: TypeAlias = tuple[int, ...]
 Kind: TypeAlias = tuple[Shape, np.dtype[Any], int | None, bool, int, tuple[bool, ...]]
 """What a plan is for: the shape and dtype of x, the threads asked for, whether by formulas, whether
 denormal numbers count as zero, and the options of `_live`."""
-Run: TypeAlias = Callable[[NDArray], Any]
+Call: TypeAlias = Callable[[NDArray], Any]
 
 KINDS: Final = 16
 """For how many kinds a layer keeps plans."""
@@ -38,7 +38,7 @@ class Live(NamedTuple):
     layer still has these arrays; their values may have changed. By default there are none.
     """
 
-    bind: Callable[[Shape, np.dtype[Any]], Run | None]
+    bind: Callable[[Shape, np.dtype[Any]], Call | None]
     serves: Callable[[Any], bool] = lambda layer: True
 
 
@@ -86,7 +86,7 @@ class Known(NamedTuple):
     """A call that was planned; or was not, since it cannot be, or does not pay."""
 
     serves: Callable[[Any], bool]
-    run: Run | None
+    run: Call | None
 
 
 class Calls:
@@ -95,7 +95,7 @@ class Calls:
     def __init__(self) -> None:
         self.known: dict[Kind, Known | None] = {}
 
-    def program(self, x: NDArray, layer: "Layer", *options: bool) -> Run | None:
+    def program(self, x: NDArray, layer: "Layer", *options: bool) -> Call | None:
         """Return a function of x that does what the layer does of it, if there is one.
 
         There is for a kind that comes for the second time, if the layer takes such an x.
