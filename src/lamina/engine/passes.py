@@ -38,7 +38,7 @@ class Cell(NamedTuple):
     has_c: bool
 
 
-class Fixed(NamedTuple):
+class FixedCell(NamedTuple):
     """How to compute with weights that will not change: `infer`, and a plan if there is one.
 
     `step` is given x_t and the state, which lie row by row, and returns y_t, which is not the
@@ -242,7 +242,7 @@ def _planned(cell: Cell, weights: Weights) -> Planned | None:
     return functools.partial(recurrent.planned, cell.forward, cell.has_c, weights)
 
 
-def fixed(cell: Cell, given: Given) -> Fixed:
+def fixed(cell: Cell, given: Given) -> FixedCell:
     """Return how to compute with weights that will not change, and are packed once."""
     weights = _contiguous(given)._replace(panels={})
     stepper = functools.cache(functools.partial(recurrent.stepper, cell.forward, weights))
@@ -267,4 +267,4 @@ def fixed(cell: Cell, given: Given) -> Fixed:
     ) -> tuple[NDArray, State, None]:
         return _run(cell, x, state, weights, lengths, mask, reverse, y, keep=False)
 
-    return Fixed(infer, step, _planned(cell, weights))
+    return FixedCell(infer, step, _planned(cell, weights))

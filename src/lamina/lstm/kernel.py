@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..engine import passes
-from ..engine.passes import Bound, Cache, Cell, Fixed, Planned
+from ..engine.passes import Bound, Cache, Cell, FixedCell, Planned
 from . import cell
 
 NDArray = npt.NDArray[Any]
@@ -37,7 +37,7 @@ def infer(
     return passes.infer(CELL, x, state, weights, lengths, mask, reverse, y)
 
 
-def fixed(*weights: NDArray | None) -> Fixed:
+def fixed(*weights: NDArray | None) -> FixedCell:
     """Return how to compute with weights that will not change, packed once."""
     return passes.fixed(CELL, weights)
 

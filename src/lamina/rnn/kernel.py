@@ -5,7 +5,7 @@ from typing import Any, Final
 import numpy.typing as npt
 
 from ..engine import passes
-from ..engine.passes import Bound, Cache, Cell, Fixed, Planned
+from ..engine.passes import Bound, Cache, Cell, FixedCell, Planned
 from . import cell
 
 NDArray = npt.NDArray[Any]
@@ -42,7 +42,7 @@ def infer(
     return passes.infer(CELLS[activation], x, state, weights, lengths, mask, reverse, y)
 
 
-def fixed(*weights: NDArray | None, activation: str = "tanh") -> Fixed:
+def fixed(*weights: NDArray | None, activation: str = "tanh") -> FixedCell:
     """Return how to compute with weights that will not change, packed once."""
     return passes.fixed(CELLS[activation], weights)
 
