@@ -189,6 +189,14 @@ class Recurrent(Layer):
             found.append(a)
         return tuple(found)
 
+    def _each(self, make: Callable[..., Any]) -> dict[str, Any]:
+        """Return what a function makes of the weights of each layer and direction, by suffix."""
+        return {
+            suffix: make(*self._weights(suffix), **self.cell)
+            for layer in range(self.layers)
+            for suffix in self._suffixes(layer)
+        }
+
     def initialize(self, rng: initializers.RNG = None) -> Self:
         """Draw all parameters anew, and the keys of the Dropout layers; return the layer."""
         rng = initializers.generator(rng)
@@ -438,11 +446,7 @@ class Recurrent(Layer):
         functions = self._functions()
         if not hasattr(functions, "fixed"):
             return super()._fixed()
-        fixed = {
-            suffix: functions.fixed(*self._weights(suffix), **self.cell)
-            for layer in range(self.layers)
-            for suffix in self._suffixes(layer)
-        }
+        fixed = self._each(functions.fixed)
         infers = {suffix: one.infer for suffix, one in fixed.items()}
         run = [one.step for one in fixed.values()]
         plans = {suffix: one.plan for suffix, one in fixed.items()}
@@ -509,9 +513,7 @@ class Recurrent(Layer):
                 return bound
 
             return Live(bind, has_all(self))
-        suffixes = [suffix for layer in range(self.layers) for suffix in self._suffixes(layer)]
-        plans = {suffix: functions.live(*self._weights(suffix), **self.cell) for suffix in suffixes}
-        plan = self._plans(plans)
+        plan = self._plans(self._each(functions.live))
         return None if plan is None else Live(by_steps(plan), has_all(self))
 
     def _plans(
