@@ -773,7 +773,7 @@ def test_products_around_every_edge_of_a_tile(dtype):
     rng, n = np.random.default_rng(0), tile.lanes(dtype)
     widths = {w * n + d for w in (1, 2, 4, 8, 12) for d in (-1, 0, 1)} | {1, 2, 3}
     most = {tile.tallest(v) for v in tile.WIDTHS}
-    packed = matmul.REUSED * tile.tallest(matmul.plan_of(dtype).wide)
+    packed = matmul.REUSED * tile.tallest(matmul.machine_of(dtype).wide)
     heights = {h + d for h in most for d in (0, 1)} | {packed, packed + 1, 2 * packed + 3}
     for turn, (m, w) in enumerate(itertools.product(sorted(heights), sorted(widths))):
         k = (1, 2, 17)[turn % 3]
@@ -849,16 +849,16 @@ def test_what_is_packed_beforehand_gives_the_same_bits(dtype):
 
 @by_dtype
 def test_what_is_left_of_a_panel_is_zero(dtype):
-    plan, k = matmul.plan_of(dtype), 5
-    lane = plan.lane
+    machine, k = matmul.machine_of(dtype), 5
+    lane = machine.lane
     for columns in (1, lane - 1, lane, lane + 1, 3 * lane - 2):
         b = random("b", (k, columns), dtype)
         width = -(-columns // lane) * lane
         for held, strides in ((b, (columns, 1)), (np.ascontiguousarray(b.T), (1, k))):
             panel = np.full((k + 1, width + lane), np.nan, dtype)
             jit.run(
-                matmul.pack_panel, k, columns, plan.size, lane, *plan.codes[1:], plan.zeros_at,
-                held.ctypes.data, *strides, panel.ctypes.data, width + lane,
+                matmul.pack_panel, k, columns, machine.size, lane, *machine.codes[1:],
+                machine.zeros_at, held.ctypes.data, *strides, panel.ctypes.data, width + lane,
             )  # fmt: skip
             expected = np.full_like(panel, np.nan)
             expected[:k, :width] = np.pad(b, ((0, 0), (0, width - columns)))

@@ -29,7 +29,7 @@ import numpy.typing as npt
 
 from ..engine import jit, pool
 from ..engine.jit import Arguments, Task, address, call
-from ..engine.matmul import SERIAL, plan_of
+from ..engine.matmul import SERIAL, machine_of
 from ..engine.memory import LINE, workspace
 from ..engine.taps import (
     MOST,
@@ -461,7 +461,7 @@ def _given(
 
 def _ring(plan: _Plan, x: NDArray, parts: int) -> tuple[Task, NDArray, NDArray]:
     """Return what is told of the slots, which rows of X they hold, and their memory, to keep."""
-    machine, channels = plan_of(x.dtype), x.shape[-1]
+    machine, channels = machine_of(x.dtype), x.shape[-1]
     lane, vectors = machine.lane, -(-channels // machine.lane)
     pitch = vectors * lane + LINE // machine.size
     scratch = workspace(parts * (plan.slots * plan.sources[2] * pitch + APART), x.dtype)
@@ -477,7 +477,7 @@ def _correlate(
     y: NDArray, kernel: Ints, relu: bool,
 ) -> None:  # fmt: skip
     """Write y, given x and weights (*K, inputs of a group, channels of y)."""
-    machine = plan_of(x.dtype)
+    machine = machine_of(x.dtype)
     size, lane, o = machine.size, machine.lane, y.shape[-1]
     parts = count_threads() if y.size * weight.size // o > SERIAL else 1
     segments = np.empty((parts, 6, plan.longest), np.int64)

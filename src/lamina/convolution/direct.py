@@ -32,7 +32,7 @@ import numpy.typing as npt
 
 from ..engine import jit, pool
 from ..engine.jit import Arguments, Task, address, call, data, held, int64
-from ..engine.matmul import SERIAL, SERIAL_PLANNED, grid, pack_panel, plan_of
+from ..engine.matmul import SERIAL, SERIAL_PLANNED, grid, machine_of, pack_panel
 from ..engine.memory import ALIGNMENT, LEVEL_2, LEVEL_3, aligned, workspace
 from ..windows import Ints
 
@@ -432,9 +432,9 @@ def correlation(
     edges : tuple of int, optional
         Those of weights packed beforehand.
     """
-    plan = plan_of(dtype)
-    size, lane, heights = plan.size, plan.lane, plan.heights
-    tile, copy, transpose = plan.codes
+    machine = machine_of(dtype)
+    size, lane, heights = machine.size, machine.lane, machine.heights
+    tile, copy, transpose = machine.codes
     deep, rows, columns = axes
     n, _, high, wide, c = x
     kernel, (rows_w, last_w) = weight[:3], weight[3:]
@@ -472,7 +472,7 @@ def correlation(
     least = -(-4 * threads // (n * deep.count * rows.count))
     room = SCRATCH if depth * outputs * size <= RESIDENT else WIDER
     strips, runs = _strips(columns, c, room // (lines * c * size), least)
-    block, every, copied, scratch, zeros = min(BLOCK, rows.count), 1, lines, 0, plan.zeros
+    block, every, copied, scratch, zeros = min(BLOCK, rows.count), 1, lines, 0, machine.zeros
     if (strips[:, 2] < 0).any():
         zeros = zeros_of(max(ZEROS, c), dtype)
         most = (strips[:, 1] - strips[:, 0]).max()
@@ -588,7 +588,7 @@ def _calls(
         else:
             b = weight
         yield (
-            address(blocks), address(plan.zeros), plan_of(plan.dtype).origin_at, address(lists),
+            address(blocks), address(plan.zeros), machine_of(plan.dtype).origin_at, address(lists),
             address(b), first, end, address(start), start_col, int(relu),
         )  # fmt: skip
 
@@ -607,9 +607,9 @@ def pack_panels(plan: Correlation, weight: NDArray, first: int, end: int, into: 
 def pack(weight: NDArray) -> Packed:
     """Return weights, shape (KD, KH, KW, C, O), packed for inputs of any size."""
     *kernel, c, o = weight.shape
-    plan, n = plan_of(weight.dtype), 840  # the widths of panels are those for so many columns
+    machine, n = machine_of(weight.dtype), 840  # the widths of panels are those for so many columns
     depth = math.prod(kernel) * c
-    edges = edges_of(n, o, depth, plan.size, plan.lane, plan.heights)
+    edges = edges_of(n, o, depth, machine.size, machine.lane, machine.heights)
     axes = [
         Taps(tuple(range(k)), 1, 1, q, np.arange(q + k - 1))
         for k, q in zip(kernel, (1, 1, n), strict=True)

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from ..engine import jit, pool
 from ..engine.jit import Arguments, Task, address, call, int64
-from ..engine.matmul import SERIAL, grid, pack_panel, plan_of
+from ..engine.matmul import SERIAL, grid, machine_of, pack_panel
 from ..engine.memory import LEVEL_2, LINE, workspace
 from ..engine.tile import panel_vectors
 from ..windows import Ints
@@ -206,8 +206,8 @@ def product(
     threads : int
         How many there are for large work.
     """
-    plan = plan_of(dtype)
-    size, lane, heights = plan.size, plan.lane, plan.heights
+    machine = machine_of(dtype)
+    size, lane, heights = machine.size, machine.lane, machine.heights
     kd, kh, kw, rows, total = dw
     outputs, all_rows, wide = total // groups, kd * kh * kw * rows, dy[3]
     run, taps_w = rows, kw
@@ -229,11 +229,11 @@ def product(
     cols, parts = grid(len(edges) - 1, groups * tiles, threads)
     held = positions * (ldt + min(span, len(edges) - 1) * widest * lane)
     shape = (
-        parts, cols, size, lane, *plan.codes[:2], tiles, stack, block, chunks, span, held, ldt,
+        parts, cols, size, lane, *machine.codes[:2], tiles, stack, block, chunks, span, held, ldt,
         lines, wide, groups, all_rows, outputs, total,
     )  # fmt: skip
     windows = (
-        size, lane, plan.codes[1], ldt, x[0], *dy[1:3], *x[1:], kh, taps_w, *stride, *dilation,
+        size, lane, machine.codes[1], ldt, x[0], *dy[1:3], *x[1:], kh, taps_w, *stride, *dilation,
         *before, rows, run,
     )  # fmt: skip
     fixed = Arguments(shape, windows, np.array(edges))
@@ -246,9 +246,9 @@ def multiply(plan: Product, x: NDArray, dy: NDArray, dw: NDArray, add: bool) -> 
     """Write dW, as planned, or add it to what dw holds."""
     dtype = dy.dtype
     scratch = workspace(plan.scratch, dtype)
-    engine = plan_of(dtype)
+    machine = machine_of(dtype)
     at = (
-        address(x), address(dy), address(dw), address(plan.zeros), engine.origin_at,
+        address(x), address(dy), address(dw), address(plan.zeros), machine.origin_at,
         address(scratch), int(not add),
     )  # fmt: skip
     pool.launch(_tiles, plan.parts, plan.fixed, at)

@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from ..engine import jit, pool
 from ..engine.jit import Arguments, Task, address, call
-from ..engine.matmul import SERIAL, plan_of
+from ..engine.matmul import SERIAL, machine_of
 from ..engine.memory import LEVEL_2, workspace
 from ..windows import Ints
 from .direct import cycles, edges_of, zeros_of
@@ -171,8 +171,8 @@ def narrow(
     threads : int
         How many there are for large work.
     """
-    plan = plan_of(dtype)
-    size, lane, heights = plan.size, plan.lane, plan.heights
+    machine = machine_of(dtype)
+    size, lane, heights = machine.size, machine.lane, machine.heights
     (kd, kh, kw, c, o), (high, wide) = weight, dx[2:4]
     if c >= lane:
         return None
@@ -200,14 +200,14 @@ def narrow(
     parts = min(threads, units) if work > SERIAL else 1
     held = planes * slots * o * pitch + rows * out
     shape = (
-        parts, size, lane, *plan.codes, chunks, pitch, out, planes, slots, held,
+        parts, size, lane, *machine.codes, chunks, pitch, out, planes, slots, held,
     )  # fmt: skip
     windows = (
         *dx, *dy[1:], kd, kh, reach, low, *stride, *dilation[:2], *before[:2],
     )  # fmt: skip
     return Narrow(
         ((kd, kh, reach, o, s, c), [(k, e - low, p) for k, e, p in meets]), parts,
-        Arguments(shape, windows, plan_of(dtype).heights, np.array(edges)), parts * held,
+        Arguments(shape, windows, machine_of(dtype).heights, np.array(edges)), parts * held,
         (parts, 3, max(kd * kh * reach, planes * slots)),
         zeros_of(max(pitch, longest * rows + lane, 8 * lane), dtype),
         lane * max(end - first for first, end in itertools.pairwise(edges)),

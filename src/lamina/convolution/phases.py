@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from ..engine import jit, pool
 from ..engine.jit import Arguments, Task, address, call, data, held
-from ..engine.matmul import plan_of
+from ..engine.matmul import machine_of
 from ..windows import Ints
 from .direct import Correlation, Taps, correlate, correlation, zeros_of
 from .narrow import Narrow, narrow, write
@@ -92,7 +92,7 @@ def gradient(
     ]
     n, _, height, width, c = dx
     apart = height * width * c, width * c, c
-    machine, parts = plan_of(dtype), threads if math.prod(dx) > ALONE else 1
+    machine, parts = machine_of(dtype), threads if math.prod(dx) > ALONE else 1
     correlations, unmet = [], []
     for phases in itertools.product(*axes):
         taps = [phase.taps for phase in phases if phase.taps is not None]

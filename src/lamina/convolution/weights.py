@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from ..engine import jit, pool
 from ..engine.jit import Arguments, Task, address, call, int64
-from ..engine.matmul import SERIAL, pack_panel, plan_of
+from ..engine.matmul import SERIAL, machine_of, pack_panel
 from ..engine.memory import empty, workspace
 from ..windows import Ints
 from .blocks import bounds, copy_rows, count, cut
@@ -137,8 +137,8 @@ def weights(
     planes, (_, _, high, wide, _) = dy[0] * dy[1], dy
     if groups > 1:
         return product(x, dy, dw, *moves)
-    plan = plan_of(dtype)
-    size, lane, heights = plan.size, plan.lane, plan.heights
+    machine = machine_of(dtype)
+    size, lane, heights = machine.size, machine.lane, machine.heights
     # Taps that lie apart are rows of taps of their own.
     taps_w, rows, reach = 1, kw * c, kw
     if dilation[2] > 1:
@@ -170,12 +170,12 @@ def weights(
     if packs:
         held += together * lines * columns * widest * lane
     shape = (
-        parts, chunks, size, lane, *plan.codes[:2], together, lines, columns, planes, high, wide,
+        parts, chunks, size, lane, *machine.codes[:2], together, lines, columns, planes, high, wide,
         kd, kh, taps_w, rows, stride[2] * c, stride[1], dilation[1] // every, dilation[2] * c,
         slots, pitch, held, widest, int(packs), o,
     )  # fmt: skip
     windows = (
-        size, lane, plan.codes[1], dy[1], *x[1:], kd, kh, reach, *stride, *dilation[:2], *before,
+        size, lane, machine.codes[1], dy[1], *x[1:], kd, kh, reach, *stride, *dilation[:2], *before,
         every, slots, pitch,
     )  # fmt: skip
     return Chunks(

@@ -37,7 +37,7 @@ import numpy.typing as npt
 
 from ..engine import jit
 from ..engine.jit import Arguments, Task, call, data, int64
-from ..engine.matmul import SERIAL, SERIAL_PLANNED, grid, pack_panel, plan_of
+from ..engine.matmul import SERIAL, SERIAL_PLANNED, grid, machine_of, pack_panel
 from ..engine.memory import LEVEL_2, LINE, lasting
 from ..engine.patches import patches
 from ..windows import Ints
@@ -327,14 +327,14 @@ def winograd(
     given : bool
         Whether U is given, packed beforehand.
     """
-    plan = plan_of(dtype)
-    size, lane = plan.size, plan.lane
-    tile, copy, transpose = plan.codes
+    machine = machine_of(dtype)
+    size, lane = machine.size, machine.lane
+    tile, copy, transpose = machine.codes
     (n, out_d, high, across, o), kd, c = y, weight[0], x[4]
     image, terms = (n * out_d, -(-high // 2), -(-across // 2)), kd * c
     length = 16 * terms  # elements of V for a tile, of U for an output
     largest = max(1, LARGE // (length * size))
-    wide = min(plan.wide, -(-o // lane), max(1, largest // lane))
+    wide = min(machine.wide, -(-o // lane), max(1, largest // lane))
     if math.prod(image) * 36 * terms * o <= (SERIAL_PLANNED if given else SERIAL):
         threads = 1
     panels, equal = -(-o // (lane * wide)), -(-math.prod(image) // threads)
@@ -404,9 +404,9 @@ def weights(
     x: Ints, dy: Ints, weight: Ints, before: Ints, dtype: np.dtype[Any], threads: int
 ) -> Chunks:
     """Plan dW, with shapes as `winograd` has them for x, y and weight."""
-    plan = plan_of(dtype)
-    size, lane, wide = plan.size, plan.lane, plan.wide
-    tile, copy, _ = plan.codes
+    machine = machine_of(dtype)
+    size, lane, wide = machine.size, machine.lane, machine.wide
+    tile, copy, _ = machine.codes
     (n, out_d, high, across, o), kd, c = dy, weight[0], x[4]
     image = n * out_d, -(-high // 2), -(-across // 2)
     if math.prod(image) * 36 * kd * c * o <= SERIAL:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from . import jit, pool
 from .few import few_rows
 from .jit import Code, address, call, held, int64, item
-from .matmul import BEFORE, IN_PLACE, WITHIN, plan_of
+from .matmul import BEFORE, IN_PLACE, WITHIN, machine_of
 from .memory import empty
 from .mode import flush as flush_code
 from .steps import (
@@ -233,17 +233,17 @@ def _panels(matrix: NDArray, gates: int, parts: int, width: int) -> NDArray:
 
     Gates take whole vectors; the first column u of a part is at element u · k of its gate.
     """
-    plan, (k, columns) = plan_of(matrix.dtype), matrix.shape
+    machine, (k, columns) = machine_of(matrix.dtype), matrix.shape
     hidden = columns // gates
-    vectors = -(-hidden // plan.lane)
-    panels = empty(k * gates * vectors * plan.lane, matrix.dtype)
+    vectors = -(-hidden // machine.lane)
+    panels = empty(k * gates * vectors * machine.lane, matrix.dtype)
     for g in range(parts):
-        u0, u1 = vectors * g // parts * plan.lane, vectors * (g + 1) // parts * plan.lane
+        u0, u1 = vectors * g // parts * machine.lane, vectors * (g + 1) // parts * machine.lane
         for q in range(gates):
             jit.run(
-                pack, 0, 1, 0, k, k, min(hidden, u1) - u0, width, plan.size, plan.lane,
-                *plan.codes[1:], plan.zeros_at, address(matrix[:, q * hidden + u0 :]), columns, 1,
-                address(panels[(q * vectors * plan.lane + u0) * k :]),
+                pack, 0, 1, 0, k, k, min(hidden, u1) - u0, width, machine.size, machine.lane,
+                *machine.codes[1:], machine.zeros_at, address(matrix[:, q * hidden + u0 :]),
+                columns, 1, address(panels[(q * vectors * machine.lane + u0) * k :]),
             )  # fmt: skip
     return panels
 
@@ -301,7 +301,7 @@ def _plan(
     keep: bool, sides: int, flushing: int,
 ) -> _Plan:  # fmt: skip
     """Choose how to go forward."""
-    plan = plan_of(dtype)
+    machine = machine_of(dtype)
     gates, chunk = columns // hidden, max(1, AHEAD // n)
     width, width_x = (widest(rows, hidden // parts, dtype) for rows in (n, chunk * n))
     # A thread's columns of several gates lie apart in each row: panels bring them together.
@@ -309,20 +309,20 @@ def _plan(
     soon = gates > 1 or hidden * columns >= LARGE
     if n == 1 and steps < (MANY // 2 if soon else MANY) and not before:
         way = IN_PLACE
-    padded = -(-hidden // plan.lane) * plan.lane * (way == WITHIN)
+    padded = -(-hidden // machine.lane) * machine.lane * (way == WITHIN)
     (panels_x, panels_h, sums, x_ahead, states, modes), work = places(
-        plan.size, padded * inputs * (gates if steps > chunk else 1), padded * hidden * gates,
-        chunk * n * columns, parts * chunk * n * inputs, 2 * n * hidden, parts * 8 // plan.size,
+        machine.size, padded * inputs * (gates if steps > chunk else 1), padded * hidden * gates,
+        chunk * n * columns, parts * chunk * n * inputs, 2 * n * hidden, parts * 8 // machine.size,
     )  # fmt: skip
     zeros, ones = zeros_and_ones(hidden, dtype)
     constants = jit.Constants(
-        parts, steps, chunk, stride, plan.size, plan.lane, *plan.codes[:2], plan.origin_at,
-        cell(dtype), width, width_x, inputs, hidden, gates, n, int(bias), hidden * masked,
-        int(cells), int(keep), flush_code(dtype), flushing, address(plan.heights),
-        few_rows(dtype) if way == IN_PLACE else 0, way, address(zeros), panels_x, panels_h, sums,
-        x_ahead, states, modes, turn, *columns_of(sides, turn, hidden),
+        parts, steps, chunk, stride, machine.size, machine.lane, *machine.codes[:2],
+        machine.origin_at, cell(dtype), width, width_x, inputs, hidden, gates, n, int(bias),
+        hidden * masked, int(cells), int(keep), flush_code(dtype), flushing,
+        address(machine.heights), few_rows(dtype) if way == IN_PLACE else 0, way, address(zeros),
+        panels_x, panels_h, sums, x_ahead, states, modes, turn, *columns_of(sides, turn, hidden),
     )  # fmt: skip
-    return _Plan(width, width_x, work, plan.zeros, ones, constants)
+    return _Plan(width, width_x, work, machine.zeros, ones, constants)
 
 
 def backward(
@@ -359,15 +359,15 @@ def _plan_back(
     turn: int, hidden: int, columns: int, masked: bool, sides: int, flushing: int,
 ) -> _PlanBack:  # fmt: skip
     """Choose how to go backward."""
-    plan = plan_of(dtype)
+    machine = machine_of(dtype)
     zeros, _ = zeros_and_ones(hidden, dtype)
-    padded = -(-hidden // plan.lane) * plan.lane
-    (_, modes), work = places(plan.size, padded * columns, parts * 8 // plan.size)
+    padded = -(-hidden // machine.lane) * machine.lane
+    (_, modes), work = places(machine.size, padded * columns, parts * 8 // machine.size)
     constants = jit.Constants(
-        parts, steps, stride, plan.size, plan.lane, plan.codes[0], scale(dtype), plan.origin_at,
-        cell(dtype), widest(n, hidden // parts, dtype), hidden, columns // hidden, int(masked),
-        address(zeros), flush_code(dtype), flushing, address(plan.heights), *plan.codes[1:],
-        modes, turn, *columns_of(sides, turn, hidden),
+        parts, steps, stride, machine.size, machine.lane, machine.codes[0], scale(dtype),
+        machine.origin_at, cell(dtype), widest(n, hidden // parts, dtype), hidden,
+        columns // hidden, int(masked), address(zeros), flush_code(dtype), flushing,
+        address(machine.heights), *machine.codes[1:], modes, turn, *columns_of(sides, turn, hidden),
     )  # fmt: skip
     return _PlanBack(work, constants)
 

@@ -287,7 +287,7 @@ def grid(m: int, vectors: int, threads: int, copied: int = 0, wide: int = 1) -> 
     return best[1:]
 
 
-class Plan:
+class Machine:
     """What a machine and a dtype ask of a product, looked up once."""
 
     def __init__(self, dtype: np.dtype[Any]) -> None:
@@ -300,15 +300,15 @@ class Plan:
         self.zeros_at, self.origin_at = address(self.zeros), address(self.origin)
 
 
-_plans: dict[Any, Plan] = {}
+_machines: dict[Any, Machine] = {}
 
 
-def plan_of(dtype: np.dtype[Any]) -> Plan:
-    """Return the plan of a dtype."""
-    plan = _plans.get(dtype)
-    if plan is None:
-        plan = _plans.setdefault(dtype, Plan(dtype))  # one for all threads, and for good
-    return plan
+def machine_of(dtype: np.dtype[Any]) -> Machine:
+    """Return what the machine asks of products in a dtype."""
+    machine = _machines.get(dtype)
+    if machine is None:
+        machine = _machines.setdefault(dtype, Machine(dtype))  # one for all threads, and for good
+    return machine
 
 
 _READY: Final = 0x101  # of NumPy's flags: C_CONTIGUOUS and ALIGNED
@@ -375,8 +375,8 @@ def product(
 
     So many arrays of the size of C go through the caches before it is read.
     """
-    plan = plan_of(dtype)
-    lane, wide, few, past = plan.lane, plan.wide, 0, False
+    machine = machine_of(dtype)
+    lane, wide, few, past = machine.lane, machine.wide, 0, False
     if m * -(-n // lane) * k <= SERIAL_VECTORS and max(n * k, m * n) <= SERIAL_B:
         count = 1
     turned = b_col != 1 and not bias and not relu and _better_turned(m, n, k, lane)
@@ -384,14 +384,14 @@ def product(
         m, n, a_row, a_col, b_row, b_col = n, m, b_col, b_row, a_col, a_row
 
     def tiles(wide: int) -> int:
-        return -(-m // int(plan.heights[wide]))
+        return -(-m // int(machine.heights[wide]))
 
     vectors = -(-n // lane)
     way = BEFORE if before else IN_PLACE
     if not before and b_col == 1 and m == 1 and a_col == 0:
         way, wide, few = ROWS, MOST, few_sums(dtype)
     elif not before and b_col == 1 and k <= MOST < m:
-        past = past_caches(arrays, m * n * plan.size)
+        past = past_caches(arrays, m * n * machine.size)
         way, wide, few = ROWS, MOST, (few_rows_past if past else few_terms)(dtype)
     elif not before and b_col == 1 and m <= MOST and vectors >= FEW:
         way, wide, few = ROWS, MOST, few_rows(dtype)
@@ -405,30 +405,30 @@ def product(
     m_parts, n_parts = grid(m, vectors, count, 0 if before else COPY, wide)
     if few:  # whole rows of C where there are many, for they lie along memory
         m_parts, n_parts = (count, 1) if m > MOST else (1, count)
-    reused = (REUSED - (n * k > LARGE)) * plan.heights[wide]
+    reused = (REUSED - (n * k > LARGE)) * machine.heights[wide]
     if way == IN_PLACE and (b_col != 1 or -(-m // m_parts) > reused):
         way = WITHIN
     span = max(1, min(COLUMNS // (lane * wide), -(-panels // n_parts)))
     terms = TERMS if m > MOST else FEW_TERMS
-    height = int(plan.heights[wide])
+    height = int(machine.heights[wide])
     block = min(-(-m // m_parts), BLOCK if k > SHORT else SMALL)
     if k <= SHORT and a_col != 1:
         height = SMALL  # of strips: the lines of so few terms stay in level 1
     if way >= ROWS:
-        span, height = max(1, IN_CACHE // (MOST * lane * plan.size)), MOST
+        span, height = max(1, IN_CACHE // (MOST * lane * machine.size)), MOST
         if past:  # a line of memory after the other
             span, height = vectors, 1
         elif k <= MOST < m:
             span, height = vectors, m
-    packs = way == WITHIN and b_col == 1 and (wide, height) == (plan.wide, plan.heights[wide])
+    packs = way == WITHIN and b_col == 1 and (wide, height) == (machine.wide, machine.heights[wide])
     group = 1
     if way == WITHIN and b_col == 1 and -(-m // m_parts) >= GROUPED * height:
-        group = min(max(1, PIECE // (wide * lane * plan.size)), span)
+        group = min(max(1, PIECE // (wide * lane * machine.size)), span)
     packing = height if packs and group == 1 else 0
     gap = -(-min(k, terms) * wide * lane // LINE) * LINE + LINE
     tall, a_room, room = block, 0, 0
-    near = a_col == 1 and a_row * plan.size <= NEAR
-    copied = COPIED if a_col * plan.size % ALIAS else IN_ONE_SET
+    near = a_col == 1 and a_row * machine.size <= NEAR
+    copied = COPIED if a_col * machine.size % ALIAS else IN_ONE_SET
     if way in (WITHIN, BEFORE) and panels >= copied * n_parts and not near:
         a_room = -(-block // height) * strip(min(k, terms), height, lane)
         tall = block if a_col == 1 else height
@@ -439,13 +439,13 @@ def product(
     c_room = -(-m // m_parts) * n if turned else 0
     room = -(-(room + a_room + c_room) // LINE) * LINE
     constants = jit.Constants(
-        m_parts, n_parts, m, n, k, plan.size, lane, wide, height, tall,
-        plan.codes[0], copy(dtype), spread(dtype), transpose(dtype),
+        m_parts, n_parts, m, n, k, machine.size, lane, wide, height, tall,
+        machine.codes[0], copy(dtype), spread(dtype), transpose(dtype),
         a_row, a_col, b_row, b_col, way, int(bias), int(relu), span, terms, room, a_room,
-        c_room, block, gap, plan.origin_at, plan.zeros_at, few,
+        c_room, block, gap, machine.origin_at, machine.zeros_at, few,
         tile_packing(dtype) if packing else 0, packing, group,
     )  # fmt: skip
-    return Product(m_parts * n_parts, m_parts * n_parts * room, turned, plan.zeros, constants)
+    return Product(m_parts * n_parts, m_parts * n_parts * room, turned, machine.zeros, constants)
 
 
 @dataclass(frozen=True, eq=False)
@@ -462,17 +462,17 @@ class Packed:
 
 def pack(b: NDArray, b_row: int, b_col: int, n: int, k: int) -> Packed:
     """Return B packed, to stand in the place of b in `matmul`; of the strides, one is 1."""
-    plan = plan_of(b.dtype)
-    vectors = -(-n // plan.lane)
-    panels = np.zeros(vectors * plan.lane * k + ALIGNMENT // plan.size, b.dtype)
-    panels = panels[-panels.ctypes.data % ALIGNMENT // plan.size :]
-    for v in range(0, vectors if k else 0, plan.wide):
-        width, j = min(plan.wide, vectors - v), v * plan.lane
-        columns = min(n - j, width * plan.lane)
+    machine = machine_of(b.dtype)
+    vectors = -(-n // machine.lane)
+    panels = np.zeros(vectors * machine.lane * k + ALIGNMENT // machine.size, b.dtype)
+    panels = panels[-panels.ctypes.data % ALIGNMENT // machine.size :]
+    for v in range(0, vectors if k else 0, machine.wide):
+        width, j = min(machine.wide, vectors - v), v * machine.lane
+        columns = min(n - j, width * machine.lane)
         jit.run(
-            pack_panel, k, columns, plan.size, plan.lane, *plan.codes[1:], plan.zeros_at,
-            address(b) + j * b_col * plan.size, b_row, b_col, address(panels) + j * k * plan.size,
-            width * plan.lane,
+            pack_panel, k, columns, machine.size, machine.lane, *machine.codes[1:],
+            machine.zeros_at, address(b) + j * b_col * machine.size, b_row, b_col,
+            address(panels) + j * k * machine.size, width * machine.lane,
         )  # fmt: skip
     panels.flags.writeable = False
     return Packed(panels, n, k)
@@ -555,7 +555,7 @@ class Given:
 
 def column_sums(a: NDArray) -> NDArray:
     """Return the sums over all axes but the last: a product with ones, and as regular as one."""
-    n, one = a.shape[-1], plan_of(a.dtype).one
+    n, one = a.shape[-1], machine_of(a.dtype).one
     sums = np.empty(n, a.dtype)
     matmul(one, 0, 0, a, n, 1, 1, n, a.size // n, sums)
     return sums

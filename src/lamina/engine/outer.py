@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from . import jit, pool, threads
 from .jit import call, held, int64, item
-from .matmul import pack_panel, plan_of, product
+from .matmul import machine_of, pack_panel, product
 from .memory import LEVEL_2, LINE
 from .steps import gather, places
 from .tile import tile_packing
@@ -140,19 +140,19 @@ def outer(
     X has shape (k, inputs), H (k, outputs) and D (k, n); `weight_x`, `weight_h` and `bias` are the
     rows of C. The rows of X may lie apart: `where` has k integers.
     """
-    plan, count = plan_of(dtype), threads.count()
+    machine, count = machine_of(dtype), threads.count()
     if k <= FEW and where is None:
         products = [
             (product(dtype, inputs, n, k, 1, inputs, n, 1, count), x, weight_x),
             (product(dtype, outputs, n, k, 1, outputs, n, 1, count), h, weight_h),
-            (product(dtype, 1, n, k, 0, 0, n, 1, count), held(plan.one), bias),
+            (product(dtype, 1, n, k, 0, 0, n, 1, count), held(machine.one), bias),
         ]
         calls = [how.ready(a, d, into, work) for how, a, into in products]
         return calls, max(how.panels for how, *_ in products)
     parts = 1
     if (inputs + outputs + 1) * n * k > SERIAL:
-        parts = min(count, -(-n // (plan.lane * plan.wide)))
-    blocks = k > TERMS // plan.size
+        parts = min(count, -(-n // (machine.lane * machine.wide)))
+    blocks = k > TERMS // machine.size
     fixed, room = _plan(dtype, inputs, outputs, n, parts, blocks, where is not None)
     arguments = fixed.at, k, x, x if where is None else held(where), h, d, c, work
     return [pool.Ready(_part, parts, arguments, (fixed, where))], room
@@ -163,15 +163,16 @@ def _plan(
     dtype: np.dtype[Any], inputs: int, outputs: int, n: int, parts: int, blocks: bool, apart: bool
 ) -> tuple[jit.Constants, int]:
     """Return what many rows ask for, in one or more blocks of k, and the elements of `work`."""
-    plan, m = plan_of(dtype), inputs + outputs + 1
-    lane, wide, line, terms = plan.lane, plan.wide, LINE // plan.size, TERMS // plan.size
+    machine, m = machine_of(dtype), inputs + outputs + 1
+    lane, wide = machine.lane, machine.wide
+    line, terms = LINE // machine.size, TERMS // machine.size
     pitch = (-(-min(m, ROWS) // line) | 1) * line  # an odd number of lines
     (sums, blocks_a, blocks_b), room = places(
-        plan.size, blocks * m * -(-n // lane) * lane, parts * terms * pitch,
+        machine.size, blocks * m * -(-n // lane) * lane, parts * terms * pitch,
         parts * terms * wide * lane,
     )  # fmt: skip
     return jit.Constants(
-        parts, n, plan.size, lane, wide, plan.codes[0], tile_packing(dtype), plan.codes[1],
-        plan.origin_at, plan.heights, plan.zeros, inputs, outputs, plan.one, pitch, terms,
-        sums, blocks_a, blocks_b, int(apart),
+        parts, n, machine.size, lane, wide, machine.codes[0], tile_packing(dtype), machine.codes[1],
+        machine.origin_at, machine.heights, machine.zeros, inputs, outputs, machine.one, pitch,
+        terms, sums, blocks_a, blocks_b, int(apart),
     ), room  # fmt: skip

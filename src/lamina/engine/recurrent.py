@@ -33,7 +33,7 @@ from . import columns as by_columns
 from . import denormals, few, jit, pool, threads
 from .jit import Address, Code, address, call, held, int64, item
 from .loops import for_range
-from .matmul import BEFORE, IN_PLACE, WITHIN, plan_of
+from .matmul import BEFORE, IN_PLACE, WITHIN, machine_of
 from .matmul import product as matrix_product
 from .memory import LINE, empty, workspace
 from .mode import flush as flush_code
@@ -320,15 +320,15 @@ def _packed(matrices: list[NDArray], width: int, known: dict[tuple[Any, ...], ND
     key = (width, *map(id, matrices))
     if key in known:
         return known[key]
-    plan = plan_of(matrices[0].dtype)
+    machine = machine_of(matrices[0].dtype)
     tall, columns = sum(map(len, matrices)), matrices[0].shape[1]
-    panels = empty(tall * -(-columns // plan.lane) * plan.lane, matrices[0].dtype)
+    panels = empty(tall * -(-columns // machine.lane) * machine.lane, matrices[0].dtype)
     k0 = 0
     for matrix in matrices:
         k = len(matrix)
         jit.run(
-            pack, 0, 1, k0, k, tall, columns, width, plan.size, plan.lane, *plan.codes[1:],
-            plan.zeros_at, address(matrix), columns, 1, address(panels),
+            pack, 0, 1, k0, k, tall, columns, width, machine.size, machine.lane, *machine.codes[1:],
+            machine.zeros_at, address(matrix), columns, 1, address(panels),
         )  # fmt: skip
         k0 += k
     known[key] = panels
@@ -337,13 +337,13 @@ def _packed(matrices: list[NDArray], width: int, known: dict[tuple[Any, ...], ND
 
 def _fixed_panels(matrices: list[NDArray], wide: int) -> NDArray:
     """Return matrices one above the other in panels of equal width, but for the last."""
-    plan = plan_of(matrices[0].dtype)
-    lanes = wide * plan.lane
+    machine = machine_of(matrices[0].dtype)
+    lanes = wide * machine.lane
     whole = np.concatenate(matrices)
     parts = []
     for j in range(0, whole.shape[1], lanes):
         part = whole[:, j : j + lanes]
-        parts.append(np.pad(part, ((0, 0), (0, -part.shape[1] % plan.lane))).ravel())
+        parts.append(np.pad(part, ((0, 0), (0, -part.shape[1] % machine.lane))).ravel())
     panels = np.concatenate(parts)
     panels.flags.writeable = False
     return panels
@@ -517,33 +517,33 @@ def _plan(
     flushing: int,
 ) -> _Plan:  # fmt: skip
     """Choose how to go forward; a part has so many `rows` at most."""
-    plan = plan_of(dtype)
+    machine = machine_of(dtype)
     width, width_p = widest(rows, columns, dtype), widest(rows, outputs, dtype)
-    way = WITHIN if -(-rows // int(plan.heights[width])) * steps > REUSED else IN_PLACE
+    way = WITHIN if -(-rows // int(machine.heights[width])) * steps > REUSED else IN_PLACE
     if before:
         way = BEFORE
     stacked = way != IN_PLACE and rows >= FEW
     most = rows if stacked else max(AHEAD, rows)
     width_x = width if stacked else widest(most, columns, dtype)
     zeros, ones = zeros_and_ones(max(hidden, outputs), dtype)
-    padded, padded_p = (-(-k // plan.lane) * plan.lane for k in (columns, outputs))
+    padded, padded_p = (-(-k // machine.lane) * machine.lane for k in (columns, outputs))
     within = way == WITHIN
     (panels_x, panels_h, panels_p, xh, sums, ahead, modes), work = places(
-        plan.size, within * padded * (inputs + stacked * outputs),
+        machine.size, within * padded * (inputs + stacked * outputs),
         within * padded * outputs * (not stacked), within * projected * padded_p * hidden,
         n * (inputs + outputs), parts * most * columns, parts * most * inputs * (not stacked),
-        parts * 8 // plan.size,
+        parts * 8 // machine.size,
     )  # fmt: skip
     constants = jit.Constants(
-        parts, steps, apart, stride, plan.size, plan.lane, *plan.codes, affine(dtype),
-        plan.origin_at, cell(dtype), width, width_p, width_x, inputs, hidden, outputs, columns,
+        parts, steps, apart, stride, machine.size, machine.lane, *machine.codes, affine(dtype),
+        machine.origin_at, cell(dtype), width, width_p, width_x, inputs, hidden, outputs, columns,
         most, int(bias), way, int(stacked), int(projected), outputs * masked, address(ones),
         address(zeros), int(cells), int(keep), flush_code(dtype), flushing,
         panels_x, panels_x if stacked else panels_h, panels_p, xh, sums, ahead, modes,
-        address(plan.heights), turn, np.arange(n if projected else 0),
+        address(machine.heights), turn, np.arange(n if projected else 0),
         *columns_of(sides, turn, outputs),
     )  # fmt: skip
-    return _Plan(way, stacked, width, width_x, width_p, work, plan.zeros, constants)
+    return _Plan(way, stacked, width, width_x, width_p, work, machine.zeros, constants)
 
 
 def backward(
@@ -671,21 +671,21 @@ def _plan_back(
     sides: int, flushing: int,
 ) -> _PlanBack:  # fmt: skip
     """Choose how to go backward; a part has so many `rows` at most."""
-    plan = plan_of(dtype)
+    machine = machine_of(dtype)
     width, width_p = widest(rows, outputs, dtype), widest(rows, hidden, dtype)
     # Rows so few, and steps, are better met by W_h where it is, turned in registers.
     in_place = rows <= few.MOST and steps <= REUSED and not projected
     zeros, ones = zeros_and_ones(max(hidden, outputs), dtype)
-    padded, padded_p = (-(-k // plan.lane) * plan.lane for k in (outputs, hidden))
+    padded, padded_p = (-(-k // machine.lane) * machine.lane for k in (outputs, hidden))
     (panels_h, panels_p, ds, modes), work = places(
-        plan.size, padded * columns * (not in_place), padded_p * outputs * projected,
-        n * hidden * projected, parts * 8 // plan.size,
+        machine.size, padded * columns * (not in_place), padded_p * outputs * projected,
+        n * hidden * projected, parts * 8 // machine.size,
     )  # fmt: skip
     constants = jit.Constants(
-        parts, steps, apart, stride, plan.size, plan.lane, *plan.codes, affine(dtype),
-        plan.origin_at, cell(dtype), width, width_p, hidden, outputs, columns, int(projected),
+        parts, steps, apart, stride, machine.size, machine.lane, *machine.codes, affine(dtype),
+        machine.origin_at, cell(dtype), width, width_p, hidden, outputs, columns, int(projected),
         int(masked), address(zeros), address(ones), flush_code(dtype), flushing,
-        panels_h, panels_p, ds, modes, address(plan.heights),
+        panels_h, panels_p, ds, modes, address(machine.heights),
         few.few_turned(dtype) if in_place else 0, turn, *columns_of(sides, turn, outputs),
     )  # fmt: skip
     return _PlanBack(work, constants)
@@ -757,15 +757,16 @@ def _plan_inputs(
     dtype: np.dtype[Any], inputs: int, columns: int, parts: int, together: int, apart: bool
 ) -> tuple[jit.Constants, int]:
     """Return what many rows ask for, and how many elements of `work` they take."""
-    plan, line = plan_of(dtype), LINE // dtype.itemsize
+    machine, line = machine_of(dtype), LINE // dtype.itemsize
     pitch = (-(-columns // line) | 1) * line  # an odd number of lines, for no two to share a set
     (_, strips, found), room = places(
-        plan.size, -(-inputs // plan.lane) * plan.lane * columns, parts * together * pitch,
+        machine.size, -(-inputs // machine.lane) * machine.lane * columns, parts * together * pitch,
         parts * together * inputs * apart,
     )  # fmt: skip
     return jit.Constants(
-        parts, columns, inputs, plan.size, plan.lane, widest(together, inputs, dtype), *plan.codes,
-        plan.origin_at, plan.heights, plan.zeros, together, pitch, strips, found * apart,
+        parts, columns, inputs, machine.size, machine.lane, widest(together, inputs, dtype),
+        *machine.codes, machine.origin_at, machine.heights, machine.zeros, together, pitch,
+        strips, found * apart,
     ), room  # fmt: skip
 
 
@@ -826,15 +827,15 @@ def stepper(cell: Code, weights: Weights) -> Callable[[NDArray, State], tuple[ND
     the caller's to write to, and the next state. The weights are packed here, and what follows
     from them is looked up. Any number of threads may call it at once.
     """
-    dtype, plan = weights.x.dtype, plan_of(weights.x.dtype)
+    dtype, machine = weights.x.dtype, machine_of(weights.x.dtype)
     inputs, (hidden, columns) = len(weights.x), weights.h.shape
-    vectors = -(-columns // plan.lane)
+    vectors = -(-columns // machine.lane)
     wide = min(8, vectors)
     last = vectors - (-(-vectors // wide) - 1) * wide
-    bias, bias_col = (plan.zeros, 0) if weights.bias is None else (weights.bias, 1)
+    bias, bias_col = (machine.zeros, 0) if weights.bias is None else (weights.bias, 1)
     fixed = jit.Constants(
-        plan.size, plan.lane, wide, plan.heights[wide], last, plan.heights[last],
-        *plan.codes[:2], plan.origin_at, cell(dtype), inputs, hidden, columns,
+        machine.size, machine.lane, wide, machine.heights[wide], last, machine.heights[last],
+        *machine.codes[:2], machine.origin_at, cell(dtype), inputs, hidden, columns,
         _fixed_panels([weights.x, weights.h], wide), bias, bias_col, np.ones(hidden, dtype),
         np.arange(FEWEST),
     )  # fmt: skip

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from . import jit, pool, threads
 from .jit import call, held, item
-from .matmul import contiguous, pack_panel, plan_of
+from .matmul import contiguous, machine_of, pack_panel
 from .memory import ALIAS, LINE, empty
 from .tile import lanes
 
@@ -99,11 +99,11 @@ class Steps:
         """Return an array (N, T, width) whose padding is 0, and whose steps are not set."""
         x = empty((self.n, self.steps, width), dtype)
         if self.lengths is not None:
-            plan, (zeros, _) = plan_of(dtype), zeros_and_ones(width, dtype)
+            machine, (zeros, _) = machine_of(dtype), zeros_and_ones(width, dtype)
             parts = threads.count() if x.nbytes > ALONE else 1
             pool.share(
-                _clear, parts, parts, self.n, self.steps, width, plan.size, plan.lane,
-                plan.codes[1], held(self.lengths), held(x), held(zeros),
+                _clear, parts, parts, self.n, self.steps, width, machine.size, machine.lane,
+                machine.codes[1], held(self.lengths), held(x), held(zeros),
             )  # fmt: skip
         return x
 
@@ -432,8 +432,8 @@ class Kept(NamedTuple):
 @lru_cache(maxsize=1024)
 def widest(rows: int, columns: int, dtype: np.dtype[Any]) -> int:
     """Return how many vectors wide the tiles of so many rows and columns are to be."""
-    plan = plan_of(dtype)
-    vectors, heights = -(-columns // plan.lane), plan.heights
+    machine = machine_of(dtype)
+    vectors, heights = -(-columns // machine.lane), machine.heights
     best, fewest = 1, float("inf")
     for v in range(min(8, vectors), 0, -1):
         tiles = -(-rows // int(heights[v]))

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from ..arrays import mask_steps, scale
 from ..engine import pool
 from ..engine.jit import held
-from ..engine.matmul import Given, are_contiguous, contiguous, matmul, pack, plan_of, product
+from ..engine.matmul import Given, are_contiguous, contiguous, machine_of, matmul, pack, product
 from ..engine.memory import empty, workspace
 from ..engine.program import Plan
 from ..engine.threads import count as count_threads
@@ -137,7 +137,7 @@ def _products(
     of_weight = product(dtype, I, O, N, 1, I, O, 1, threads, arrays=ARRAYS)
     found.append((of_weight, (x, dy, dweight)))  # (3)
     if of_bias:
-        ones = held(plan_of(dtype).one)
+        ones = held(machine_of(dtype).one)
         found.append((product(dtype, 1, O, N, 0, 0, O, 1, threads), (ones, dy, dbias)))  # (4)
     calls = [how.ready(*arrays, panels) for how, arrays in found]
     return pool.in_order(*calls), max(how.panels for how, _ in found)
