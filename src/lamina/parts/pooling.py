@@ -21,15 +21,15 @@ to the first NaN.
 import math
 import operator
 from functools import reduce
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 from .. import arguments, kernels
 from ..arrays import Array, is_step, mask_steps, namespace
 from ..calls import Live, by_steps
-from ..layer import Arrays, Layer, NDArray, Shape
+from ..layer import NDArray, Shape
 from ..windowed import Windowed
 from ..windows import Ints, Pads, Windows, crop, fill
-from .steps import mean_steps, mean_steps_backward
+from .steps import Reduction, mean_steps, mean_steps_backward
 
 
 def max_pool(
@@ -156,12 +156,10 @@ def _as_steps(x: Array, lengths: Array | None) -> tuple[Array, Array]:
     return xp.reshape(x, (x.shape[0], T, x.shape[-1])), lengths
 
 
-class _Pool(Windowed):
+class _Pool(Reduction, Windowed):
     """What MaxPool and AvgPool share, over `rank` axes."""
 
     derived = frozenset({"dilation"})
-    _function: ClassVar[str]
-    """What computes y, by name, in this module and in its kernels; dx by ``.._backward``."""
 
     def __init__(
         self,
@@ -213,12 +211,6 @@ class _Pool(Windowed):
         self.output_shape(shape)
         y: int = getattr(planner, self._function)(x, None, **self._sizes(shape))[0]
         return y
-
-    def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
-        r"""Return dx, shape (N, \*S, C), and no gradients."""
-        shape, dtype, how, cache = arguments.cached(self, cache, 4)
-        dy = arguments.gradient(self, dy, shape, dtype)
-        return getattr(how, f"{self._function}_backward")(dy, cache), {}
 
     def _channels(self, shape: Shape) -> int:
         channels = shape[-1] if shape else 0
@@ -467,11 +459,8 @@ class AvgPool3d(_AvgPool):
     rank = 3
 
 
-class _GlobalPool(Layer):
+class _GlobalPool(Reduction):
     """What GlobalMaxPool and GlobalAvgPool share."""
-
-    _function: ClassVar[str]
-    """What computes y, by name, in this module and in its kernels; dx by ``.._backward``."""
 
     def forward(
         self, x: NDArray, *, lengths: Any = None, training: bool = False
@@ -484,12 +473,6 @@ class _GlobalPool(Layer):
         how = kernels.beside(__name__)
         y, cache = getattr(how, self._function)(x, arguments.lengths(self, lengths, x))
         return y, (y.shape, y.dtype, how, cache)
-
-    def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
-        r"""Return dx, shape (N, \*S, C), and no gradients."""
-        shape, dtype, how, cache = arguments.cached(self, cache, 4)
-        dy = arguments.gradient(self, dy, shape, dtype)
-        return getattr(how, f"{self._function}_backward")(dy, cache), {}
 
     def _live(self, *options: bool) -> Live | None:
         """Return how to plan a call."""

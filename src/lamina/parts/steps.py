@@ -51,11 +51,21 @@ def mean_steps_backward(dy: Array, cache: Any) -> Array:
     return xp.where(real, (dy / count)[:, None, ...], xp.zeros((), dtype=dy.dtype))  # (2)
 
 
-class _Reduction(Layer):
-    """What both share: no parameters, y without steps."""
+class Reduction(Layer):
+    """A layer without parameters whose functions go by one name."""
 
     _function: ClassVar[str]
-    """What computes y, by name, in this module and in its kernels; dx by ``.._backward``."""
+    """What computes y, by name, in a module and in its kernels; dx by ``.._backward``."""
+
+    def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
+        """Return dx, of x's shape, and no gradients."""
+        shape, dtype, how, cache = arguments.cached(self, cache, 4)
+        dy = arguments.gradient(self, dy, shape, dtype)
+        return getattr(how, f"{self._function}_backward")(dy, cache), {}
+
+
+class _OfSteps(Reduction):
+    """What both share: y has no steps."""
 
     def forward(
         self, x: NDArray, *, lengths: Any = None, training: bool = False
@@ -67,12 +77,6 @@ class _Reduction(Layer):
         y, cache = getattr(how, self._function)(x, arguments.lengths(self, lengths, x))
         return y, (y.shape, y.dtype, how, cache)
 
-    def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
-        """Return dx, shape (N, T, ...), and no gradients."""
-        shape, dtype, how, cache = arguments.cached(self, cache, 4)
-        dy = arguments.gradient(self, dy, shape, dtype)
-        return getattr(how, f"{self._function}_backward")(dy, cache), {}
-
     def output_shape(self, shape: Shape) -> Shape:
         """Return (N, ...) for (N, T, ...)."""
         if len(shape) < 3:
@@ -83,7 +87,7 @@ class _Reduction(Layer):
         """Return None: y has no steps."""
 
 
-class LastStep(_Reduction):
+class LastStep(_OfSteps):
     r"""The last step of each sequence.
 
     .. math:: y_n = x_{n,\,l_n - 1}
@@ -110,7 +114,7 @@ class LastStep(_Reduction):
     _function = "last_step"
 
 
-class MeanSteps(_Reduction):
+class MeanSteps(_OfSteps):
     r"""The mean over the steps of each sequence.
 
     .. math:: y_n = \frac{1}{l_n} \sum_{t < l_n} x_{n,t}
