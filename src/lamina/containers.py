@@ -663,5 +663,5 @@ def _add(a: NDArray, b: NDArray) -> NDArray:
 
 
 def lengths_after(layer: Layer, lengths: Any) -> Any:
-    """Return the lengths of a layer's output."""
+    """Return the lengths of a layer's output; None where it has no steps, or x has none."""
     return None if lengths is None else layer.output_lengths(np.asarray(lengths))

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from ..arguments import integer, spoken
 from ..arguments import lengths as checked_lengths
 from ..arrays import is_step
+from ..containers import lengths_after
 from ..layer import Layer, NDArray, check_layer
 from ..parts.losses import SHARES_TOLERANCE, BinaryCrossEntropy
 from .batches import Batches, Data, cuts, inputs, samples
@@ -252,7 +253,7 @@ def score(model: Layer, batches: Batches, loss: Loss | None, metric: Metric | No
     losses, metrics = Mean(), Mean()
     for batch in batches.epoch():
         y = model(batch.x, **model._accepted(batch.lengths, None))
-        lengths = output_lengths(model, batch.lengths)
+        lengths = lengths_after(model, batch.lengths)
         if loss is not None:
             options = {} if lengths is None else {"lengths": lengths}
             value, _ = with_gradient(loss, loss(y, batch.y, **options))
@@ -321,11 +322,6 @@ def _check_metric(owner: str, metric: Metric) -> None:
             f"{owner}: metric is called as metric(y, target, lengths), with lengths None but for "
             f"sequences; {metric!r}: {error}"
         ) from None
-
-
-def output_lengths(model: Layer, lengths: NDArray | None) -> NDArray | None:
-    """Return the lengths of the model's output; None where it has no steps, or x has none."""
-    return None if lengths is None else model.output_lengths(lengths)
 
 
 def real_count(target: NDArray, lengths: NDArray | None) -> float:

@@ -9,6 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..arguments import integer, say, spoken
+from ..containers import lengths_after
 from ..layer import Arrays, Layer, NDArray, check_layer
 from .batches import Batch, Batches, Data
 from .evaluation import (
@@ -20,7 +21,6 @@ from .evaluation import (
     check_loss,
     loss_count,
     measured,
-    output_lengths,
     real_count,
     score,
     with_gradient,
@@ -257,7 +257,7 @@ class _Update:
 
     def _gradients(self, group: list[Batch], losses: Mean, metrics: Mean) -> Arrays:
         """Return the gradients of the mean loss over all batches of a group."""
-        lengths = [output_lengths(self.model, batch.lengths) for batch in group]
+        lengths = [lengths_after(self.model, batch.lengths) for batch in group]
         count = sum(
             loss_count(self.loss, batch.y, n) for batch, n in zip(group, lengths, strict=True)
         )
