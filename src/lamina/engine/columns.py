@@ -334,31 +334,24 @@ def backward(
 
     Beside it comes how many elements of `work` it takes.
     """
-    plan = _plan_back(
+    constants, room = _plan_back(
         dtype, cell, scale, steps.n, steps.steps, parts, steps.stride, steps.way, hidden, columns,
         masked, sides, flushing,
     )  # fmt: skip
     arguments = (
-        plan.constants.at, weight_h, mask, y, dy, dh, dc, c_before, gates, da, work,
+        constants.at, weight_h, mask, y, dy, dh, dc, c_before, gates, da, work,
         held(steps.first), held(steps.active), held(steps.starts),
     )  # fmt: skip
-    call = pool.Ready(_backward, parts, arguments, (plan, steps), phases=steps.steps + 1)
-    return call, plan.work
-
-
-class _PlanBack(NamedTuple):
-    """How a batch goes backward, whatever its arrays."""
-
-    work: int
-    constants: jit.Constants
+    keep = constants, steps
+    return pool.Ready(_backward, parts, arguments, keep, phases=steps.steps + 1), room
 
 
 @lru_cache(maxsize=1024)
 def _plan_back(
     dtype: np.dtype[Any], cell: Code, scale: Code, n: int, steps: int, parts: int, stride: int,
     turn: int, hidden: int, columns: int, masked: bool, sides: int, flushing: int,
-) -> _PlanBack:  # fmt: skip
-    """Choose how to go backward."""
+) -> tuple[jit.Constants, int]:  # fmt: skip
+    """Choose how to go backward: return it, and how many elements of `work` it takes."""
     machine = machine_of(dtype)
     zeros, _ = zeros_and_ones(hidden, dtype)
     padded = -(-hidden // machine.lane) * machine.lane
@@ -369,7 +362,7 @@ def _plan_back(
         columns // hidden, int(masked), address(zeros), flush_code(dtype), flushing,
         address(machine.heights), *machine.codes[1:], modes, turn, *columns_of(sides, turn, hidden),
     )  # fmt: skip
-    return _PlanBack(work, constants)
+    return constants, work
 
 
 def _known(weights: Weights, name: str, gates: int, parts: int, width: int) -> NDArray:

@@ -629,17 +629,17 @@ def _back(
     else:
         parts = min(count, steps.n) if rows * outputs * columns > SERIAL else 1
         begin, live, apart = steps.shares(parts)
-        plan = _plan_back(
+        constants, room = _plan_back(
             dtype, cell, steps.n, steps.steps, len(begin), -(-steps.most // len(begin)), apart,
             steps.stride, steps.way, hidden, outputs, columns, inner is not None, masked, sides,
             flushing,
         )  # fmt: skip
         arguments = (
-            plan.constants.at, weight_h, weight_p, mask, y, dy, dh, dc, dhs, c_before, gates, da,
+            constants.at, weight_h, weight_p, mask, y, dy, dh, dc, dhs, c_before, gates, da,
             work, held(steps.first), held(live), held(begin), held(steps.starts),
         )  # fmt: skip
-        keep = plan, steps, live, begin
-        call, room = pool.Ready(_backward, len(begin), arguments, keep, phases=2), plan.work
+        keep = constants, steps, live, begin
+        call = pool.Ready(_backward, len(begin), arguments, keep, phases=2)
     products = [
         outer(
             dtype, rows, inputs, outputs, columns, x, h, da, all_rows, dweight_x, dweight_h, dbias,
@@ -657,20 +657,16 @@ def _back(
     return steps.bind(*calls), max(room, *(more for _, more in products))
 
 
-class _PlanBack(NamedTuple):
-    """How a batch goes backward, whatever its arrays."""
-
-    work: int
-    constants: jit.Constants
-
-
 @lru_cache(maxsize=1024)
 def _plan_back(
     dtype: np.dtype[Any], cell: Code, n: int, steps: int, parts: int, rows: int, apart: int,
     stride: int, turn: int, hidden: int, outputs: int, columns: int, projected: bool, masked: bool,
     sides: int, flushing: int,
-) -> _PlanBack:  # fmt: skip
-    """Choose how to go backward; a part has so many `rows` at most."""
+) -> tuple[jit.Constants, int]:  # fmt: skip
+    """Choose how to go backward; a part has so many `rows` at most.
+
+    Beside it comes how many elements of `work` it takes.
+    """
     machine = machine_of(dtype)
     width, width_p = widest(rows, outputs, dtype), widest(rows, hidden, dtype)
     # Rows so few, and steps, are better met by W_h where it is, turned in registers.
@@ -688,7 +684,7 @@ def _plan_back(
         panels_h, panels_p, ds, modes, address(machine.heights),
         few.few_turned(dtype) if in_place else 0, turn, *columns_of(sides, turn, outputs),
     )  # fmt: skip
-    return _PlanBack(work, constants)
+    return constants, work
 
 
 @jit.kernel
