@@ -271,34 +271,29 @@ class Sequential(Container):
 
     def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
         """Return dx and the gradients of all parameters, by dotted name."""
-        grads: dict[str, Arrays] = {name: {} for name in self._children}
-        caches = cached(self, cache, len(self))
-        for (name, layer), c in zip(
-            reversed(self._children.items()), reversed(caches), strict=True
-        ):
-            if c is not Fused:
-                with within(self, name):
-                    found = layer.backward(dy, c)
-                    dy, grads[name] = as_pair(layer, "backward", found)
-        return dy, self._gather(grads)
+        return self._back(dy, cache, -1)
 
     def gradients(self, dy: NDArray, cache: Any) -> Arrays:
         """Return the gradients of all parameters, by dotted name, without dx."""
         first = next((i for i, layer in enumerate(self) if layer.params), len(self))
+        return self._back(dy, cache, first)[1]
+
+    def _back(self, dy: NDArray, cache: Any, last: int) -> tuple[NDArray, Arrays]:
+        """Return what `backward` does; at the layer of place `last`, if any, it ends without dx."""
         grads: dict[str, Arrays] = {name: {} for name in self._children}
         caches = cached(self, cache, len(self))
         for i, (name, layer) in reversed(list(enumerate(self._children.items()))):
-            if i < first:
+            if i < last:
                 break
             if caches[i] is Fused:
                 continue
             with within(self, name):
-                if i == first:
+                if i == last:
                     grads[name] = layer.gradients(dy, caches[i])
                 else:
                     found = layer.backward(dy, caches[i])
                     dy, grads[name] = as_pair(layer, "backward", found)
-        return self._gather(grads)
+        return dy, self._gather(grads)
 
     def _infer(  # type: ignore[override]
         self, x: NDArray, *, lengths: Any = None, sample_ids: Any = None
