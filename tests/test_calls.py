@@ -1,8 +1,10 @@
 """Calls that are planned once: what they give is what `forward` gives, whatever changes."""
 
 import copy
+import gc
 import pickle
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -243,6 +245,17 @@ def test_parameters_may_change(rng):
     assert same(planned(layer, x), np.ones((2, 4), np.float32))
 
 
+def test_arrays_that_were_replaced_are_let_go(rng):
+    layer, xs = lm.Linear(5, 4, rng=rng), [np.ones((n, 5), np.float32) for n in (2, 3)]
+    for x in xs:
+        planned(layer, x)
+    before = weakref.ref(layer.weight)
+    layer.params["weight"] = layer.weight.copy()
+    layer(xs[0])
+    gc.collect()
+    assert before() is None
+
+
 @pytest.mark.parametrize("bias", [True, False])
 def test_forward_and_backward(bias, rng):
     layer, x = lm.Linear(5, 4, bias=bias, rng=rng), rng.standard_normal((2, 5)).astype(np.float32)
@@ -270,8 +283,9 @@ def test_arrays_that_do_not_fit(rng):
         layer(x)
 
 
-def test_parameters_that_do_not_lie_row_by_row(rng):
-    layer, x = lm.Linear(5, 4, rng=rng), rng.standard_normal((2, 5)).astype(np.float32)
+@pytest.mark.parametrize("layer", [lm.Linear(5, 4, rng=0), lm.Conv1d(5, 4, 3, rng=0)])
+def test_parameters_that_do_not_lie_row_by_row(layer, rng):
+    layer, x = copy.deepcopy(layer), rng.standard_normal((2, 6, 5)).astype(np.float32)
     wanted = planned(layer, x)
     layer.params["weight"] = np.asfortranarray(layer.weight)
     layer.params["bias"] = np.repeat(layer.bias, 2)[::2]

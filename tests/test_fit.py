@@ -481,6 +481,7 @@ class TestPredictAndEvaluate:
         for size in (1, 9, 37, 256):
             assert_close(lm.predict(model, x, batch_size=size), whole, np.float32)
         assert lm.predict(model, x.astype(np.float64)).dtype == np.float32
+        assert lm.predict(lm.ReLU(), x).dtype == x.dtype
         assert lm.predict(model, x[:0]).shape == (0, 2)
 
     def test_predict_sequences(self):

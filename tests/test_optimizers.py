@@ -466,6 +466,17 @@ def test_parameters_of_two_dtypes_and_of_a_layout_that_kernels_do_not_read(make)
         np.testing.assert_array_equal(p, apart[name], err_msg=name)
 
 
+def test_moments_of_another_dtype_than_their_parameter():
+    found = []
+    for dtype in (np.float64, np.float32):
+        optimizer, p = lm.Adam(0.1), {"p": np.ones(40)}
+        optimizer.step(p, {"p": np.full(40, 0.5)})
+        p = {"p": p["p"].astype(dtype)}
+        optimizer.step(p, {"p": np.full(40, -0.25, dtype)})
+        found.append(p["p"])
+    assert_close(found[1], found[0], np.float32)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("size", [1, 15, 33, 40_000])
 @pytest.mark.parametrize("formulas", [False, True])
