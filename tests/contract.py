@@ -15,6 +15,7 @@ import pickle
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, ClassVar
@@ -324,12 +325,14 @@ class LayerContract:
     def test_step_is_run(self, case):
         layer, x = case.layer(np.float64), case.x(np.float64)
         y, end, _ = copy.deepcopy(layer).run(x)
-        state = layer.initial_state(len(x))
-        for t in range(x.shape[1]):
-            y_t, state = layer.step(x[:, t], state)
-            assert_close(y_t, y[:, t], np.float64, what=f"step {t}")
-        for a, b in zip(_leaves(state), _leaves(end), strict=True):
-            assert_close(a, b, np.float64)
+        for way in (nullcontext, lm.formulas):
+            state = layer.initial_state(len(x))
+            for t in range(x.shape[1]):
+                with way():
+                    y_t, state = layer.step(x[:, t], state)
+                assert_close(y_t, y[:, t], np.float64, what=f"step {t}")
+            for a, b in zip(_leaves(state), _leaves(end), strict=True):
+                assert_close(a, b, np.float64)
 
     @applies(lambda case: case.steps)
     def test_a_state_after_no_steps_is_a_copy(self, case):
