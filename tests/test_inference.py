@@ -394,6 +394,19 @@ def test_layers_of_ones_own(layer, parts):
     assert_same(layer.for_inference()(x), layer(x))
 
 
+@pytest.mark.parametrize(
+    ("kind", "arguments"), [(lm.BatchNorm, (6,)), (lm.Dropout, (0.5,)), (lm.Identity, ())]
+)
+def test_layers_of_ones_own_that_others_would_take_in(kind, arguments):
+    class More(kind):
+        def forward(self, x, **options):
+            y, cache = super().forward(x, **options)
+            return y + 1, cache
+
+    model = lm.Sequential(lm.Linear(6, 6, rng=0), More(*arguments), lm.ReLU())
+    same_calls(model.for_inference(), model, random("x", (4, 6), np.float32))
+
+
 def test_options_of_ones_own():
     class Shifted(lm.Layer):
         def forward(self, x, *, by=0, training=False):
