@@ -120,6 +120,8 @@ def test_the_mean_goes_back_as_it_came(of_forward):
 def test_reductions_end_the_sequence(layer):
     assert layer.output_lengths(np.array([1, 2])) is None
     assert layer.output_shape((4, 6, 5)) == (4, 5)
+    with pytest.raises(ValueError, match=r"x has shape \(4, 5\), expected sequences"):
+        layer.output_shape((4, 5))
     with pytest.raises(TypeError, match=r"Step.?\(\): cannot go step by step"):
         layer.step(np.zeros((4, 5)), ())
     with pytest.raises(ValueError, match=r"x has shape \(4, 5\), expected sequences \(N, T, ...\)"):
@@ -172,6 +174,7 @@ def test_padding_index():
 def test_embedding_draws_as_pytorch_does():
     drawn, normal = (lm.Embedding(7, 3, init=init, rng=0) for init in ("torch", "normal"))
     assert_same(drawn.weight, normal.weight)
+    assert_same(lm.Embedding(7, 3, init="ones").weight, np.ones((7, 3), np.float32))
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32, np.uint64, ">i4"])
