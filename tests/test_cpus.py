@@ -14,6 +14,7 @@ import textwrap
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import llvmlite.binding as llvm
 import numpy as np
@@ -519,16 +520,27 @@ def test_the_cache_knows_sources_and_cpu(tmp_path, monkeypatch):
     key = other.sources.__wrapped__
     before = key()
     assert before == jit.sources()
-    kernels = [p for p in PACKAGE.rglob("*.py") if "@jit." in p.read_text()]
-    assert len(kernels) >= 3
+    writes = re.compile(r"@jit\.|\bCode\b|\bEach\(|\bllvmlite\b")  # kernels, or IR
+    kernels = [p for p in PACKAGE.glob("*/**/*.py") if writes.search(p.read_text())]
+    assert {"batchnorm/columns.py", "lstm/cell.py", "parts/sums_kernel.py"} <= {
+        p.relative_to(PACKAGE).as_posix() for p in kernels
+    }
     for path in (*PACKAGE.glob("engine/*.py"), *kernels):
         changed = package / path.relative_to(PACKAGE)
         changed.write_text(changed.read_text() + "\n# changed\n")
         after = key()
         assert after != before, path
         before = after
-    monkeypatch.setattr(other, "cpu", lambda: ("another", ""))
-    assert key() != before
+    for name, value in (
+        ("cpu", lambda: ("another", "")),
+        ("cpu", lambda: (jit.cpu()[0], "+another")),
+        ("version", lambda package: "another"),
+        ("llvm", SimpleNamespace(llvm_version_info=(0, 0, 0))),
+        ("sys", SimpleNamespace(version_info=(3, 0))),
+    ):
+        with monkeypatch.context() as changed:
+            changed.setattr(other, name, value)
+            assert key() != before, name
 
 
 # Processes and threads

@@ -90,6 +90,15 @@ def test_many_jobs_one_after_the_other(own):
     assert len(own.workers) == 3
 
 
+@pytest.mark.parametrize("bits", [31, 32])
+def test_numbers_of_jobs_begin_anew(own, bits):
+    """In the middle of a call, too: a server makes so many in days."""
+    first = (own.shared - own.words.ctypes.data) // own.words.itemsize
+    own.words[first + pool.NEXT] = np.uint64((1 << bits) - 7 << 2 * pool.INDEX).astype(np.int64)
+    for _ in range(4):
+        assert reversed_often(3, 5)
+
+
 def test_workers_sleep_and_wake(own):
     for _ in range(3):
         assert reversed_often(3, 2)
