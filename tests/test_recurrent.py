@@ -321,3 +321,19 @@ def test_denormal_numbers_are_zero_within_a_block_alone(shared, monkeypatch):
         layer.run_backward(dy, None, cache)
     assert np.all(np.full(4, 1e-40, np.float32) * np.float32(0.5) > 0), "not restored"
     assert_same(layer(x), y)  # in every thread
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="a mode of x86 alone")
+@pytest.mark.parametrize("n", [1, 4, 5])
+@pytest.mark.parametrize("kind", [lm.RNN, lm.LSTM])
+def test_denormal_numbers_are_zero_in_a_step_of_an_inference_model(kind, n):
+    layer = kind(1, 16, bias=False, rng=0)
+    layer.weight_x, layer.weight_h = layer.weight_x * 0 + 1e-40, layer.weight_h * 0
+    fixed, x = layer.for_inference(), np.ones((n, 1), np.float32)
+    start = fixed.initial_state(n)
+    y, _ = fixed.step(x, start)
+    assert y.all()
+    with recurrent.denormals.flush_denormals():
+        assert not fixed.step(x, start)[0].any()
+    assert np.all(np.full(4, 1e-40, np.float32) * np.float32(0.5) > 0), "not restored"
+    assert_same(fixed.step(x, start)[0], y)

@@ -768,8 +768,9 @@ def _plan_inputs(
 
 @jit.kernel
 def _step(
-    n: int, fixed: Any, x: Any, h: Any, c: Any, work: Any, h_next: Any, c_next: Any, y: Any
-) -> None:
+    n: int, fixed: Any, flush: int, x: Any, h: Any, c: Any, work: Any, h_next: Any, c_next: Any,
+    y: Any,
+) -> None:  # fmt: skip
     """Go through one step of a few sequences, from what `jit.held` gave for the arrays.
 
     Where there is no c, h stands for it.
@@ -780,8 +781,9 @@ def _step(
     )  # fmt: skip
     (
         size, lane, wide, height, last_wide, last_height, tile, copy, origin, cell,
-        inputs, hidden, columns, panels, bias, bias_col, ones, numbers,
-    ) = jit.constants(fixed, 18)  # fmt: skip
+        inputs, hidden, columns, panels, bias, bias_col, ones, numbers, set_mode, mode,
+    ) = jit.constants(fixed, 20)  # fmt: skip
+    call(set_mode, (flush, 0, work + mode))
     both = inputs + hidden
     vectors, x_vectors = (hidden + lane - 1) // lane, (inputs + lane - 1) // lane
     last = hidden - (vectors - 1) * lane
@@ -814,6 +816,7 @@ def _step(
         n, vectors, last, hidden, sums, columns, c_next, hidden, h_next, hidden, ones, 0,
         y, hidden, numbers, 1, 0, 0, 0, 0, h_next, h_next,
     ))  # fmt: skip
+    call(set_mode, (flush, 1, work + mode))
 
 
 def stepper(cell: Code, weights: Weights) -> Callable[[NDArray, State], tuple[NDArray, State]]:
@@ -829,14 +832,15 @@ def stepper(cell: Code, weights: Weights) -> Callable[[NDArray, State], tuple[ND
     wide = min(8, vectors)
     last = vectors - (-(-vectors // wide) - 1) * wide
     bias, bias_col = (machine.zeros, 0) if weights.bias is None else (weights.bias, 1)
+    mode = FEWEST * (inputs + hidden + columns)  # where that of the thread is, to be restored
     fixed = jit.Constants(
         machine.size, machine.lane, wide, machine.heights[wide], last, machine.heights[last],
         *machine.codes[:2], machine.origin_at, cell(dtype), inputs, hidden, columns,
         _fixed_panels([weights.x, weights.h], wide), bias, bias_col, np.ones(hidden, dtype),
-        np.arange(FEWEST),
+        np.arange(FEWEST), flush_code(dtype), mode * machine.size,
     )  # fmt: skip
-    run = _step if jit.DISABLED else _step.entry(9).run
-    new, room = np.empty, FEWEST * (inputs + hidden + columns)
+    run = _step if jit.DISABLED else _step.entry(10).run
+    new, room = np.empty, mode + 8 // machine.size
     waiting: list[NDArray] = []  # what calls that are over worked in
 
     def step(x: NDArray, state: State) -> tuple[NDArray, State]:
@@ -849,8 +853,8 @@ def stepper(cell: Code, weights: Weights) -> Callable[[NDArray, State], tuple[ND
         except IndexError:
             work = new(room, dtype)
         run(
-            n, fixed.at, held(x), held(state[0]), held(state[-1]), held(work), held(h),
-            held(after[-1]), held(y),
+            n, fixed.at, denormals.flushing(), held(x), held(state[0]), held(state[-1]),
+            held(work), held(h), held(after[-1]), held(y),
         )  # fmt: skip
         waiting.append(work)
         return y, after
