@@ -241,6 +241,13 @@ class TestSaving:
         assert link.is_symlink()
         assert path.exists()
 
+    @pytest.mark.skipif(os.name != "posix", reason="needs modes of files")
+    def test_who_may_read_a_file_stays_as_it_is(self, path):
+        lm.save(lm.ReLU(), path)
+        path.chmod(0o600)
+        lm.save(lm.Tanh(), path)
+        assert path.stat().st_mode & 0o777 == 0o600
+
     @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
     def test_a_pipe_stays_a_pipe(self, path):
         pipe = path.with_name("pipe")

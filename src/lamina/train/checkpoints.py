@@ -8,8 +8,9 @@ arrays; nothing in the file is ever run.
 import math
 import os
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeAlias
 
@@ -31,7 +32,8 @@ def save(model: Layer, path: str | os.PathLike[str]) -> None:
     """Write a model to a file: its layers and their arguments, parameters and buffers.
 
     The file is written beside its place and moved there when it is whole: at any moment there is
-    the old one or the new one. An error leaves the old one. A pipe or a device is written to.
+    the old one or the new one, and who may read it stays as it is. An error leaves the old one. A
+    pipe or a device is written to.
 
     Parameters
     ----------
@@ -207,6 +209,8 @@ def _write(path: str | os.PathLike[str], data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        with suppress(OSError):  # there was none, or the system does not know modes
+            shutil.copymode(path, temporary)
         os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
