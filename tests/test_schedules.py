@@ -14,6 +14,7 @@ def test_constant():
 def test_step_decay():
     schedule = lm.StepDecay(1.0, every=3, factor=0.5)
     assert [schedule(t) for t in range(8)] == [1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25]
+    assert lm.StepDecay(0.5, every=1)(1) == pytest.approx(0.05)
 
 
 def test_cosine():
