@@ -57,6 +57,16 @@ def test_memory_is_used_again_when_the_last_view_dies():
     assert address(memory.empty((1000, 301), F4)) == first
 
 
+def test_what_somebody_makes_of_a_lease_gives_no_block_back():
+    a = memory.empty((1000, 300), F4)
+    copy, view = a.base.copy(), a.base[:100]
+    del copy, view
+    assert not memory._waiting
+    del a
+    ((block,),) = memory._waiting.values()
+    assert type(block) is memory._Block
+
+
 def test_small_arrays_are_numpys():
     assert memory.empty(100, F4).base is None
     assert memory.empty((0, 10**9), F4).size == 0

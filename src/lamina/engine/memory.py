@@ -78,12 +78,15 @@ class _Lease(_Block):
         # It may run at any moment and in any thread; what it does to dict and lists is atomic.
         if _made is None:
             return  # the interpreter ends, and this module's names are gone
-        _waiting.setdefault(self.nbytes, []).append(self.base)
+        block = self.base
+        if type(block) is not _Block:
+            return  # a copy, or a view, that somebody made of a lease
+        _waiting.setdefault(block.nbytes, []).append(block)
         if _made > MOST:
             _let_go()
 
 
-_waiting: dict[int, list[Any]] = {}  # blocks that nobody uses, by size
+_waiting: dict[int, list[_Block]] = {}  # blocks that nobody uses, by size
 _made = 0  # the bytes of all blocks, used or not; maybe more, where some were thrown away
 
 
