@@ -727,6 +727,16 @@ def test_the_twin_of_a_few_rows_refuses_a_stray_address(wrong):
             )
 
 
+@pytest.mark.parametrize(
+    ("code", "m", "k"), [(few.few_rows, 3, 1), (few.few_terms, 1, 3), (few.few_terms, 0, 1)]
+)
+def test_the_twin_of_a_few_rows_refuses_more(code, m, k):
+    n = tile.lanes(np.float32)
+    a, b, c = (np.ones(s, np.float32) for s in ((3, 3), (3, n), (3, n)))
+    with pytest.raises(IndexError, match=f"no product of {m} rows, 1 vectors, {k} terms"):
+        twin(code, DTYPES[0], m, (a, 0), 3, 1, (b, 0), n, k, (b, 0), 0, (c, 0), n, 1, n, 0)
+
+
 def test_the_twin_of_a_few_rows_refuses_a_panel_in_part():
     n = tile.lanes(np.float32)
     a, b, c = (np.ones(size, np.float32) for size in (1, 9 * n, 9 * n))

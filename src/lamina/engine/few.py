@@ -502,13 +502,14 @@ def _lines_of_panels(b: Address, ldb: int, k: int, width: int) -> NDArray:
 
 
 def _twin(
-    lines_of: Callable[..., NDArray],
+    lines_of: Callable[..., NDArray], by_terms: bool,
     m: int, a: Address, a_row: int, a_col: int, b: Address, ldb: int, k: int,
     start: Address, start_col: int, c: Address, ldc: int, vectors: int, last: int, relu: int,
 ) -> None:  # fmt: skip
     """Compute (1) in plain Python, each access checked."""
     n = lanes(c.dtype)
-    if not (1 <= min(m, k) <= MOST and vectors >= 1 and 1 <= last <= n):
+    few, many = (k, m) if by_terms else (m, k)
+    if not (1 <= few <= MOST and many >= 1 and vectors >= 1 and 1 <= last <= n):
         raise IndexError(f"no product of {m} rows, {vectors} vectors, {k} terms")
     width = (vectors - 1) * n + last
     begin = start.row(0, width) if start_col else np.resize(start.row(0, min(width, n)), width)
@@ -529,7 +530,7 @@ def _code(
     most: int = MOST,
     by_terms: bool = False,
 ) -> Code:
-    return Code(name, partial(_emit, name, of, most, by_terms), partial(_twin, lines_of))
+    return Code(name, partial(_emit, name, of, most, by_terms), partial(_twin, lines_of, by_terms))
 
 
 few_rows: Final = _code("few_rows", _rows, _lines_by_rows)

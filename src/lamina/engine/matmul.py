@@ -73,7 +73,8 @@ COPY: Final = 8
 SCRATCH: Final = 2**17
 """Bytes of a workspace that one product may keep."""
 FEW: Final = 8
-"""From so many vectors on, few rows or few terms are not for a tile, but for few.py."""
+"""From so many vectors on, few rows are not for a tile, but for few.py, as few terms always are, of
+which C may then go past the caches."""
 
 # What becomes of B
 IN_PLACE, WITHIN, BEFORE, ROWS, TURNED = range(5)
@@ -391,7 +392,7 @@ def product(
     if not before and b_col == 1 and m == 1 and a_col == 0:
         way, wide, few = ROWS, MOST, few_sums(dtype)
     elif not before and b_col == 1 and k <= MOST < m:
-        past = past_caches(arrays, m * n * machine.size)
+        past = vectors >= FEW and past_caches(arrays, m * n * machine.size)
         way, wide, few = ROWS, MOST, (few_rows_past if past else few_terms)(dtype)
     elif not before and b_col == 1 and m <= MOST and vectors >= FEW:
         way, wide, few = ROWS, MOST, few_rows(dtype)
@@ -416,10 +417,8 @@ def product(
         height = SMALL  # of strips: the lines of so few terms stay in level 1
     if way >= ROWS:
         span, height = max(1, IN_CACHE // (MOST * lane * machine.size)), MOST
-        if past:  # a line of memory after the other
-            span, height = vectors, 1
-        elif k <= MOST < m:
-            span, height = vectors, m
+        if k <= MOST < m:  # row after row of C; past the caches, a line of memory after the other
+            span, height = vectors, 1 if past else m
     packs = way == WITHIN and b_col == 1 and (wide, height) == (machine.wide, machine.heights[wide])
     group = 1
     if way == WITHIN and b_col == 1 and -(-m // m_parts) >= GROUPED * height:
