@@ -77,7 +77,7 @@ EXAMPLES: Final[dict[str, list[Example]]] = {
         Example(lambda: ConvTranspose1d(3, 4, 3, stride=2, rng=0), (3, 6, 3), (6, 0, 2)),
         Example(
             lambda: ConvTranspose2d(
-                *(4, 6, 3), stride=2, padding=1, output_padding=1, groups=2, rng=0
+                4, 6, 3, stride=2, padding=1, output_padding=1, groups=2, rng=0
             ),
             (2, 4, 3, 4),
         ),

@@ -298,11 +298,9 @@ class LeakyReLU(_Activation):
         self.slope = arguments.number(self, "slope", slope, low=0)
 
     def _y(self, how: Any, x: Any) -> Any:
-        if not self.slope:  # a ReLU: 0 times -infinity would be NaN
-            y, cache = how.relu(x)
-            return y, (cache, True)
-        y, cache = how.leaky_relu(x, self.slope)
-        return y, (cache, False)
+        relu = not self.slope  # 0 times -infinity would be NaN
+        y, cache = how.relu(x) if relu else how.leaky_relu(x, self.slope)
+        return y, (cache, relu)
 
     def _dx(self, how: Any, dy: NDArray, cache: Any) -> Any:
         cache, relu = cache
