@@ -24,6 +24,9 @@ def axe(page):
 def test_a_page_is_whole_and_readable(page, base_url, path):
     page.set_viewport_size({"width": 1280, "height": 900})
     page.goto(base_url + path, wait_until="networkidle")
+    page.wait_for_function(
+        "[...document.querySelectorAll('lamina-figure, lamina-run')].every(e => e.dataset.ready)"
+    )
     assert page.locator("h1").count() == 1
     assert page.locator(".katex-error").count() == 0
     maths = page.locator(".katex").count()
@@ -33,9 +36,6 @@ def test_a_page_is_whole_and_readable(page, base_url, path):
         ".map(e => e.textContent.slice(0, 80))"
     )
     assert not cut
-    assert page.evaluate(
-        "[...document.querySelectorAll('lamina-figure, lamina-run')].every(e => e.dataset.ready)"
-    )
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
         assert not axe(page), scheme
@@ -58,6 +58,7 @@ def test_a_phone_does_not_scroll_sideways(page, base_url, path):
 def test_without_javascript(browser, base_url, path):
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
+    page.set_default_timeout(120_000)
     page.goto(base_url + path)
     assert page.locator("h1").is_visible()
     for figure in page.locator("lamina-figure").all():
@@ -97,13 +98,17 @@ def test_the_guard_sees_what_it_should(context, base_url):
     page.evaluate("fetch('http://example.invalid/').catch(() => 0)")
     page.evaluate("fetch('/no-such-file')")
     page.evaluate("setTimeout(() => { throw Error('on purpose') })")
-    page.wait_for_timeout(300)
     for sign in ("another host: http://example.invalid/", "404", "on purpose"):
-        assert any(sign in b for b in bad), bad
+        for _ in range(600):  # a minute: machines may be busy
+            if any(sign in b for b in bad):
+                break
+            page.wait_for_timeout(100)
+        else:
+            pytest.fail(f"{sign} is not among {bad}")
 
 
 def test_mathematics_has_its_fonts(page, base_url):
-    page.goto(f"{base_url}/layers/lstm.html", wait_until="networkidle")
-    assert page.evaluate(
+    page.goto(f"{base_url}/layers/lstm.html")
+    page.wait_for_function(
         "[...document.fonts].some(f => f.family.includes('KaTeX') && f.status === 'loaded')"
     )
