@@ -546,6 +546,24 @@ def test_recalibrate_writes_all_or_nothing():
     assert model[0].batches == 0
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])
+def test_recalibrate_refuses_what_is_not_finite(bad):
+    model = lm.Sequential(lm.BatchNorm(3), lm.Linear(3, 2, rng=0), lm.BatchNorm(2))
+    x = random("x", (20, 3)).astype(np.float32)
+    lm.recalibrate(model, x)
+    before = copy.deepcopy(model.buffers)
+    model[1].weight[0, 0] = bad
+    with pytest.raises(FloatingPointError, match=r"reaches layer 2, BatchNorm\(2\), has .* NaN"):
+        lm.recalibrate(model, x, batch_size=5)
+    x[7, 1] = bad
+    with pytest.raises(FloatingPointError, match=r"reaches layer 0, BatchNorm\(3\), has"):
+        lm.recalibrate(model, x, batch_size=5)
+    with pytest.raises(FloatingPointError, match=r"reaches BatchNorm\(3\) has"):
+        lm.recalibrate(model[0], x, batch_size=5)
+    for name, a in before.items():
+        assert_same(model.buffers[name], a, name)
+
+
 def test_recalibrate_with_lengths():
     layer, x = lm.BatchNorm(5, dtype=np.float64), random("x", (4, 6, 5))
     y = np.array([0, 1, 2, 3])  # which would do for lengths

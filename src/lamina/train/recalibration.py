@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..arguments import say
 from ..batchnorm import BatchNorm, formula
 from ..layer import Layer, check_layer
 from .batches import Batches, Data
@@ -36,6 +37,8 @@ def recalibrate(model: Layer, data: npt.ArrayLike | Data, *, batch_size: int = 2
     ------
     ValueError, TypeError
         `data` is not of that form, or has no batches.
+    FloatingPointError
+        A mean or a variance is not finite. The model is as it was.
 
     References
     ----------
@@ -59,23 +62,36 @@ def recalibrate(model: Layer, data: npt.ArrayLike | Data, *, batch_size: int = 2
     batches = Batches("recalibrate", data, batch_size, model.dtype)
     probe = copy.deepcopy(model)  # whose passes may count and draw as they like
     layers = dict(model.walk())
-    found: list[tuple[BatchNorm, list[formula.Statistics]]] = []
+    found: list[tuple[str, BatchNorm, list[formula.Statistics]]] = []
     for name, layer in probe.walk():
         if not isinstance(layer, BatchNorm) or "_forward" in vars(layer):
             continue
         original: Any = layers[name]
         if layer.running and layer.update and not layer.frozen:
             original._check_writeable()
-            found.append((original, []))
-            vars(layer)["_forward"] = partial(_note, layer._forward, found[-1][1])
-    for batch in batches.epoch():
-        probe.forward(batch.x, **probe._accepted(batch.lengths, None), training=True)
-    for layer, parts in found:
-        whole = formula.merge(parts)
-        unbiased = whole.count / max(whole.count - 1, 1) if layer.unbiased else 1
-        layer.running_mean = whole.mean + whole.rest
-        layer.running_var = whole.var * unbiased
+            found.append((name, original, []))
+            vars(layer)["_forward"] = partial(_note, layer._forward, found[-1][-1])
+    with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is found and said below
+        for batch in batches.epoch():
+            probe.forward(batch.x, **probe._accepted(batch.lengths, None), training=True)
+        values = [_values(layer, parts) for _, layer, parts in found]
+    for (name, layer, _), new in zip(found, values, strict=True):
+        if not np.isfinite(new).all():
+            place = f"layer {name}, {say(layer)}," if name else say(layer)
+            raise FloatingPointError(
+                f"recalibrate: what reaches {place} has a mean or a variance that is not finite; "
+                "look for NaN, infinity and huge numbers in the data and the parameters"
+            )
+    for (_, layer, parts), new in zip(found, values, strict=True):
+        layer.running_mean, layer.running_var = new
         layer.batches = len(parts)
+
+
+def _values(layer: BatchNorm, parts: list[formula.Statistics]) -> tuple[Any, Any]:
+    """Return the running mean and variance that a layer gets from its batches' statistics."""
+    whole = formula.merge(parts)
+    unbiased = whole.count / max(whole.count - 1, 1) if layer.unbiased else 1
+    return whole.mean + whole.rest, whole.var * unbiased
 
 
 def _note(forward: Any, parts: list[formula.Statistics], *given: Any, **options: Any) -> Any:
