@@ -1,6 +1,7 @@
 import copy
 import operator
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -519,8 +520,12 @@ def test_sequential_is_a_sequence_of_its_layers():
     assert list(model) == [first, second, third]
     assert model[-1] is third
     assert list(model[1:]) == [second, third]
-    with pytest.raises(IndexError):
-        model[3]
+    for error, place in ((IndexError, 3), (IndexError, -4), (TypeError, "0"), (TypeError, (0, 1))):
+        message = (
+            rf"Sequential: a layer has a number from -3 to 2, .* got {re.escape(repr(place))};"
+        )
+        with pytest.raises(error, match=message):
+            model[place]
 
 
 def test_arrays_put_into_params_are_not_lost():

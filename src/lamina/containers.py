@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, NoReturn, overload
 import numpy as np
 
 from . import kernels
-from .arguments import array, cached, gradient, say
+from .arguments import array, cached, gradient, say, short
 from .initializers import RNG
 from .layer import Arrays, ByName, Fused, Layer, NDArray, Shape, as_pair
 from .parts import activations, sums
@@ -221,8 +221,15 @@ class Sequential(Container):
     def __getitem__(self, place: slice) -> "Sequential": ...
     def __getitem__(self, place: int | slice) -> Layer:
         """Return a layer, or a Sequential of several; they are the same layers, not copies."""
-        layers = list(self)
-        return Sequential(*layers[place]) if isinstance(place, slice) else layers[place]
+        try:
+            found = list(self)[place]
+        except (IndexError, TypeError) as error:
+            raise type(error)(
+                f"{type(self).__name__}: a layer has a number from {-len(self)} to "
+                f"{len(self) - 1}, model[0] say, and a slice gives several; got {short(place)}; "
+                "to take an array by its name, model.params[name]"
+            ) from None
+        return Sequential(*found) if isinstance(found, list) else found
 
     def forward(
         self, x: NDArray, *, lengths: Any = None, training: bool = False, sample_ids: Any = None
