@@ -138,7 +138,10 @@ def test_wrong_numbers(layer, lines):
     [
         (NoDx(), r"NoDx\(\): backward gave no gradient of x"),
         (NoGradient(), r"NoGradient\(\): backward gave no gradient of w"),
-        (Misnamed(), r"backward gave gradients for no parameter: \['weight'\]"),
+        (
+            Misnamed(),
+            r"backward gave gradients for no parameter: \['weight'\]; layer.params has w,",
+        ),
         (WrongShape(), r"the gradient of w has shape \(1, 3\), expected \(3,\)"),
         (WrongShapeOfDx(), r"the gradient of x has shape \(3,\), expected \(4, 3\)"),
         (TurnsWide(), r"y has dtype float64, expected float32, that of x and the parameters"),

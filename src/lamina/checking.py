@@ -185,7 +185,11 @@ class _Probe:
         dx, grads = as_pair(self.layer, "backward", returned)
         unknown = sorted(set(grads) - set(self.layer.params))
         if unknown:
-            raise CheckError(f"{self.layer!r}: backward gave gradients for no parameter: {unknown}")
+            raise CheckError(
+                f"{self.layer!r}: backward gave gradients for no parameter: {unknown}; "
+                f"layer.params has {', '.join(self.layer.params) or 'none'}, and what is trained "
+                "belongs there"
+            )
         found = {"x": dx, **grads}
         for name, a in self.arrays.items():
             if found.get(name) is None:
