@@ -442,6 +442,7 @@ class CrossEntropy(_Loss):
             raise TypeError(
                 f"{self}: target has dtype {target.dtype}, expected integers (classes) or floats "
                 "(shares of the classes)"
+                f"{'; cast it: target.astype(np.int64)' if target.dtype.kind == 'b' else ''}"
             )
         if target.dtype.kind == "f":
             if target.shape != shape:
