@@ -650,6 +650,11 @@ def test_refuses_data(data, error, message):
         ({"loss": lm.CrossEntropy}, TypeError, r"fit: loss must be a loss, CrossEntropy\(\) say"),
         ({"loss": "mse"}, TypeError, r"fit: loss must be a loss, .* got 'mse'"),
         ({"callbacks": [print, 3]}, TypeError, r"fit: callbacks must be functions .* 3\)$"),
+        (
+            {"callbacks": lambda history: True},
+            TypeError,
+            r"fit: a callback is called as callback\(history, model\); <.*: too many positional",
+        ),
         ({"callbacks": lm.EarlyStopping()}, TypeError, "; give EarlyStopping as early_stopping=$"),
         ({"early_stopping": True}, TypeError, "fit: early_stopping must be an EarlyStopping, .* T"),
         ({"validation": (X, Y[:7])}, ValueError, "fit: validation: x has 8 samples"),

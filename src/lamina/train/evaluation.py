@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ..arguments import integer, spoken
+from ..arguments import integer, short, spoken
 from ..arguments import lengths as checked_lengths
 from ..arrays import is_step
 from ..containers import lengths_after
@@ -292,7 +292,7 @@ def _as_number(said: str, value: Any) -> float:
     try:
         return float(value)
     except (TypeError, ValueError):
-        raise TypeError(f"{said} returned {value!r}") from None
+        raise TypeError(f"{said} returned {short(value)}") from None
 
 
 def as_metric(owner: str, metric: Metric | str | None, loss: Loss | None) -> Metric | None:
@@ -300,7 +300,12 @@ def as_metric(owner: str, metric: Metric | str | None, loss: Loss | None) -> Met
     if metric is None:
         return None
     if callable(metric):
-        _check_metric(owner, metric)
+        check_called(
+            f"{owner}: metric is called as metric(y, target, lengths), with lengths None but for "
+            "sequences",
+            metric,
+            3,
+        )
         return metric
     if metric == "accuracy":
         return _each_answer if isinstance(loss, BinaryCrossEntropy) else accuracy
@@ -309,19 +314,16 @@ def as_metric(owner: str, metric: Metric | str | None, loss: Loss | None) -> Met
     )
 
 
-def _check_metric(owner: str, metric: Metric) -> None:
-    """Refuse a function that cannot be called as a metric."""
+def check_called(said: str, function: Callable[..., Any], count: int) -> None:
+    """Refuse a function of the user's that cannot be called with so many arguments."""
     try:
-        signature = inspect.signature(metric)
+        signature = inspect.signature(function)
     except (TypeError, ValueError):  # of some functions in C it is not known
         return
     try:
-        signature.bind(None, None, None)
+        signature.bind(*[None] * count)
     except TypeError as error:
-        raise TypeError(
-            f"{owner}: metric is called as metric(y, target, lengths), with lengths None but for "
-            f"sequences; {metric!r}: {error}"
-        ) from None
+        raise TypeError(f"{said}; {function!r}: {error}") from None
 
 
 def real_count(target: NDArray, lengths: NDArray | None) -> float:

@@ -18,6 +18,7 @@ from .evaluation import (
     Mean,
     Metric,
     as_metric,
+    check_called,
     check_loss,
     loss_count,
     measured,
@@ -147,6 +148,8 @@ def fit(
         raise TypeError(
             f"fit: callbacks must be functions of history and model, got {callbacks}{cure}"
         )
+    for callback in callbacks:
+        check_called("fit: a callback is called as callback(history, model)", callback, 2)
     batches = Batches("fit", data, batch_size, model.dtype, epochs)
     held_out = (
         None
