@@ -117,7 +117,10 @@ class TestTrain:
             (["digits", "--out", "no/such/folder"], "there is no folder no/such"),
             (["digits", "--out", "."], "is a folder, expected the name of a file"),
             (["digits", "--out", "x" * 300], "xxx: File name too long"),
-            (["digits", "--lr", "1"], "unrecognized arguments: --lr 1"),
+            (
+                ["digits", "--lr", "1"],
+                "lamina train: unrecognized arguments: --lr 1 (see lamina train --help",
+            ),
         ],
     )
     def test_refuses(self, here, capsys, arguments, message):

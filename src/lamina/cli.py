@@ -70,7 +70,7 @@ def parser() -> Parser:
         sub = commands.add_parser(
             name, help=text, description=f"{text[0].upper()}{text[1:]}. {more}"
         )
-        sub.set_defaults(run=run)
+        sub.set_defaults(run=run, parser=sub)
         return sub
 
     sub = command(
@@ -148,7 +148,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # it was closed when Python started
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
-    given = parser().parse_args(arguments)
+    given, unknown = parser().parse_known_args(arguments)
+    if unknown:
+        given.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a summary has lines that ASCII has not
     try:
