@@ -207,6 +207,7 @@ def test_trace():
     y, cache = layer.forward(random("x", (4, 5, 3)), trace=True)
     dx, _ = layer.backward(np.ones_like(y), cache)
     (seen,) = cache.trace
+    assert list(seen) == [*"ifgoch", "da", "norm"]
     assert_close(seen["f"], 1 - seen["i"], float)
     assert np.abs(seen["c"]).max() == 0.1
     assert_close(seen["h"], y, float)

@@ -258,7 +258,7 @@ def trace(cache: tuple[Any, ...]) -> dict[str, Array]:
         gate: stack_steps([keeps[7][gate] for keeps in kept], like=zeros((x.shape[0], H), like=x))
         for gate in "ifgo"
     }
-    for k, (name, size) in enumerate({"h": P, "c": H}.items()):
+    for name, k, size in (("c", 1, H), ("h", 0, P)):
         like = zeros((x.shape[0], size), like=x)
         found[name] = stack_steps([state[k] for state in states], like)
     return {name: mask_steps(a, lengths) for name, a in found.items()}
