@@ -96,6 +96,10 @@ def test_gradient_flow(tmp_path):
         lm.plot.gradient_flow({})
     with pytest.raises(ValueError, match=r"params has no '0.weight'"):
         lm.plot.gradient_flow({"0.weight": np.ones(2)}, {})
+    with pytest.raises(TypeError, match=r"grads must be a dict of arrays .*backward.*; got tuple"):
+        lm.plot.gradient_flow(model.backward(y, cache))
+    with pytest.raises(TypeError, match=r"params must be a dict of arrays .*; got Sequential"):
+        lm.plot.gradient_flow(grads, model)
 
 
 def test_says_what_it_needs(monkeypatch):

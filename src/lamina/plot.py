@@ -178,8 +178,8 @@ def gradient_flow(grads: Arrays, params: Arrays | None = None) -> "Figure":
 
     Raises
     ------
-    ValueError
-        There are no gradients, or none of the names of `params`.
+    ValueError, TypeError
+        There are no gradients, or none of the names of `params`; one of the two is no dict.
 
     Examples
     --------
@@ -187,6 +187,12 @@ def gradient_flow(grads: Arrays, params: Arrays | None = None) -> "Figure":
     >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
     ['0.weight', '1.weight']
     """
+    for name, arrays in {"grads": grads, "params": {} if params is None else params}.items():
+        if not isinstance(arrays, Mapping):
+            raise TypeError(
+                f"plot.gradient_flow: {name} must be a dict of arrays by name, as dx, grads = "
+                f"model.backward(dy, cache) and model.params; got {type(arrays).__name__}"
+            )
     names = sorted(grads, key=lambda name: [(not p.isdigit(), p.zfill(9)) for p in name.split(".")])
     if not names:
         raise ValueError("plot.gradient_flow: there are no gradients")
