@@ -140,6 +140,23 @@ def test_ragged_lists(name):
             call([[1.0, 2.0], [3.0]])
 
 
+def test_results_not_taken_apart():
+    layer, loss, x = lm.Linear(3, 3, rng=0), lm.CrossEntropy(), random("x", (4, 3), np.float32)
+    given = layer.forward(x, training=True)
+    y, cache = given
+    value = loss(y, [0, 1, 2, 0])
+    back = layer.backward(y, cache)
+    for call, name, types in (
+        (lambda: lm.Tanh()(given), "x", "ndarray, tuple"),
+        (lambda: layer.forward(given, training=True), "x", "ndarray, tuple"),
+        (lambda: loss(given, [0, 1, 2, 0]), "y", "ndarray, tuple"),
+        (lambda: layer.backward(value, cache), "dy", "float, ndarray"),
+        (lambda: layer.backward(back, cache), "dy", "ndarray, dict"),
+    ):
+        with pytest.raises(TypeError, match=rf": {name} is no array, but a tuple \({types}\);"):
+            call()
+
+
 SIZES = {
     "0": (0, ValueError, "must be at least 1, got 0"),
     "-1": (-1, ValueError, "must be at least 1, got -1"),

@@ -185,6 +185,12 @@ def as_array(owner: object, name: str, x: Any) -> NDArray:
     try:
         return np.asarray(x)
     except ValueError as error:
+        if isinstance(x, tuple) and len(x) == 2 and sum(isinstance(a, np.ndarray) for a in x) == 1:
+            raise TypeError(
+                f"{say(owner)}: {name} is no array, but a tuple ({type(x[0]).__name__}, "
+                f"{type(x[1]).__name__}); what forward, backward and a loss return is taken apart: "
+                "y, cache = ...; dx, grads = ...; value, dy = ..."
+            ) from error
         raise ValueError(
             f"{say(owner)}: {name} is no array, its rows differ in shape; "
             "join sequences of unequal lengths by lamina.data.pad"
