@@ -499,6 +499,14 @@ def test_summary_refuses_what_is_no_shape():
         model.summary(2)
 
 
+def test_summary_says_which_layer_does_not_fit():
+    model = lm.Sequential(lm.Linear(2, 3), lm.Sequential(lm.ReLU(), lm.Linear(4, 2)))
+    for ask in (model.summary, model.flops):
+        with pytest.raises(ValueError, match=r"Linear\(4, 2\): x has 3 features") as caught:
+            ask((1, 2))
+        assert caught.value.__notes__ == ["in layer 1 of Sequential"] * 2
+
+
 def test_summary_of_ids_and_of_large_layers(capsys):
     lm.Sequential(lm.Embedding(1000, 8), lm.LastStep(), lm.Linear(8, 200), rng=0).summary((4, 6))
     lines = capsys.readouterr().out.splitlines()

@@ -367,9 +367,10 @@ class Sequential(Container):
     def trace(self, shape: Shape, prefix: str = "") -> Iterator[tuple[str, Layer, Shape]]:
         """Follow a shape through: dotted names, layers and the shapes that they are given."""
         for name, layer in self._children.items():
-            yield from layer.trace(shape, f"{prefix}.{name}" if prefix else name)
             with within(self, name):
-                shape = layer.output_shape(shape)
+                after = layer.output_shape(shape)
+            yield from layer.trace(shape, f"{prefix}.{name}" if prefix else name)
+            shape = after
 
 
 class _Parallel(Container):
