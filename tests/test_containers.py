@@ -536,6 +536,19 @@ def test_sequential_is_a_sequence_of_its_layers():
             model[place]
 
 
+def test_arrays_that_are_not_there():
+    model = lm.Sequential(lm.Linear(2, 3), lm.BatchNorm(3))
+    for arrays, there in (
+        (model.params, "0.weight, 0.bias, 1.gamma, 1.beta"),
+        (model.buffers, "1.running_mean, 1.running_var, 1.batches"),
+        (model[0].params, "weight, bias"),
+        (model[0].buffers, "none"),
+    ):
+        with pytest.raises(KeyError, match=rf"no array is named '2.bias'; there are {there}\""):
+            arrays["2.bias"]
+        assert arrays.get("2.bias") is None
+
+
 def test_arrays_put_into_params_are_not_lost():
     model = lm.Sequential(lm.Linear(2, 3, rng=0), lm.RNN(3, 2, layers=2, dropout=0.5, rng=0))
     with pytest.raises(TypeError, match=r"params\['0.bias'\]\[...\] = array, or .*model.assign"):

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, NoReturn, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +43,9 @@ class Named(dict[str, NDArray]):
                 f"is there, write into it, params[{name!r}][...] = values"
             )
         super().__setitem__(name, array)
+
+    def __missing__(self, name: Any) -> NoReturn:
+        raise KeyError(f"no array is named {name!r}; there are {', '.join(self) or 'none'}")
 
     def update(self, *arrays: Any, **named: Any) -> None:
         """Put each by assignment, which may refuse it."""

@@ -242,9 +242,10 @@ class Optimizer(Constructed, ABC):
         owner = type(self).__name__
         try:
             found = [grads[name] for name in params]
-        except KeyError as error:
+        except KeyError:
+            missing = next(name for name in params if name not in grads)
             raise ValueError(
-                f"{owner}: no gradient for {error.args[0]}; there are {', '.join(grads) or 'none'}"
+                f"{owner}: no gradient for {missing}; there are {', '.join(grads) or 'none'}"
             ) from None
         for i, (name, p) in enumerate(params.items()):
             if type(found[i]) is not np.ndarray or found[i].dtype != p.dtype:
