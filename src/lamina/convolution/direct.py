@@ -97,20 +97,121 @@ def _pack(g: int, shape: Task, taps: NDArray, edges: NDArray, at: Task) -> None:
 
 
 @jit.kernel
+def _copy_rows(
+    windows: Task, map_d: NDArray, map_h: NDArray, runs: NDArray, run0: int, run1: int,
+    image: int, zeros: int, q_d: int, h0: int, slot0: int, slot1: int, deep: int, clean: int,
+    into: int,
+) -> None:  # fmt: skip
+    """Copy some rows of X̃, which lie `deep` a plane, by the runs of a strip of columns.
+
+    The first `clean` places have the zeros of its padding already.
+    """
+    size, lane, copy, high, wide, c, pitch, every, _, _, s_d, s_h, d_d, _, _, _ = windows
+    for slot in range(slot0, slot1):
+        z = map_d[q_d * s_d + slot // deep * d_d]
+        line = map_h[h0 * s_h + slot % deep * every]
+        source = image + (z * high + line) * wide * c * size
+        target = into + (slot - slot0) * pitch * size
+        for i in range(run0, run1):
+            from_run = source + runs[i, 1] * c * size
+            if runs[i, 1] < 0:
+                if slot - slot0 < clean:
+                    continue
+                from_run = zeros
+            elif z < 0 or line < 0:
+                continue
+            terms = runs[i, 2] * c
+            vectors = (terms + lane - 1) // lane
+            last = terms - (vectors - 1) * lane
+            call(copy, (from_run, 0, 1, vectors, last, target + runs[i, 0] * c * size, 0))
+
+
+@jit.kernel
+def _list_segments(
+    windows: Task, map_d: NDArray, map_h: NDArray, q_d: int, q: int, h0: int, tap0: int, tap1: int,
+    slot0: int, deep: int, apart: int, of_a: NDArray, of_b: NDArray,
+) -> int:  # fmt: skip
+    """List the segments of row q of Y, which are so far apart in B; return how many they are.
+
+    They are the rows of taps that meet X, or single taps where these lie apart. Those of A lie in X
+    if slot0 is below 0, else in the rows that were copied for the rows of Y from h0 on.
+    """
+    _, _, _, high, wide, c, pitch, _, taps_h, taps_w, s_d, s_h, d_d, d_h, d_w, apart_h = windows
+    count, t, r = 0, tap0 // taps_h, tap0 % taps_h - 1
+    for tap in range(tap0, tap1):
+        r += 1
+        if r == taps_h:
+            t, r = t + 1, 0
+        z, line = map_d[q_d * s_d + t * d_d], map_h[q * s_h + r * d_h]
+        if z < 0 or line < 0:
+            continue
+        part = (z * high + line) * wide * c
+        if slot0 >= 0:
+            part = (t * deep + (q - h0) * s_h + r * apart_h - slot0) * pitch
+        for k in range(taps_w):
+            of_a[count] = part + k * d_w * c
+            of_b[count] = (tap * taps_w + k) * apart
+            count += 1
+    return count
+
+
+@jit.kernel
+def _row_of_y(
+    product: Task, height: int, vectors: int, p0: int, p1: int, edges: NDArray, columns: int,
+    x: int, newest: int, list_a: int, list_b: int, count: int, b: int, start: int, start_col: int,
+    y: int, relu: int, zeros: int, origin: int,
+) -> None:  # fmt: skip
+    """Compute some columns of a row of Y, some panels of one width: tiles one beside the other.
+
+    The last of their segments of A, the newest to the caches, lies far away if it is not below 0.
+    """
+    size, lane, tile, across, length, b_panel, b_vector, ldb, apart, outputs = product
+    met = height * across * max(1, count) * size
+    stack = height * max(1, NEAR // met)  # tiles that meet no more of X than stays near
+    stacks = (columns + stack - 1) // stack
+    for i in range(stacks):
+        w = columns * i // stacks
+        h = columns * (i + 1) // stacks - w
+        part, row = x + w * across * size, y + w * apart * size
+        ahead, step = part, 0
+        if newest >= 0 and i + 1 < stacks:  # what the tiles beside meet first
+            ahead += (newest + h * across) * size
+            step = (height * across + count * length - 1) // (count * length)
+        for p in range(p0, p1):
+            j = edges[p] * lane
+            last = min(lane, outputs - j - (vectors - 1) * lane)
+            into = row + j * size
+            begin, lds = into, apart
+            if start != 0:
+                begin, lds = start + j * start_col * size, 0
+            if count == 0:  # but padding: one term, zero times zero
+                call(tile, (
+                    h, vectors, zeros, origin, 0, 0, zeros, origin, 0, 1, 1,
+                    begin, lds, into, apart, last, relu, zeros, 0,
+                ))  # fmt: skip
+                continue
+            panel = b + (p * b_panel + edges[p] * b_vector) * size
+            call(tile, (
+                h, vectors, part, list_a, across, 1, panel, list_b, ldb, count, length,
+                begin, lds, into, apart, last, relu, ahead, step,
+            ))  # fmt: skip
+            ahead, step = part, 0
+
+
+@jit.kernel
 def _rows(
-    g: int, shape: Task, heights: NDArray, map_d: NDArray, map_h: NDArray, strips: NDArray,
-    runs: NDArray, edges: NDArray, at: Task, segments: NDArray,
+    g: int, shape: Task, windows: Task, product: Task, heights: NDArray, map_d: NDArray,
+    map_h: NDArray, strips: NDArray, runs: NDArray, edges: NDArray, at: Task, segments: NDArray,
 ) -> None:  # fmt: skip
     """Compute part g of Y: some rows of some strips, some panels."""
     (
-        parts, cols, size, lane, tile, copy, block, every, piece, span, n, high, wide, c, reach,
-        pitch, copied, scratch_size, out_d, out_h, taps_d, taps_h, taps_w,
-        s_d, s_h, s_w, d_d, d_h, d_w, length, b_panel, b_vector, ldb,
-        y_first, y_n, y_d, y_h, y_w, groups, outputs,
+        parts, cols, block, piece, span, n, reach, copied, scratch_size, out_d, out_h, taps_d,
+        y_first, y_n, y_d, y_h, groups,
     ) = shape  # fmt: skip
+    size, _, _, _, _, c, _, every, taps_h, _, _, s_h, _, d_h, _, _ = windows
+    _, _, _, _, length, b_panel, _, ldb, apart, outputs = product
     x, y, scratch, zeros, origin, segments_at, b, first, end, start, start_col, relu = at
     x, y = data(x), data(y) + y_first * size
-    b_group = (end - first) * b_panel
     c0 = first + (end - first) * (g % cols) // cols
     c1 = first + (end - first) * (g % cols + 1) // cols
     units = n * out_d * len(strips) * out_h
@@ -119,7 +220,7 @@ def _rows(
     mine = scratch + g * scratch_size * size
     most = segments.shape[2]
     lists = segments_at + g * segments.shape[1] * most * 8
-    lines, across, step_h = taps_d * taps_h, s_w * c, d_h // every
+    lines = taps_d * taps_h
     bordered, clean = -1, 0  # slots of the scratch block that have the zeros of which strip
     while u < u1:
         h0 = u % out_h
@@ -137,101 +238,48 @@ def _rows(
         # Rows of X̃ that the block meets in a plane: all, or with every > 1 those of its one row.
         deep = ((h1 - h0 - 1) * s_h + (taps_h - 1) * d_h) // every + 1
         for a0 in range(0, lines, copied):
-            a1 = min(a0 + copied, lines)
+            a1, slot0 = min(a0 + copied, lines), int64(-1)
             if column < 0:
-                end_slot = a1 if copied < lines else taps_d * deep
-                for slot in range(a0, end_slot):
-                    z = map_d[q_d * s_d + slot // deep * d_d]
-                    line = map_h[h0 * s_h + slot % deep * every]
-                    source = image + (z * high + line) * wide * c * size
-                    into = mine + (slot - a0) * pitch * size
-                    for i in range(run0, run1):
-                        from_run = source + runs[i, 1] * c * size
-                        if runs[i, 1] < 0:
-                            if slot - a0 < clean:
-                                continue
-                            from_run = zeros
-                        elif z < 0 or line < 0:
-                            continue
-                        terms = runs[i, 2] * c
-                        whole = (terms + lane - 1) // lane
-                        last = terms - (whole - 1) * lane
-                        call(copy, (from_run, 0, 1, whole, last, into + runs[i, 0] * c * size, 0))
-                clean = max(clean, end_slot - a0)
+                slot0, slot1 = a0, a1
+                if copied >= lines:
+                    slot1 = taps_d * deep
+                _copy_rows(
+                    windows, map_d, map_h, runs, run0, run1, image, zeros, q_d, h0, slot0, slot1,
+                    deep, clean, mine,
+                )  # fmt: skip
+                clean = max(clean, slot1 - slot0)
             for b0 in range(a0, a1, piece):
                 b1 = min(b0 + piece, a1)
-                # The segments of each row: rows of taps that meet X, or single taps where these
-                # lie apart.
                 for q in range(h0, h1):
-                    s, t, r = 0, b0 // taps_h, b0 % taps_h - 1
-                    for tap in range(b0, b1):
-                        r += 1
-                        if r == taps_h:
-                            t, r = t + 1, 0
-                        z, line = map_d[q_d * s_d + t * d_d], map_h[q * s_h + r * d_h]
-                        if z < 0 or line < 0:
-                            continue
-                        part = (z * high + line) * wide * c
-                        if column < 0:
-                            part = (t * deep + (q - h0) * s_h + r * step_h - a0) * pitch
-                        for k in range(taps_w):
-                            segments[g, 2 * (q - h0), s] = part + k * d_w * c
-                            segments[g, 2 * (q - h0) + 1, s] = (tap * taps_w + k) * length * ldb
-                            s += 1
-                    segments[g, 2 * (q - h0), most - 1] = s
+                    i = 2 * (q - h0)
+                    segments[g, i, most - 1] = _list_segments(
+                        windows, map_d, map_h, q_d, q, h0, b0, b1, slot0, deep, length * ldb,
+                        segments[g, i], segments[g, i + 1],
+                    )  # fmt: skip
                 for group in range(groups):
+                    channel = group * outputs
+                    begin, floor = start + channel * start_col * size, relu and b1 == lines
+                    if b0 > 0:
+                        begin = 0
+                    panels = b + (group * (end - first) - first) * b_panel * size
                     p0 = c0
                     while p0 < c1:  # panels of one width that level 2 holds
                         vectors = edges[p0 + 1] - edges[p0]
                         p1 = p0 + 1
                         while p1 < min(c1, p0 + span) and edges[p1 + 1] - edges[p1] == vectors:
                             p1 += 1
-                        height = heights[vectors]
                         for q in range(h0, h1):
-                            list_a = lists + 2 * (q - h0) * most * 8
-                            list_b, many = list_a + most * 8, segments[g, 2 * (q - h0), most - 1]
-                            # Tiles one beside the other that meet no more of X than stays near.
-                            met = height * across * max(1, many) * size
-                            stack = height * max(1, NEAR // met)
-                            stacks = (w1 - w0 + stack - 1) // stack
-                            for i in range(stacks):
-                                w = w0 + (w1 - w0) * i // stacks
-                                h = w0 + (w1 - w0) * (i + 1) // stacks - w
-                                part = base + ((w - w0) * across + group * length) * size
-                                row = sample * y_n + q_d * y_d + q * y_h + w * y_w
-                                # What the tiles beside meet first, far away if X is read in place.
-                                ahead, step = part, 0
-                                if column >= 0 and i + 1 < stacks and many > 0:
-                                    newest = segments[g, 2 * (q - h0), many - 1]
-                                    ahead += (newest + h * across) * size
-                                    terms = many * length
-                                    step = (height * across + terms - 1) // terms
-                                for p in range(p0, p1):
-                                    v = edges[p]
-                                    j = group * outputs + v * lane
-                                    last = min(lane, outputs - (v + vectors - 1) * lane)
-                                    panel = (
-                                        b
-                                        + (group * b_group + (p - first) * b_panel + v * b_vector)
-                                        * size
-                                    )
-                                    into = y + (row + j) * size
-                                    begin, lds = into, y_w
-                                    if b0 == 0:
-                                        begin, lds = start + j * start_col * size, 0
-                                    floor = relu and b1 == lines
-                                    if many == 0:  # but padding: one term, zero times zero
-                                        call(tile, (
-                                            h, vectors, zeros, origin, 0, 0, zeros, origin, 0, 1, 1,
-                                            begin, lds, into, y_w, last, floor, zeros, 0,
-                                        ))  # fmt: skip
-                                        continue
-                                    call(tile, (
-                                        h, vectors, part, list_a, across, 1,
-                                        panel, list_b, ldb, many, length, begin, lds,
-                                        into, y_w, last, floor, ahead, step,
-                                    ))  # fmt: skip
-                                    ahead, step = part, 0
+                            i = 2 * (q - h0)
+                            count, newest = segments[g, i, most - 1], int64(-1)
+                            if column >= 0 and count > 0:
+                                newest = segments[g, i, count - 1]
+                            row = sample * y_n + q_d * y_d + q * y_h + w0 * apart + channel
+                            _row_of_y(
+                                product, heights[vectors], vectors, p0, p1, edges, w1 - w0,
+                                base + group * length * size, newest, lists + i * most * 8,
+                                lists + (i + 1) * most * 8, count, panels, begin, start_col,
+                                y + row * size, floor, zeros, origin,
+                            )  # fmt: skip
                         p0 = p1
 
 
@@ -503,18 +551,24 @@ def correlation(
     spans = tuple((first, min(first + at_once, count)) for first in range(0, count, at_once))
     longest = min(piece, copied) * taps_w + 1
     lists = parts * cols, 2 * block + -(-APART // longest), longest
+    y_d, y_h, y_w = y_strides
     shape = (
-        parts, cols, size, lane, tile, copy, block, every, piece, span, n, high, wide, c,
-        math.prod(x[1:]), pitch, copied, scratch, deep.count, rows.count, planes,
-        taps_h, taps_w, deep.stride, rows.stride, columns.stride, deep.dilation, rows.dilation,
-        columns.dilation, length, b_panel, b_vector, ldb, y_first, math.prod(y[1:]), *y_strides,
-        groups, outputs,
+        parts, cols, block, piece, span, n, math.prod(x[1:]), copied, scratch, deep.count,
+        rows.count, planes, y_first, math.prod(y[1:]), y_d, y_h, groups,
+    )  # fmt: skip
+    windows = (
+        size, lane, copy, high, wide, c, pitch, every, taps_h, taps_w, deep.stride, rows.stride,
+        deep.dilation, rows.dilation, columns.dilation, rows.dilation // every,
+    )  # fmt: skip
+    product = (
+        size, lane, tile, columns.stride * c, length, b_panel, b_vector, ldb, y_w, outputs,
     )  # fmt: skip
     cuts = np.array(edges)
     return Correlation(
         _rows, _pack, dtype, packed, Arguments(packing, np.array(chosen), cuts), threads, 0,
         panel, spans,
-        (parts, cols), Arguments(shape, heights, deep.map, rows.map, strips, runs, cuts),
+        (parts, cols),
+        Arguments(shape, windows, product, heights, deep.map, rows.map, strips, runs, cuts),
         parts * cols * scratch, lists, zeros,
     )  # fmt: skip
 
