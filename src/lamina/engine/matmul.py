@@ -158,6 +158,49 @@ def _few(
 
 
 @jit.kernel
+def _rows_of_c(
+    i0: int, i1: int, vectors: int, last: int, k: int, n: int, size: int, lane: int, height: int,
+    tall: int, tile: int, origin: int, a: int, a_row: int, a_col: int, strips: int, copied: int,
+    panel: int, ldb: int, following: int, tile_packing: int, packs: int, source: int, b_row: int,
+    start: int, c: int, relu: int,
+) -> None:  # fmt: skip
+    """Compute rows i0 ... i1 of the columns of a panel of B, of A or of its strips if it is copied.
+
+    The first rows, as many as `packs`, pack the panel from its source while they go. Sums go on
+    from what C holds if `start` is 0. `following` is the panel that is used next.
+    """
+    i = i0
+    while i < i1:
+        some = min(tall, i1 - i)
+        if i + some == i1 and some > height:
+            some -= height  # the last ones go on their own
+        part, row, col, beneath = a + i * a_row * size, a_row, a_col, height * a_row
+        if copied > 0:
+            part, beneath = strips + (i - i0) * (k + lane) * size, strip(k, height, lane)
+            row, col = (k + lane, 1) if a_col == 1 else (1, height)
+        into = c + i * n * size
+        begin, lds = into, n
+        if start != 0:
+            begin, lds = start, 0
+        # What is used next: rows of A or, from the last ones on, the next part of B. To ask for
+        # memory that is not there takes longer than all else.
+        ahead, step = part + beneath * size, col
+        if col == 1:  # as many rows as the lowest of these tiles has
+            step = some // ((some + height - 1) // height)
+        if i + some == i1:
+            ahead, step = following, ldb
+        code, rows_b, apart = tile, panel, ldb
+        if packs > 0 and i == i0:
+            some, ahead, step = packs, panel, ldb
+            code, rows_b, apart = tile_packing, source, b_row
+        call(code, (
+            some, vectors, part, origin, row, col, rows_b, origin, apart, 1, k,
+            begin, lds, into, n, last, relu, ahead, step,
+        ))  # fmt: skip
+        i += some
+
+
+@jit.kernel
 def _part(g: int, at: int) -> None:
     """Compute part g of C, in a grid of rows x cols, from what `jit.held` gave for the arrays."""
     fixed, a, b, start, c, panels = jit.constants(at, 6)
@@ -222,8 +265,9 @@ def _part(g: int, at: int) -> None:
                                 some = min(group, q1 - p, n // (wide * lane) - p)
                                 call(spread, (source, b_row, kc, some, ldb, panel, gap))
                         elif mb == 0:
-                            packs = 0 < packing <= i1 - i0 and w == wide and last == lane
-                            if not packs:
+                            if 0 < packing <= i1 - i0 and w == wide and last == lane:
+                                packs = packing
+                            else:
                                 pack_panel(
                                     kc, ldb - lane + last, size, lane, copy, transpose, zeros,
                                     source, b_row, b_col, panel, ldb,
@@ -233,37 +277,15 @@ def _part(g: int, at: int) -> None:
                         following = panel + k * ldb * size
                     if p + 1 == q1 or p + 2 == count:  # the very last panel may be narrower
                         following = panel
-                    i = i0
-                    while i < i1:
-                        some = min(tall, i1 - i)
-                        if i + some == i1 and some > height:
-                            some -= height  # the last ones go on their own
-                        part, row, col = a + (i * a_row + k0 * a_col) * size, a_row, a_col
-                        beneath = height * row
-                        if a_room > 0:
-                            beneath = strip(kc, height, lane)
-                            part = strips + (i - i0) * (kc + lane) * size
-                            row, col = (kc + lane, 1) if a_col == 1 else (1, height)
-                        into = sums + (i * n + j) * size
-                        begin, lds = into, n
-                        if kb == 0:
-                            begin, lds = start + j * start_col * size, 0
-                        # What is used next: rows of A or, from the last ones on, the next part of
-                        # B. To ask for memory that is not there takes longer than all else.
-                        ahead, step = part + beneath * size, col
-                        if col == 1:  # as many rows as the lowest of these tiles has
-                            step = some // ((some + height - 1) // height)
-                        if i + some == i1:
-                            ahead, step = following, ldb
-                        code, rows_b, apart = tile, panel, ldb
-                        if packs and i == i0:
-                            some, ahead, step = packing, panel, ldb
-                            code, rows_b, apart = tile_packing, source, b_row
-                        call(code, (
-                            some, w, part, origin, row, col, rows_b, origin, apart, 1, kc,
-                            begin, lds, into, n, last, relu and k1 == k, ahead, step,
-                        ))  # fmt: skip
-                        i += some
+                    begin = start + j * start_col * size
+                    if kb > 0:
+                        begin = 0
+                    _rows_of_c(
+                        i0, i1, w, last, kc, n, size, lane, height, tall, tile, origin,
+                        a + k0 * a_col * size, a_row, a_col, strips, a_room, panel, ldb, following,
+                        tile_packing, packs, source, b_row, begin, sums + j * size,
+                        relu and k1 == k,
+                    )  # fmt: skip
     if c_room > 0 and first < end:
         j0, j1 = first * wide * lane, min(n, end * wide * lane)
         call(transpose, (
