@@ -110,19 +110,63 @@ def _gather(
 
 
 @jit.kernel
-def _tiles(g: int, shape: Task, windows: Task, edges: NDArray, at: Task) -> None:
+def _pack_panels(
+    matrix: Task, edges: NDArray, p0: int, p1: int, positions: int, dy: int, zeros: int, into: int
+) -> None:
+    """Pack the panels p0 ... p1 of a group's outputs, for some positions of dY."""
+    size, lane, _, copy, _, _, _, outputs, total = matrix
+    one = int64(1)  # not a literal: `pack_panel` is compiled once
+    for p in range(p0, p1):
+        vectors = edges[p + 1] - edges[p]
+        last = min(lane, outputs - (edges[p + 1] - 1) * lane)
+        pack_panel(
+            positions, (vectors - 1) * lane + last, size, lane, copy, copy, zeros,
+            dy + edges[p] * lane * size, total, one,
+            into + (edges[p] - edges[p0]) * lane * positions * size, vectors * lane,
+        )  # fmt: skip
+
+
+@jit.kernel
+def _rows_of_dw(
+    matrix: Task, i0: int, i1: int, vectors: int, last: int, positions: int, gathered: int,
+    panel: int, start: int, dw: int, zeros: int, origin: int, below: int, following: int, nth: int,
+) -> None:  # fmt: skip
+    """Compute the tiles i0 ... i1 of a panel's columns of dW, one below the other.
+
+    They ask for what is far away: dW `below`, or a line from the nth on of the positions of dY that
+    are `following`, if there are some. Sums go on from what dW holds if `start` is 0.
+    """
+    size, lane, tile, _, tiles, ldt, all_rows, _, total = matrix
+    line, r0 = LINE // size, all_rows * i0 // tiles
+    for i in range(i0, i1):
+        m = all_rows * i // tiles
+        h = all_rows * (i + 1) // tiles - m
+        into = dw + m * total * size
+        begin, lds = into, total
+        if start != 0:
+            begin, lds = start, 0
+        ahead, step = zeros, 0
+        if below and i + 1 < i1:
+            ahead, step = into + h * total * size, (h * total + positions - 1) // positions
+        elif following != 0 and (nth + i - i0) * line < total:
+            ahead, step = following + (nth + i - i0) * line * positions * size, line
+        call(tile, (
+            h, vectors, gathered + (m - r0) * size, origin, 1, ldt, panel, origin, vectors * lane,
+            1, positions, begin, lds, into, total, last, 0, ahead, step,
+        ))  # fmt: skip
+
+
+@jit.kernel
+def _tiles(g: int, shape: Task, matrix: Task, windows: Task, edges: NDArray, at: Task) -> None:
     """Compute part g of the tiles of dW."""
-    (
-        parts, cols, size, lane, tile, copy, tiles, stack, block, chunks, span, held, ldt, lines,
-        out_w, groups, all_rows, outputs, total,
-    ) = shape  # fmt: skip
-    x, dy, dw, zeros, origin, scratch, start = at
+    parts, cols, stack, block, chunks, span, held, lines, out_w, groups = shape
+    size, lane, _, _, tiles, ldt, all_rows, outputs, total = matrix
+    x, dy, dw, zeros, origin, scratch, fresh = at
     u0, u1 = groups * tiles * (g // cols) // parts, groups * tiles * (g // cols + 1) // parts
     c0 = (len(edges) - 1) * (g % cols) // cols
     c1 = (len(edges) - 1) * (g % cols + 1) // cols
     gathered = scratch + g * held * size
     packed = gathered + block * ((out_w + chunks - 1) // chunks) * ldt * size
-    line, one = LINE // size, int64(1)  # not a literal: `pack_panel` is compiled once
     for p0 in range(c0, c1, span):
         p1 = min(c1, p0 + span)
         all_panels = groups == 1 and p1 - p0 + 1 == len(edges)
@@ -130,53 +174,33 @@ def _tiles(g: int, shape: Task, windows: Task, edges: NDArray, at: Task) -> None
             line1 = min(line0 + block, lines)
             for chunk in range(chunks):
                 a, b = out_w * chunk // chunks, out_w * (chunk + 1) // chunks
-                positions = (line1 - line0) * (b - a)
-                following = (line1 - 1) * out_w + b
+                positions, end = (line1 - line0) * (b - a), (line1 - 1) * out_w + b
+                start = zeros
+                if fresh == 0 or line0 > 0 or chunk > 0:
+                    start = 0
                 of_group, u = -1, u0
                 while u < u1:
                     group, i0 = u // tiles, u % tiles
                     i1 = min(i0 + stack, tiles, i0 + u1 - u)
                     u += i1 - i0
+                    j = group * outputs
                     if group != of_group:
                         of_group = group
-                        for p in range(p0, p1):
-                            v = edges[p + 1] - edges[p]
-                            last = min(lane, outputs - (edges[p + 1] - 1) * lane)
-                            j = group * outputs + edges[p] * lane
-                            pack_panel(
-                                positions, (v - 1) * lane + last, size, lane, copy, copy, zeros,
-                                dy + ((line0 * out_w + a) * total + j) * size, total, one,
-                                packed + (edges[p] - edges[p0]) * lane * positions * size, v * lane,
-                            )  # fmt: skip
+                        first = dy + ((line0 * out_w + a) * total + j) * size
+                        _pack_panels(matrix, edges, p0, p1, positions, first, zeros, packed)
                     r0, r1 = all_rows * i0 // tiles, all_rows * i1 // tiles
                     _gather(windows, x, zeros, group, r0, r1, line0, line1, a, b, gathered)
                     for p in range(p0, p1):
-                        v = edges[p + 1] - edges[p]
                         last = min(lane, outputs - (edges[p + 1] - 1) * lane)
-                        j = group * outputs + edges[p] * lane
-                        panel = packed + (edges[p] - edges[p0]) * lane * positions * size
-                        for i in range(i0, i1):
-                            m = all_rows * i // tiles
-                            h = all_rows * (i + 1) // tiles - m
-                            into = dw + (m * total + j) * size
-                            begin, lds = into, total
-                            if start != 0 and line0 == 0 and chunk == 0:
-                                begin, lds = zeros, 0
-                            # What is far away: dW below, for all panels, and dY of the next block.
-                            ahead, step = zeros, 0
-                            if all_panels and p == p0 and i + 1 < i1:
-                                ahead = into + h * total * size
-                                step = (h * total + positions - 1) // positions
-                            elif p > p0 and u == u1 and following < lines * out_w:
-                                nth = (p - p0 - 1) * (i1 - i0) + i - i0
-                                if nth * line < total:
-                                    ahead = dy + (following * total + nth * line * positions) * size
-                                    step = line
-                            call(tile, (
-                                h, v, gathered + (m - r0) * size, origin, 1, ldt, panel, origin,
-                                v * lane, 1, positions, begin, lds, into, total, last, 0,
-                                ahead, step,
-                            ))  # fmt: skip
+                        following = dy + end * total * size
+                        if p == p0 or u < u1 or end >= lines * out_w:
+                            following = 0
+                        _rows_of_dw(
+                            matrix, i0, i1, edges[p + 1] - edges[p], last, positions, gathered,
+                            packed + (edges[p] - edges[p0]) * lane * positions * size, start,
+                            dw + (j + edges[p] * lane) * size, zeros, origin,
+                            all_panels and p == p0, following, (p - p0 - 1) * (i1 - i0),
+                        )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,15 +252,13 @@ def product(
     # Of equal cuts that by rows: nothing is gathered twice.
     cols, parts = grid(len(edges) - 1, groups * tiles, threads)
     held = positions * (ldt + min(span, len(edges) - 1) * widest * lane)
-    shape = (
-        parts, cols, size, lane, *machine.codes[:2], tiles, stack, block, chunks, span, held, ldt,
-        lines, wide, groups, all_rows, outputs, total,
-    )  # fmt: skip
+    shape = parts, cols, stack, block, chunks, span, held, lines, wide, groups
+    matrix = size, lane, *machine.codes[:2], tiles, ldt, all_rows, outputs, total
     windows = (
         size, lane, machine.codes[1], ldt, x[0], *dy[1:3], *x[1:], kh, taps_w, *stride, *dilation,
         *before, rows, run,
     )  # fmt: skip
-    fixed = Arguments(shape, windows, np.array(edges))
+    fixed = Arguments(shape, matrix, windows, np.array(edges))
     return Product(
         fixed, parts * cols, parts * cols * held, zeros_of(max(ldt, widest * lane), dtype)
     )
