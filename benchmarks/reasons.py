@@ -183,7 +183,8 @@ REASONS: Final = (
         "Few channels",
         "Sums are short: to begin and end a tile takes as long as some of its terms, and one "
         "channel with 3x3 taps has 9, whose y takes memory longer than its arithmetic. dX has less "
-        "than a vector of channels to write, and dY is transposed for it, up to half of its time.",
+        "than a vector of channels to write: its sums go along dY, which is copied for it, and "
+        "their lanes are joined at the end.",
         _of(Convolution, lambda case: case.inputs <= NARROW),
     ),
     Reason(

@@ -22,7 +22,7 @@ import pytest
 
 import lamina
 from lamina.convolution import winograd
-from lamina.engine import few, jit, packing, recurrent, taps, tile
+from lamina.engine import dots, few, jit, packing, recurrent, taps, tile
 from lamina.lstm import cell as lstm_cell
 from lamina.rnn import cell as rnn_cell
 from lamina.train import fused
@@ -300,6 +300,18 @@ def test_taps_are_vector_code(target, groups, dtype):
         assert not re.search(r"\t(callq?|bl)\t(?!\*%r|taps_\d|gradient_\d)", assembly)
         if jit.vector_bytes() == 64:
             assert not re.search(r"\(%rsp\).*%zmm|%zmm\d+,.*\(%rsp\)", assembly)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("columns", [1, 2, 3, 4])
+def test_dot_products_are_vector_code(target, columns, dtype):
+    """With AVX-512 they stay in registers."""
+    heights = range(1, dots.tallest(columns) + 1)
+    assembly = target(dots.dots(columns).emit(np.dtype(dtype)))
+    assert len(re.findall(FMA[target.cpu], assembly)) >= 2 * columns * sum(heights)
+    assert not re.search(r"\t(callq?|bl)\t(?!\*%r|dots_\d)", assembly)
+    if jit.vector_bytes() == 64:
+        assert not re.search(r"\(%rsp\).*%zmm|%zmm\d+,.*\(%rsp\)", assembly)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -14,7 +14,7 @@ import pytest
 
 import lamina as lm
 from contract import EPS, assert_close, assert_same, random
-from lamina.engine import few, jit, matmul, packing, patches, taps, threads, tile
+from lamina.engine import dots, few, jit, matmul, packing, patches, taps, threads, tile
 from lamina.engine.jit import Address
 from lamina.engine.matmul import contiguous
 from lamina.engine.memory import aligned
@@ -581,6 +581,54 @@ def test_maps_of_patches_of_an_image_in_zeros(run, dtype):
 
 
 # A few rows
+
+
+@by_dtype
+@pytest.mark.parametrize("run", [machine, twin], ids=["machine", "twin"])
+@pytest.mark.parametrize("columns", [1, 2, 3, 5])
+def test_dot_products(columns, run, dtype):
+    rng, n = np.random.default_rng(0), tile.lanes(dtype)
+    code, turn = dots.dots(columns), itertools.count()
+    for rows in range(1, dots.tallest(columns) + 1):
+        for terms in (1, n - 1, n, n + 1, 3 * n, 3 * n + 1):
+            i, vectors = next(turn), -(-terms // n)
+            segments, move, line = 1 + i % 3, 1 + i % 5, vectors * n + i % 2
+            x = np.full((segments, (rows - 1) * move + vectors * n), np.nan, dtype)
+            reached = (rows - 1) * move + terms
+            x[:, :reached] = whole(rng, (segments, reached), dtype)
+            w = np.zeros((segments, columns, line), dtype)
+            w[..., :terms] = whole(rng, (segments, columns, terms), dtype)
+            start = whole(rng, -(-rows * columns // n) * n, dtype)
+            y = np.full_like(start, np.nan)
+            met = np.stack([x[:, m * move :][:, :terms] for m in range(rows)])
+            expected = np.einsum("msi,sni->mn", met, w[..., :terms]).ravel()
+            run(
+                code, dtype, rows, (x, 0), (np.arange(segments) * x.shape[1], 0), move, (w, 0),
+                (np.arange(segments) * columns * line, 0), line, segments, vectors,
+                terms - (vectors - 1) * n, (start, 0), (y, 0),
+            )  # fmt: skip
+            expected += start[: rows * columns]
+            assert_same(y[: rows * columns], expected, f"{rows} rows of {terms} terms")
+
+
+def test_the_twin_of_dot_products_refuses_a_stray_address():
+    def arguments(**wrong):
+        n = tile.lanes(DTYPES[1])
+        arrays = {"x": np.ones(2 + n), "w": np.ones(n), "start": np.ones(n), "y": np.ones(n)}
+        given = {
+            "rows": 2, "x": 0, "x_at": FIRST, "move": 2, "w": 0, "w_at": FIRST, "line": n,
+            "segments": 1, "vectors": 1, "last": 1, "start": 0, "y": 0,
+        } | wrong  # fmt: skip
+        return [(arrays[k], v) if k in arrays else v for k, v in given.items()]
+
+    code = dots.dots(1)
+    twin(code, DTYPES[1], *arguments())
+    for wrong in (
+        {"x": 1}, {"x": -1}, {"w": 1}, {"w": -1}, {"start": 1}, {"start": -1}, {"y": 1}, {"y": -1},
+        {"rows": 0}, {"rows": 17}, {"last": 0}, {"vectors": 2},
+    ):  # fmt: skip
+        with pytest.raises(IndexError):
+            twin(code, DTYPES[1], *arguments(**wrong))
 
 
 @by_dtype

@@ -16,7 +16,7 @@ from ..engine.memory import empty
 from ..engine.program import Plan
 from ..engine.threads import count as count_threads
 from ..windows import Ints, Pads, Windows, each, pad, pairs, unpad
-from . import depthwise, direct, winograd
+from . import depthwise, direct, narrow, winograd
 from .direct import PLANS, Correlation, Taps, correlate, correlation
 from .gathered import Product
 from .narrow import Narrow
@@ -281,6 +281,12 @@ class Case:
         return zeros and winograd.fits(_three_axes(self.weight), self.groups, *self.moves[:2])
 
     @cached_property
+    def has_narrow_dx(self) -> bool:
+        """Whether lanes are terms of the sums of dX, which have an order of their own then."""
+        weight = _three_axes(self.weight)
+        return self.groups == 1 and narrow.fits(weight, *self.moves, self.dtype)
+
+    @cached_property
     def moves(self) -> tuple[Ints, Ints, Ints]:
         """Stride, dilation and what zeros pad before, on three axes."""
         windows, one = self.windows, (1,) * (5 - len(self.x))
@@ -397,7 +403,7 @@ def dx_of(case: Case, dy: NDArray, weight: NDArray, bias: NDArray | None = None)
     dx = empty(case.x, dy.dtype)
     if not dx.size:
         return dx
-    if case.is_product:
+    if case.is_product and not case.has_narrow_dx:
         c, o = case.matrix
         if bias is not None and c > len(bias):  # x is one window: its channels are tap by tap
             bias = np.tile(bias, c // len(bias))

@@ -5,7 +5,8 @@ the k for which s divides i + before - k d: the same k for all i of a *phase*, i
 with p = (i + before - k d) / s, which falls as k rises. Each phase is a correlation with taps and
 places of its own, and the phases of the axes together write each element of dX once.
 
-Few channels would leave most lanes of the tiles empty: narrow.py takes columns for lanes then.
+Few channels would leave most lanes of the tiles empty: narrow.py takes terms of the sum for lanes
+then.
 """
 
 import itertools
@@ -20,8 +21,9 @@ from ..engine import jit, pool
 from ..engine.jit import Arguments, Task, address, call, data, held
 from ..engine.matmul import machine_of
 from ..windows import Ints
+from . import narrow
 from .direct import Correlation, Taps, correlate, correlation, zeros_of
-from .narrow import Narrow, narrow, write
+from .narrow import Narrow
 
 NDArray = npt.NDArray[Any]
 
@@ -80,10 +82,9 @@ def gradient(
     threads : int
         How many there are for large work.
     """
-    if groups == 1 and math.prod(dx) * math.prod(dy):
-        plan = narrow(dy, weight, dx, stride, dilation, before, dtype, threads)
-        if plan is not None:
-            return plan
+    some = math.prod(dx) * math.prod(dy)
+    if some and groups == 1 and narrow.fits(weight, stride, dilation, before, dtype):
+        return narrow.narrow(dy, weight, dx, stride, dilation, before, dtype, threads)
     axes = [
         _phases(
             weight[axis], stride[axis], dilation[axis], before[axis], dx[1 + axis], dy[1 + axis]
@@ -116,7 +117,7 @@ def input_gradient(
 ) -> None:
     """Write dx, as planned, with a bias added if there is one."""
     if isinstance(plan, Narrow):
-        write(plan, dy, weight, dx, bias)
+        narrow.write(plan, dy, weight, dx, bias)
         return
     begin = zeros_of(dx.shape[-1], dx.dtype) if bias is None else bias
     at = held(dx), address(begin)

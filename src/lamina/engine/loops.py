@@ -1,10 +1,12 @@
-"""A loop in LLVM IR."""
+"""Loops in LLVM IR."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
 from llvmlite import ir
+
+State = list[ir.Value]
 
 
 class Loop(NamedTuple):
@@ -29,3 +31,27 @@ def for_range(b: ir.IRBuilder, stop: ir.Value, start: ir.Value | None = None) ->
     index.add_incoming(following, b.block)
     b.branch(condition)
     b.position_at_end(end)
+
+
+def loop_while(
+    b: ir.IRBuilder,
+    state: State,
+    going: Callable[[State], ir.Value],
+    body: Callable[[State], State],
+) -> State:
+    """Emit `while going(state): state = body(state)`; return the state behind it."""
+    head, inside, behind = (b.append_basic_block(name) for name in ("head", "inside", "behind"))
+    before = b.block
+    b.branch(head)
+    b.position_at_end(head)
+    now = [b.phi(value.type) for value in state]
+    for phi, value in zip(now, state, strict=True):
+        phi.add_incoming(value, before)
+    b.cbranch(going(now), inside, behind)
+    b.position_at_end(inside)
+    after = body(now)
+    for phi, value in zip(now, after, strict=True):
+        phi.add_incoming(value, b.block)
+    b.branch(head)
+    b.position_at_end(behind)
+    return now

@@ -42,6 +42,7 @@ from llvmlite import ir
 
 from . import jit
 from .jit import Address, Code
+from .loops import State, loop_while
 from .memory import LINE
 from .tile import Emitter, lanes
 
@@ -51,7 +52,6 @@ LATER: Final = 8
 """A tile asks for what is written so many places later, or where the next one writes."""
 
 _i64, _i32, _pointer = ir.IntType(64), ir.IntType(32), ir.PointerType()
-_State = list[ir.Value]
 
 
 def serves(inputs: int, outputs: int, dtype: np.dtype[Any]) -> bool:
@@ -138,41 +138,17 @@ class _Groups(Emitter):
         return found
 
 
-def _loop(
-    b: ir.IRBuilder,
-    state: _State,
-    going: Callable[[_State], ir.Value],
-    body: Callable[[_State], _State],
-) -> _State:
-    """Emit `while going(state): state = body(state)`; return the state behind it."""
-    head, inside, behind = (b.append_basic_block(name) for name in ("head", "inside", "behind"))
-    before = b.block
-    b.branch(head)
-    b.position_at_end(head)
-    now = [b.phi(value.type) for value in state]
-    for phi, value in zip(now, state, strict=True):
-        phi.add_incoming(value, before)
-    b.cbranch(going(now), inside, behind)
-    b.position_at_end(inside)
-    after = body(now)
-    for phi, value in zip(now, after, strict=True):
-        phi.add_incoming(value, b.block)
-    b.branch(head)
-    b.position_at_end(behind)
-    return now
-
-
 def _vectors(
-    b: ir.IRBuilder, most: int, body: Callable[[int, _State], _State], state: _State,
+    b: ir.IRBuilder, most: int, body: Callable[[int, State], State], state: State,
     vectors: ir.Value,
-) -> _State:  # fmt: skip
+) -> State:  # fmt: skip
     """Emit a loop over vectors, which state[0] counts: `most` abreast, one where fewer are left."""
     for many in sorted({most, 1}, reverse=True):
 
-        def going(state: _State, many: int = many) -> ir.Value:
+        def going(state: State, many: int = many) -> ir.Value:
             return b.icmp_signed("<=", b.add(state[0], _i64(many)), vectors)
 
-        state = _loop(b, state, going, partial(body, many))
+        state = loop_while(b, state, going, partial(body, many))
     return state
 
 
@@ -181,12 +157,14 @@ def _fetch(
 ) -> ir.Value:
     """Ask for some lines of X; return the pointer behind them."""
 
-    def one(state: _State) -> _State:
+    def one(state: State) -> State:
         left, ahead = state
         e.prefetch(b, ahead)
         return [b.sub(left, _i64(1)), e.at(b, ahead, apart)]
 
-    return _loop(b, [lines, ahead], lambda state: b.icmp_signed(">", state[0], _i64(0)), one)[1]
+    return loop_while(b, [lines, ahead], lambda state: b.icmp_signed(">", state[0], _i64(0)), one)[
+        1
+    ]
 
 
 def _multiples(b: ir.IRBuilder, distance: ir.Value) -> list[ir.Value]:
@@ -218,7 +196,7 @@ def _tile(
     taps_on, steps_on, moves_on = (_multiples(b, by) for by in (tap, step, move))
     later = b.mul(ldy, _i64(max(LATER, height)))
 
-    def some(at_edge: list[ir.Value], many: int, state: _State, masked: bool = False) -> _State:
+    def some(at_edge: list[ir.Value], many: int, state: State, masked: bool = False) -> State:
         """Compute so many vectors of all places."""
         v, x, w, start, y, ahead = state
         masks = (mask, wide_mask) if masked else (None, None)
@@ -227,7 +205,7 @@ def _tile(
         def of(r: int, m: int, j: int) -> int:
             return (r * height + m) * many + j
 
-        def taps(met: list[int], count: int, state: _State) -> _State:
+        def taps(met: list[int], count: int, state: State) -> State:
             k, x_k, *rest_of = state
             w_k, sums = rest_of[: len(met)], rest_of[len(met) :]
             weights = []
@@ -283,7 +261,7 @@ def _tile(
             w_k = [e.at(b, w_r, b.mul(tap, _i64(count))) for w_r in w_k]
             return [b.sub(k, _i64(count)), x_k, *w_k, *sums]
 
-        def segment(met: list[int], state: _State) -> _State:
+        def segment(met: list[int], state: State) -> State:
             s, *sums = state
             x_s, *w_s = (
                 e.at(b, base, b.load(b.gep(at, [s], source_etype=_i64), typ=_i64))
@@ -291,7 +269,7 @@ def _tile(
             )
             left = [terms, x_s, *w_s, *sums]
             if together:
-                left = _loop(
+                left = loop_while(
                     b,
                     left,
                     lambda state: b.icmp_signed(">=", state[0], _i64(together)),
@@ -305,13 +283,13 @@ def _tile(
         ahead = _fetch(b, e, ahead, b.mul(lines, _i64(height)), apart)
         first = [e.load(b, e.at(b, start, b.mul(start_step, _i64(j))), masks[0]) for j in each]
         state, end = [_i64(0), *first * (rows * height)], upper
-        state = _loop(
+        state = loop_while(
             b, state, lambda state: b.icmp_signed("<", state[0], upper), partial(segment, [0])
         )
         if rows == 2:
             for met, number in (([0, 1], both), ([1], lower)):
                 end = b.add(end, number)
-                state = _loop(b, state, partial(_below, b, end), partial(segment, met))
+                state = loop_while(b, state, partial(_below, b, end), partial(segment, met))
         sums = state[1:]
         moved = [
             b.add(v, _i64(many)), e.at(b, x, many * e.wide.lanes), e.at(b, w, many * e.lanes),
@@ -327,7 +305,7 @@ def _tile(
             y = e.behind(b, e.at(b, y, ldy), [value])
         return [*moved, ahead]
 
-    def one_tile(state: _State) -> _State:
+    def one_tile(state: State) -> State:
         t, x, y, ahead = state
         first_one = b.icmp_signed("==", t, _i64(0))
         last_one = b.icmp_signed("==", b.add(t, _i64(1)), tiles)
@@ -343,36 +321,16 @@ def _tile(
         moved = e.at(b, x, b.mul(move, _i64(height))), e.at(b, y, b.mul(ldy, _i64(height)))
         return [b.add(t, _i64(1)), *moved, done[-1]]
 
-    _loop(b, [_i64(0), x, y, ahead], lambda state: b.icmp_signed("<", state[0], tiles), one_tile)
+    loop_while(
+        b, [_i64(0), x, y, ahead], lambda state: b.icmp_signed("<", state[0], tiles), one_tile
+    )
     b.ret_void()
     return f
 
 
-def _below(b: ir.IRBuilder, end: ir.Value, state: _State) -> ir.Value:
+def _below(b: ir.IRBuilder, end: ir.Value, state: State) -> ir.Value:
     """Tell whether the count state[0] is below the end."""
     return b.icmp_signed("<", state[0], end)
-
-
-def _by_size(e: _Groups, name: str, functions: dict[int, ir.Function]) -> str:
-    """Emit `name(size, ...)`, which calls the function of that size; return the module."""
-    kinds: Any = next(iter(functions.values())).function_type.args
-    f = ir.Function(e.module, ir.FunctionType(ir.VoidType(), [_i64] * (1 + len(kinds))), name)
-    b = ir.IRBuilder(f.append_basic_block("entry"))
-    nothing = f.append_basic_block("nothing")
-    arguments = [
-        b.inttoptr(value, kind) if kind == _pointer else value
-        for value, kind in zip(f.args[1:], kinds, strict=True)
-    ]
-    choose = b.switch(f.args[0], nothing)
-    for size, function in functions.items():
-        block = f.append_basic_block(f"call_{size}")
-        choose.add_case(_i64(size), block)
-        b.position_at_end(block)
-        b.call(function, arguments)
-        b.ret_void()
-    b.position_at_end(nothing)
-    b.ret_void()
-    return str(e.module)
 
 
 def _emit(
@@ -381,7 +339,7 @@ def _emit(
 ) -> str:  # fmt: skip
     e = _Groups(dtype, inputs, outputs)
     heights = range(1, tallest(inputs, outputs, rows, apart_by) + 1)
-    return _by_size(e, name, {h: _tile(e, h, together, rest, apart_by, rows) for h in heights})
+    return e.by_size(name, {h: _tile(e, h, together, rest, apart_by, rows) for h in heights})
 
 
 def _twin(
@@ -457,7 +415,7 @@ def _gradient(e: _Groups, rows: int, terms: int) -> ir.Function:
     slides = b.icmp_signed("==", move, step)
     steps_on, moves_on = (_multiples(b, by) for by in (step, move))
 
-    def some(many: int, state: _State, masked: bool = False) -> _State:
+    def some(many: int, state: State, masked: bool = False) -> State:
         """Add to the sums of so many vectors, of all places."""
         v, x, y, w, ahead = state
         masks = (mask, wide_mask) if masked else (None, None)
@@ -477,7 +435,7 @@ def _gradient(e: _Groups, rows: int, terms: int) -> ir.Function:
                         found += [e.at(b, w_i, j * e.lanes) for j in each]
             return found
 
-        def add(count: int, state: _State) -> _State:
+        def add(count: int, state: State) -> State:
             m, ahead, y_m, *rest = state
             x_m, sums, on = rest[:rows], rest[rows:], moves_on if count > 1 else steps_on
             at = y_m
@@ -511,11 +469,11 @@ def _gradient(e: _Groups, rows: int, terms: int) -> ir.Function:
         left = [places, ahead, y, *(row(x, x_at, r) for r in range(rows)), *begin]
         for count in (AT_ONCE // many, 1):
 
-            def going(state: _State, count: int = count) -> ir.Value:
+            def going(state: State, count: int = count) -> ir.Value:
                 enough = b.icmp_signed(">=", state[0], _i64(count))
                 return enough if count == 1 else b.and_(enough, slides)
 
-            left = _loop(b, left, going, partial(add, count))
+            left = loop_while(b, left, going, partial(add, count))
         for at, value in zip(weights(), left[3 + rows :], strict=True):
             e.store(b, value, at, masks[0])
         moved = (e.at(b, at, many * n) for at, n in ((x, e.wide.lanes), (y, e.lanes), (w, e.lanes)))
@@ -536,7 +494,7 @@ def _emit_gradient(name: str, inputs: int, outputs: int, dtype: Any) -> str:
         for terms in range(1, most_taps(inputs) + 1)
         for rows in range(1, most_rows(terms, inputs, abreast(inputs, outputs)) + 1)
     ]
-    return _by_size(e, name, {16 * r + k: _gradient(e, r, k) for r, k in sizes})
+    return e.by_size(name, {16 * r + k: _gradient(e, r, k) for r, k in sizes})
 
 
 def _gradient_twin(

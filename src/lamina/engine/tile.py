@@ -277,6 +277,28 @@ class Emitter:
         kind = ir.FunctionType(_pointer, [_pointer])
         return b.asm(kind, "", "=r,0", [pointer], True)
 
+    def by_size(self, name: str, functions: dict[int, ir.Function]) -> str:
+        """Emit `name(size, ...)`, which calls the function of that size; return the module."""
+        kinds: Any = next(iter(functions.values())).function_type.args
+        whole = ir.FunctionType(ir.VoidType(), [_i64] * (1 + len(kinds)))
+        f = ir.Function(self.module, whole, name)
+        b = ir.IRBuilder(f.append_basic_block("entry"))
+        nothing = f.append_basic_block("nothing")
+        arguments = [
+            b.inttoptr(value, kind) if kind == _pointer else value
+            for value, kind in zip(f.args[1:], kinds, strict=True)
+        ]
+        choose = b.switch(f.args[0], nothing)
+        for size, function in functions.items():
+            block = f.append_basic_block(f"call_{size}")
+            choose.add_case(_i64(size), block)
+            b.position_at_end(block)
+            b.call(function, arguments)
+            b.ret_void()
+        b.position_at_end(nothing)
+        b.ret_void()
+        return str(self.module)
+
     # The tile
 
     def inner(self, name: str) -> ir.Function:
