@@ -3,6 +3,7 @@
 import itertools
 import platform
 import tracemalloc
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -37,6 +38,10 @@ SITUATIONS = {
 }
 every = pytest.mark.parametrize("problem", SITUATIONS.values(), ids=SITUATIONS)
 OF_SAMPLES = ("y", "dx", "h after", "c after", "dh before", "dc before")
+PLANS = (
+    recurrent._chosen, recurrent._plan, recurrent._back, recurrent._plan_back,
+    recurrent._plan_inputs, columns._plan, columns._plan_back,
+)  # fmt: skip
 
 
 @every
@@ -111,13 +116,8 @@ def test_same_bits_however_the_work_is_cut(problem, monkeypatch):
     arrays = problem.arrays()
     expected = problem.passes(kernel, arrays)
 
-    plans = (
-        recurrent._chosen, recurrent._plan, recurrent._back, recurrent._plan_back,
-        recurrent._plan_inputs, columns._plan, columns._plan_back,
-    )  # fmt: skip
-
     def same(what):
-        for plan in plans:
+        for plan in PLANS:
             plan.cache_clear()
         for name, a in problem.passes(kernel, arrays).items():
             assert_same(a, expected[name], f"{name}, {what}")
@@ -146,7 +146,7 @@ def test_same_bits_however_the_work_is_cut(problem, monkeypatch):
     for width in (1, 3):
         monkeypatch.setattr(recurrent, "widest", lambda *a, width=width: width)
         same(f"{width} vectors")
-    for plan in plans:
+    for plan in PLANS:
         plan.cache_clear()
 
 
@@ -204,6 +204,28 @@ def test_a_cache_keeps_few_numbers_a_step_and_unit(layer, most):
     _, cache = kernel.forward(arrays["x"], **{name: arrays[name] for name in names})
     kept = sum(a.size for a in cache.kept if a is not None)
     assert kept <= most * problem.n * problem.steps * problem.hidden
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["ranks", "columns"])
+def test_a_plan_keeps_the_zeros_and_ones_that_it_reads(shared, monkeypatch):
+    """However many others are asked for meanwhile: `zeros_and_ones` keeps the latest alone."""
+    monkeypatch.setattr(columns, "is_better", lambda *_: shared)
+    monkeypatch.setattr(threads, "count", lambda: 2)
+    for plans in (*PLANS, recurrent.zeros_and_ones):
+        plans.cache_clear()
+    layer, x = lm.LSTM(3, 40, rng=0), np.ones((4, 3, 3), np.float32)
+
+    def passes():
+        y, cache = layer.forward(x, training=True)
+        return y, layer.backward(y, cache)[0]
+
+    expected = passes()
+    read = [weakref.ref(a) for a in recurrent.zeros_and_ones(40, x.dtype)]
+    for size in range(1000, 1300):
+        recurrent.zeros_and_ones(size, x.dtype)
+    assert all(a() is not None for a in read), "a plan points to memory that is free"
+    for found, a in zip(passes(), expected, strict=True):
+        assert_same(found, a)
 
 
 @pytest.mark.parametrize("lengths", [None, [40, 3, 17, 25, 40]], ids=["full", "ragged"])

@@ -319,7 +319,7 @@ def _plan(
         parts, steps, chunk, stride, machine.size, machine.lane, *machine.codes[:2],
         machine.origin_at, cell(dtype), width, width_x, inputs, hidden, gates, n, int(bias),
         hidden * masked, int(cells), int(keep), flush_code(dtype), flushing,
-        address(machine.heights), few_rows(dtype) if way == IN_PLACE else 0, way, address(zeros),
+        address(machine.heights), few_rows(dtype) if way == IN_PLACE else 0, way, zeros,
         panels_x, panels_h, sums, x_ahead, states, modes, turn, *columns_of(sides, turn, hidden),
     )  # fmt: skip
     return _Plan(width, width_x, work, machine.zeros, ones, constants)
@@ -359,7 +359,7 @@ def _plan_back(
     constants = jit.Constants(
         parts, steps, stride, machine.size, machine.lane, machine.codes[0], scale(dtype),
         machine.origin_at, cell(dtype), widest(n, hidden // parts, dtype), hidden,
-        columns // hidden, int(masked), address(zeros), flush_code(dtype), flushing,
+        columns // hidden, int(masked), zeros, flush_code(dtype), flushing,
         address(machine.heights), *machine.codes[1:], modes, turn, *columns_of(sides, turn, hidden),
     )  # fmt: skip
     return constants, work

@@ -537,8 +537,8 @@ def _plan(
     constants = jit.Constants(
         parts, steps, apart, stride, machine.size, machine.lane, *machine.codes, affine(dtype),
         machine.origin_at, cell(dtype), width, width_p, width_x, inputs, hidden, outputs, columns,
-        most, int(bias), way, int(stacked), int(projected), outputs * masked, address(ones),
-        address(zeros), int(cells), int(keep), flush_code(dtype), flushing,
+        most, int(bias), way, int(stacked), int(projected), outputs * masked, ones,
+        zeros, int(cells), int(keep), flush_code(dtype), flushing,
         panels_x, panels_x if stacked else panels_h, panels_p, xh, sums, ahead, modes,
         address(machine.heights), turn, np.arange(n if projected else 0),
         *columns_of(sides, turn, outputs),
@@ -680,7 +680,7 @@ def _plan_back(
     constants = jit.Constants(
         parts, steps, apart, stride, machine.size, machine.lane, *machine.codes, affine(dtype),
         machine.origin_at, cell(dtype), width, width_p, hidden, outputs, columns, int(projected),
-        int(masked), address(zeros), address(ones), flush_code(dtype), flushing,
+        int(masked), zeros, ones, flush_code(dtype), flushing,
         panels_h, panels_p, ds, modes, address(machine.heights),
         few.few_turned(dtype) if in_place else 0, turn, *columns_of(sides, turn, outputs),
     )  # fmt: skip
