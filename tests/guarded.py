@@ -3,7 +3,8 @@
 `python guarded.py problems SEED LINEARS CONVOLUTIONS TRANSPOSED` checks so many random problems.
 It prints each before its turn, for a stray access ends the process. `python guarded.py strays`
 makes such accesses on purpose, each in a fork, and prints the signals that ended them. `python
-guarded.py elements KIND SEED COUNT` checks problems of elements.py.
+guarded.py elements KIND SEED COUNT` checks problems of elements.py. `python guarded.py tiles BYTES`
+runs tiles, of vectors of so many bytes, where nothing stands behind the last row of B.
 
 Guarded are not only the arguments of kernels but all the memory they take: results, scratch,
 panels, lists. It begins as NaN, or as integers that lead far away, and is unmapped when it dies.
@@ -160,8 +161,31 @@ def strays() -> None:
     print("linear: after y:", outcome(lambda: kernel.forward(wide, weight)))
 
 
+def tiles(width: int) -> None:
+    """Run tiles of vectors of so many bytes on a B that ends with its last row."""
+    jit.vector_bytes, jit.vector_registers = lambda: width, lambda: 16 if width < 64 else 32
+    tile.WIDTHS = (1, 2)
+    kind, origin = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 19), np.zeros(1, np.int64)
+    global at_end
+    at_end = itertools.repeat(True)
+    dtype, n = np.dtype(np.float32), width // 4
+    code = kind(jit.native("", lambda: tile._emit(dtype), "tile"))
+    for columns, k in itertools.product(range(1, 2 * n + 1), (1, 2, 5, 2 * n + 1)):
+        vectors, (c, start) = -(-columns // n), np.zeros((2, columns), dtype)
+        for ldb in (0, *range(columns, columns + n + 1)):
+            a, b = np.ones(k, dtype), empty((k - 1) * ldb + columns, dtype)
+            b[...] = 1
+            code(
+                1, vectors, a.ctypes.data, origin.ctypes.data, k, 1, b.ctypes.data,
+                origin.ctypes.data, ldb, 1, k, start.ctypes.data, 0, c.ctypes.data, columns,
+                columns - (vectors - 1) * n, 0, 0, 0,
+            )  # fmt: skip
+            assert (c == k).all()
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "elements":
         run_elements(sys.argv[2], *map(int, sys.argv[3:]))
     else:
-        {"problems": run, "strays": strays}[sys.argv[1]](*map(int, sys.argv[2:]))
+        which = {"problems": run, "strays": strays, "tiles": tiles}
+        which[sys.argv[1]](*map(int, sys.argv[2:]))

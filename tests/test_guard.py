@@ -25,6 +25,13 @@ def test_the_guard_sees_one_element_too_far():
         assert outcome == ("0" if what.endswith("nothing") else "SIGSEGV"), what
 
 
+@pytest.mark.parametrize("width", [16, 32, 64])
+def test_tiles_read_nothing_behind_the_last_row_of_b(width):
+    """Vectors of any width run on every CPU: LLVM makes several narrow ones of a wide one."""
+    done = guarded("tiles", width)
+    assert done.returncode == 0, f"ended with {done.returncode}\n{done.stderr[-2000:]}"
+
+
 @pytest.mark.parametrize(
     ("kind", "count"),
     [
