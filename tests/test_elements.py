@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import problems
-from contract import assert_same
+from contract import EPS, assert_same
 from elements import KINDS, LAYOUTS, BatchNorm, Dropout
 from lamina.batchnorm import kernel as batchnorm_kernel
 from lamina.dropout import kernel as dropout_kernel
@@ -34,6 +34,16 @@ def test_batchnorm_of_many_rows(dtype):
         BatchNorm((5000, channels), dtype).check()
     BatchNorm((9, 30, 5, 70), dtype, lengths=(3, 0, 30, 1, 5, 9, 30, 2, 2)).check()
     BatchNorm((9, 30, 3), dtype, lengths=(3, 0, 30, 1, 5, 9, 30, 2, 2)).check()
+
+
+@by_dtype
+def test_the_variance_where_the_first_value_is_far_from_the_others(dtype):
+    """Squares about that one alone would be a hundred times what is left of them."""
+    x = np.random.default_rng(0).standard_normal((128, 64)).astype(dtype)
+    x[0] = 1000
+    _, cache = batchnorm_kernel.forward(x)
+    exact = x.astype(np.longdouble).var(axis=0)
+    assert np.max(np.abs(cache.var - exact) / exact) <= 10 * EPS[np.dtype(dtype)]
 
 
 @by_dtype
