@@ -121,6 +121,28 @@ def test_every_tile(run, dtype):
 
 
 @by_dtype
+@pytest.mark.parametrize("amd", [True, False], ids=["AMD", "others"])
+def test_narrow_tiles_of_other_cpus(amd, dtype, monkeypatch):
+    """How wide they are depends on who made the CPU; each runs on every CPU, if slowly."""
+    for name, value in (("vector_bytes", 64), ("vector_registers", 32), ("is_amd", amd)):
+        monkeypatch.setattr(jit, name, lambda value=value: value)
+    monkeypatch.setattr(tile, "WIDTHS", (1, 2))
+    code = jit.native("", lambda: tile._emit(np.dtype(dtype)), "tile")
+    rng, n, rows = np.random.default_rng(0), tile.lanes(dtype), 4 * tile.ROWS + 3
+    for width, terms in itertools.product(range(1, 2 * n + 1), (1, 3, 5)):
+        relu, k, vectors = width % 2, terms * tile.TERMS, -(-width // n)
+        a, b, c = (whole(rng, s, dtype) for s in ((rows, k), (k, width), (rows, 2 * n + 1)))
+        expected = c.copy()
+        total = c[:, :width] + a @ b
+        expected[:, :width] = np.maximum(total, 0) if relu else total
+        machine(
+            lambda _: code, dtype, rows, vectors, (a, 0), FIRST, k, 1, (b, 0), FIRST, width, 1, k,
+            (c, 0), 2 * n + 1, (c, 0), 2 * n + 1, width - (vectors - 1) * n, relu, NOWHERE, 0,
+        )  # fmt: skip
+        assert_same(c, expected, f"{width} columns, {k} terms")
+
+
+@by_dtype
 @pytest.mark.parametrize("run", [machine, twin], ids=["machine", "twin"])
 def test_the_tile_that_packs(run, dtype):
     rng, vectors = np.random.default_rng(0), tile.panel_vectors()
