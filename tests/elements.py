@@ -16,6 +16,7 @@ from lamina.batchnorm import kernel as batchnorm_kernel
 from lamina.dropout import formula as dropout_formula
 from lamina.dropout import kernel as dropout_kernel
 from lamina.dropout.formula import Draw
+from lamina.engine import columns
 from lamina.parts import (
     activations,
     activations_kernel,
@@ -462,4 +463,5 @@ def sweep(kind: str, seed: int, count: int, report: Callable[[str], None] = str)
         problem, parts = KINDS[kind](rng), int(rng.integers(1, 4))
         report(f"{i}, in {parts} parts: {problem}")
         problems.cut(parts)
+        columns.is_better = lambda *_, shared=i // 2 % 2 == 1: shared  # by steps, or by columns
         problem.check(i, tuple(rng.permutation(LAYOUTS)) if i % 2 else ("plain",))
