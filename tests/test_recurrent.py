@@ -23,6 +23,7 @@ SITUATIONS = {
     "lstm, projected": Recurrence("lstm", 6, 5, 4, 18, projection=7, masked=True, shared=True),
     "lstm, few": Recurrence("lstm", 2, 70, 12, 16),
     "lstm, one": Recurrence("lstm", 1, 9, 12, 20),
+    "lstm, as many steps as go ahead": Recurrence("lstm", 6, 8, 70, 5),  # of x W_x
     "rnn": Recurrence("rnn", 13, 6, 5, 24),
     "rnn, relu": Recurrence("rnn", 4, 9, 7, 33, activation="relu", bias=False),
     "rnn, sigmoid": Recurrence("rnn", 9, 7, 6, 20, "float64", activation="sigmoid"),
