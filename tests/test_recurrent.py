@@ -262,6 +262,24 @@ def test_a_call_has_the_bits_of_a_pass_to_differentiate(layer, bidirectional):
         assert_same(model.for_inference()(x, lengths=lengths), y)
 
 
+@pytest.mark.parametrize("shared", [False, True], ids=["ranks", "columns"])
+@pytest.mark.parametrize("kind", [lm.RNN, lm.LSTM])
+def test_an_inference_model_keeps_panels_for_each_width_and_cut(kind, shared, monkeypatch):
+    """Both follow from the batch and the threads of a call."""
+    monkeypatch.setattr(columns, "is_better", lambda *_: shared)
+    monkeypatch.setattr(threads, "available", lambda: 3)
+    for plan in PLANS:
+        plan.cache_clear()
+    layer, rng = kind(5, 160, rng=0), np.random.default_rng(0)
+    fixed = layer.for_inference()
+    for parts, n in itertools.product((1, 2, 3), (1, 3, 9, 17, 40)):
+        x = rng.standard_normal((n, 4, 5)).astype(np.float32)
+        with threads.threads(parts):
+            assert_same(fixed(x), layer(x), f"{n} in {parts} parts")
+    for plan in PLANS:
+        plan.cache_clear()
+
+
 @pytest.mark.parametrize("large", [2**22, 0])
 @pytest.mark.parametrize("n", [1, 3, 9])
 @pytest.mark.parametrize(
