@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import lamina as lm
-from contract import assert_same
+from contract import assert_close, assert_same
 from lamina.engine import columns, outer, pool, recurrent, threads
 from lamina.engine.matmul import column_sums, matmul
 from problems import LAYOUTS
@@ -175,7 +175,7 @@ def test_step_has_the_bits_of_run(problem):
 def test_outer_has_the_bits_of_products(k, i, h, n, dtype):
     rng = np.random.default_rng(0)
     x, before, d = (rng.standard_normal((k, size)).astype(dtype) for size in (i, h, n))
-    c, work = np.empty((i + h + 1, n), dtype), np.empty(10**6, dtype)
+    c, work = np.empty((i + h + 1, n), dtype), np.full(10**6, np.nan, dtype)
     *found, bias = c[:i], c[i:-1], c[-1]
     expected = [np.empty((a.shape[1], n), dtype) for a in (x, before)]
     for a, into in zip((x, before), expected, strict=True):
@@ -189,8 +189,26 @@ def test_outer_has_the_bits_of_products(k, i, h, n, dtype):
         calls, room = outer.outer(c.dtype, k, i, h, n, *late, places)
         assert room <= work.size
         pool.in_order(*calls)(*arrays)
+        assert np.isnan(work[room:]).all(), "wrote behind the room that it asked for"
         for a, b in zip((*found, bias), (*expected, column_sums(d)), strict=True):
             assert_same(a, b)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3])
+def test_dx_of_rows_that_lie_apart(parts):
+    rng, dtype = np.random.default_rng(0), np.dtype(np.float32)
+    rows, inputs, columns = 200, 37, 40
+    weight_x, da = (rng.standard_normal((n, columns)).astype(dtype) for n in (inputs, rows))
+    where, dx = rng.permutation(3 * rows)[:rows], np.full((3 * rows, inputs), np.nan, dtype)
+    calls, room = recurrent._inputs_of(
+        dtype, rows, inputs, columns, parts, *map(pool.late, range(4)), where
+    )
+    work = np.full(room + 10**4, np.nan, dtype)
+    pool.in_order(*calls)(weight_x, da, dx, work)
+    assert np.isnan(work[room:]).all(), "wrote behind the room that it asked for"
+    assert_close(dx[where], da @ weight_x.T, dtype)
+    dx[where] = np.nan
+    assert np.isnan(dx).all()
 
 
 # Memory
