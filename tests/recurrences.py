@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import problems
-from contract import EPS
+from contract import EPS, assert_same
 from lamina.arrays import reverse_steps
 from lamina.lstm import formula as lstm_formula
 from lamina.lstm import kernel as lstm_kernel
@@ -147,6 +147,20 @@ class Recurrence:
             assert off <= bound, f"{name} of {self}: off by {off}, bound {bound}"
             if self.lengths is not None and name in ("y", "dx"):
                 assert not a[padding].any(), f"padding of {name}"
+        self.check_fixed(arrays, found["y"])
+
+    def check_fixed(self, arrays: dict[str, Any], y: np.ndarray) -> None:
+        """Hold weights that were packed beforehand to the bits of y: as a whole, and in steps."""
+        if self.reverse or not self.n:
+            return
+        names = ("weight_x", "weight_h", "bias", "weight_p")[: 4 if self.layer == "lstm" else 3]
+        cell = self.modules[0].fixed(*map(arrays.get, names), **self.options)
+        state = tuple(arrays[name] for name in ("h", "c") if name in arrays)
+        x, lengths, mask = (arrays.get(name) for name in ("x", "lengths", "mask"))
+        assert_same(cell.infer(x, state, lengths=lengths, mask=mask)[0], y, "y of packed weights")
+        for t in range(self.steps if lengths is None and mask is None else 0):
+            y_t, state = cell.step(np.ascontiguousarray(x[:, t]), state)
+            assert_same(y_t, y[:, t], f"step {t} of packed weights")
 
 
 def recurrence(rng: Any, most: int = 40) -> Recurrence:
