@@ -16,6 +16,7 @@ from contract import assert_same
 from lamina import kernels
 from lamina.convolution import formula as convolution_formula
 from lamina.convolution import kernel as convolution_kernel
+from lamina.convolution import narrow
 from lamina.engine import matmul, memory, threads
 from lamina.engine.few import few_rows_past
 from lamina.linear import formula as linear_formula
@@ -130,6 +131,21 @@ def test_convolution(name, dtype):
     problem = SITUATIONS[name]
     for bias in (True, False):
         check(Problem(**vars(problem) | {"dtype": dtype, "bias": bias}))
+
+
+def test_no_more_zeros_are_read_than_there_are(monkeypatch):
+    """Around rows of dY, whose taps reach further than a vector is wide."""
+    asked = []
+
+    def followed_by_nan(count, dtype):
+        asked.append(count)
+        return np.append(np.zeros(count, dtype), np.full(1000, np.nan, dtype))[:count]
+
+    monkeypatch.setattr(narrow, "zeros_of", followed_by_nan)
+    convolution_kernel._plan_dx.cache_clear()
+    check(convolution((1, 3, 200, 1), (3, 33), 20, padding=((1, 1), (16, 16))))
+    convolution_kernel._plan_dx.cache_clear()
+    assert asked
 
 
 @by_dtype
