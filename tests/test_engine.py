@@ -720,6 +720,18 @@ def test_sums_of_columns(run, dtype):
 
 
 @by_dtype
+@pytest.mark.parametrize("n", [1, 3, 64, matmul.WIDE // 2, matmul.WIDE // 2 + 1, matmul.WIDE])
+def test_sums_of_few_columns_and_many_rows(n, dtype):
+    least = -(-matmul.LONG // n)
+    for rows in (least - 1, least, least + 5, 2 * least):
+        a = whole(np.random.default_rng(0), (rows, n), dtype)
+        found = matmul.column_sums(a)
+        assert_same(found, a.sum(axis=0), f"{rows} x {n}")  # of whole numbers exactly
+        with lm.threads(1):
+            assert_same(matmul.column_sums(a), found)
+
+
+@by_dtype
 def test_columns_turned_from_whole_lines_sum_to_the_same_bits(dtype):
     rng, n = np.random.default_rng(0), tile.lanes(dtype)
     for m, width, blocks in itertools.product((1, few.MOST), (3 * n, 4 * n + 1), (1, 2, 3)):

@@ -72,6 +72,10 @@ COPY: Final = 8
 """To copy a row of B takes about as long as to multiply and add it to so many rows of C."""
 SCRATCH: Final = 2**17
 """Bytes of a workspace that one product may keep."""
+WIDE: Final = 512
+"""So many sums of columns keep two threads busy, ..."""
+LONG: Final = 2**17
+"""... and are worth it from so many elements on."""
 FEW: Final = 8
 """From so many vectors on, few rows are not for a tile, but for few.py, as few terms always are, of
 which C may then go past the caches."""
@@ -575,8 +579,25 @@ class Given:
 
 
 def column_sums(a: NDArray) -> NDArray:
-    """Return the sums over all axes but the last: a product with ones, and as regular as one."""
-    n, one = a.shape[-1], machine_of(a.dtype).one
+    """Return the sums over all axes but the last: a product with ones, and as regular as one.
+
+    Of few columns and many rows, some rows side by side count as one first: there is work for all
+    threads, and for all of the multiply-adds that one may begin at the same time.
+    """
+    n = a.shape[-1]
+    rows, together = a.size // n, WIDE // n
+    if a.size < LONG or together < 2:
+        return _sums(a, rows, n)
+    wide = _sums(a, rows // together, together * n)
+    total: NDArray = wide.reshape(together, n).sum(axis=0)
+    if left := rows % together:
+        total += a.reshape(rows, n)[-left:].sum(axis=0)
+    return total
+
+
+def _sums(a: NDArray, rows: int, n: int) -> NDArray:
+    """Return the sums of the columns of the matrix (rows, n) that A begins with."""
+    one = machine_of(a.dtype).one
     sums = np.empty(n, a.dtype)
-    matmul(one, 0, 0, a, n, 1, 1, n, a.size // n, sums)
+    matmul(one, 0, 0, a, n, 1, 1, n, rows, sums)
     return sums
