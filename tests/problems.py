@@ -197,6 +197,7 @@ def cut(parts: int, set: Callable[[Any, str, Any], Any] = setattr) -> None:
         for name, value in (
             ("SERIAL", 0), ("count_threads", lambda: parts), ("REUSED", 0), ("COPIED", 1),
             ("SOME", 1), ("TILES", 1), ("STREAM", 1), ("STRIP", 512), ("FAR", 128), ("ALONE", 0),
+            ("POSITIONS", 24),
         ):  # fmt: skip
             if hasattr(module, name):
                 set(module, name, value)
