@@ -195,23 +195,23 @@ def _forward(part: int, at: int) -> None:
                 h_mine, apart * both, weight_h, columns, tall_h, a, columns, one, a, columns,
                 t % 2,
             )  # fmt: skip
-        cells, y_t = row * hidden * size, y + t * turn * y_row * size
+        at_cells, y_t = row * hidden * size, y + t * turn * y_row * size
         further = item(first, t + 1) - item(first, t) if t + 1 < steps else 0
         h, h_row, m, m_row = h_mine, apart * both, mask_mine, apart * mask_row
         shown, shown_row, shown_at, shown_apart = y_t, y_row, starts, apart
         if projected:  # y comes later
-            h, h_row, m, m_row = s + cells, gap * hidden, ones, 0
+            h, h_row, m, m_row = s + at_cells, gap * hidden, ones, 0
             shown, shown_row, shown_at, shown_apart = a, columns, numbers, 1
         call(cell, (
             rows, vectors, last, hidden, a, columns, c_mine, apart * hidden, h, h_row, m, m_row,
             shown, shown_row, shown_at, shown_apart,
             turn if t + 1 < steps and not projected else 0, keep, gap, further,
-            c_before + cells * keep, gates + row * columns * size * keep,
+            c_before + at_cells * keep, gates + row * columns * size * keep,
         ))  # fmt: skip
         if projected:
             product(
                 rows, hidden, outputs, width_p, size, lane, tile, origin, heights,
-                s + cells, gap * hidden, weight_p, outputs, tall_p,
+                s + at_cells, gap * hidden, weight_p, outputs, tall_p,
                 zeros, zero, zero, h_mine, apart * both, t % 2,
             )  # fmt: skip
             scatter(
