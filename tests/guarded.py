@@ -24,6 +24,7 @@ import numpy as np
 
 import elements
 import problems
+from lamina.convolution import depthwise
 from lamina.engine import jit, matmul, pool, tile
 from lamina.linear import kernel
 
@@ -110,6 +111,7 @@ def run(seed: int, *counts: int) -> None:
             problem, parts = make(rng), int(rng.integers(1, 4))
             print(f"{i}, in {parts} parts: {problem}", flush=True)
             matmul.past_caches = lambda *_, past=i % 2 == 1: past
+            depthwise.past_caches = matmul.past_caches
             problems.cut(parts)
             problems.check(problem, i)
 

@@ -334,6 +334,24 @@ def test_same_bits_past_the_caches(samples, outputs, dtype, monkeypatch):
     assert used
 
 
+@by_dtype
+@pytest.mark.parametrize("channels", [48, 49])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_depthwise_has_the_same_bits_past_the_caches(stride, channels, dtype, monkeypatch):
+    """And so has what lies where such writes cannot go."""
+    problem = convolution(
+        (2, 13, 14, channels), (3, 3), channels, stride=stride, padding=1, groups=channels,
+        dtype=dtype,
+    )  # fmt: skip
+    arrays, dy = problem.arrays(), random_dy(problem)
+    expected = passes(convolution_kernel, problem, arrays, dy)
+    monkeypatch.setattr(memory, "LEVEL_3", 0)
+    monkeypatch.setattr(memory, "LEAST", 0)
+    problems.cut(2, monkeypatch.setattr)
+    for name, a in passes(convolution_kernel, problem, arrays, dy).items():
+        assert_same(a, expected[name], name)
+
+
 # Memory
 
 

@@ -30,7 +30,7 @@ import numpy.typing as npt
 from ..engine import jit, pool
 from ..engine.jit import Arguments, Task, address, call
 from ..engine.matmul import SERIAL, machine_of
-from ..engine.memory import LINE, workspace
+from ..engine.memory import ALIAS, LINE, past_caches, workspace
 from ..engine.taps import (
     MOST,
     abreast,
@@ -380,19 +380,23 @@ class _Plan:
 
 
 def _code(
-    run: list[int], move: int, inputs: int, outputs: int, rows: int, dtype: np.dtype[Any]
-) -> Any:
+    run: list[int], move: int, inputs: int, outputs: int, rows: int, past: bool,
+    dtype: np.dtype[Any],
+) -> Any:  # fmt: skip
     _, _, count, _, _, terms, _, step, *_ = run
     by = 1 if count == 1 or move == step else 2 if move == 2 * step else 0
-    return taps(inputs, outputs, *split(terms, inputs, by), max(by, 1), rows)(dtype)
+    return taps(inputs, outputs, *split(terms, inputs, by), max(by, 1), rows, past)(dtype)
 
 
 @lru_cache(PLANS)
 def _plan(
     sizes: Ints, windows: Windows, mode: str, groups: int, inputs: int, outputs: int,
-    dtype: np.dtype[Any], back: bool, alone: bool,
+    dtype: np.dtype[Any], back: bool, alone: bool, past: bool,
 ) -> _Plan:  # fmt: skip
-    most = 1 if alone else rows_together(inputs, outputs)
+    size, lane, apart = dtype.itemsize, lanes(dtype), windows.stride[-1]
+    # The places that a tile writes of dx may share a set of level 1, which holds those of one row.
+    crowded = back and apart > 1 and apart * groups * outputs * size % ALIAS == 0
+    most = 1 if alone or crowded else rows_together(inputs, outputs)
     together = 1 if alone else split(MOST, inputs, 1)[0]  # taps
     fill = (1,) * (3 - len(sizes))
     described = zip(
@@ -405,7 +409,6 @@ def _plan(
 
     met = [int(np.diff(axis.runs[:, 3:5]).max(initial=1)) for axis in (deep, rows, columns)]
     lines = met[0] * met[1]
-    size, lane = dtype.itemsize, lanes(dtype)
     reach = 8 * columns.move + met[2]
     vectors = -(-groups * outputs // lane)
     blocks = min(vectors, -(-lines * reach * groups * inputs * size // NEAR))
@@ -413,7 +416,7 @@ def _plan(
     widest = max(8, (NEAR // column - met[2]) // columns.move)
     strips, runs = _strips(columns, places[2], widest, together)
     codes = [[0]] if alone else [
-        [_code(run, columns.move, inputs, outputs, 1 + r, dtype) for r in range(most)]
+        [_code(run, columns.move, inputs, outputs, 1 + r, past, dtype) for r in range(most)]
         for run in runs.tolist()
     ]  # fmt: skip
     fixed = Arguments(
@@ -472,6 +475,13 @@ def _ring(plan: _Plan, x: NDArray, parts: int) -> tuple[Task, NDArray, NDArray]:
     return ring, np.full((parts, plan.slots), -1), scratch
 
 
+def _past(inputs: int, outputs: int, y: NDArray) -> bool:
+    """Tell whether tiles should write y past the caches: whole lines, which it is too large for."""
+    whole = abreast(inputs, outputs) * lanes(y.dtype) * y.itemsize == LINE
+    aligned = address(y) % LINE == y.shape[-1] * y.itemsize % LINE == 0
+    return whole and aligned and past_caches(2, y.nbytes)
+
+
 def _correlate(
     plan: _Plan, x: NDArray, inputs: int, weight: NDArray, outputs: int, bias: NDArray | None,
     y: NDArray, kernel: Ints, relu: bool,
@@ -498,7 +508,7 @@ def forward(
 ) -> None:  # fmt: skip
     r"""Write y, shape (N, \*Q, O)."""
     c, o = weight.shape[-2], weight.shape[-1] // groups
-    plan = _plan(x.shape[1:-1], windows, mode, groups, c, o, x.dtype, False, False)
+    plan = _plan(x.shape[1:-1], windows, mode, groups, c, o, x.dtype, False, False, _past(c, o, y))
     _correlate(plan, x, c, weight, o, bias, y, _three(windows.size), relu)
 
 
@@ -511,7 +521,9 @@ def input_gradient(
     if c > 1 or o > 1:  # exchange the two sides of each group
         weight = np.moveaxis(weight.reshape(-1, c, groups, o), 3, 1)
         weight = np.ascontiguousarray(weight.reshape(-1, o, c, groups).swapaxes(2, 3))
-    plan = _plan(dx.shape[1:-1], windows, mode, groups, o, c, dy.dtype, True, False)
+    plan = _plan(
+        dx.shape[1:-1], windows, mode, groups, o, c, dy.dtype, True, False, _past(o, c, dx)
+    )
     _correlate(plan, dy, o, weight, c, bias, dx, _three(windows.size), False)
 
 
@@ -588,7 +600,7 @@ def weight_gradient(
 ) -> NDArray:
     """Return dW, of the shape `weight`: sums over chunks of a fixed size, added in their order."""
     c, o = weight[-2], weight[-1] // groups
-    plan = _plan(x.shape[1:-1], windows, mode, groups, c, o, x.dtype, False, True)
+    plan = _plan(x.shape[1:-1], windows, mode, groups, c, o, x.dtype, False, True, False)
     size, lane, channels = x.itemsize, lanes(x.dtype), weight[-1]
     rows = len(x) * dy[0].size // (channels * dy.shape[-2])
     chunks = max(1, min(CHUNKS, rows // 8))

@@ -48,8 +48,6 @@ from .tile import Emitter, lanes
 
 MOST: Final = 8
 """No group has more inputs or outputs."""
-LATER: Final = 8
-"""A tile asks for what is written so many places later, or where the next one writes."""
 
 _i64, _i32, _pointer = ir.IntType(64), ir.IntType(32), ir.PointerType()
 
@@ -176,7 +174,7 @@ def _multiples(b: ir.IRBuilder, distance: ir.Value) -> list[ir.Value]:
 
 
 def _tile(
-    e: _Groups, height: int, together: int, rest: int, apart_by: int, rows: int
+    e: _Groups, height: int, together: int, rest: int, apart_by: int, rows: int, past: bool
 ) -> ir.Function:
     """Emit the tiles of one height: `tiles` of them, one beside the other."""
     kinds = [_i64, _pointer, _pointer, _i64, _i64, _pointer, _pointer, _pointer, _i64, _i64,
@@ -194,7 +192,6 @@ def _tile(
     low = e.spread(b, floor, e.vector)
     mask, wide_mask = e.first_lanes(b, last), e.group_lanes(b, last)
     taps_on, steps_on, moves_on = (_multiples(b, by) for by in (tap, step, move))
-    later = b.mul(ldy, _i64(max(LATER, height)))
 
     def some(at_edge: list[ir.Value], many: int, state: State, masked: bool = False) -> State:
         """Compute so many vectors of all places."""
@@ -279,7 +276,6 @@ def _tile(
                 left = taps(met, rest, left)
             return [b.add(s, _i64(1)), *left[2 + len(met) :]]
 
-        # Before the sums, for what is written behind them is asked for there.
         ahead = _fetch(b, e, ahead, b.mul(lines, _i64(height)), apart)
         first = [e.load(b, e.at(b, start, b.mul(start_step, _i64(j))), masks[0]) for j in each]
         state, end = [_i64(0), *first * (rows * height)], upper
@@ -300,8 +296,10 @@ def _tile(
                 y_r = e.at(b, y, row) if r else y
                 for j in each:
                     value = e.at_least(b, sums[of(r, m, j)], low)
-                    e.store(b, value, e.at(b, y_r, j * e.lanes), masks[0])
-                e.prefetch(b, e.at(b, y_r, later), write=True)
+                    if past and not masked:
+                        e.stream(b, value, e.at(b, y_r, j * e.lanes))
+                    else:
+                        e.store(b, value, e.at(b, y_r, j * e.lanes), masks[0])
             y = e.behind(b, e.at(b, y, ldy), [value])
         return [*moved, ahead]
 
@@ -335,11 +333,11 @@ def _below(b: ir.IRBuilder, end: ir.Value, state: State) -> ir.Value:
 
 def _emit(
     name: str, inputs: int, outputs: int, together: int, rest: int, apart_by: int, rows: int,
-    dtype: Any,
+    past: bool, dtype: Any,
 ) -> str:  # fmt: skip
     e = _Groups(dtype, inputs, outputs)
     heights = range(1, tallest(inputs, outputs, rows, apart_by) + 1)
-    return e.by_size(name, {h: _tile(e, h, together, rest, apart_by, rows) for h in heights})
+    return e.by_size(name, {h: _tile(e, h, together, rest, apart_by, rows, past) for h in heights})
 
 
 def _twin(
@@ -524,11 +522,16 @@ def _gradient_twin(
 
 @cache
 def taps(
-    inputs: int, outputs: int, together: int, rest: int, apart_by: int = 1, rows: int = 1
-) -> Code:
-    """Return the code for groups of so many inputs and outputs: its arguments are `_twin`'s."""
+    inputs: int, outputs: int, together: int, rest: int, apart_by: int = 1, rows: int = 1,
+    past: bool = False,
+) -> Code:  # fmt: skip
+    """Return the code for groups of so many inputs and outputs: its arguments are `_twin`'s.
+
+    What goes `past` the caches is aligned, and so are its rows.
+    """
     name = f"taps_of_{inputs}_to_{outputs}_by_{together}_and_{rest}_{apart_by}_{rows}"
-    emit = partial(_emit, name, inputs, outputs, together, rest, apart_by, rows)
+    name += "_past" * past
+    emit = partial(_emit, name, inputs, outputs, together, rest, apart_by, rows, past)
     whole = 0 if together else rest
     return Code(name, emit, partial(_twin, inputs, outputs, whole, apart_by, rows))
 
