@@ -285,15 +285,18 @@ def test_taps_are_vector_code(target, groups, dtype):
     together, rest = taps.split(3, inputs, 1)
     tiles = [(by, r) for by in (1, 2) for r in range(1, taps.rows_together(*groups) + 1)]
     heights = {tile: range(1, taps.tallest(*groups, tile[1], tile[0]) + 1) for tile in tiles}
-    most, abreast = taps.most_taps(inputs), taps.abreast(*groups)
-    rows_of = {k: taps.most_rows(k, inputs, abreast) for k in range(1, most + 1)}
+    abreast, sums = taps.sums_abreast(*groups)
+    rows_of = {k: taps.most_rows(k, inputs, sums) for k in range(1, taps.most_taps(inputs) + 1)}
     sums_back = sum(r * k for k, most in rows_of.items() for r in range(1, most + 1))
     for code, count in (
         *(
             (taps.taps(*groups, together, rest, by, r), r * sum(heights[by, r]) * (together + rest))
             for by, r in tiles
         ),
-        (taps.taps_gradient(*groups), (taps.AT_ONCE + 1) * sums_back),
+        *(
+            (taps.taps_gradient(*groups, by), (taps.at_once(abreast) + 1) * sums_back)
+            for by in (1, 2)
+        ),
     ):
         assembly = target(code.emit(np.dtype(dtype)))
         assert len(re.findall(FMA[target.cpu], assembly)) >= 2 * inputs * count, code.name

@@ -427,12 +427,15 @@ def test_gradients_of_taps(inputs, outputs, run, dtype):
     if not taps.serves(inputs, outputs, dtype):
         pytest.skip("vectors of this CPU are too short for the group")
     rng, n = np.random.default_rng(0), tile.lanes(dtype)
-    code, turn = taps.taps_gradient(inputs, outputs), itertools.count()
+    turn, (_, sums) = itertools.count(), taps.sums_abreast(inputs, outputs)
+    some = taps.at_once(1)
     for terms in range(1, taps.most_taps(inputs) + 1):
-        for rows in range(1, taps.most_rows(terms, inputs, taps.abreast(inputs, outputs)) + 1):
-            for places in (1, taps.AT_ONCE, 2 * taps.AT_ONCE + 3):
+        for rows in range(1, taps.most_rows(terms, inputs, sums) + 1):
+            for places in (1, some, 2 * some + 3):
                 i = next(turn)
-                move, step = ((1, 1), (2, 1), (1, 2), (2, 2))[i % 4]
+                move, step = ((1, 1), (2, 1), (1, 2), (2, 2), (4, 2))[i % 5]
+                code = taps.taps_gradient(inputs, outputs, i % 3)
+                edges = i % 4 if terms > 1 < places else 0
                 o = (
                     outputs
                     * (1, 3 * n // outputs, n // outputs + 1, 2 * n // outputs + 1)[i % 7 % 4]
@@ -444,11 +447,17 @@ def test_gradients_of_taps(inputs, outputs, run, dtype):
                 dw = whole(rng, (rows, terms, inputs, o + 1), dtype)
                 expected = dw.copy()
                 expected[..., :o] += group_gradient(x, dy, move, step, terms, outputs)
+                for edge, m, k in ((1, 0, 0), (2, -1, terms - 1)):
+                    if edges & edge:
+                        one = np.zeros_like(dy)
+                        one[m] = dy[m]
+                        alone = group_gradient(x, one, move, step, terms, outputs)
+                        expected[:, k, :, :o] -= alone[:, k]
                 line = o + 1
                 vectors, last = divmod(o - 1, n)
                 run(
                     code, dtype, 16 * rows + terms, (x, 0), (np.arange(rows) * columns * c, 0),
-                    move * c, step * c, (dy, 0), o, places, (dw, 0),
+                    move * c, step * c, (dy, 0), o, places, edges, (dw, 0),
                     (np.arange(rows) * terms * inputs * line, 0), inputs * line, line,
                     vectors + 1, last + 1, o, (x, 0), i % 3, 1,
                 )  # fmt: skip
@@ -460,12 +469,12 @@ def test_the_twin_of_the_gradient_of_taps_refuses_a_stray_address():
         arrays = {"x": np.ones((4, 3)), "y": np.ones((3, 3)), "w": np.ones((2, 3))}
         given = {
             "size": 16 + 2, "x": 0, "x_at": FIRST, "move": 3, "step": 3, "y": 0, "ldy": 3,
-            "places": 3, "w": 0, "w_at": FIRST, "tap": 3, "line": 3, "vectors": 1, "last": 3,
-            "below": 0, "ahead": 0, "lines": 1, "apart": 1,
+            "places": 3, "edges": 0, "w": 0, "w_at": FIRST, "tap": 3, "line": 3, "vectors": 1,
+            "last": 3, "below": 0, "ahead": 0, "lines": 1, "apart": 1,
         } | wrong  # fmt: skip
         return [(arrays[k], v) if k in arrays else v for k, v in given.items()]
 
-    code = taps.taps_gradient(1, 1)
+    code = taps.taps_gradient(1, 1, 1)
     twin(code, DTYPES[1], *arguments())
     for wrong in (
         {"x": 1}, {"x": -1}, {"y": 1}, {"y": -1}, {"w": 1}, {"w": -1}, {"size": 16 + 3},

@@ -39,6 +39,7 @@ from ..engine.taps import (
     rows_together,
     serves,
     split,
+    sums_abreast,
     tallest,
     taps,
     taps_gradient,
@@ -397,7 +398,7 @@ def _plan(
     # The places that a tile writes of dx may share a set of level 1, which holds those of one row.
     crowded = back and apart > 1 and apart * groups * outputs * size % ALIAS == 0
     most = 1 if alone or crowded else rows_together(inputs, outputs)
-    together = 1 if alone else split(MOST, inputs, 1)[0]  # taps
+    together = most_taps(inputs) if alone else split(MOST, inputs, 1)[0]
     fill = (1,) * (3 - len(sizes))
     described = zip(
         fill + sizes, fill + windows.size, fill + windows.stride, fill + windows.dilation,
@@ -440,11 +441,10 @@ def _plan(
 
 
 def _given(
-    plan: _Plan, x: NDArray, inputs: int, y: NDArray, outputs: int, kernel: Ints
+    plan: _Plan, many: int, x: NDArray, inputs: int, y: NDArray, outputs: int, kernel: Ints
 ) -> tuple[Task, Task, Task]:
     """Return what `_strip` is told; how the sources x lie; how their places y do, and go by."""
     c, o, lane = x.shape[-1], y.shape[-1], lanes(x.dtype)
-    many = abreast(inputs, outputs)
     shape = (
         len(x), *plan.sources[:2], plan.sources[2] * c, *kernel[1:], inputs * o, *plan.places[:2],
         plan.blocks, -(-o // lane), plan.most,
@@ -492,7 +492,7 @@ def _correlate(
     parts = count_threads() if y.size * weight.size // o > SERIAL else 1
     segments = np.empty((parts, 6, plan.longest), np.int64)
     start, start_step = (machine.zeros_at, 0) if bias is None else (address(bias), lane)
-    shape, sources, places = _given(plan, x, inputs, y, outputs, kernel)
+    shape, sources, places = _given(plan, abreast(inputs, outputs), x, inputs, y, outputs, kernel)
     task = (
         parts, size, lane, tallest(inputs, outputs, plan.most, plan.move), *sources,
         address(weight), inputs * o, o,
@@ -544,7 +544,7 @@ def _weights(
     """Add the chunks of part g: each of some strips of rows, to a dW of its own."""
     (
         parts, size, lane, most, abreast, wide, channels, x, size_x, lines, apart_x, dw, tap, line,
-        chunks, dw_size, y, out_w, outputs, units, move, lists, inputs, code,
+        chunks, dw_size, y, out_w, outputs, units, move, lists, inputs, sums, code,
     ) = task  # fmt: skip
     line_x, longest = shape[3], segments.shape[2]
     list_x = lists + (g * 6 + 3) * longest * 8
@@ -563,15 +563,15 @@ def _weights(
                 first, apart, count, pair0, pair1 = (
                     runs_w[r, 0], runs_w[r, 1], runs_w[r, 2], runs_w[r, 3], runs_w[r, 4]
                 )  # fmt: skip
-                terms, tap_step, step, moved = (
-                    runs_w[r, 5], runs_w[r, 6], runs_w[r, 7], runs_w[r, 8]
+                terms, tap_step, step, moved, edges = (
+                    runs_w[r, 5], runs_w[r, 6], runs_w[r, 7], runs_w[r, 8], runs_w[r, 9]
                 )  # fmt: skip
                 pieces = (terms + most - 1) // most
                 place = row * out_w + first
                 for e in range(pair0, pair1, terms):
                     for piece in range(pieces):
                         k0, k1 = terms * piece // pieces, terms * (piece + 1) // pieces
-                        together = most_rows(k1 - k0, inputs, abreast)
+                        together = most_rows(k1 - k0, inputs, sums)
                         for i0 in range(0, rows, together):
                             i1 = min(rows, i0 + together)
                             for i in range(i0, i1):
@@ -589,7 +589,7 @@ def _weights(
                                 16 * (i1 - i0) + k1 - k0, base + v0 * wide * size, list_x,
                                 move * pixel, step * pixel,
                                 y + (place * outputs + v0 * lane) * size, apart * outputs, count,
-                                dw + (chunk * dw_size + v0 * lane) * size, list_w,
+                                edges, dw + (chunk * dw_size + v0 * lane) * size, list_w,
                                 tap_step * tap, line, v1 - v0, last,
                                 out_w * outputs, x + behind * size, asked, apart_x,
                             ))  # fmt: skip
@@ -603,14 +603,17 @@ def weight_gradient(
     plan = _plan(x.shape[1:-1], windows, mode, groups, c, o, x.dtype, False, True, False)
     size, lane, channels = x.itemsize, lanes(x.dtype), weight[-1]
     rows = len(x) * dy[0].size // (channels * dy.shape[-2])
-    chunks = max(1, min(CHUNKS, rows // 8))
+    chunks = max(1, min(CHUNKS, rows // 16 * 2))  # even, for two threads
     parts = min(count_threads(), chunks) if dy.size * math.prod(weight[:-1]) > SERIAL else 1
     dweights = np.zeros((chunks, *weight), x.dtype)
+    move, step = windows.stride[-1], windows.dilation[-1]
+    code = taps_gradient(c, o, 1 if move == step else 2 if move == 2 * step else 0)
     segments = np.empty((parts, 6, max(plan.longest, 3)), np.int64)
-    shape, sources, places = _given(plan, x, c, dy, o, _three(windows.size))
+    many, most = sums_abreast(c, o)
+    shape, sources, places = _given(plan, many, x, c, dy, o, _three(windows.size))
     task = (
         parts, size, lane, most_taps(c), *sources, address(dweights), c * channels, channels,
-        chunks, math.prod(weight), *places, address(segments), c, taps_gradient(c, o)(x.dtype),
+        chunks, math.prod(weight), *places, address(segments), c, most, code(x.dtype),
     )  # fmt: skip
     ring, held, _memory = _ring(plan, x, parts)
     pool.launch(_weights, parts, plan.fixed, shape, task, segments, ring, held)

@@ -28,7 +28,7 @@ The gradient of W for R rows of taps, K of each, goes over M places with its sum
 
     W[w_r + k·tap + i·line + j] += Σ_m X[x_r + m·move + k·step + ⌊j / o⌋ c + i] · Y[m·ldy + j]  (2)
 
-Each element is ONE chain again, over m in rising order.
+Each element is ONE chain again, over m in rising order. Here, too, both ends may lie at edges.
 """
 
 import itertools
@@ -385,33 +385,44 @@ def most_taps(inputs: int) -> int:
     return 8 // inputs
 
 
+def sums_abreast(inputs: int, outputs: int) -> tuple[int, int]:
+    """Return how many vectors of sums go together, and of how many taps and inputs at the most.
+
+    Depthwise it is two: they often lie in the same lines, which level 1 would lose in between.
+    """
+    if inputs == outputs == 1:
+        return 2, 9 if jit.vector_registers() == 32 else 6
+    return 1, 9
+
+
 @jit.kernel
-def most_rows(terms: int, inputs: int, abreast: int) -> int:
+def most_rows(terms: int, inputs: int, most: int) -> int:
     """Return of how many rows, of so many taps, there are sums at the most."""
-    return max(1, min(3, (9 if abreast == 1 else 6) // (terms * inputs)))
+    return max(1, min(3, most // (terms * inputs)))
 
 
-MOST_ABREAST: Final = 6
-"""Sums of so many taps at the most stay in registers for two vectors abreast."""
-AT_ONCE: Final = 4
-"""How many places share the vectors of X that their taps meet, of one vector of them."""
+def at_once(many: int) -> int:
+    """Return how many places share the X that their taps meet, of so many vectors abreast."""
+    return 6 if jit.vector_registers() == 32 else 4 // many
 
 
-def _gradient(e: _Groups, rows: int, terms: int) -> ir.Function:
+def _gradient(e: _Groups, rows: int, terms: int, apart_by: int) -> ir.Function:
     """Emit equation (2) for so many rows and taps."""
-    kinds = [_pointer, _pointer, _i64, _i64, _pointer, _i64, _i64,
+    kinds = [_pointer, _pointer, _i64, _i64, _pointer, _i64, _i64, _i64,
              _pointer, _pointer, _i64, _i64, _i64, _i64, _i64, _pointer, _i64, _i64]  # fmt: skip
     name = f"gradient_{rows}x{terms}"
     f = ir.Function(e.module, ir.FunctionType(ir.VoidType(), kinds), name)
     f.linkage = "internal"
     f.attributes.add("nounwind")
-    (x, x_at, move, step, y, ldy, places, w, w_at, tap, line, vectors, last,
+    (x, x_at, move, step, y, ldy, places, edges, w, w_at, tap, line, vectors, last,
      below, ahead, lines, apart) = f.args  # fmt: skip
     b = ir.IRBuilder(f.append_basic_block("entry"))
     whole = b.sub(vectors, b.zext(b.icmp_signed("<", last, _i64(e.lanes)), _i64))
     mask, wide_mask = e.first_lanes(b, last), e.group_lanes(b, last)
-    slides = b.icmp_signed("==", move, step)
-    steps_on, moves_on = (_multiples(b, by) for by in (step, move))
+    shared = b.icmp_signed("==", move, b.mul(step, _i64(apart_by)))
+    steps_on = _multiples(b, step)
+    behind_first = b.sub(places, b.and_(edges, _i64(1)))
+    at_end = b.lshr(edges, _i64(1))
 
     def some(many: int, state: State, masked: bool = False) -> State:
         """Add to the sums of so many vectors, of all places."""
@@ -433,14 +444,15 @@ def _gradient(e: _Groups, rows: int, terms: int) -> ir.Function:
                         found += [e.at(b, w_i, j * e.lanes) for j in each]
             return found
 
-        def add(count: int, state: State) -> State:
+        def add(count: int, met: range, state: State) -> State:
             m, ahead, y_m, *rest = state
-            x_m, sums, on = rest[:rows], rest[rows:], moves_on if count > 1 else steps_on
+            x_m, sums = rest[:rows], rest[rows:]
             at = y_m
             for _ in range(count):
                 e.prefetch(b, e.at(b, at, below))
                 at = e.at(b, at, ldy)
             ahead = _fetch(b, e, ahead, b.mul(lines, _i64(count)), apart)
+            columns = apart_by * (count - 1) + terms
             for j in each:
                 ys, at = [], y_m
                 for _ in range(count):
@@ -448,64 +460,73 @@ def _gradient(e: _Groups, rows: int, terms: int) -> ir.Function:
                     at = e.behind(b, e.at(b, at, ldy), ys[-1:])
                 for r in range(rows):
                     at_row = x_m[r]
-                    for n in range(count + terms - 1):
-                        place = e.at(b, e.at(b, at_row, on[n % 3]), j * e.wide.lanes)
-                        values = e.place(b, place, masks[1])
-                        for k in range(terms):
-                            if 0 <= n - k < count:
-                                for i, value in enumerate(values):
-                                    s = ((r * terms + k) * e.inputs + i) * many + j
-                                    sums[s] = e.multiply_add(b, value, ys[n - k], sums[s])
-                        after = sums[(r * terms + min(n, terms - 1)) * e.inputs * many + j]
-                        if n % 3 == 2:
-                            at_row = e.at(b, at_row, on[3])
-                        at_row = e.behind(b, at_row, [after])
+                    for column in range(columns):
+                        pairs = [(k, n) for n in range(count) for k in met
+                                 if n * apart_by + k == column]  # fmt: skip
+                        place = e.at(b, e.at(b, at_row, steps_on[column % 3]), j * e.wide.lanes)
+                        values = e.place(b, place, masks[1]) if pairs else []
+                        for k, n in pairs:
+                            for i, value in enumerate(values):
+                                s = ((r * terms + k) * e.inputs + i) * many + j
+                                sums[s] = e.multiply_add(b, value, ys[n], sums[s])
+                        if column % 3 == 2:
+                            at_row = e.at(b, at_row, steps_on[3])
+                        if pairs:
+                            at_row = e.behind(b, at_row, [sums[s]])
             moved = [e.at(b, x_r, b.mul(move, _i64(count))) for x_r in x_m]
             return [b.sub(m, _i64(count)), ahead, at, *moved, *sums]
 
+        def at_first(state: State) -> ir.Value:
+            return b.icmp_signed(">", state[0], behind_first)
+
+        def between(count: int, state: State) -> ir.Value:
+            enough = b.icmp_signed(">=", state[0], b.add(at_end, _i64(count)))
+            return enough if count == 1 else b.and_(enough, shared)
+
+        def at_last(state: State) -> ir.Value:
+            return b.icmp_signed(">", state[0], _i64(0))
+
         begin = [e.load(b, at, masks[0]) for at in weights()]
         left = [places, ahead, y, *(row(x, x_at, r) for r in range(rows)), *begin]
-        for count in (AT_ONCE // many, 1):
-
-            def going(state: State, count: int = count) -> ir.Value:
-                enough = b.icmp_signed(">=", state[0], _i64(count))
-                return enough if count == 1 else b.and_(enough, slides)
-
-            left = loop_while(b, left, going, partial(add, count))
+        left = loop_while(b, left, at_first, partial(add, 1, range(1, terms)))
+        for count in (at_once(many), 1) if apart_by else (1,):
+            left = loop_while(b, left, partial(between, count), partial(add, count, range(terms)))
+        left = loop_while(b, left, at_last, partial(add, 1, range(terms - 1)))
         for at, value in zip(weights(), left[3 + rows :], strict=True):
             e.store(b, value, at, masks[0])
         moved = (e.at(b, at, many * n) for at, n in ((x, e.wide.lanes), (y, e.lanes), (w, e.lanes)))
         return [b.add(v, _i64(many)), *moved, left[1]]
 
-    most = abreast(e.inputs, e.outputs) if terms <= MOST_ABREAST else 1
-    done = _vectors(b, most, some, [_i64(0), x, y, w, ahead], whole)
+    many, most = sums_abreast(e.inputs, e.outputs)
+    done = _vectors(b, many if terms <= most else 1, some, [_i64(0), x, y, w, ahead], whole)
     with b.if_then(b.icmp_signed("<", done[0], vectors)):
         some(1, done, masked=True)
     b.ret_void()
     return f
 
 
-def _emit_gradient(name: str, inputs: int, outputs: int, dtype: Any) -> str:
+def _emit_gradient(name: str, inputs: int, outputs: int, apart_by: int, dtype: Any) -> str:
     e = _Groups(dtype, inputs, outputs)
+    _, most = sums_abreast(inputs, outputs)
     sizes = [
         (rows, terms)
         for terms in range(1, most_taps(inputs) + 1)
-        for rows in range(1, most_rows(terms, inputs, abreast(inputs, outputs)) + 1)
+        for rows in range(1, most_rows(terms, inputs, most) + 1)
     ]
-    return e.by_size(name, {16 * r + k: _gradient(e, r, k) for r, k in sizes})
+    return e.by_size(name, {16 * r + k: _gradient(e, r, k, apart_by) for r, k in sizes})
 
 
 def _gradient_twin(
     inputs: int, outputs: int,
     size: int, x: Address, x_at: Address, move: int, step: int, y: Address, ldy: int, places: int,
-    w: Address, w_at: Address, tap: int, line: int, vectors: int, last: int,
+    edges: int, w: Address, w_at: Address, tap: int, line: int, vectors: int, last: int,
     below: int, ahead: Address, lines: int, apart: int,
 ) -> None:  # fmt: skip
     """Compute equation (2) in plain Python; `size` is 16 times the rows, and the taps of a row."""
     n = lanes(y.dtype)
     rows, terms = divmod(size, 16)
-    most = most_rows(max(terms, 1), inputs, abreast(inputs, outputs))
-    fits = 1 <= terms <= most_taps(inputs) and 1 <= rows <= most
+    _, most = sums_abreast(inputs, outputs)
+    fits = 1 <= terms <= most_taps(inputs) and 1 <= rows <= most_rows(terms, inputs, most)
     if not (fits and 1 <= last <= n):
         raise IndexError(f"no sums for {rows} x {terms} taps and {last} lanes")
     width = (vectors - 1) * n + last
@@ -515,7 +536,8 @@ def _gradient_twin(
         for k in range(terms):
             for i in range(inputs):
                 sums = w.row(w_r + k * tap + i * line, width)
-                for m in range(places):
+                m0, m1 = int(k == 0) & edges, places - (int(k == terms - 1) & edges >> 1)
+                for m in range(m0, m1):
                     values = x.row(x_r + m * move + k * step, width * inputs // outputs)
                     sums += values[groups + i] * y.row(m * ldy, width)
 
@@ -537,8 +559,8 @@ def taps(
 
 
 @cache
-def taps_gradient(inputs: int, outputs: int) -> Code:
+def taps_gradient(inputs: int, outputs: int, apart_by: int) -> Code:
     """Return the code for the gradient of weights: its arguments are `_gradient_twin`'s."""
-    name = f"gradient_of_{inputs}_to_{outputs}"
-    emit = partial(_emit_gradient, name, inputs, outputs)
+    name = f"gradient_of_{inputs}_to_{outputs}_by_{apart_by}"
+    emit = partial(_emit_gradient, name, inputs, outputs, apart_by)
     return Code(name, emit, partial(_gradient_twin, inputs, outputs))
