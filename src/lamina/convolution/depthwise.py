@@ -30,7 +30,7 @@ import numpy.typing as npt
 from ..engine import jit, pool
 from ..engine.jit import Arguments, Task, address, call
 from ..engine.matmul import SERIAL, machine_of
-from ..engine.memory import ALIAS, LINE, past_caches, workspace
+from ..engine.memory import ALIAS, LINE, past_caches, pointer, workspace
 from ..engine.taps import (
     MOST,
     abreast,
@@ -478,7 +478,7 @@ def _ring(plan: _Plan, x: NDArray, parts: int) -> tuple[Task, NDArray, NDArray]:
 def _past(inputs: int, outputs: int, y: NDArray) -> bool:
     """Tell whether tiles should write y past the caches: whole lines, which it is too large for."""
     whole = abreast(inputs, outputs) * lanes(y.dtype) * y.itemsize == LINE
-    aligned = address(y) % LINE == y.shape[-1] * y.itemsize % LINE == 0
+    aligned = pointer(y) % LINE == y.shape[-1] * y.itemsize % LINE == 0
     return whole and aligned and past_caches(2, y.nbytes)
 
 
