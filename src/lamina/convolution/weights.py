@@ -22,7 +22,7 @@ import numpy.typing as npt
 from ..engine import jit, pool
 from ..engine.jit import Arguments, Task, address, call, int64
 from ..engine.matmul import SERIAL, machine_of, pack_panel
-from ..engine.memory import empty, workspace
+from ..engine.memory import LINE, empty, workspace
 from ..windows import Ints
 from .blocks import bounds, copy_rows, count, cut
 from .direct import APART, edges_of, zeros_of
@@ -83,10 +83,15 @@ def _blocks(g: int, shape: Task, windows: Task, edges: NDArray, at: Task, lists:
                     h, plane = s % (h1 - h0), s // (h1 - h0)
                     lists[g, 0, s] = (plane * kd * slots + h * step_h) * pitch
                     lists[g, 1, s] = s * terms * ldb
-                ahead, step = zeros, 0
-                if u + 2 < units:  # dY of the next block, unless dY may end within reach
-                    ahead, step = block + (segments * terms * outputs + o) * size, outputs
+                following = block + (segments * terms * outputs + o) * size
+                asks = 0
+                if u + 2 < units:  # for dY of the next block, unless dY may end within reach
+                    asks = 2 * ((vectors * lane * size + LINE - 1) // LINE)
                 for t in range(kd * kh * kw):
+                    ahead, step = zeros, 0
+                    if t < asks:  # large tiles ask for every other row
+                        ahead = following + t % 2 * outputs * size + t // 2 * LINE
+                        step = outputs
                     into = sums + (t * rows * outputs + o) * size
                     begin, lds = into, outputs
                     if u == u0:
@@ -98,7 +103,6 @@ def _blocks(g: int, shape: Task, windows: Task, edges: NDArray, at: Task, lists:
                         panel, list_y, ldb, segments, terms, begin, lds, into, outputs, last, 0,
                         ahead, step,
                     ))  # fmt: skip
-                    ahead, step = zeros, 0
 
 
 @dataclass(frozen=True, eq=False)
