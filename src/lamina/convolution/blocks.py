@@ -38,6 +38,16 @@ def bounds(
 
 
 @jit.kernel
+def _clear(windows: Task, rows: int, columns: int, zeros: int, target: int) -> None:
+    """Write zeros to so many columns of some rows."""
+    lane, copy, c, pitch = windows[1], windows[2], windows[7], windows[-1]
+    if rows > 0 and columns > 0:
+        vectors = (columns * c + lane - 1) // lane
+        last = columns * c - (vectors - 1) * lane
+        call(copy, (zeros, 0, rows, vectors, last, target, pitch))
+
+
+@jit.kernel
 def copy_rows(
     windows: Task, p0: int, p1: int, h0: int, h1: int, w0: int, w1: int, x: int, zeros: int,
     into: int,
@@ -49,31 +59,29 @@ def copy_rows(
     ) = windows  # fmt: skip
     columns = (w1 - w0 - 1) * s_w + reach
     first = w0 * s_w - b_w
-    low = min(max(0, -first), columns)
-    high_end = max(low, min(columns, wide - first))
+    left = min(max(0, -first), columns)
+    right = max(left, min(columns, wide - first))
     rows = ((h1 - h0 - 1) * s_h + (kh - 1) * d_h) // every + 1
+    above = h0 * s_h - b_h
+    top = min(max(0, (every - 1 - above) // every), rows)
+    bottom = max(top, min(rows, (high - 1 - above) // every + 1))
+    terms = (right - left) * c
+    vectors = (terms + lane - 1) // lane
     for p in range(p0, p1):
         for t in range(kd):
+            target = into + ((p - p0) * kd + t) * slots * pitch * size
             z = p % out_d * s_d + t * d_d - b_d
-            for r in range(rows):
-                y = h0 * s_h + r * every - b_h
-                target = into + (((p - p0) * kd + t) * slots + r) * pitch * size
-                inside = 0 <= z < deep and 0 <= y < high
-                line = x + (((p // out_d * deep + z) * high + y) * wide + first) * c * size
-                for part in range(3):  # before x, of x, behind it
-                    i0, i1 = low, high_end
-                    if part == 0:
-                        i0, i1 = 0, low
-                    elif part == 2:
-                        i0, i1 = high_end, columns
-                    if i0 == i1:
-                        continue
-                    source = zeros
-                    if part == 1 and inside:
-                        source = line + i0 * c * size
-                    terms = (i1 - i0) * c
-                    vectors = (terms + lane - 1) // lane
-                    call(copy, (
-                        source, 0, 1, vectors, terms - (vectors - 1) * lane,
-                        target + i0 * c * size, 0,
-                    ))  # fmt: skip
+            if z < 0 or z >= deep:
+                _clear(windows, rows, columns, zeros, target)
+                continue
+            inside, at_first = bottom - top, target + top * pitch * size
+            _clear(windows, top, columns, zeros, target)
+            _clear(windows, rows - bottom, columns, zeros, target + bottom * pitch * size)
+            _clear(windows, inside, left, zeros, at_first)
+            _clear(windows, inside, columns - right, zeros, at_first + right * c * size)
+            if inside > 0 and terms > 0:
+                y = (p // out_d * deep + z) * high + above + top * every
+                call(copy, (
+                    x + (y * wide + first + left) * c * size, every * wide * c, inside,
+                    vectors, terms - (vectors - 1) * lane, at_first + left * c * size, pitch,
+                ))  # fmt: skip
