@@ -49,16 +49,19 @@ def _clear(windows: Task, rows: int, columns: int, zeros: int, target: int) -> N
 
 @jit.kernel
 def copy_rows(
-    windows: Task, p0: int, p1: int, h0: int, h1: int, w0: int, w1: int, x: int, zeros: int,
-    into: int,
+    windows: Task, p0: int, p1: int, h0: int, h1: int, w0: int, w1: int, shift: int, x: int,
+    zeros: int, into: int,
 ) -> None:  # fmt: skip
-    """Copy the rows of X̃ that a block of dY meets: the block goes from p0, h0, w0 to p1, h1, w1."""
+    """Copy the rows of X̃ that a block of dY meets: the block goes from p0, h0, w0 to p1, h1, w1.
+
+    They begin `shift` columns further on.
+    """
     (
         size, lane, copy, out_d, deep, high, wide, c, kd, kh, reach, s_d, s_h, s_w, d_d, d_h,
         b_d, b_h, b_w, every, slots, pitch,
     ) = windows  # fmt: skip
     columns = (w1 - w0 - 1) * s_w + reach
-    first = w0 * s_w - b_w
+    first = w0 * s_w - b_w + shift
     left = min(max(0, -first), columns)
     right = max(left, min(columns, wide - first))
     rows = ((h1 - h0 - 1) * s_h + (kh - 1) * d_h) // every + 1

@@ -8,6 +8,13 @@ of a matrix that lies in X̃ as it is, transposed, with dY, and rows of Y are th
 
 The positions go by *blocks* that stay in level 1: columns of a row of Y, some rows, or some planes.
 The rows of X̃ that a block meets are copied with their padding, a small part of what is read of dY.
+
+With one channel a row of taps is few rows of the product, too few for a tile. There each row of X̃
+is copied once for each of its taps, shifted by their distance, one copy behind the other. What two
+taps meet that follow each other, in a row or from one row to the next, is equally far apart then,
+and all taps of a plane are rows of one product. Few tiles read such a block: it is larger, and
+stays in level 2.
+
 Few weights make few tiles: blocks go by *chunks*, a fixed number of them whatever the threads, each
 with a sum of its own, and these are added in their order.
 """
@@ -40,6 +47,10 @@ BLOCKS: Final = 2
 """How many blocks each of these sums has at the least."""
 SUM: Final = 2**18
 """Bytes of a sum at the most: it stays in level 2."""
+FEW: Final = 7
+"""Fewer rows, of one channel, are too few for a tile: multiply-adds would wait for each other."""
+FAR: Final = 192 * 1024
+"""Bytes of dY for a block where all taps of a plane are rows of one product: level 2 holds it."""
 MANY: Final = 32
 """From so many channels on x is gathered, for a product whose tiles all threads share, unless there
 are enough chunks for them to share."""
@@ -52,7 +63,8 @@ def _blocks(g: int, shape: Task, windows: Task, edges: NDArray, at: Task, lists:
     """Sum up the chunks of part g."""
     (
         parts, chunks, size, lane, tile, copy, planes, lines, columns, all_planes, out_h, out_w,
-        kd, kh, kw, rows, across, step_h, tap_h, tap_w, slots, pitch, held, widest, packs, outputs,
+        kd, kh, kw, rows, row, across, step_h, tap_h, tap_w, slots, pitch, copies, held, widest,
+        packs, outputs,
     ) = shape  # fmt: skip
     x, dy, dw, zeros, scratch, lists_at = at
     units = count(planes, lines, columns, all_planes, out_h, out_w)
@@ -66,7 +78,10 @@ def _blocks(g: int, shape: Task, windows: Task, edges: NDArray, at: Task, lists:
         sums = dw + chunk * kd * kh * kw * rows * outputs * size
         for u in range(u0, u1):
             p0, p1, h0, h1, w0, w1 = bounds(u, planes, lines, columns, all_planes, out_h, out_w)
-            copy_rows(windows, p0, p1, h0, h1, w0, w1, x, zeros, mine)
+            for k in range(copies):
+                copy_rows(
+                    windows, p0, p1, h0, h1, w0, w1, k * tap_w, x, zeros, mine + k * row * size
+                )
             segments, terms = (p1 - p0) * (h1 - h0), w1 - w0
             block = dy + ((p0 * out_h + h0) * out_w + w0) * outputs * size
             for p in range(len(edges) - 1):
@@ -99,7 +114,7 @@ def _blocks(g: int, shape: Task, windows: Task, edges: NDArray, at: Task, lists:
                     line = t // kw
                     first = (line // kh * slots + line % kh * tap_h) * pitch + t % kw * tap_w
                     call(tile, (
-                        rows, vectors, mine + first * size, list_x, 1, across,
+                        rows, vectors, mine + first * size, list_x, row, across,
                         panel, list_y, ldb, segments, terms, begin, lds, into, outputs, last, 0,
                         ahead, step,
                     ))  # fmt: skip
@@ -147,10 +162,18 @@ def weights(
     taps_w, rows, reach = 1, kw * c, kw
     if dilation[2] > 1:
         taps_w, rows, reach = kw, c, (kw - 1) * dilation[2] + 1
+    copies, near = 1, NEAR
+    copied = c == stride[2] == 1 and rows < min(FEW, kh * kw)
+    if copied:
+        taps_w, rows, reach, copies, near = 1, kh * kw, 1, kw, FAR
     edges = edges_of(rows, o, NEAR // 64, 0, lane, heights)
     widest = edges[1]
-    positions = max(1, min(NEAR // (widest * lane * size), HELD // (c * size)))
-    if dilation[2] > 1:
+    positions = max(1, min(near // (widest * lane * size), HELD // (c * size)))
+    if copied:
+        positions = min(positions, max(1, HELD // (kd * kh * kw * size * lane)) * lane)
+        if dilation[1] > 1:
+            positions = min(positions, wide)  # one row of Y: no rows of X̃ lie between those of taps
+    elif dilation[2] > 1:
         positions = min(positions, HELD // (kd * kh * c * size) - reach)
         if 2 * positions < reach:  # too much of what is copied would be copied again
             return product(x, dy, dw, *moves)
@@ -159,6 +182,10 @@ def weights(
     every = dilation[1] if lines == 1 else 1
     slots = ((lines - 1) * stride[1] + (kh - 1) * dilation[1]) // every + 1
     pitch = ((columns - 1) * stride[2] + reach) * c
+    row, across = 1, stride[2] * c
+    if copied:
+        row = -(-columns // lane) * lane
+        pitch = copies * row
     together = max(1, min(together, HELD // (kd * slots * pitch * size)))
     units = count(together, lines, columns, planes, high, wide)
     weights = kd * kh * kw * c * o
@@ -175,8 +202,8 @@ def weights(
         held += together * lines * columns * widest * lane
     shape = (
         parts, chunks, size, lane, *machine.codes[:2], together, lines, columns, planes, high, wide,
-        kd, kh, taps_w, rows, stride[2] * c, stride[1], dilation[1] // every, dilation[2] * c,
-        slots, pitch, held, widest, int(packs), o,
+        kd, 1 if copied else kh, taps_w, rows, row, across, stride[1], dilation[1] // every,
+        dilation[2] * c, slots, pitch, copies, held, widest, int(packs), o,
     )  # fmt: skip
     windows = (
         size, lane, machine.codes[1], dy[1], *x[1:], kd, kh, reach, *stride, *dilation[:2], *before,
