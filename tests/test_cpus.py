@@ -306,15 +306,17 @@ def test_taps_are_vector_code(target, groups, dtype):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("columns", [1, 2, 3, 4])
-def test_dot_products_are_vector_code(target, columns, dtype):
+def test_dot_products_are_vector_code(target, dtype):
     """With AVX-512 they stay in registers."""
-    heights = range(1, dots.tallest(columns) + 1)
-    assembly = target(dots.dots(columns).emit(np.dtype(dtype)))
-    assert len(re.findall(FMA[target.cpu], assembly)) >= 2 * columns * sum(heights)
-    assert not re.search(r"\t(callq?|bl)\t(?!\*%r|dots_\d)", assembly)
-    if jit.vector_bytes() == 64:
-        assert not re.search(r"\(%rsp\).*%zmm|%zmm\d+,.*\(%rsp\)", assembly)
+    widths = [columns for columns in range(1, 8) if dots.tallest(columns)]
+    assert widths[0] == 1
+    for columns in widths:
+        assembly = target(dots.dots(columns).emit(np.dtype(dtype)))
+        heights = range(1, dots.tallest(columns) + 1)
+        assert len(re.findall(FMA[target.cpu], assembly)) >= 2 * columns * sum(heights)
+        assert not re.search(r"\t(callq?|bl)\t(?!\*%r|dots_\d)", assembly)
+        if jit.vector_bytes() == 64:
+            assert not re.search(r"\(%rsp\).*%zmm|%zmm\d+,.*\(%rsp\)", assembly)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -618,7 +618,7 @@ def test_maps_of_patches_of_an_image_in_zeros(run, dtype):
 @pytest.mark.parametrize("run", [machine, twin], ids=["machine", "twin"])
 @pytest.mark.parametrize("columns", [1, 2, 3, 5])
 def test_dot_products(columns, run, dtype):
-    rng, n = np.random.default_rng(0), tile.lanes(dtype)
+    rng, n = np.random.default_rng(0), dots.chains(dtype)
     code, turn = dots.dots(columns), itertools.count()
     for rows in range(1, dots.tallest(columns) + 1):
         for terms in (1, n - 1, n, n + 1, 3 * n, 3 * n + 1):
@@ -644,7 +644,7 @@ def test_dot_products(columns, run, dtype):
 
 def test_the_twin_of_dot_products_refuses_a_stray_address():
     def arguments(**wrong):
-        n = tile.lanes(DTYPES[1])
+        n = dots.chains(DTYPES[1])
         arrays = {"x": np.ones(2 + n), "w": np.ones(n), "start": np.ones(n), "y": np.ones(n)}
         given = {
             "rows": 2, "x": 0, "x_at": FIRST, "move": 2, "w": 0, "w_at": FIRST, "line": n,

@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..engine import jit, pool
-from ..engine.dots import dots, tallest
+from ..engine.dots import chains, dots, tallest
 from ..engine.jit import Arguments, Task, address, call
 from ..engine.matmul import SERIAL, machine_of
 from ..engine.memory import LEVEL_2, LINE, workspace
@@ -40,6 +40,8 @@ WHOLE: Final = LEVEL_2 // 2
 """Bytes of whole planes of dY that stay in slots, for level 2 to hold them."""
 LARGEST: Final = 2**20
 """Where a row of dX meets more bytes of dY, they are not copied."""
+HEIGHT: Final = 9
+"""Rows of a tile of one vector, which would have channels as lanes."""
 
 
 @jit.kernel
@@ -47,7 +49,7 @@ def _rows(g: int, shape: Task, windows: Task, at: Task, lists: NDArray) -> None:
     """Compute part g of dX: rows, and chunks of their columns."""
     (
         parts, size, lane, tile, copy, chunks, pitch, slot_size, planes, slots, held,
-        blocks, width, height, vectors, last,
+        blocks, width, height, vectors, last, line_w,
     ) = shape  # fmt: skip
     (
         n, deep, high, wide, c, q_deep, q_high, q_wide, o, kd, kh, low,
@@ -58,7 +60,6 @@ def _rows(g: int, shape: Task, windows: Task, at: Task, lists: NDArray) -> None:
     units = n * chunks * deep * high
     lines = scratch + g * held * size
     result = lines + planes * slots * slot_size * size
-    line_w = vectors * lane
     most = lists.shape[2]
     list_x = lists_at + g * lists.shape[1] * most * 8
     list_w = list_x + most * 8
@@ -157,17 +158,18 @@ class Narrow:
 def fits(weight: Ints, stride: Ints, dilation: Ints, before: Ints, dtype: np.dtype[Any]) -> bool:
     """Tell whether channels as lanes are slower.
 
-    Lengths of x do not matter to it: sums have another order here.
+    Sums have another order here. So neither lengths of x matter to it nor the CPU: it is told of
+    one with the widest vectors.
     """
-    machine = machine_of(dtype)
-    size, lane, height = machine.size, machine.lane, int(machine.heights[1])
+    size = dtype.itemsize
+    lane = LINE // size
     *_, kw, c, o = weight
     if c >= lane or {*weight[:3], *stride} == {1}:
         return False
     _, _, _, reach = _meets(kw, stride, dilation, before)
     columns, rows = COLUMNS, stride[2] * c
-    across, _ = _best(columns, rows, reach, weight, stride, lane)
-    along = kw * o * columns / height * cycles(height, 1, size, lane)
+    across, _ = _best(columns, rows, reach, weight, stride, lane, widest=True)
+    along = kw * o * columns / HEIGHT * cycles(HEIGHT, 1, size, lane)
     planes, slots = _held(weight, stride, dilation)
     return planes * slots * (columns + reach) * o * size <= LARGEST and across <= along
 
@@ -203,8 +205,8 @@ def narrow(
     threads : int
         How many there are for large work.
     """
-    machine = machine_of(dtype)
-    size, lane = machine.size, machine.lane
+    machine, lane = machine_of(dtype), chains(dtype)
+    size = machine.size
     (kd, kh, kw, c, o), (high, wide) = weight, dx[2:4]
     s, rows, columns = stride[2], stride[2] * c, -(-wide // stride[2])
     phase, e, low, reach = _meets(kw, stride, dilation, before)
@@ -224,8 +226,9 @@ def narrow(
     results = -(-(longest * width + lane) * size // LINE) * LINE // size
     held, most = planes * slots * slot_size + results + APART, max(kd * kh, planes * slots)
     shape = (
-        parts, size, lane, dots(width)(dtype), machine.codes[1], chunks, pitch, slot_size, planes,
-        slots, held, blocks, width, tallest(width), vectors, reach * o - (vectors - 1) * lane,
+        parts, size, machine.lane, dots(width)(dtype), machine.codes[1], chunks, pitch, slot_size,
+        planes, slots, held, blocks, width, tallest(width), vectors,
+        reach * o - (vectors - 1) * lane, vectors * lane,
     )  # fmt: skip
     windows = (*dx, *dy[1:], kd, kh, low, *stride, *dilation[:2], *before[:2])
     return Narrow(
@@ -237,8 +240,9 @@ def narrow(
 
 
 def _best(
-    columns: int, rows: int, reach: int, weight: Ints, stride: Ints, lane: int
-) -> tuple[float, int]:
+    columns: int, rows: int, reach: int, weight: Ints, stride: Ints, lane: int,
+    widest: bool = False,
+) -> tuple[float, int]:  # fmt: skip
     """Return about how many cycles a row of dX takes for a row of dY, and the width of blocks.
 
     Beside multiply-adds sums are joined, and dY is copied, once for all rows that meet it. A vector
@@ -249,8 +253,8 @@ def _best(
     vectors, loads = -(-reach * o // lane), 2 if o % lane else 1
     found = []
     for width in range(1, rows + 1):
-        if tallest(width):
-            tiles, blocks = -(-columns // tallest(width)), -(-rows // width)
+        if height := tallest(width, widest):
+            tiles, blocks = -(-columns // height), -(-rows // width)
             sums = columns / tiles * width
             once = max(sums / 2, 0.55 * (loads * columns / tiles + width), 4.3) + 0.5
             found.append((tiles * blocks * (vectors * once + (2 * sums + 30) / met), width))

@@ -32,7 +32,7 @@ from ..engine.matmul import SERIAL, machine_of, pack_panel
 from ..engine.memory import LINE, empty, workspace
 from ..windows import Ints
 from .blocks import bounds, copy_rows, count, cut
-from .direct import APART, edges_of, zeros_of
+from .direct import APART, edges_of, equal, zeros_of
 from .gathered import Product, multiply, product
 
 NDArray = npt.NDArray[Any]
@@ -167,10 +167,12 @@ def weights(
     if copied:
         taps_w, rows, reach, copies, near = 1, kh * kw, 1, kw, FAR
     edges = edges_of(rows, o, NEAR // 64, 0, lane, heights)
-    widest = edges[1]
-    positions = max(1, min(near // (widest * lane * size), HELD // (c * size)))
+    widest, line = edges[1], LINE // size
+    # Blocks, and so the order of sums, are the same for vectors of any width.
+    across_y = equal(-(-o // line), 4)[1] * LINE
+    positions = max(1, min(near // across_y, HELD // (c * size)))
     if copied:
-        positions = min(positions, max(1, HELD // (kd * kh * kw * size * lane)) * lane)
+        positions = min(positions, max(1, HELD // (kd * kh * kw * LINE)) * line)
         if dilation[1] > 1:
             positions = min(positions, wide)  # one row of Y: no rows of X̃ lie between those of taps
     elif dilation[2] > 1:

@@ -6,7 +6,8 @@ A tile of H rows, for a matrix W of N rows known when code is made, computes
 
 for 0 <= m < H and 0 <= n < N. Where tile.py has columns of C as lanes of its vectors, and A element
 by element, here lanes are terms: of X and W whole vectors are read, each lane has a sum of its own,
-and at the end these are joined, always in the same tree.
+and at the end these are joined, always in the same tree. Vectors are a line of the cache wide, for
+the sums to be the same with all that have FMA; several registers hold one where they are narrower.
 
 - Segments s are parts of the sum of `vectors` vectors each. In the last one `last` lanes count: X
   is read behind them, whatever stands there, and W holds zeros there.
@@ -24,6 +25,7 @@ from llvmlite import ir
 from . import jit
 from .jit import Address, Code
 from .loops import State, loop_while
+from .memory import LINE
 from .tile import Emitter, lanes
 
 TALLEST: Final = 16
@@ -32,11 +34,23 @@ TALLEST: Final = 16
 _i64, _i32, _pointer = ir.IntType(64), ir.IntType(32), ir.PointerType()
 
 
-def tallest(columns: int) -> int:
-    """Return how many rows a tile has at the most, for its sums to stay in registers; 0 if none."""
-    registers = jit.vector_registers() - (0 if jit.has_fma() else 1)
-    held = min(registers * 3 // 4, registers - columns - 1)
-    return max(0, min(TALLEST, held // columns))
+def chains(dtype: np.dtype[Any]) -> int:
+    """Return how many terms a vector here has, each for a sum of its own."""
+    return LINE // dtype.itemsize if jit.has_fma() else lanes(dtype)
+
+
+def tallest(columns: int, widest: bool = False) -> int:
+    """Return how many rows a tile has at the most, for its sums to stay in registers; 0 if none.
+
+    It is that of the widest vectors there are, if asked for.
+    """
+    registers, each = jit.vector_registers(), LINE // jit.vector_bytes()
+    if widest:
+        registers, each = 32, 1
+    elif not jit.has_fma():
+        registers, each = registers - 1, 1
+    held = min(registers * 3 // 4, registers - (columns + 1) * each)
+    return max(0, min(TALLEST, held // (columns * each)))
 
 
 def _joined(e: Emitter, b: ir.IRBuilder, sums: list[ir.Value]) -> ir.Value:
@@ -125,7 +139,7 @@ def _tile(e: Emitter, rows: int, columns: int) -> ir.Function:
 
 
 def _emit(name: str, columns: int, dtype: Any) -> str:
-    e = Emitter(dtype)
+    e = Emitter(dtype).of_lanes(chains(np.dtype(dtype)))
     return e.by_size(name, {m: _tile(e, m, columns) for m in range(1, tallest(columns) + 1)})
 
 
@@ -135,7 +149,7 @@ def _twin(
     segments: int, vectors: int, last: int, start: Address, y: Address,
 ) -> None:  # fmt: skip
     """Compute equation (1) in plain Python: what the machine code does, each access checked."""
-    n = lanes(y.dtype)
+    n = chains(y.dtype)
     if not (1 <= rows <= tallest(columns) and 1 <= last <= n):
         raise IndexError(f"no tile of {rows} x {columns} dot products and {last} lanes")
     width, sums = (vectors - 1) * n + last, np.zeros(-(-rows * columns // n) * n, y.dtype)
