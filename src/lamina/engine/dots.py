@@ -7,7 +7,8 @@ A tile of H rows, for a matrix W of N rows known when code is made, computes
 for 0 <= m < H and 0 <= n < N. Where tile.py has columns of C as lanes of its vectors, and A element
 by element, here lanes are terms: of X and W whole vectors are read, each lane has a sum of its own,
 and at the end these are joined, always in the same tree. Vectors are a line of the cache wide, for
-the sums to be the same with all that have FMA; several registers hold one where they are narrower.
+the sums to be the same with all CPUs that have FMA. Where a register holds a part of a line, all
+terms go by for the first part of each line, then for the next.
 
 - Segments s are parts of the sum of `vectors` vectors each. In the last one `last` lanes count: X
   is read behind them, whatever stands there, and W holds zeros there.
@@ -24,8 +25,9 @@ from llvmlite import ir
 
 from . import jit
 from .jit import Address, Code
-from .loops import State, loop_while
+from .loops import State, is_below, loop_while
 from .memory import LINE
+from .packing import joined
 from .tile import Emitter, lanes
 
 TALLEST: Final = 16
@@ -44,16 +46,12 @@ def tallest(columns: int, widest: bool = False) -> int:
 
     It is that of the widest vectors there are, if asked for.
     """
-    registers, each = jit.vector_registers(), LINE // jit.vector_bytes()
-    if widest:
-        registers, each = 32, 1
-    elif not jit.has_fma():
-        registers, each = registers - 1, 1
-    held = min(registers * 3 // 4, registers - (columns + 1) * each)
-    return max(0, min(TALLEST, held // (columns * each)))
+    registers = 32 if widest else jit.vector_registers() - (0 if jit.has_fma() else 1)
+    held = min(registers * 3 // 4, registers - columns - 1)
+    return max(0, min(TALLEST, held // columns))
 
 
-def _joined(e: Emitter, b: ir.IRBuilder, sums: list[ir.Value]) -> ir.Value:
+def _summed(e: Emitter, b: ir.IRBuilder, sums: list[ir.Value]) -> ir.Value:
     """Return the sums of the lanes of each vector, side by side; there may be fewer than lanes."""
     n, bit = e.lanes, 1
     kind = ir.VectorType(_i32, n)
@@ -71,8 +69,15 @@ def _joined(e: Emitter, b: ir.IRBuilder, sums: list[ir.Value]) -> ir.Value:
     return sums[0]
 
 
-def _tile(e: Emitter, rows: int, columns: int) -> ir.Function:
-    """Emit the tile of so many rows."""
+def _beside(b: ir.IRBuilder, parts: list[ir.Value]) -> ir.Value:
+    """Return the parts of a line, a power of two, as one vector."""
+    while len(parts) > 1:
+        parts = [joined(b, *pair) for pair in zip(parts[::2], parts[1::2], strict=True)]
+    return parts[0]
+
+
+def _tile(e: Emitter, line_of: Emitter, rows: int, columns: int) -> ir.Function:
+    """Emit the tile of so many rows, on registers and lines that several of these hold."""
     kinds = [_pointer, _pointer, _i64, _pointer, _pointer, _i64, _i64, _i64, _i64, _pointer,
              _pointer]  # fmt: skip
     f = ir.Function(e.module, ir.FunctionType(ir.VoidType(), kinds), f"dots_{rows}x{columns}")
@@ -80,8 +85,8 @@ def _tile(e: Emitter, rows: int, columns: int) -> ir.Function:
     f.attributes.add("nounwind")
     x, x_at, move, w, w_at, line, segments, vectors, last, start, y = f.args
     b = ir.IRBuilder(f.append_basic_block("entry"))
-    mask, zero = e.first_lanes(b, last), e.vector(0.0)
-    whole = b.sub(vectors, b.zext(b.icmp_signed("<", last, _i64(e.lanes)), _i64))
+    zero = e.vector(0.0)
+    whole = b.sub(vectors, b.zext(b.icmp_signed("<", last, _i64(line_of.lanes)), _i64))
     moves, lines = (
         {m: b.mul(by, _i64(m * e.align)) for m in range(1, count, 2)}
         for by, count in ((move, rows), (line, columns))
@@ -96,7 +101,7 @@ def _tile(e: Emitter, rows: int, columns: int) -> ir.Function:
         return b.gep(base, [far], source_etype=ir.IntType(8))
 
     def add(x_i: ir.Value, w_i: ir.Value, sums: State, mask: ir.Value | None) -> State:
-        """Emit the multiply-adds of a vector of terms."""
+        """Emit the multiply-adds of a register of terms."""
         weights = [e.load(b, place(w_i, lines, n), None) for n in range(columns)]
         found: State = []
         for m in range(rows):
@@ -111,16 +116,20 @@ def _tile(e: Emitter, rows: int, columns: int) -> ir.Function:
         i, x_i, w_i, *sums = state
         x_i, w_i = e.hidden(b, x_i), e.hidden(b, w_i)
         sums = add(x_i, w_i, sums, None)
-        return [b.add(i, _i64(1)), e.at(b, x_i, e.lanes), e.at(b, w_i, e.lanes), *sums]
+        return [b.add(i, _i64(1)), *(e.at(b, at, line_of.lanes) for at in (x_i, w_i)), *sums]
 
-    def segment(state: State) -> State:
+    def segment(part: int, state: State) -> State:
         s, *sums = state
-        x_s, w_s = (e.at(b, base, e.whole_number(b, at, s)) for base, at in ((x, x_at), (w, w_at)))
+        x_s, w_s = (
+            e.at(b, e.at(b, base, e.whole_number(b, at, s)), part)
+            for base, at in ((x, x_at), (w, w_at))
+        )
         left = [_i64(0), x_s, w_s, *sums]
-        left = loop_while(b, left, lambda state: b.icmp_signed("<", state[0], whole), vector)
+        left = loop_while(b, left, partial(is_below, b, whole), vector)
         _, x_i, w_i, *sums = left
         before = b.block
         with b.if_then(b.icmp_signed("<", whole, vectors)):
+            mask = e.first_lanes(b, b.sub(last, _i64(part)))
             added, inside = add(x_i, w_i, sums, mask), b.block
         phis = [b.phi(e.vector) for _ in sums]
         for phi, skipped, total in zip(phis, sums, added, strict=True):
@@ -128,19 +137,26 @@ def _tile(e: Emitter, rows: int, columns: int) -> ir.Function:
             phi.add_incoming(total, inside)
         return [b.add(s, _i64(1)), *phis]
 
-    state = [_i64(0), *[zero] * (rows * columns)]
-    _, *sums = loop_while(b, state, lambda state: b.icmp_signed("<", state[0], segments), segment)
-    for first in range(0, len(sums), e.lanes):
-        total = _joined(e, b, sums[first : first + e.lanes])
-        total = b.fadd(e.load(b, e.at(b, start, first), None), total)
-        e.store(b, total, e.at(b, y, first), None)
+    parts = []
+    for part in range(0, line_of.lanes, e.lanes):
+        state = [_i64(0), *[zero] * (rows * columns)]
+        going = partial(is_below, b, segments)
+        _, *sums = loop_while(b, state, going, partial(segment, part))
+        parts.append(sums)
+    sums = [_beside(b, list(of_one)) for of_one in zip(*parts, strict=True)]
+    for first in range(0, len(sums), line_of.lanes):
+        total = _summed(line_of, b, sums[first : first + line_of.lanes])
+        total = b.fadd(line_of.load(b, e.at(b, start, first), None), total)
+        line_of.store(b, total, e.at(b, y, first), None)
     b.ret_void()
     return f
 
 
 def _emit(name: str, columns: int, dtype: Any) -> str:
-    e = Emitter(dtype).of_lanes(chains(np.dtype(dtype)))
-    return e.by_size(name, {m: _tile(e, m, columns) for m in range(1, tallest(columns) + 1)})
+    e = Emitter(dtype)
+    line_of = e.of_lanes(chains(np.dtype(dtype)))
+    heights = range(1, tallest(columns) + 1)
+    return e.by_size(name, {m: _tile(e, line_of, m, columns) for m in heights})
 
 
 def _twin(

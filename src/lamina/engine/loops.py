@@ -55,3 +55,8 @@ def loop_while(
     b.branch(head)
     b.position_at_end(behind)
     return now
+
+
+def is_below(b: ir.IRBuilder, end: ir.Value, state: State) -> ir.Value:
+    """Tell whether the count state[0] is below the end."""
+    return b.icmp_signed("<", state[0], end)

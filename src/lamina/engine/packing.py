@@ -124,7 +124,7 @@ def transposed(
                 parts = [part.load(b, e.at(b, place, first), mask) for place in places[q::block]]
                 while len(parts) > 1:
                     pairs = zip(parts[::2], parts[1::2], strict=True)
-                    parts = [_joined(b, *pair) for pair in pairs]
+                    parts = [joined(b, *pair) for pair in pairs]
                 lines += parts
     stage = 1
     while stage < block:
@@ -158,7 +158,7 @@ def _exchanged(b: ir.IRBuilder, lines: list[ir.Value]) -> list[ir.Value]:
     return [chosen(low, high, q, q + 2) for low, high in pairs for q in (0, 1)]
 
 
-def _joined(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
+def joined(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
     """Return the lanes of x and behind them those of y."""
     count = 2 * x.type.count
     return b.shuffle_vector(x, y, ir.Constant(ir.VectorType(_i32, count), list(range(count))))

@@ -42,7 +42,7 @@ from llvmlite import ir
 
 from . import jit
 from .jit import Address, Code
-from .loops import State, loop_while
+from .loops import State, is_below, loop_while
 from .memory import LINE
 from .tile import Emitter, lanes
 
@@ -285,7 +285,7 @@ def _tile(
         if rows == 2:
             for met, number in (([0, 1], both), ([1], lower)):
                 end = b.add(end, number)
-                state = loop_while(b, state, partial(_below, b, end), partial(segment, met))
+                state = loop_while(b, state, partial(is_below, b, end), partial(segment, met))
         sums = state[1:]
         moved = [
             b.add(v, _i64(many)), e.at(b, x, many * e.wide.lanes), e.at(b, w, many * e.lanes),
@@ -324,11 +324,6 @@ def _tile(
     )
     b.ret_void()
     return f
-
-
-def _below(b: ir.IRBuilder, end: ir.Value, state: State) -> ir.Value:
-    """Tell whether the count state[0] is below the end."""
-    return b.icmp_signed("<", state[0], end)
 
 
 def _emit(
