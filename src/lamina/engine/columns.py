@@ -37,9 +37,8 @@ NDArray = npt.NDArray[Any]
 
 LEAST: Final = 200_000
 """The least elements of W_h: with fewer, threads would wait for one another longer than work."""
-ALONE: Final = 32_768
-"""The same for one sequence, which keeps one thread busy otherwise; half of it with several gates,
-whose cells are work to share, too."""
+ALONE: Final = 65_536
+"""The same for one sequence, which keeps one thread busy otherwise."""
 WORTH: Final = 250_000
 """Its least multiply-adds by W_h in all: fewer are done before another thread wakes."""
 SOME: Final = 4
@@ -63,7 +62,7 @@ def is_better(
     if n > 1 and steps < SOME and not packed:
         return False
     size = hidden * columns
-    alone = size * min(columns // hidden, 2) >= ALONE and steps * size >= WORTH
+    alone = size >= ALONE and steps * size >= WORTH
     enough = alone if n == 1 else size >= LEAST
     return threads > 1 and n <= MOST * threads and enough
 
