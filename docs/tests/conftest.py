@@ -12,6 +12,10 @@ FLAGS = [
 ]  # fmt: skip
 
 
+PATIENCE = 120_000
+"""Milliseconds; machines may be busy."""
+
+
 @pytest.fixture(scope="session")
 def base_url():
     with serve.server(0) as server:
@@ -44,7 +48,7 @@ def watched(context, base_url, bad):
 
     context.route("**/*", route)
     page = context.new_page()
-    page.set_default_timeout(120_000)  # machines may be busy
+    page.set_default_timeout(PATIENCE)
     page.on("console", lambda m: bad.append(f"console: {m.text}") if m.type == "error" else None)
     page.on("pageerror", lambda e: bad.append(f"error: {e}"))
     page.on("response", lambda r: bad.append(f"{r.status} {r.url}") if r.status >= 400 else None)

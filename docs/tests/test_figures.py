@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import pages, serve
+from conftest import PATIENCE, pages, serve
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "_ext"))
 import live
@@ -163,7 +163,7 @@ def test_enter_changes_a_cell(page, base_url):
 def test_a_figure_moves_by_itself_until_it_is_touched(browser, base_url):
     context = browser.new_context(reduced_motion="no-preference")
     page = context.new_page()
-    page.set_default_timeout(120_000)
+    page.set_default_timeout(PATIENCE)
     figure = open_figure(page, base_url, "convolution")
     first = figure.locator(".lf-say").inner_text()
     page.wait_for_function(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from conftest import AXE, pages, watched
+from conftest import AXE, PATIENCE, pages, watched
 
 PAGES = pages()
 
@@ -58,7 +58,7 @@ def test_a_phone_does_not_scroll_sideways(page, base_url, path):
 def test_without_javascript(browser, base_url, path):
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
-    page.set_default_timeout(120_000)
+    page.set_default_timeout(PATIENCE)
     page.goto(base_url + path)
     assert page.locator("h1").is_visible()
     for figure in page.locator("lamina-figure").all():

@@ -357,7 +357,12 @@ def _merged(axis: _Axis, runs: list[list[int]], most: int) -> list[list[int]]:
 def _is_whole(run: list[int], move: int, most: int) -> bool:
     """Tell whether all taps of a run go together."""
     terms, step = run[5], run[7]
-    return 1 < terms == run[4] - run[3] <= most and move in (step, 2 * step)
+    return 1 < terms == run[4] - run[3] <= most and _apart_by(move, step) > 0
+
+
+def _apart_by(move: int, step: int) -> int:
+    """Return how many taps places lie apart, if they share the sources of these: 1, 2; else 0."""
+    return 1 if move == step else 2 if move == 2 * step else 0
 
 
 @dataclass(frozen=True)
@@ -385,7 +390,7 @@ def _code(
     dtype: np.dtype[Any],
 ) -> Any:  # fmt: skip
     _, _, count, _, _, terms, _, step, *_ = run
-    by = 1 if count == 1 or move == step else 2 if move == 2 * step else 0
+    by = 1 if count == 1 else _apart_by(move, step)
     return taps(inputs, outputs, *split(terms, inputs, by), max(by, 1), rows, past)(dtype)
 
 
@@ -606,8 +611,7 @@ def weight_gradient(
     chunks = max(1, min(CHUNKS, rows // 16 * 2))  # even, for two threads
     parts = min(count_threads(), chunks) if dy.size * math.prod(weight[:-1]) > SERIAL else 1
     dweights = np.zeros((chunks, *weight), x.dtype)
-    move, step = windows.stride[-1], windows.dilation[-1]
-    code = taps_gradient(c, o, 1 if move == step else 2 if move == 2 * step else 0)
+    code = taps_gradient(c, o, _apart_by(windows.stride[-1], windows.dilation[-1]))
     segments = np.empty((parts, 6, max(plan.longest, 3)), np.int64)
     many, most = sums_abreast(c, o)
     shape, sources, places = _given(plan, many, x, c, dy, o, _three(windows.size))
