@@ -84,6 +84,26 @@ def test_calls_that_are_ready(own, counts):
         assert (array == [array[0, :: (-1) ** p] for p in range(len(array))]).all()
 
 
+@jit.kernel
+def moved(part, fixed, at, found):
+    """Add to a number of an array one of another, which lies behind the first."""
+    source, target = at
+    found[part, 1] = jit.item(jit.data(target), part) + jit.item(source, fixed[part])
+
+
+@pytest.mark.parametrize("once", [False, True])
+def test_arrays_that_come_later(own, once):
+    """As arrays, as where they are held, and as where their data is, and so many bytes on."""
+    size, late = 8, pool.late_array(2, (3, 2), np.int64)
+    at = pool.late_data(0) + 2 * size, pool.late(1)
+    ready = pool.ready(moved, 3, jit.Arguments((4, 0, 2)), at, late)
+    run = (pool.once if once else pool.in_order)(ready)
+    for first in (0, 100):
+        found = np.full(7, -1)
+        run(first + np.arange(7), np.array([10, 20, 30]), found)
+        assert found.tolist() == [-1, first + 16, -1, first + 22, -1, first + 34, -1]
+
+
 def test_many_jobs_one_after_the_other(own):
     for i in range(300):
         assert reversed_often(2 + i % 3, 1 + i % 4)

@@ -35,7 +35,7 @@ from numba.np.arrayobj import make_array, populate_array
 
 from .jit import Elsewhere, Kernel, Operation, machine
 from .memory import HEADER
-from .pool import MOST, ROW
+from .pool import LATEST, MOST, OFFSET, ROW
 
 _i64: Final = ir.IntType(64)
 _pointer: Final = ir.PointerType()
@@ -148,9 +148,16 @@ def _filled(typing_context: Any, row: Any, late: Any) -> Any:
             place = _word(builder, row, _i64(ROW - MOST + i))
             word = builder.load(place, typ=_i64)
             stands = builder.icmp_signed("<", word, _i64(0))
-            place = builder.select(stands, _word(builder, late, builder.not_(word)), place)
+            to_data = builder.icmp_signed("<", word, _i64(LATEST // 2))
+            data = builder.sub(word, _i64(LATEST))
+            number = builder.select(to_data, builder.lshr(data, _i64(OFFSET)), builder.not_(word))
+            place = builder.select(stands, _word(builder, late, number), place)
+            found = builder.load(place, typ=_i64)
+            place = builder.select(to_data, _field(builder, found), place)
+            offset = builder.and_(data, _i64((1 << OFFSET) - 1))
+            offset = builder.select(to_data, offset, _i64(0))
             into = builder.gep(memory, [_i64(i)], source_etype=_i64)
-            builder.store(builder.load(place, typ=_i64), into)
+            builder.store(builder.add(builder.load(place, typ=_i64), offset), into)
         return builder.ptrtoint(memory, _i64)
 
     return types.int64(types.int64, types.int64), codegen

@@ -436,6 +436,14 @@ class Elsewhere(NamedTuple):
     kinds: tuple[Any, ...]
 
 
+class Late(NamedTuple):
+    """Stands for an array argument that comes later: what `held` will say of it, and its form."""
+
+    held: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
 def words(arguments: Sequence[Any]) -> tuple[tuple[Any, ...], list[int]]:
     """Return the kinds of arguments, and their integers: of an array `held` and its shape.
 
@@ -445,7 +453,10 @@ def words(arguments: Sequence[Any]) -> tuple[tuple[Any, ...], list[int]]:
     kinds: list[Any] = []
     found: list[int] = []
     for a in arguments:
-        if isinstance(a, tuple):
+        if isinstance(a, Late):
+            kinds.append((a.dtype.char, len(a.shape)))
+            found += a.held, *a.shape
+        elif isinstance(a, tuple):
             kinds.append(len(a))
             found += a
         elif isinstance(a, np.ndarray):

@@ -11,6 +11,7 @@ import atexit
 import contextlib
 import ctypes
 import itertools
+import math
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -21,7 +22,19 @@ import numpy as np
 import numpy.typing as npt
 
 from . import jit
-from .jit import BYTES, DISABLED, Arguments, Entry, call, held, item, packer, words
+from .jit import (
+    BYTES,
+    DISABLED,
+    Arguments,
+    Entry,
+    Late,
+    address,
+    call,
+    held,
+    item,
+    packer,
+    words,
+)
 from .memory import pointer
 
 NDArray = npt.NDArray[Any]
@@ -54,6 +67,10 @@ MOST: Final = 20
 """The most arguments of a call that is ready."""
 ROW: Final = 3 + MOST
 """The words of such a call: the kernel, how many parts and phases, the arguments."""
+OFFSET: Final = 48
+"""Bits of how many bytes an argument lies behind where the data of an array begins, ..."""
+LATEST: Final = -1 << 62
+"""... which is one that comes later: their number stands above it, and all is this much less."""
 
 _libc: Final = ctypes.PyDLL(None) if hasattr(os, "sched_setaffinity") else None
 _cpu: Final[Callable[[], int]] = getattr(_libc, "sched_getcpu", lambda: -1)
@@ -250,11 +267,21 @@ def late(i: int) -> int:
     return ~i
 
 
+def late_data(i: int) -> int:
+    """Return what stands for the `address` of the i-th of them; bytes may be added to it."""
+    return LATEST + (i << OFFSET)
+
+
+def late_array(i: int, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Late:
+    """Return what stands for as much of the i-th of them as an array of that form has."""
+    return Late(late(i), shape, np.dtype(dtype))
+
+
 class Ready(NamedTuple):
     """A call of `share`, or of `launch`, with all at hand but arrays that come later.
 
-    An argument below 0 is `late`: it stands for what `held` will say of one of them. `keep` is what
-    the others point to, `kinds` what `words` says of them.
+    An argument below 0 is `late` or `late_data`: it stands for what `held` or `address` will say of
+    one of them. `keep` is what the others point to, `kinds` what `words` says of them.
     """
 
     kernel: Any
@@ -323,10 +350,25 @@ def once(*calls: Ready) -> Run:
 def _filled_in(ready: Ready, *arrays: NDArray) -> None:
     if isinstance(ready.kinds, tuple):
         fixed, arguments = ready.keep
-        launch(ready.kernel, ready.parts, fixed, *arguments)
+        found = [_come(a, arrays) for a in arguments]
+        launch(ready.kernel, ready.parts, fixed, *found)
     else:
-        found = [held(arrays[~a]) if isinstance(a, int) and a < 0 else a for a in ready.arguments]
+        found = [_come(a, arrays) for a in ready.arguments]
         share(ready.kernel, ready.parts, *found, phases=ready.phases)
+
+
+def _come(a: Any, arrays: Sequence[NDArray]) -> Any:
+    """Return an argument with the arrays that came later."""
+    if isinstance(a, Late):
+        return arrays[~a.held].reshape(-1)[: math.prod(a.shape)].reshape(a.shape)
+    if isinstance(a, tuple):
+        return tuple(_come(one, arrays) for one in a)
+    if not isinstance(a, int) or a >= 0:
+        return a
+    if a >= LATEST // 2:
+        return held(arrays[~a])
+    i, offset = divmod(a - LATEST, 1 << OFFSET)
+    return address(arrays[i]) + offset
 
 
 def _in_turn(kernel: Callable[..., None], count: int, *arguments: Any) -> None:
