@@ -18,6 +18,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -79,25 +80,31 @@ def guard() -> None:
             module.empty = empty
         if hasattr(module, "workspace"):
             module.workspace = empty
+        if hasattr(module, "aligned"):
+            module.aligned = empty
         if hasattr(module, "ALIGNMENT"):
             module.ALIGNMENT = 1  # no room for it at the end of an array
         if hasattr(module, "WORKSPACE"):
             module.WORKSPACE = -1  # each is as large as it has to be
         if hasattr(module, "contiguous"):
             module.contiguous = copy  # even what is contiguous: so arguments are guarded
-    launch = pool.launch
+    for name in ("launch", "ready"):
+        setattr(pool, name, partial(guarded_call, getattr(pool, name)))
 
-    def guarded_launch(kernel: Any, count: int, fixed: jit.Arguments, *arguments: Any) -> None:
-        # What is guarded must stay where it is, for the kernels may know its address, too.
-        def held(given: tuple[Any, ...]) -> list[Any]:
-            return [
-                copy(a) if isinstance(a, np.ndarray) and not isinstance(a.base, mmap.mmap) else a
-                for a in given
-            ]
 
-        launch(kernel, count, jit.Arguments(*held(fixed.arguments)), *held(arguments))
+def guarded_call(
+    call: Callable[..., Any], kernel: Any, count: int, fixed: jit.Arguments, *arguments: Any
+) -> Any:
+    """Make a call of `pool` with guarded arguments."""
 
-    pool.launch = guarded_launch
+    # What is guarded must stay where it is, for the kernels may know its address, too.
+    def held(given: tuple[Any, ...]) -> list[Any]:
+        return [
+            copy(a) if isinstance(a, np.ndarray) and not isinstance(a.base, mmap.mmap) else a
+            for a in given
+        ]
+
+    return call(kernel, count, jit.Arguments(*held(fixed.arguments)), *held(arguments))
 
 
 def run(seed: int, *counts: int) -> None:

@@ -201,10 +201,16 @@ def cut(parts: int, set: Callable[[Any, str, Any], Any] = setattr) -> None:
         ):  # fmt: skip
             if hasattr(module, name):
                 set(module, name, value)
+    forget()
+
+
+def forget() -> None:
+    """Let kernels plan anew."""
     for module in modules():
         for name in (
-            "_back", "_bound", "_chosen", "_pass", "_pass_back", "_plan", "_plan_dw", "_plan_dx",
-            "_products", "layout", "product",
+            "_back", "_bound", "_chosen", "_dw", "_dw_of_one", "_dx", "_dx_of_one", "_pass",
+            "_pass_back", "_plan", "_plan_dw", "_plan_dx",
+            "_products", "_y", "layout", "product",
         ):  # fmt: skip
             if hasattr(plans := getattr(module, name, None), "cache_clear"):
                 plans.cache_clear()

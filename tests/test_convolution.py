@@ -22,6 +22,7 @@ from lamina.arrays import namespace
 from lamina.convolution import direct, formula, streaming, winograd
 from lamina.convolution import kernel as kernels
 from lamina.engine.tile import lanes
+from problems import forget
 from test_windows import NUMPY_MODES
 
 
@@ -711,7 +712,7 @@ def test_weights_larger_than_the_caches_are_used_by_parts(monkeypatch, padding):
     x = np.random.default_rng(0).standard_normal((5, 9, 9, 24), np.float32)
     layer = lm.Conv2d(24, 72, 3, stride=2, padding=padding, rng=1)
     expected = layer(x)
-    kernels._plan.cache_clear()
+    forget()
     monkeypatch.setattr(direct, "PACKED", 1)  # a panel at a time
     monkeypatch.setattr(direct, "KEPT", 1)
     monkeypatch.setattr(direct, "BLOCK", 1)
@@ -719,7 +720,7 @@ def test_weights_larger_than_the_caches_are_used_by_parts(monkeypatch, padding):
     assert_same(layer.for_inference()(x), expected)
     fixed = kernels.fixed(layer.weight, layer.bias, stride=2)
     assert_same(fixed(x, None, ((padding, padding),) * 2), expected)
-    kernels._plan.cache_clear()
+    forget()
 
 
 def of_3x3(shape, outputs, **options):
@@ -762,13 +763,11 @@ def test_products_by_winograd_are_the_same_however_they_are_cut(monkeypatch):
     options = {"padding": ((0, 2), (1, 0))}
     whole = results(kernels, *arrays, **options)
     fixed = kernels.fixed(*arrays[1:3])
-    for plans in (kernels._plan, kernels._plan_dx, kernels._plan_dw):
-        plans.cache_clear()
+    forget()
     for name in ("PACKED", "TILES", "NEAR", "STREAM", "STRIP"):
         monkeypatch.setattr(winograd, name, 1)
     parts = results(kernels, *arrays, **options)
-    for plans in (kernels._plan, kernels._plan_dx, kernels._plan_dw):
-        plans.cache_clear()
+    forget()
     assert_same(parts["y"], whole["y"])
     assert_same(parts["dx"], whole["dx"])
     assert_same(fixed(arrays[0], None, options["padding"]), whole["y"])

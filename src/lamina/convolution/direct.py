@@ -22,7 +22,6 @@ What depends on shapes alone is a *plan*, made once: a `Correlation`.
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
@@ -31,10 +30,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ..engine import jit, pool
-from ..engine.jit import Arguments, Task, address, call, data, held, int64
+from ..engine.jit import Arguments, Late, Task, address, call, data, int64
 from ..engine.matmul import SERIAL, SERIAL_PLANNED, grid, machine_of, pack_panel
-from ..engine.memory import ALIGNMENT, LEVEL_2, LEVEL_3, aligned, workspace
+from ..engine.memory import ALIGNMENT, LEVEL_2, LEVEL_3, aligned
 from ..windows import Ints
+from .bound import LISTS, PANELS, WORK, Part
 
 NDArray = npt.NDArray[Any]
 
@@ -573,83 +573,72 @@ def correlation(
     )  # fmt: skip
 
 
-def correlate(
-    plan: Correlation, x: NDArray, weight: NDArray | Packed, y: NDArray,
-    bias: NDArray | None = None, relu: bool = False,
-) -> None:  # fmt: skip
-    """Write the correlation of x into y, as planned.
+def part(
+    plan: Correlation, x: int, weight: int, y: int, bias: int | None = None, relu: bool = False,
+    given: bool = False,
+) -> Part:  # fmt: skip
+    """Return the correlation of x, written into y, as planned.
 
     Parameters
     ----------
     plan : Correlation
-    x, weight, y : array
-        C-contiguous, of the shapes that were planned; or the weights packed beforehand.
-    bias : array, optional
+    x, weight, y, bias : int
+        Which of the arrays that come later they are, of the shapes that were planned.
     relu : bool
         Whether to write max(0, Y).
+    given : bool
+        Whether weight is the panels of `Packed`.
     """
-    blocks, lists = workspace(plan.scratch, plan.dtype), np.empty(plan.lists, np.int64)
-    for rest in _calls(plan, weight, bias, relu, blocks, lists):
-        _launch(plan, rest, lists, x, y)
+    calls = _calls(
+        plan, pool.late(x), pool.late_data(weight), pool.late(y),
+        None if bias is None else pool.late_data(bias), relu, given,
+        pool.late_data(WORK), pool.late_array(LISTS, plan.lists, np.int64),
+    )  # fmt: skip
+    panels = plan.spans[0][1] * plan.panel + plan.room if plan.packed and not given else 0
+    return Part(calls, plan, plan.scratch, math.prod(plan.lists), panels)
 
 
 def bind(
-    plan: Correlation, weight: NDArray | Packed, bias: NDArray | None, relu: bool, scratch: NDArray
-) -> Callable[[NDArray, NDArray], None]:
-    """Return `correlate` as a function of x and y that works in `plan.bytes` of scratch.
-
-    Weights that are not packed beforehand are for a plan that reads them as they lie.
-    """
-    blocks, lists = plan.cut(scratch)
-    calls = list(_calls(plan, weight, bias, relu, blocks, lists))
-
-    def run(x: NDArray, y: NDArray) -> None:
-        for rest in calls:
-            _launch(plan, rest, lists, x, y)
-
-    return run
-
-
-def ready(
     plan: Correlation, weight: NDArray | Packed, bias: NDArray | None, relu: bool,
     x: int, y: int, scratch: NDArray,
-) -> pool.Ready | None:  # fmt: skip
-    """Return what `bind` gives for what `held` says of x and y, if all panels are used together."""
-    if len(plan.spans) > 1:
-        return None
+) -> list[pool.Ready]:  # fmt: skip
+    """Return the same with these weights, for what `held` says of x and y.
+
+    It works in `plan.bytes` of scratch. Weights that are not packed beforehand are for a plan that
+    reads them as they lie.
+    """
+    given = isinstance(weight, Packed)
+    b = address(weight.panels if isinstance(weight, Packed) else weight)
+    start = None if bias is None else address(bias)
     blocks, lists = plan.cut(scratch)
-    (rest,) = _calls(plan, weight, bias, relu, blocks, lists)
-    return pool.ready(plan.kernel, math.prod(plan.grid), plan.fixed, (x, y, *rest), lists)
+    return _calls(plan, x, b, y, start, relu, given, address(blocks), lists)
 
 
 def _calls(
-    plan: Correlation, weight: NDArray | Packed, bias: NDArray | None, relu: bool,
-    blocks: NDArray, lists: NDArray,
-) -> Iterator[Task]:  # fmt: skip
-    """Return what the kernel is told beside x and y, call by call: once for each of the spans.
+    plan: Correlation, x: int, weight: Any, y: int, bias: Any, relu: bool, given: bool,
+    blocks: Any, lists: NDArray | Late,
+) -> list[pool.Ready]:  # fmt: skip
+    """Return the calls of the kernel, one for each of the spans.
 
-    Panels that are not packed beforehand are packed just before, to one memory, which stays in the
-    caches.
+    Panels that are not given are packed just before, to one memory, which stays in the caches.
     """
-    start, start_col = (plan.zeros, 0) if bias is None else (bias, 1)
-    if plan.packed and isinstance(weight, np.ndarray):
-        panels = aligned(plan.spans[0][1] * plan.panel + plan.room, plan.dtype)
+    start, start_col = (address(plan.zeros), 0) if bias is None else (bias, 1)
+    lists_at = pool.late_data(LISTS) if isinstance(lists, Late) else address(lists)
+    calls = []
     for first, end in plan.spans:
-        if isinstance(weight, Packed):
-            b = weight.panels[first * plan.panel :]
+        b = weight
+        if given:
+            b = weight + first * plan.panel * plan.dtype.itemsize
         elif plan.packed:
-            pack_panels(plan, weight, first, end, b := panels)
-        else:
-            b = weight
-        yield (
-            address(blocks), address(plan.zeros), machine_of(plan.dtype).origin_at, address(lists),
-            address(b), first, end, address(start), start_col, int(relu),
+            b = pool.late_data(PANELS)
+            packing = weight, b, first, end, address(plan.zeros)
+            calls.append(pool.ready(plan.packer, plan.pack_parts, plan.packs, packing))
+        at = (
+            x, y, blocks, address(plan.zeros), machine_of(plan.dtype).origin_at, lists_at, b,
+            first, end, start, start_col, int(relu),
         )  # fmt: skip
-
-
-def _launch(plan: Correlation, rest: Task, lists: NDArray, x: NDArray, y: NDArray) -> None:
-    at = held(x), held(y), *rest
-    pool.launch(plan.kernel, math.prod(plan.grid), plan.fixed, at, lists)
+        calls.append(pool.ready(plan.kernel, math.prod(plan.grid), plan.fixed, at, lists))
+    return calls
 
 
 def pack_panels(plan: Correlation, weight: NDArray, first: int, end: int, into: NDArray) -> None:

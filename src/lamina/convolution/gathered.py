@@ -22,9 +22,10 @@ import numpy.typing as npt
 from ..engine import jit, pool
 from ..engine.jit import Arguments, Task, address, call, int64
 from ..engine.matmul import SERIAL, grid, machine_of, pack_panel
-from ..engine.memory import LEVEL_2, LINE, workspace
+from ..engine.memory import LEVEL_2, LINE
 from ..engine.tile import panel_vectors
 from ..windows import Ints
+from .bound import WORK, Part
 from .direct import equal, zeros_of
 
 NDArray = npt.NDArray[Any]
@@ -264,13 +265,13 @@ def product(
     )
 
 
-def multiply(plan: Product, x: NDArray, dy: NDArray, dw: NDArray, add: bool) -> None:
-    """Write dW, as planned, or add it to what dw holds."""
-    dtype = dy.dtype
-    scratch = workspace(plan.scratch, dtype)
-    machine = machine_of(dtype)
+def part(plan: Product, x: int, dy: int, dw: int, add: bool) -> Part:
+    """Return what writes dW, as planned, or adds it to what dw holds.
+
+    Each number is which of the arrays that come later it is.
+    """
     at = (
-        address(x), address(dy), address(dw), address(plan.zeros), machine.origin_at,
-        address(scratch), int(not add),
+        pool.late_data(x), pool.late_data(dy), pool.late_data(dw), address(plan.zeros),
+        machine_of(plan.zeros.dtype).origin_at, pool.late_data(WORK), int(not add),
     )  # fmt: skip
-    pool.launch(_tiles, plan.parts, plan.fixed, at)
+    return Part([pool.ready(_tiles, plan.parts, plan.fixed, at)], plan, plan.scratch)

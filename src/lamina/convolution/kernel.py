@@ -1,7 +1,7 @@
 """Convolution: the functions of formula.py, as direct correlations on the engine's tile."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from typing import Any, Final, TypeAlias
@@ -10,18 +10,20 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arrays import mask_steps, scale
-from ..engine import matmul
-from ..engine.matmul import are_contiguous, column_sums, contiguous
+from ..engine import matmul, pool
+from ..engine.jit import held
+from ..engine.matmul import are_contiguous, column_sums, contiguous, machine_of, product
 from ..engine.memory import empty
 from ..engine.program import Plan
 from ..engine.threads import count as count_threads
 from ..windows import Ints, Pads, Windows, each, pad, pairs, unpad
-from . import depthwise, direct, narrow, winograd
-from .direct import PLANS, Correlation, Taps, correlate, correlation
+from . import depthwise, direct, narrow, phases, weights, winograd
+from .bound import ARRAYS, WORK, Bound, Part
+from .direct import PLANS, Correlation, Taps, correlation
 from .gathered import Product
 from .narrow import Narrow
-from .phases import Gradient, gradient, input_gradient
-from .weights import Chunks, weight_gradient, weights
+from .phases import Gradient, gradient
+from .weights import Chunks
 
 NDArray = npt.NDArray[Any]
 _Weights: TypeAlias = NDArray | direct.Packed | matmul.Packed
@@ -54,25 +56,33 @@ def forward(
 
 def backward(dy: NDArray, cache: tuple[Any, ...]) -> tuple[NDArray, dict[str, NDArray]]:
     r"""Return dx, shape (N, \*S, C), and the gradients of weight and bias."""
-    _, weight, _, lengths, out_lengths, case = cache
-    dy = contiguous(mask_steps(dy, out_lengths))
-    dx = dx_of(case, dy, weight)
-    return mask_steps(dx, lengths), _gradients(dy, cache)
+    return _backward(dy, cache, True)
 
 
 def gradients(dy: NDArray, cache: tuple[Any, ...]) -> dict[str, NDArray]:
     """Return the gradients of weight and bias."""
-    *_, out_lengths, _ = cache
-    return _gradients(contiguous(mask_steps(dy, out_lengths)), cache)
+    return _backward(dy, cache, False)[1]
 
 
-def _gradients(dy: NDArray, cache: tuple[Any, ...]) -> dict[str, NDArray]:
-    """Return the gradients of weight and bias, of dy that is 0 at padding."""
-    x, _, has_bias, _, _, case = cache
-    grads = {"weight": dw_of(case, dy, x)}
-    if has_bias:
+def _backward(dy: NDArray, cache: tuple[Any, ...], of_x: bool) -> tuple[Any, dict[str, NDArray]]:
+    """Return dx, unless it is not asked for, and the gradients of weight and bias."""
+    x, weight, has_bias, lengths, out_lengths, case = cache
+    dy = contiguous(mask_steps(dy, out_lengths))
+    if not case.goes_back_at_once:
+        dx = dx_of(case, dy, weight) if of_x else None
+        grads = {"weight": dw_of(case, dy, x)}
+        summed = False
+    else:
+        dx = empty(case.x, dy.dtype) if of_x else None
+        grads = {"weight": empty(case.weight, dy.dtype)}
+        summed = has_bias and matmul.sums_are_product(dy.size, case.weight[-1])
+        if summed:
+            grads["bias"] = np.empty(case.weight[-1], dy.dtype)
+        run = _back(case, of_x, summed)
+        run(dy, x, weight, dy if dx is None else dx, *grads.values())
+    if has_bias and not summed:
         grads["bias"] = column_sums(dy)  # (4)
-    return grads
+    return None if dx is None else mask_steps(dx, lengths), grads
 
 
 class Forward:
@@ -120,8 +130,14 @@ class Forward:
             return plan.multiply(x, matmul.Given(weights, bias, relu), case.y)
         how = self._correlation(case, weights)
         if how is not None:
-            bind = partial(direct.bind, how, weights, bias, relu)
-            ready = partial(direct.ready, how, weights, bias, relu)
+            calls = partial(direct.bind, how, weights, bias, relu)
+
+            def ready(*places: Any) -> pool.Ready | None:
+                return calls(*places)[0] if len(how.spans) == 1 else None
+
+            def bind(scratch: NDArray) -> pool.Run:
+                return pool.in_order(*calls(pool.late(0), pool.late(1), scratch))
+
             return plan.add_bound(case.y, bind, how.bytes, x, ready=ready)
         return plan.add(case.y, lambda x, y: y_of(case, x, weights, bias, relu, y), x)
 
@@ -270,6 +286,16 @@ class Case:
         return one and self.groups == 1 and not any(map(any, windows.pads))
 
     @cached_property
+    def repeats(self) -> bool:
+        """Whether padding repeats x, which is padded sample by sample then to go back."""
+        return self.padding_mode != "zeros" and not self.is_product
+
+    @cached_property
+    def goes_back_at_once(self) -> bool:
+        """Whether all of the way back is planned as one call."""
+        return not (self.is_narrow or self.repeats or 0 in self.x or 0 in self.y)
+
+    @cached_property
     def is_narrow(self) -> bool:
         """Whether its groups are of so few channels that lanes are channels of many."""
         return depthwise.fits(self.x[-1], self.weight[-1], self.groups, self.dtype)
@@ -330,7 +356,7 @@ def _plan_dx(case: Case) -> Gradient | Narrow:
         *_, before = case.moves
         after = tuple(k - 1 - b for k, b in zip(weight[:3], before, strict=True))
         plan = winograd.winograd(dy, weight, x, after, True, case.dtype, case.threads)
-        return Gradient([plan], [])
+        return Gradient([plan], [], plan.zeros)
     return gradient(dy, weight, x, case.groups, *case.moves, case.dtype, case.threads)
 
 
@@ -341,7 +367,7 @@ def _plan_dw(case: Case) -> Product | Chunks:
     if case.is_3x3:
         *_, before = case.moves
         return winograd.weights(x, dy, weight, before, case.dtype, case.threads)
-    return weights(x, dy, weight, case.groups, *case.moves, case.dtype, case.threads)
+    return weights.weights(x, dy, weight, case.groups, *case.moves, case.dtype, case.threads)
 
 
 def _padded(case: Case) -> Case:
@@ -353,7 +379,95 @@ def _padded(case: Case) -> Case:
     return case_of((1, *padded, c), case.weight, unpadded, "zeros", *rest)
 
 
-# The passes
+# The passes, whose arrays come later: the numbers below say in which order
+
+
+def _parts_of_dx(
+    case: Case, dy: int, weight: int, dx: int, bias: int | None = None
+) -> Sequence[Part]:
+    """Return what writes dX."""
+    if not case.is_product or case.has_narrow_dx:
+        return phases.parts(_plan_dx(case), dy, weight, dx, bias)
+    (c, o), rows = case.matrix, math.prod(case.y[:-1])
+    return [_product(case, (dy, o, 1), (weight, 1, o), dx, (rows, c, o), bias)]
+
+
+def _part_of_dw(case: Case, x: int, dy: int, dw: int) -> Part:
+    """Return what writes dW."""
+    (c, o), rows = case.matrix, math.prod(case.y[:-1])
+    if not case.is_product:
+        return weights.part(_plan_dw(case), x, dy, dw, c * o)
+    return _product(case, (x, 1, c), (dy, o, 1), dw, (c, o, rows))
+
+
+def _product(case: Case, a: Ints, b: Ints, c: int, sizes: Ints, bias: int | None = None) -> Part:
+    """Return a product of `matmul` of so many rows, columns and terms.
+
+    a and b are which matrices they are, each with its strides.
+    """
+    late, strides = pool.late, (*a[1:], *b[1:])
+    found = product(case.dtype, *sizes, *strides, case.threads, bias=bias is not None)
+    start = None if bias is None else late(bias)
+    ready = found.ready(late(a[0]), late(b[0]), late(c), late(WORK), start)
+    return Part([ready], found, found.panels)
+
+
+@lru_cache(PLANS)
+def _y(case: Case, edges: Ints | None, bias: bool, relu: bool) -> Bound:
+    """Return a function of x, the weights, or their panels, y and maybe a bias that writes y."""
+    x, weight, y, start = range(ARRAYS, ARRAYS + 4)
+    plan, given = _plan(case, edges), edges is not None
+    return Bound(case.dtype, direct.part(plan, x, weight, y, start if bias else None, relu, given))
+
+
+@lru_cache(PLANS)
+def _dx(case: Case, bias: bool) -> Bound:
+    """Return a function of dy, the weight, dx and maybe a bias that writes dx."""
+    dy, weight, dx, start = range(ARRAYS, ARRAYS + 4)
+    return Bound(case.dtype, *_parts_of_dx(case, dy, weight, dx, start if bias else None))
+
+
+@lru_cache(PLANS)
+def _dw(case: Case) -> Bound:
+    """Return a function of x, dy and dw that writes dw."""
+    x, dy, dw = range(ARRAYS, ARRAYS + 3)
+    return Bound(case.dtype, _part_of_dw(case, x, dy, dw))
+
+
+@lru_cache(PLANS)
+def _back(case: Case, of_x: bool, of_bias: bool) -> Bound:
+    """Return a function of dy, x, the weight, dx, dw and db that writes what is asked for, and dw.
+
+    db, shape (O,), is for a sum that is a product.
+    """
+    dy, x, weight, dx, dw, db = range(ARRAYS, ARRAYS + 6)
+    parts = [*_parts_of_dx(case, dy, weight, dx)] if of_x else []
+    parts.append(_part_of_dw(case, x, dy, dw))
+    if of_bias:  # (4)
+        parts.append(_column_sums(case, dy, db))
+    return Bound(case.dtype, *parts)
+
+
+def _column_sums(case: Case, dy: int, sums: int) -> Part:
+    rows, late = math.prod(case.y[:-1]), pool.late
+    one, o = machine_of(case.dtype).one, case.y[-1]
+    found = product(case.dtype, 1, o, rows, 0, 0, o, 1, case.threads)
+    ready = found.ready(held(one), late(dy), late(sums), late(WORK))
+    return Part([ready], (found, one), found.panels)
+
+
+@lru_cache(PLANS)
+def _dx_of_one(case: Case) -> Bound:
+    """Return `_dx` for a sample that was padded before."""
+    dy, weight, dx = range(ARRAYS, ARRAYS + 3)
+    return Bound(case.dtype, *phases.parts(_plan_dx(case), dy, weight, dx))
+
+
+@lru_cache(PLANS)
+def _dw_of_one(case: Case, add: bool) -> Bound:
+    """Return `_dw` for such a sample, which may add to what dw holds."""
+    x, dy, dw = range(ARRAYS, ARRAYS + 3)
+    return Bound(case.dtype, weights.part(_plan_dw(case), x, dy, dw, math.prod(case.weight), add))
 
 
 def y_of(
@@ -369,29 +483,26 @@ def y_of(
         depthwise.forward(x, weight, bias, y, *case.options, relu)
     elif y.size and not isinstance(weight, matmul.Packed):
         edges = weight.edges if isinstance(weight, direct.Packed) else None
-        correlate(_plan(case, edges), x, weight, y, bias, relu)
+        array = weight.panels if isinstance(weight, direct.Packed) else weight
+        given = () if bias is None else (bias,)
+        _y(case, edges, bias is not None, relu)(x, array, y, *given)
     return y
 
 
 def dw_of(case: Case, dy: NDArray, x: NDArray) -> NDArray:
     """Return dW; where padding repeats x, of x padded sample by sample."""
-    if case.is_product:
-        dweight = empty(case.weight, dy.dtype)
-        c, o = case.matrix
-        matmul.matmul(x, 1, c, dy, o, 1, c, o, dy.size // o, dweight)
-        return dweight
-    if dy.size and case.is_narrow:
+    if dy.size and case.is_narrow and not case.is_product:
         return depthwise.weight_gradient(x, dy, case.weight, *case.options)
     dweight = empty(case.weight, dy.dtype)
     if not dy.size:
         dweight[...] = 0
-    elif case.padding_mode == "zeros":
-        weight_gradient(_plan_dw(case), x, dy, dweight, False)
+    elif not case.repeats:
+        _dw(case)(x, dy, dweight)
     else:
-        plan = _plan_dw(_padded(case))
+        one = _padded(case)
         for n in range(len(x)):
             padded = contiguous(pad(x[n : n + 1], case.windows.pads, case.padding_mode))
-            weight_gradient(plan, padded, dy[n], dweight, n > 0)
+            _dw_of_one(one, n > 0)(padded, dy[n], dweight)
     return dweight
 
 
@@ -401,26 +512,22 @@ def dx_of(case: Case, dy: NDArray, weight: NDArray, bias: NDArray | None = None)
     With a bias for each channel of x, which padding by zeros alone may have, it is dx + bias.
     """
     dx = empty(case.x, dy.dtype)
+    by_product = case.is_product and not case.has_narrow_dx
     if not dx.size:
         return dx
-    if case.is_product and not case.has_narrow_dx:
-        c, o = case.matrix
-        if bias is not None and c > len(bias):  # x is one window: its channels are tap by tap
-            bias = np.tile(bias, c // len(bias))
-        matmul.matmul(dy, o, 1, weight, 1, o, dy.size // o, c, o, dx, bias)
-        return dx
-    if dy.size and case.is_narrow:
+    if dy.size and case.is_narrow and not by_product:
         depthwise.input_gradient(dy, weight, dx, *case.options, bias)
-        return dx
-    weight = weight.reshape(_three_axes(case.weight))
-    if case.padding_mode == "zeros":
-        input_gradient(_plan_dx(case), dy, weight, dx, bias)
-        return dx
-    one = _padded(case)
-    dpadded = empty(one.x, dy.dtype)
-    for n in range(len(dy)):
-        input_gradient(_plan_dx(one), dy[n], weight, dpadded)
-        dx[n : n + 1] = unpad(dpadded, case.windows.pads, case.padding_mode)
+    elif not case.repeats:
+        if bias is not None and by_product and case.matrix[0] > len(bias):
+            bias = np.tile(bias, case.matrix[0] // len(bias))  # x is one window: tap by tap
+        given = () if bias is None else (bias,)
+        _dx(case, bias is not None)(dy, weight, dx, *given)
+    else:
+        one = _padded(case)
+        dpadded = empty(one.x, dy.dtype)
+        for n in range(len(dy)):
+            _dx_of_one(one)(dy[n], weight, dpadded)
+            dx[n : n + 1] = unpad(dpadded, case.windows.pads, case.padding_mode)
     return dx
 
 

@@ -28,8 +28,9 @@ from ..engine import jit, pool
 from ..engine.dots import chains, dots, tallest
 from ..engine.jit import Arguments, Task, address, call
 from ..engine.matmul import SERIAL, machine_of
-from ..engine.memory import LEVEL_2, LINE, workspace
+from ..engine.memory import LEVEL_2, LINE
 from ..windows import Ints
+from .bound import LISTS, PANELS, WORK, Part
 from .direct import APART, cycles, zeros_of
 
 NDArray = npt.NDArray[Any]
@@ -42,6 +43,31 @@ LARGEST: Final = 2**20
 """Where a row of dX meets more bytes of dY, they are not copied."""
 HEIGHT: Final = 9
 """Rows of a tile of one vector, which would have channels as lanes."""
+
+
+@jit.kernel
+def _spread(g: int, shape: Task, phases: NDArray, places: NDArray, at: Task) -> None:
+    """Write W', and with a bias what sums begin with: for columns of dX that meet nothing, too."""
+    size, lane, copy, rows_of_taps, c, o, line, blocks, width, columns, repeats = shape
+    weight, wide, zeros, bias, unmet, begin = at
+    lines = blocks * width
+    call(copy, (zeros, 0, rows_of_taps * lines, line // lane, lane, wide, line))
+    vectors = (o + lane - 1) // lane
+    last = o - (vectors - 1) * lane
+    for t in range(rows_of_taps):
+        for k in range(len(phases)):
+            source = weight + (t * len(phases) + k) * c * o * size
+            target = wide + ((t * lines + phases[k] * c) * line + places[k] * o) * size
+            call(copy, (source, o, c, vectors, last, target, line))
+    if bias == 0:
+        return
+    vectors = (c + lane - 1) // lane
+    call(copy, (bias, 0, repeats, vectors, c - (vectors - 1) * lane, unmet, c))
+    vectors = (width + lane - 1) // lane
+    last = width - (vectors - 1) * lane
+    for block in range(blocks):
+        source, target = unmet + block * width * size, begin + block * columns * width * size
+        call(copy, (source, 0, columns, vectors, last, target, width))
 
 
 @jit.kernel
@@ -140,14 +166,13 @@ def _rows(g: int, shape: Task, windows: Task, at: Task, lists: NDArray) -> None:
 class Narrow:
     """The plan of dX; nothing in it changes."""
 
-    spread: Ints
-    """The shape of W': KD, KH, phases, C, E, O."""
-    meets: tuple[NDArray, NDArray]
-    """The p and e of each tap of a row."""
-    line: int
-    """Elements of a line of W', with zeros behind it to the end of a vector."""
-    blocks: tuple[int, int, int]
-    """How many there are, how wide they are, and how many columns begin with a bias."""
+    spread: Arguments
+    """How `_spread` is told."""
+    room: Ints
+    """The elements of W', of what columns that meet nothing are with a bias, and of what sums begin
+    with then."""
+    apart: int
+    """How far apart these are for two blocks."""
     parts: int
     fixed: Arguments
     scratch: int
@@ -208,7 +233,7 @@ def narrow(
     machine, lane = machine_of(dtype), chains(dtype)
     size = machine.size
     (kd, kh, kw, c, o), (high, wide) = weight, dx[2:4]
-    s, rows, columns = stride[2], stride[2] * c, -(-wide // stride[2])
+    rows, columns = stride[2] * c, -(-wide // stride[2])
     phase, e, low, reach = _meets(kw, stride, dilation, before)
     chunks = -(-columns // COLUMNS)
     longest = -(-columns // chunks)
@@ -231,10 +256,15 @@ def narrow(
         reach * o - (vectors - 1) * lane, vectors * lane,
     )  # fmt: skip
     windows = (*dx, *dy[1:], kd, kh, low, *stride, *dilation[:2], *before[:2])
+    line, begin = vectors * lane, longest + lane
+    repeats = -(-max(wide * c, blocks * width) // c)
+    spread = (
+        size, machine.lane, machine.codes[1], kd * kh, c, o, line, blocks, width, begin, repeats
+    )  # fmt: skip
     return Narrow(
-        (kd, kh, s, c, reach, o), (phase, e - low), vectors * lane,
-        (blocks, width, longest + lane), parts, Arguments(shape, windows), parts * held,
-        (parts, 3 + -(-APART // most), most),
+        Arguments(spread, phase, e - low),
+        (kd * kh * blocks * width * line, repeats * c, blocks * begin * width), begin * width,
+        parts, Arguments(shape, windows), parts * held, (parts, 3 + -(-APART // most), most),
         zeros_of(max(slot_size, results, longest * rows), dtype),
     )  # fmt: skip
 
@@ -262,23 +292,26 @@ def _best(
     return across + 2 * columns * o / lane / met, width
 
 
-def write(
-    plan: Narrow, dy: NDArray, weight: NDArray, dx: NDArray, bias: NDArray | None = None
-) -> None:
-    """Write dx, as planned, with a bias added if there is one."""
-    (phase, e), (*kernel, s, c, reach, o) = plan.meets, plan.spread
-    blocks, width, columns = plan.blocks
-    wide = np.zeros((*kernel, blocks * width, plan.line), dy.dtype)
-    taps = wide[:, :, : s * c, : reach * o].reshape(plan.spread)
-    taps[:, :, phase, :, e] = weight.transpose(2, 0, 1, 3, 4)
-    scratch, lists = workspace(plan.scratch, dy.dtype), np.empty(plan.lists, np.int64)
-    begin, apart, unmet = plan.zeros, 0, plan.zeros
-    if bias is not None:  # for each block, and for columns of dX that meet nothing
-        one = np.resize(bias, (blocks, 1, width))
-        begin, apart = np.tile(one, (1, columns, 1)), columns * width
-        unmet = np.tile(bias, dx.shape[-2])
+def part(plan: Narrow, dy: int, weight: int, dx: int, bias: int | None = None) -> Part:
+    """Return what writes dx, as planned, with a bias added if there is one.
+
+    Each number is which of the arrays that come later it is.
+    """
+    late, zeros = pool.late_data, address(plan.zeros)
+    wide, size = late(PANELS), plan.zeros.itemsize
+    start, apart, unmet, begin = 0, 0, zeros, zeros
+    if bias is not None:
+        start, apart = late(bias), plan.apart
+        unmet = wide + plan.room[0] * size
+        begin = unmet + plan.room[1] * size
+    spread = late(weight), wide, zeros, start, unmet, begin
     at = (
-        address(dy), address(wide), address(dx), address(plan.zeros), address(begin), apart,
-        address(unmet), address(scratch), address(lists),
+        late(dy), wide, late(dx), zeros, begin, apart, unmet, late(WORK), late(LISTS),
     )  # fmt: skip
-    pool.launch(_rows, plan.parts, plan.fixed, at, lists)
+    lists = pool.late_array(LISTS, plan.lists, np.int64)
+    calls = [
+        pool.ready(_spread, 1, plan.spread, spread),
+        pool.ready(_rows, plan.parts, plan.fixed, at, lists),
+    ]
+    panels = plan.room[0] if bias is None else sum(plan.room)
+    return Part(calls, plan, plan.scratch, math.prod(plan.lists), panels)

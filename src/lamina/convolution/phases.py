@@ -18,11 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ..engine import jit, pool
-from ..engine.jit import Arguments, Task, address, call, data, held
+from ..engine.jit import Arguments, Task, address, call, data
 from ..engine.matmul import machine_of
 from ..windows import Ints
-from . import narrow
-from .direct import Correlation, Taps, correlate, correlation, zeros_of
+from . import direct, narrow
+from .bound import Part
+from .direct import Correlation, Taps, correlation, zeros_of
 from .narrow import Narrow
 
 NDArray = npt.NDArray[Any]
@@ -61,8 +62,10 @@ class Gradient:
 
     correlations: list[Correlation]
     unmet: list[Arguments]
+    zeros: NDArray
+    """What it is then, unless there is a bias."""
     parts: int = 1
-    """In how many parts that is filled."""
+    """In how many parts it is filled."""
 
 
 def gradient(
@@ -109,22 +112,25 @@ def gradient(
                 *(phase.count for phase in phases), c, first, math.prod(dx[1:]), *steps,
             )  # fmt: skip
             unmet.append(Arguments(shape))
-    return Gradient(correlations, unmet, parts)
+    return Gradient(correlations, unmet, zeros_of(c, dtype), parts)
 
 
-def input_gradient(
-    plan: Gradient | Narrow, dy: NDArray, weight: NDArray, dx: NDArray, bias: NDArray | None = None
-) -> None:
-    """Write dx, as planned, with a bias added if there is one."""
+def parts(
+    plan: Gradient | Narrow, dy: int, weight: int, dx: int, bias: int | None = None
+) -> list[Part]:
+    """Return what writes dx, as planned, with a bias added if there is one.
+
+    Each number is which of the arrays that come later it is.
+    """
     if isinstance(plan, Narrow):
-        narrow.write(plan, dy, weight, dx, bias)
-        return
-    begin = zeros_of(dx.shape[-1], dx.dtype) if bias is None else bias
-    at = held(dx), address(begin)
-    for phase in plan.unmet:
-        pool.launch(_fill, plan.parts, phase, at)
-    for part in plan.correlations:
-        correlate(part, dy, weight, dx, bias)
+        return [narrow.part(plan, dy, weight, dx, bias)]
+    begin = address(plan.zeros) if bias is None else pool.late_data(bias)
+    at = pool.late(dx), begin
+    unmet = [pool.ready(_fill, plan.parts, phase, at) for phase in plan.unmet]
+    return [
+        Part(unmet, plan),
+        *(direct.part(one, dy, weight, dx, bias) for one in plan.correlations),
+    ]
 
 
 def _phases(

@@ -26,14 +26,16 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from ..engine import jit, pool
+from ..engine import elements, jit, pool
 from ..engine.jit import Arguments, Task, address, call, int64
 from ..engine.matmul import SERIAL, machine_of, pack_panel
-from ..engine.memory import LINE, empty, workspace
+from ..engine.memory import LINE
 from ..windows import Ints
+from . import gathered
 from .blocks import bounds, copy_rows, count, cut
+from .bound import LISTS, PANELS, WORK, Part
 from .direct import APART, edges_of, equal, zeros_of
-from .gathered import Product, multiply, product
+from .gathered import Product, product
 
 NDArray = npt.NDArray[Any]
 
@@ -118,6 +120,23 @@ def _blocks(g: int, shape: Task, windows: Task, edges: NDArray, at: Task, lists:
                         panel, list_y, ldb, segments, terms, begin, lds, into, outputs, last, 0,
                         ahead, step,
                     ))  # fmt: skip
+
+
+@jit.kernel
+def _add(g: int, shape: Task, at: Task) -> None:
+    """Add part g of the chunks' sums in their order: the first one takes them up."""
+    parts, chunks, total, size, add, goes_on, no_numbers = shape
+    sums, dw = at
+    first = total * g // parts
+    count = total * (g + 1) // parts - first
+    sums, dw = sums + first * size, dw + first * size
+    for chunk in range(1, chunks):
+        into = sums
+        if chunk + 1 == chunks and not goes_on:
+            into = dw
+        call(add, (sums, sums + chunk * total * size, into, into, count, no_numbers))
+    if goes_on:
+        call(add, (dw, sums, dw, dw, count, no_numbers))
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,23 +236,26 @@ def weights(
     )  # fmt: skip
 
 
-def weight_gradient(
-    plan: Product | Chunks, x: NDArray, dy: NDArray, dw: NDArray, add: bool
-) -> None:
-    """Write dW, as planned, or add it to what dw holds."""
+def part(plan: Product | Chunks, x: int, dy: int, dw: int, size: int, add: bool = False) -> Part:
+    """Return what writes dW, of so many elements, as planned, or adds it to what dw holds.
+
+    x, dy and dw are which of the arrays that come later they are.
+    """
     if isinstance(plan, Product):
-        multiply(plan, x, dy, dw, add)
-        return
-    dtype, several = dy.dtype, plan.chunks > 1 or add
-    sums = empty((plan.chunks, *dw.shape), dtype) if several else dw
-    scratch = workspace(plan.scratch, dtype)
-    lists = np.empty((plan.parts, 2, plan.segments), np.int64)
+        return gathered.part(plan, x, dy, dw, add)
+    late, dtype, several = pool.late_data, plan.zeros.dtype, plan.chunks > 1 or add
     at = (
-        address(x), address(dy), address(sums), address(plan.zeros), address(scratch),
-        address(lists),
+        late(x), late(dy), late(PANELS if several else dw), address(plan.zeros), late(WORK),
+        late(LISTS),
     )  # fmt: skip
-    pool.launch(plan.kernel, plan.parts, plan.fixed, at, lists)
-    if add:
-        dw += sums.sum(axis=0)
-    elif several:
-        sums.sum(axis=0, out=dw)
+    lists = pool.late_array(LISTS, (plan.parts, 2, plan.segments), np.int64)
+    calls = [pool.ready(plan.kernel, plan.parts, plan.fixed, at, lists)]
+    if several:
+        parts = plan.parts if plan.chunks * size > elements.SERIAL else 1
+        shape = (
+            parts, plan.chunks, size, dtype.itemsize, elements.ADD(dtype), int(add),
+            address(plan.zeros[:0]),
+        )  # fmt: skip
+        calls.append(pool.ready(_add, parts, Arguments(shape), (late(PANELS), late(dw))))
+    panels = plan.chunks * size if several else 0
+    return Part(calls, plan, plan.scratch, math.prod(lists.shape), panels)

@@ -121,6 +121,13 @@ def _some(g: int, at: int) -> None:
     call(code, (a + done, b + done, c + done, d + done, i1 - i0, numbers))
 
 
+def _add(e: Any, b: Any, x: Any, y: Any, number: Any) -> Any:
+    return (b.fadd(x, y),)
+
+
+ADD: Final = Each("add", _add, lambda a, b: (a + b,), 2)
+
+
 def run(code: Each, arrays: Sequence[NDArray], numbers: Sequence[float] = ()) -> None:
     """Run code over arrays of one size and dtype, all contiguous.
 

@@ -578,6 +578,11 @@ class Given:
         return product(self.array.dtype, m, n, k, k, 1, n, 1, *options)
 
 
+def sums_are_product(size: int, n: int) -> bool:
+    """Return whether the sums of n columns, of so many elements, are a product and no more."""
+    return size < LONG or WIDE // n < 2
+
+
 def column_sums(a: NDArray) -> NDArray:
     """Return the sums over all axes but the last: a product with ones, and as regular as one.
 
@@ -586,7 +591,7 @@ def column_sums(a: NDArray) -> NDArray:
     """
     n = a.shape[-1]
     rows, together = a.size // n, WIDE // n
-    if a.size < LONG or together < 2:
+    if sums_are_product(a.size, n):
         return _sums(a, rows, n)
     wide = _sums(a, rows // together, together * n)
     total: NDArray = wide.reshape(together, n).sum(axis=0)

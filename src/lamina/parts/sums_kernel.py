@@ -14,18 +14,9 @@ from . import sums as formula
 NDArray = npt.NDArray[Any]
 
 
-def _add(e: Any, b: Any, x: Any, y: Any, number: Any) -> Any:
-    return (b.fadd(x, y),)
-
-
 def _add_relu(e: Any, b: Any, x: Any, y: Any, number: Any) -> Any:
     total, zero = b.fadd(x, y), e.number(0)
     return (b.select(b.fcmp_ordered("<=", total, zero), zero, total),)  # NaN goes through
-
-
-def _code(name: str, rule: Any) -> elements.Each:
-    function = getattr(formula, name)
-    return elements.Each(name, rule, lambda a, b: (function(a, b),), 2)
 
 
 def _sum(code: elements.Each, name: str, a: NDArray, b: NDArray) -> NDArray:
@@ -37,6 +28,7 @@ def _sum(code: elements.Each, name: str, a: NDArray, b: NDArray) -> NDArray:
     return y
 
 
-CODES: Final = _code("add", _add), _code("add_relu", _add_relu)
+_ADD_RELU: Final = elements.Each("add_relu", _add_relu, lambda a, b: (formula.add_relu(a, b),), 2)
+CODES: Final = elements.ADD, _ADD_RELU
 """Code of the sum, and of that with a ReLU on top."""
 add, add_relu = partial(_sum, CODES[False], "add"), partial(_sum, CODES[True], "add_relu")
