@@ -256,6 +256,35 @@ def test_arrays_that_were_replaced_are_let_go(rng):
     assert before() is None
 
 
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (lm.Linear(6, 9, rng=0), (4, 6)),
+        (lm.Conv2d(3, 5, 3, stride=2, padding=1, rng=0), (2, 7, 8, 3)),
+        (lm.Conv2d(16, 20, 3, padding=1, bias=False, rng=0), (2, 7, 8, 16)),
+        (lm.Conv1d(4, 8, 3, groups=4, padding="causal", rng=0), (2, 9, 4)),
+    ],
+)
+def test_a_pass_of_training(layer, shape, relu, rng):
+    """By a plan it is that of the first call, also when values and arrays have changed."""
+    model = lm.Sequential(layer, *[lm.ReLU()] * relu)
+    x = rng.standard_normal(shape, np.float32)
+    dy = rng.standard_normal(model.output_shape(shape), np.float32)
+    for change in (lambda w: w, lambda w: np.multiply(w, 2, out=w), lambda w: w.copy() + 1):
+        layer.weight = change(layer.weight)
+        fresh = copy.deepcopy(model)
+        y, cache = fresh.forward(x, training=True)
+        dx, grads = fresh.backward(dy, cache)
+        for _ in range(3):
+            its_y, its_cache = model.forward(x, training=True)
+            its_dx, its_grads = model.backward(dy, its_cache)
+            assert same(its_y, y)
+            assert same(its_dx, dx)
+            assert all(same(its_grads[name], grads[name]) for name in grads)
+        assert any(known.run for known in layer._calls.known.values())
+
+
 @pytest.mark.parametrize("bias", [True, False])
 def test_forward_and_backward(bias, rng):
     layer, x = lm.Linear(5, 4, bias=bias, rng=rng), rng.standard_normal((2, 5)).astype(np.float32)

@@ -1,10 +1,19 @@
 """What Linear and the convolutions share: a weight and a bias, the way back, a ReLU on top."""
 
 from abc import abstractmethod
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from . import arguments
-from .layer import SETTLED, Arrays, Fixed, Layer, NDArray, Parameter
+from .calls import Live, by_steps, has
+from .layer import SETTLED, Arrays, Fixed, Layer, NDArray, Parameter, Shape
+
+if TYPE_CHECKING:
+    from .engine.program import Plan, Program
 
 
 class Weighted(Layer):
@@ -46,6 +55,35 @@ class Affine(Weighted):
     def _forward(self, x: NDArray, lengths: Any, **options: bool) -> tuple[NDArray, Any]:
         """Return y and the cache of `backward`."""
 
+    def _live_by(self, how: ModuleType, training: bool, *given: Any, **options: Any) -> Live | None:
+        """Return how to plan a call, or a pass of training, by `live` of a kernel, if it can."""
+        live = how.live(*given, **options)
+        if live is None:
+            return None
+        bind = by_steps(partial(self._plan_given, live))
+
+        def train(shape: Shape, dtype: np.dtype[Any]) -> Callable[[NDArray], tuple[NDArray, Any]]:
+            run = self._bind_given(live, bind(shape, dtype))
+
+            def forward(x: NDArray) -> tuple[NDArray, Any]:
+                y, cache = run(x)
+                return y, (y.shape, how, cache)
+
+            return forward
+
+        weight, bias, *_ = given
+        return Live(train if training else bind, has(weight, bias))
+
+    @abstractmethod
+    def _plan_given(self, given: Any, plan: "Plan", x: int) -> int:
+        """Plan y of the array of that number by `live` or `fixed`; return the number of y."""
+
+    @abstractmethod
+    def _bind_given(
+        self, given: Any, program: "Program"
+    ) -> Callable[[NDArray], tuple[NDArray, Any]]:
+        """Return a pass of training by `live` and a program of its plan."""
+
     @abstractmethod
     def _fixed(self, relu: bool = False) -> Fixed:
         """Return how the layer computes in an inference model, with a ReLU on top if asked for."""
@@ -54,5 +92,6 @@ class Affine(Weighted):
         self, x: NDArray, after: Any, *, lengths: Any = None
     ) -> tuple[NDArray, Any, Any]:
         """Return what the ReLU after this layer makes of y, in training, and the caches of both."""
-        y, cache = self._forward(x, lengths, relu=True)
+        planned = self._planned(x, lengths, True, True)
+        y, cache = self._forward(x, lengths, relu=True) if planned is None else planned(x)
         return y, cache, after._fused_cache(y)

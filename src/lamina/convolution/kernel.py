@@ -114,14 +114,14 @@ class Forward:
     def __call__(self, x: NDArray, lengths: NDArray | None, padding: Pads) -> NDArray:
         """Return y."""
         x = contiguous(mask_steps(x, lengths))
-        case = self._case(x.shape, x.dtype, padding)
+        case = self.case(x.shape, x.dtype, padding)
         y = y_of(case, x, self._weights(case), self.bias, self.relu)
         masked: NDArray = mask_steps(y, case.windows.output_lengths(lengths))
         return masked
 
     def plan(self, plan: Plan, x: int, padding: Pads) -> int:
         """Plan y of the array of that number; return the number of y."""
-        case = self._case(plan.shapes[x], plan.dtype, padding)
+        case = self.case(plan.shapes[x], plan.dtype, padding)
         weights: Any = self._weights(case)
         bias, relu = self.bias, self.relu
         if case.is_product:
@@ -141,7 +141,8 @@ class Forward:
             return plan.add_bound(case.y, bind, how.bytes, x, ready=ready)
         return plan.add(case.y, lambda x, y: y_of(case, x, weights, bias, relu, y), x)
 
-    def _case(self, x: Ints, dtype: np.dtype[Any], padding: Pads) -> "Case":
+    def case(self, x: Ints, dtype: np.dtype[Any], padding: Pads) -> "Case":
+        """Return what plans for x of that shape follow from."""
         windows = Windows(*self.window, padding)
         return case_of(x, self.weight.shape, windows, *self.options, dtype, count_threads())
 
@@ -183,24 +184,23 @@ class _LiveForward(Forward):
         # A layer is called with many shapes, and no more than that is kept for each.
         return None if found.packed or found.bytes > matmul.SCRATCH else found
 
+    def train(
+        self, program: Callable[[NDArray], NDArray], case: "Case", x: NDArray
+    ) -> tuple[NDArray, tuple[Any, ...]]:
+        """Return y, by a program of the plan for x of that case, and the cache of `backward`."""
+        x = contiguous(x)
+        return program(x), (x, self.weight, self.bias is not None, None, None, case)
+
 
 fixed: Final = Forward
 """`fixed(weight, bias, relu, ...)`: the forward pass with parameters that stay, packed once."""
 
 
-def live(weight: NDArray, bias: NDArray | None, **options: Any) -> _LiveForward | None:
+def live(
+    weight: NDArray, bias: NDArray | None, relu: bool = False, **options: Any
+) -> _LiveForward | None:
     """Return the same with parameters whose values may change; None where they lie apart."""
-    return _LiveForward(weight, bias, **options) if are_contiguous(weight, bias) else None
-
-
-def by_program(
-    program: Callable[[NDArray], NDArray], x: NDArray, weight: NDArray, bias: NDArray | None,
-    *, stride: Ints, dilation: Ints, padding: Pads, padding_mode: str, groups: int,
-) -> tuple[NDArray, tuple[Any, ...]]:  # fmt: skip
-    """Return y, by a plan with these parameters, and the cache of `backward`."""
-    x, windows = contiguous(x), windows_of(weight.shape, stride, dilation, padding)
-    case = case_of(x.shape, weight.shape, windows, padding_mode, groups, x.dtype, count_threads())
-    return program(x), (x, weight, bias is not None, None, None, case)
+    return _LiveForward(weight, bias, relu, **options) if are_contiguous(weight, bias) else None
 
 
 def step(z: NDArray, weight: NDArray, bias: NDArray | None = None, *, groups: int = 1) -> NDArray:

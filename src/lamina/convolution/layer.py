@@ -1,6 +1,7 @@
 """The classes Conv1d, Conv2d and Conv3d."""
 
 import math
+from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -9,7 +10,7 @@ import numpy.typing as npt
 
 from .. import arguments, initializers
 from ..affine import Affine
-from ..calls import Live, by_steps, has
+from ..calls import Live
 from ..kernels import functions, kernel, used
 from ..layer import Arrays, Fixed, Layer, NDArray, Shape
 from ..parts.activations import ReLU
@@ -19,7 +20,7 @@ from .convolving import Convolving
 from .ring import Ring, State
 
 if TYPE_CHECKING:
-    from ..engine.program import Plan
+    from ..engine.program import Plan, Program
 
 SHAPES: Final = 64
 """How many shapes of x an inference model remembers to be sound, those seen last."""
@@ -59,13 +60,8 @@ class _Conv(Convolving, Affine):
         self, x: NDArray, *, lengths: Any = None, training: bool = False
     ) -> tuple[NDArray, Any]:
         r"""Return y, shape (N, \*Q, O), and the cache of `backward`."""
-        program = self._planned(x, lengths, training)
-        if program is None:
-            return self._forward(x, lengths)
-        how, (weight, bias) = kernel(__name__), self._arrays()
-        padding = self._windows(x.shape[1:-1]).pads
-        y, cache = how.by_program(program, x, weight, bias, padding=padding, **self._options())
-        return y, (y.shape, how, cache)
+        planned = self._planned(x, lengths, training, False)
+        return self._forward(x, lengths) if planned is None else planned(x)
 
     def _fuses(self, after: Layer) -> bool:
         """Return whether `_forward_fused` does the layer after this one, too: a ReLU."""
@@ -95,14 +91,21 @@ class _Conv(Convolving, Affine):
         }
 
     def _live(self, *options: bool) -> Live | None:
-        """Return how to plan a call with the parameters that are there now."""
+        """Return how to plan a call with the parameters that are there now.
+
+        Of a pass of training the option is whether a ReLU goes on top.
+        """
         if type(self) not in (Conv1d, Conv2d, Conv3d):
             return None
-        weight, bias = self._arrays()
-        given = kernel(__name__).live(weight, bias, **self._options())
-        if given is None:
-            return None
-        return Live(by_steps(partial(self._plan_given, given)), has(weight, bias))
+        given = *self._arrays(), *options
+        return self._live_by(kernel(__name__), bool(options), *given, **self._options())
+
+    def _bind_given(
+        self, given: Any, program: "Program"
+    ) -> Callable[[NDArray], tuple[NDArray, Any]]:
+        plan = program.plan
+        case = given.case(plan.shapes[0], plan.dtype, self._padding(plan.shapes[0]))
+        return partial(given.train, program, case)
 
     def _fixed(self, relu: bool = False) -> Fixed:
         """Return how the layer computes in an inference model, with a ReLU on top if asked for."""

@@ -58,6 +58,13 @@ class Forward:
         """Plan y of the array of that number; return the number of y."""
         return plan.multiply(x, self.product, (*plan.shapes[x][:-1], self.product.n))
 
+    def train(
+        self, program: Callable[[NDArray], NDArray], x: NDArray
+    ) -> tuple[NDArray, tuple[Any, ...]]:
+        """Return y, by a program of that plan, and the cache of `backward`."""
+        x = contiguous(x)
+        return program(x), (x, self.product.b, self.product.bias, None)
+
 
 def fixed(
     weight: NDArray,
@@ -75,17 +82,9 @@ def fixed(
     return Forward(Given(packed, None if bias is None else contiguous(bias), relu))
 
 
-def live(weight: NDArray, bias: NDArray | None = None) -> Forward | None:
+def live(weight: NDArray, bias: NDArray | None = None, relu: bool = False) -> Forward | None:
     """Return the same with parameters whose values may change; None where they lie apart."""
-    return Forward(Given(weight, bias)) if are_contiguous(weight, bias) else None
-
-
-def by_program(
-    program: Callable[[NDArray], NDArray], x: NDArray, weight: NDArray, bias: NDArray | None
-) -> tuple[NDArray, tuple[Any, ...]]:
-    """Return y, by a plan with these parameters, and the cache of `backward`."""
-    x = contiguous(x)
-    return program(x), (x, weight, bias, None)
+    return Forward(Given(weight, bias, relu)) if are_contiguous(weight, bias) else None
 
 
 def backward(dy: NDArray, cache: tuple[Any, ...]) -> tuple[NDArray, dict[str, NDArray]]:

@@ -1,6 +1,7 @@
 """The class Linear."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
@@ -9,13 +10,13 @@ import numpy.typing as npt
 
 from .. import arguments, initializers
 from ..affine import Affine
-from ..calls import Live, by_steps, has
+from ..calls import Live
 from ..kernels import functions, kernel, used
 from ..layer import Fixed, Layer, NDArray, Shape
 from ..parts.activations import ReLU
 
 if TYPE_CHECKING:
-    from ..engine.program import Plan
+    from ..engine.program import Plan, Program
 
 
 class Linear(Affine):
@@ -105,12 +106,8 @@ class Linear(Affine):
         self, x: NDArray, *, lengths: Any = None, training: bool = False
     ) -> tuple[NDArray, Any]:
         """Return y, shape (..., O), and the cache of `backward`."""
-        program = self._planned(x, lengths, training)
-        if program is not None:
-            how, arrays = kernel(__name__), self._params
-            y, cache = how.by_program(program, x, arrays["weight"], arrays.get("bias"))
-            return y, (y.shape, how, cache)
-        return self._forward(x, lengths)
+        planned = self._planned(x, lengths, training, False)
+        return self._forward(x, lengths) if planned is None else planned(x)
 
     def _fuses(self, after: Layer) -> bool:
         """Return whether `_forward_fused` does the layer after this one, too: a ReLU."""
@@ -133,14 +130,18 @@ class Linear(Affine):
         return x, arguments.lengths(self, lengths, x)
 
     def _live(self, *options: bool) -> Live | None:
-        """Return how to plan a call with the parameters that are there now."""
+        """Return how to plan a call with the parameters that are there now.
+
+        Of a pass of training the option is whether a ReLU goes on top.
+        """
         if type(self) is not Linear:
             return None
-        weight, bias = self._arrays()
-        given = kernel(__name__).live(weight, bias)
-        if given is None:
-            return None
-        return Live(by_steps(partial(self._plan_given, given)), has(weight, bias))
+        return self._live_by(kernel(__name__), bool(options), *self._arrays(), *options)
+
+    def _bind_given(
+        self, given: Any, program: "Program"
+    ) -> Callable[[NDArray], tuple[NDArray, Any]]:
+        return partial(given.train, program)
 
     def _fixed(self, relu: bool = False) -> Fixed:
         """Return how the layer computes in an inference model, with a ReLU on top if asked for."""
