@@ -100,9 +100,11 @@ def passes(module: Any, problem: Problem, arrays: dict[str, Any], dy: Any) -> di
 def inferred(problem: Problem, arrays: dict[str, Any], relu: bool) -> np.ndarray:
     """Y from weights that were prepared beforehand."""
     kernel, options = LAYERS[problem.layer][0], dict(problem.options)
-    options.pop("padding", None)
+    padding = ()
+    if problem.layer == "convolution":
+        options.pop("padding", None)
+        padding = (problem.windows.pads,)
     run = kernel.fixed(arrays["weight"], arrays.get("bias"), relu, **options)
-    padding = () if problem.layer == "linear" else (problem.windows.pads,)
     return run(arrays["x"], arrays.get("lengths"), *padding)
 
 

@@ -706,6 +706,11 @@ def test_a_residual_does_the_relu_after_it_with_the_same_bits(lengths):
         (lambda **o: lm.Conv2d(8, 20, 1, bias=False, **o), (2, 9, 8, 8), None),
         (lambda **o: lm.Conv2d(6, 6, 3, groups=6, **o), (2, 9, 8, 6), None),
         (lambda **o: lm.Conv3d(2, 3, 2, **o), (2, 4, 3, 5, 2), None),
+        (lambda **o: lm.ConvTranspose1d(7, 5, 3, stride=2, **o), (3, 9, 7), [9, 0, 4]),
+        (lambda **o: lm.ConvTranspose2d(3, 20, 3, stride=4, **o), (2, 9, 8, 3), None),
+        (lambda **o: lm.ConvTranspose2d(8, 20, 1, bias=False, **o), (2, 9, 8, 8), None),
+        (lambda **o: lm.ConvTranspose2d(6, 6, 3, groups=6, **o), (2, 9, 8, 6), None),
+        (lambda **o: lm.ConvTranspose3d(17, 16, 3, **o), (2, 4, 3, 5, 17), None),
     ],
 )
 def test_a_product_does_the_relu_after_it_with_the_same_bits(layer, shape, lengths, dtype):

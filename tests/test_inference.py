@@ -84,11 +84,41 @@ NETWORKS = {
             lm.BatchNorm(8, **kw),
             lm.ReLU(),
             lm.MaxPool3d((1, 2, 2)),
+            lm.ConvTranspose3d(8, 8, (1, 2, 2), stride=(1, 2, 2), **kw),
+            lm.BatchNorm(8, **kw),
             lm.Flatten(),
-            lm.Linear(3 * 2 * 2 * 8, 4, **kw),
+            lm.Linear(3 * 4 * 4 * 8, 4, **kw),
             rng=0,
         ),
         (8, 3, 6, 6, 2),
+    ),
+    "decoder": (
+        lambda **kw: lm.Sequential(
+            lm.ConvTranspose2d(7, 32, (3, 2), bias=False, **kw),  # of one pixel: a product
+            lm.BatchNorm(32, **kw),
+            lm.ReLU(),
+            lm.ConvTranspose2d(32, 24, 4, stride=2, padding=1, **kw),
+            lm.BatchNorm(24, **kw),
+            lm.ReLU(),
+            lm.ConvTranspose2d(24, 20, 2, stride=3, padding=1, output_padding=2, **kw),  # gaps
+            lm.BatchNorm(20, **kw),
+            lm.ReLU(),
+            lm.ConvTranspose2d(20, 16, 3, padding=1, **kw),
+            lm.BatchNorm(16, **kw),
+            lm.ReLU(),
+            lm.ConvTranspose2d(16, 32, 3, stride=2, padding="same", groups=8, **kw),
+            lm.BatchNorm(32, **kw),
+            lm.ReLU(),
+            lm.ConvTranspose2d(32, 40, 3, stride=(1, 2), groups=2, **kw),
+            lm.BatchNorm(40, **kw),
+            lm.ConvTranspose2d(40, 3, 4, stride=2, padding=1, **kw),
+            lm.BatchNorm(3, **kw),
+            lm.ReLU(),
+            lm.Flatten(),
+            lm.Linear(72 * 90 * 3, 20, **kw),
+            rng=0,
+        ),
+        (5, 1, 1, 7),
     ),
     "signals": (
         lambda **kw: lm.Sequential(
@@ -137,6 +167,9 @@ def test_what_becomes_one():
         lm.Tanh(),
         lm.BatchNorm(4),
         lm.ReLU(),
+        lm.ConvTranspose2d(4, 6, 3, groups=2),
+        lm.BatchNorm(6),
+        lm.ReLU(),
     )
     assert fused(model.for_inference()) == [
         ["Dropout"],
@@ -149,6 +182,7 @@ def test_what_becomes_one():
         ["Tanh"],
         ["BatchNorm"],
         ["ReLU"],
+        ["ConvTranspose2d", "BatchNorm", "ReLU"],
     ]
 
 
@@ -162,7 +196,7 @@ def test_networks(name, dtype):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("name", ["MLP", "images", "volumes"])
+@pytest.mark.parametrize("name", ["MLP", "images", "decoder", "volumes"])
 def test_same_bits_in_any_batch_on_any_threads(name, dtype):
     make, shape = NETWORKS[name]
     x = random("x", shape, dtype)
@@ -186,12 +220,12 @@ def test_is_as_exact_as_its_model(name):
         assert np.max(np.abs(model.for_inference()(x) - exact)) <= 2 * live
 
 
-@pytest.mark.parametrize(("name", "programs"), [("MLP", 1), ("images", 1), ("volumes", 1)])
-def test_networks_run_by_programs(name, programs):
+@pytest.mark.parametrize("name", ["MLP", "images", "decoder", "volumes"])
+def test_networks_run_by_programs(name):
     make, shape = NETWORKS[name]
     fixed = trained(make(dtype=np.float32), shape).for_inference()
     segments = fixed._run.call.segments
-    assert len(segments) == programs
+    assert len(segments) == 1
     xs = [random(f"x {n}", (n, *shape[1:]), np.float32) for n in (1, 5, 1, 5, 2)]
     ys = [fixed(x) for x in xs]
     for x, y in zip(xs, ys, strict=True):
@@ -204,7 +238,7 @@ def test_networks_run_by_programs(name, programs):
 
 
 @pytest.mark.parametrize("batches", [1, 3, 99])
-@pytest.mark.parametrize("name", ["images", "volumes"])
+@pytest.mark.parametrize("name", ["images", "decoder", "volumes"])
 def test_batches_go_by_microbatches(monkeypatch, name, batches):
     make, shape = NETWORKS[name]
     model = trained(make(dtype=np.float32), shape)
@@ -268,16 +302,29 @@ def test_a_residual_takes_in_the_relu_after_it(shortcut):
 
 
 def test_without_a_batchnorm_the_bits_are_those_of_the_model():
-    model = lm.Sequential(lm.Conv2d(3, 20, 3), lm.ReLU(), lm.Conv2d(20, 7, 3), lm.ReLU(), rng=0)
+    model = lm.Sequential(
+        lm.Conv2d(3, 20, 3),
+        lm.ReLU(),
+        lm.ConvTranspose2d(20, 17, 3, stride=2),
+        lm.ReLU(),
+        lm.Conv2d(17, 7, 3),
+        lm.ReLU(),
+        lm.ConvTranspose2d(7, 3, 3, stride=2),
+        lm.ReLU(),
+        rng=0,
+    )
     x = random("x", (2, 9, 8, 3), np.float32)
     assert_same(model.for_inference()(x), model(x))
     layer, x = lm.Linear(33, 65, rng=0), random("x", (2, 3, 33), np.float32)
     assert_same(layer.for_inference()(x), layer(x))
 
 
-def test_relu_lets_nan_through():
-    model = lm.Sequential(lm.Linear(2, 3, rng=0), lm.ReLU())
-    x = np.array([[np.nan, 1], [1, 1]], np.float32)
+@pytest.mark.parametrize(
+    "layer", [lm.Linear(2, 3), *(lm.ConvTranspose1d(2, o, 3, stride=2) for o in (1, 17))]
+)
+def test_relu_lets_nan_through(layer):
+    model = lm.Sequential(layer, lm.ReLU(), rng=0)
+    x = np.array([[[np.nan, 1]], [[1, 1]]], np.float32)
     y = model.for_inference()(x)
     assert np.isnan(y[0]).all()
     assert np.isfinite(y[1]).all()
@@ -433,6 +480,17 @@ def test_lengths(lengths):
         assert_same(y[n, length:], np.zeros_like(y[n, length:]))
         if length:
             assert_close(fixed(x[n : n + 1, :length])[0], y[n, :length], np.float64)
+
+
+def test_lengths_that_grow():
+    model = lm.Sequential(
+        lm.ConvTranspose1d(5, 8, 3, stride=2, padding=1), lm.BatchNorm(8), lm.ReLU(), rng=0
+    )
+    trained(model, (4, 12, 5))
+    fixed, x = model.for_inference(), random("x", (4, 12, 5), np.float32)
+    assert len(fused(fixed)) == 1
+    same_calls(fixed, model, x, lengths=[12, 5, 0, 1])
+    same_calls(fixed, model, x)
 
 
 def test_what_does_nothing_else_clears_the_padding():

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from .engine.program import Plan, Program
 
 
-class Weighted(Layer):
-    """A layer of a weight and a bias, whose cache is of three parts.
+class Affine(Layer):
+    """A layer of a weight and a bias, which may take in what stands after it.
 
-    These are the shape of y, the module that computed it and the cache of that.
+    That is a BatchNorm at inference, and a ReLU. Its cache is of three parts: the shape of y, the
+    module that computed it and the cache of that.
     """
 
     settable = SETTLED
@@ -27,6 +28,9 @@ class Weighted(Layer):
 
     weight = Parameter()
     bias = Parameter()
+
+    _factors: NDArray | None = None
+    """What an inference model multiplies the weights of each output by, when it packs them."""
 
     def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
         """Return dx, of the shape of x, and the gradients of weight and bias."""
@@ -44,12 +48,10 @@ class Weighted(Layer):
         grads: Arrays = how.gradients(dy, inner)
         return grads
 
-
-class Affine(Weighted):
-    """One that may take in what stands after it: a BatchNorm at inference, a ReLU."""
-
-    _factors: NDArray | None = None
-    """What an inference model multiplies the weights of each output by, when it packs them."""
+    @property
+    @abstractmethod
+    def _features(self) -> int:
+        """How many features y has."""
 
     @abstractmethod
     def _forward(self, x: NDArray, lengths: Any, **options: bool) -> tuple[NDArray, Any]:

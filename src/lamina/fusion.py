@@ -24,7 +24,14 @@ from .arguments import FLOATS, say
 from .batchnorm import BatchNorm
 from .batchnorm.formula import affine
 from .containers import Concat, Residual, Sequential, lengths_after, place, within
-from .convolution import Conv1d, Conv2d, Conv3d
+from .convolution import (
+    Conv1d,
+    Conv2d,
+    Conv3d,
+    ConvTranspose1d,
+    ConvTranspose2d,
+    ConvTranspose3d,
+)
 from .dropout import Dropout
 from .engine import denormals, threads
 from .engine.memory import placed
@@ -66,7 +73,10 @@ PROGRAMS: Final = 8
 """For how many shapes of x a model keeps its program, with the memory that it works in."""
 CACHED: Final = 3 * 2**19
 """Bytes between x and y that stay in caches; a batch that needs more goes by microbatches."""
-AFFINE: Final = (Linear, Conv1d, Conv2d, Conv3d)
+AFFINE: Final = (
+    *(Linear, Conv1d, Conv2d, Conv3d),
+    *(ConvTranspose1d, ConvTranspose2d, ConvTranspose3d),
+)
 """The layers that take in what stands after them."""
 KNOWN: Final = (
     *(BatchNorm, RNN, LSTM, GRU, Flatten, ReLU, LeakyReLU, Sigmoid, Tanh, GELU, SELU, Softmax),
@@ -283,7 +293,7 @@ def _folds(layer: Layer, before: Affine) -> TypeGuard[BatchNorm]:
         isinstance(layer, BatchNorm)
         and _is(layer, (BatchNorm,))
         and layer.running
-        and (layer.features, layer.dtype) == (before.weight.shape[-1], before.dtype)
+        and (layer.features, layer.dtype) == (before._features, before.dtype)
     )
 
 

@@ -7,13 +7,13 @@ from typing import Any, Self
 import numpy.typing as npt
 
 from .. import arguments, initializers
-from ..affine import Weighted
+from ..affine import Affine
 from ..layer import NDArray, Shape
 from ..windowed import Windowed
 from ..windows import Ints
 
 
-class Convolving(Weighted, Windowed):
+class Convolving(Affine, Windowed):
     """A layer with a kernel of weights over `rank` axes."""
 
     @property
@@ -42,6 +42,10 @@ class Convolving(Weighted, Windowed):
         self.has_bias = arguments.choice(self, "bias", bias, (True, False))
         self.init = arguments.choice(self, "init", init, initializers.PRESETS)
         arguments.float_dtype(self, dtype)
+
+    @property
+    def _features(self) -> int:
+        return self.out_channels
 
     @property
     def window(self) -> Ints:

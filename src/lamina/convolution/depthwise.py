@@ -519,9 +519,9 @@ def forward(
 
 def input_gradient(
     dy: NDArray, weight: NDArray, dx: NDArray, windows: Windows, mode: str, groups: int,
-    bias: NDArray | None = None,
+    bias: NDArray | None = None, relu: bool = False,
 ) -> None:  # fmt: skip
-    r"""Write dx, shape (N, \*S, C), with a bias added if there is one."""
+    r"""Write dx, shape (N, \*S, C), with a bias added, and a ReLU on top, if asked for."""
     c, o = weight.shape[-2], weight.shape[-1] // groups
     if c > 1 or o > 1:  # exchange the two sides of each group
         weight = np.moveaxis(weight.reshape(-1, c, groups, o), 3, 1)
@@ -529,7 +529,7 @@ def input_gradient(
     plan = _plan(
         dx.shape[1:-1], windows, mode, groups, o, c, dy.dtype, True, False, _past(o, c, dx)
     )
-    _correlate(plan, dy, o, weight, c, bias, dx, _three(windows.size), False)
+    _correlate(plan, dy, o, weight, c, bias, dx, _three(windows.size), relu)
 
 
 # The sums for dW

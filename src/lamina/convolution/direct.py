@@ -66,6 +66,8 @@ WIDE: Final = 128
 """No strip is cut to fewer columns only for there to be work for all threads."""
 FEW: Final = 16
 """So few positions do not pay for packing B."""
+MANY: Final = 840
+"""For so many columns panels are as wide as is fastest, of a B packed for any number."""
 ZEROS: Final = 4096
 """Elements of padding that are copied at a time, if a column has no more."""
 APART: Final = 1024
@@ -647,20 +649,21 @@ def pack_panels(plan: Correlation, weight: NDArray, first: int, end: int, into: 
     pool.launch(plan.packer, plan.pack_parts, plan.packs, at)
 
 
+def edges_packed(terms: int, outputs: int, dtype: np.dtype[Any]) -> Ints:
+    """Return the edges of weights packed for inputs of any size."""
+    machine = machine_of(dtype)
+    return edges_of(MANY, outputs, terms, machine.size, machine.lane, machine.heights)
+
+
 def pack(weight: NDArray) -> Packed:
     """Return weights, shape (KD, KH, KW, C, O), packed for inputs of any size."""
     *kernel, c, o = weight.shape
-    machine, n = machine_of(weight.dtype), 840  # the widths of panels are those for so many columns
-    depth = math.prod(kernel) * c
-    edges = edges_of(n, o, depth, machine.size, machine.lane, machine.heights)
-    axes = [
-        Taps(tuple(range(k)), 1, 1, q, np.arange(q + k - 1))
-        for k, q in zip(kernel, (1, 1, n), strict=True)
-    ]
-    x, y = (1, *(len(axis.map) for axis in axes), c), (1, 1, 1, n, o)
+    edges = edges_packed(math.prod(kernel) * c, o, weight.dtype)
+    axes = [Taps(tuple(range(k)), 1, 1, 1, np.arange(k)) for k in kernel]
     packing = correlation(
-        x, weight.shape, 1, False, axes, y, 0, (n * o, n * o, o), weight.dtype, 1, edges
-    )
+        (1, *kernel, c), weight.shape, 1, False, axes, (1, 1, 1, 1, o), 0, (o, o, o),
+        weight.dtype, 1, edges,
+    )  # fmt: skip
     count = len(edges) - 1
     panels = aligned(count * packing.panel, weight.dtype)
     pack_panels(packing, weight, 0, count, panels)

@@ -22,11 +22,12 @@ from .bound import ARRAYS, WORK, Bound, Part
 from .direct import PLANS, Correlation, Taps, correlation
 from .gathered import Product
 from .narrow import Narrow
-from .phases import Gradient, gradient
+from .phases import Gradient, Phases, gradient
 from .weights import Chunks
 
 NDArray = npt.NDArray[Any]
 _Weights: TypeAlias = NDArray | direct.Packed | matmul.Packed
+BackWeights: TypeAlias = NDArray | Phases | matmul.Packed
 
 _NUMPY_MODES: Final = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
@@ -156,7 +157,7 @@ class Forward:
         kind = case.is_product, case.is_3x3
         found = self.packed.get(kind)
         if found is None:
-            found, o = _scaled(self.weight, self.factors), case.weight[-1]
+            found, o = scaled(self.weight, self.factors), case.weight[-1]
             if case.is_product:
                 found = matmul.pack(found, o, 1, o, found.size // o)
             elif case.groups == 1:
@@ -166,7 +167,8 @@ class Forward:
         return found
 
 
-def _scaled(weight: NDArray, factors: NDArray | None) -> NDArray:
+def scaled(weight: NDArray, factors: NDArray | None) -> NDArray:
+    """Return weights multiplied by factors, in their dtype."""
     found: NDArray = scale(weight, factors)
     return found.astype(weight.dtype, copy=False)
 
@@ -231,7 +233,7 @@ def fixed_step(
     o = weight.shape[-1]
     k = weight.size // o
     bias = None if bias is None else contiguous(bias)
-    weight = contiguous(_scaled(weight, factors))
+    weight = contiguous(scaled(weight, factors))
     multiply = matmul.Given(matmul.pack(weight, o, 1, o, k), bias, relu)
 
     def run(z: NDArray) -> NDArray:
@@ -312,6 +314,11 @@ class Case:
         weight = _three_axes(self.weight)
         return self.groups == 1 and narrow.fits(weight, *self.moves, self.dtype)
 
+    @property
+    def has_product_dx(self) -> bool:
+        """Whether dX is a product of matrices, too."""
+        return self.is_product and not self.has_narrow_dx
+
     @cached_property
     def moves(self) -> tuple[Ints, Ints, Ints]:
         """Stride, dilation and what zeros pad before, on three axes."""
@@ -349,15 +356,23 @@ def _plan(case: Case, edges: Ints | None) -> Correlation:
 
 
 @lru_cache(PLANS)
-def _plan_dx(case: Case) -> Gradient | Narrow:
-    """Plan dx."""
+def _plan_dx(case: Case, given: bool) -> Gradient | Narrow:
+    """Plan dx, with weights packed beforehand if they are given so."""
     dy, weight, x = _volume(case.y), _three_axes(case.weight), _volume(case.x)
     if case.is_3x3:
         *_, before = case.moves
         after = tuple(k - 1 - b for k, b in zip(weight[:3], before, strict=True))
-        plan = winograd.winograd(dy, weight, x, after, True, case.dtype, case.threads)
-        return Gradient([plan], [], plan.zeros)
-    return gradient(dy, weight, x, case.groups, *case.moves, case.dtype, case.threads)
+        plan = winograd.winograd(dy, weight, x, after, True, case.dtype, case.threads, given)
+        taps = tuple(tuple(range(k))[::-1] for k in weight[:3])
+        return Gradient({taps: plan}, [], plan.zeros)
+    return gradient(dy, weight, x, case.groups, *case.moves, case.dtype, case.threads, given)
+
+
+def _phases(case: Case) -> Gradient:
+    """Plan dx with weights that `pack_back` packed by phases."""
+    plan = _plan_dx(case, True)
+    assert isinstance(plan, Gradient)
+    return plan
 
 
 @lru_cache(PLANS)
@@ -383,13 +398,14 @@ def _padded(case: Case) -> Case:
 
 
 def _parts_of_dx(
-    case: Case, dy: int, weight: int, dx: int, bias: int | None = None
-) -> Sequence[Part]:
+    case: Case, dy: int, weight: int, dx: int, bias: int | None = None, relu: bool = False,
+    given: bool = False,
+) -> Sequence[Part]:  # fmt: skip
     """Return what writes dX."""
-    if not case.is_product or case.has_narrow_dx:
-        return phases.parts(_plan_dx(case), dy, weight, dx, bias)
+    if not case.has_product_dx:
+        return phases.parts(_plan_dx(case, given), dy, weight, dx, bias, relu, given)
     (c, o), rows = case.matrix, math.prod(case.y[:-1])
-    return [_product(case, (dy, o, 1), (weight, 1, o), dx, (rows, c, o), bias)]
+    return [_product(case, (dy, o, 1), (weight, 1, o), dx, (rows, c, o), bias, relu)]
 
 
 def _part_of_dw(case: Case, x: int, dy: int, dw: int) -> Part:
@@ -400,13 +416,15 @@ def _part_of_dw(case: Case, x: int, dy: int, dw: int) -> Part:
     return _product(case, (x, 1, c), (dy, o, 1), dw, (c, o, rows))
 
 
-def _product(case: Case, a: Ints, b: Ints, c: int, sizes: Ints, bias: int | None = None) -> Part:
+def _product(
+    case: Case, a: Ints, b: Ints, c: int, sizes: Ints, bias: int | None = None, relu: bool = False
+) -> Part:
     """Return a product of `matmul` of so many rows, columns and terms.
 
     a and b are which matrices they are, each with its strides.
     """
     late, strides = pool.late, (*a[1:], *b[1:])
-    found = product(case.dtype, *sizes, *strides, case.threads, bias=bias is not None)
+    found = product(case.dtype, *sizes, *strides, case.threads, bias=bias is not None, relu=relu)
     start = None if bias is None else late(bias)
     ready = found.ready(late(a[0]), late(b[0]), late(c), late(WORK), start)
     return Part([ready], found, found.panels)
@@ -421,10 +439,15 @@ def _y(case: Case, edges: Ints | None, bias: bool, relu: bool) -> Bound:
 
 
 @lru_cache(PLANS)
-def _dx(case: Case, bias: bool) -> Bound:
-    """Return a function of dy, the weight, dx and maybe a bias that writes dx."""
-    dy, weight, dx, start = range(ARRAYS, ARRAYS + 4)
-    return Bound(case.dtype, *_parts_of_dx(case, dy, weight, dx, start if bias else None))
+def _dx(case: Case, bias: bool, relu: bool, given: bool) -> Bound:
+    """Return a function of dy, dx, maybe what `_starts` gives, and the weight that writes dx.
+
+    Where weights are given packed, there are some.
+    """
+    dy, dx, start, _, weight = range(ARRAYS, ARRAYS + 5)
+    if bias:
+        return Bound(case.dtype, *_parts_of_dx(case, dy, weight, dx, start, relu, given))
+    return Bound(case.dtype, *_parts_of_dx(case, dy, start, dx, None, relu, given))
 
 
 @lru_cache(PLANS)
@@ -460,7 +483,7 @@ def _column_sums(case: Case, dy: int, sums: int) -> Part:
 def _dx_of_one(case: Case) -> Bound:
     """Return `_dx` for a sample that was padded before."""
     dy, weight, dx = range(ARRAYS, ARRAYS + 3)
-    return Bound(case.dtype, *phases.parts(_plan_dx(case), dy, weight, dx))
+    return Bound(case.dtype, *phases.parts(_plan_dx(case, False), dy, weight, dx))
 
 
 @lru_cache(PLANS)
@@ -506,22 +529,32 @@ def dw_of(case: Case, dy: NDArray, x: NDArray) -> NDArray:
     return dweight
 
 
-def dx_of(case: Case, dy: NDArray, weight: NDArray, bias: NDArray | None = None) -> NDArray:
+def dx_of(
+    case: Case, dy: NDArray, weight: BackWeights, bias: NDArray | None = None, relu: bool = False,
+    dx: NDArray | None = None,
+) -> NDArray:  # fmt: skip
     """Return dx: of padded x, and folded back sample by sample, where padding repeats x.
 
-    With a bias for each channel of x, which padding by zeros alone may have, it is dx + bias.
+    Where padding is of zeros, there may be a bias for each channel of x to add, and a ReLU on top,
+    the weights may be what `pack_back` returned, and the array may be given.
     """
-    dx = empty(case.x, dy.dtype)
-    by_product = case.is_product and not case.has_narrow_dx
+    dx = empty(case.x, dy.dtype) if dx is None else dx
     if not dx.size:
         return dx
-    if dy.size and case.is_narrow and not by_product:
-        depthwise.input_gradient(dy, weight, dx, *case.options, bias)
+    if case.has_product_dx:
+        bias = _product_bias(case, bias)
+    if isinstance(weight, matmul.Packed):
+        c, o = case.matrix
+        matmul.matmul(dy, o, 1, weight, 1, o, dy.size // o, c, o, dx, bias, relu)
+    elif isinstance(weight, dict):
+        panels = [weight[taps].panels for taps in _phases(case).correlations]
+        _dx(case, bias is not None, relu, True)(dy, dx, *_starts(bias, relu), *panels)
+    elif dy.size and case.is_narrow and not case.has_product_dx:
+        depthwise.input_gradient(dy, weight, dx, *case.options, bias, relu)
     elif not case.repeats:
-        if bias is not None and by_product and case.matrix[0] > len(bias):
-            bias = np.tile(bias, case.matrix[0] // len(bias))  # x is one window: tap by tap
-        given = () if bias is None else (bias,)
-        _dx(case, bias is not None)(dy, weight, dx, *given)
+        _dx(case, bias is not None, relu, False)(dy, dx, *_starts(bias, relu), weight)
+        if relu and case.has_narrow_dx:
+            np.maximum(dx, 0, out=dx)
     else:
         one = _padded(case)
         dpadded = empty(one.x, dy.dtype)
@@ -529,6 +562,42 @@ def dx_of(case: Case, dy: NDArray, weight: NDArray, bias: NDArray | None = None)
             _dx_of_one(one)(dy[n], weight, dpadded)
             dx[n : n + 1] = unpad(dpadded, case.windows.pads, case.padding_mode)
     return dx
+
+
+def _starts(bias: NDArray | None, relu: bool) -> tuple[NDArray, ...]:
+    """Return what sums of dX begin with, and what it is where no window meets it."""
+    if bias is None:
+        return ()
+    return bias, phases.unmet_of(bias, relu)
+
+
+def plan_back(
+    plan: Plan, case: Case, dy: int, weight: BackWeights, bias: NDArray | None, relu: bool
+) -> int:
+    """Plan `dx_of` the array of that number, with weights from `pack_back`; return dX's number."""
+    if isinstance(weight, matmul.Packed):
+        return plan.multiply(dy, matmul.Given(weight, _product_bias(case, bias), relu), case.x)
+    if isinstance(weight, dict) and 0 not in case.x:
+        how = _phases(case)
+        bind = partial(phases.bind, how, weight, bias, relu)
+        return plan.add_bound(case.x, bind, how.bytes, dy)
+    return plan.add(case.x, lambda dy, dx: dx_of(case, dy, weight, bias, relu, dx), dy)
+
+
+def _product_bias(case: Case, bias: NDArray | None) -> NDArray | None:
+    """Return the bias of dX as a product: where x is one window, its columns are tap by tap."""
+    c, _ = case.matrix
+    return bias if bias is None or len(bias) == c else np.tile(bias, c // len(bias))
+
+
+def pack_back(case: Case, weight: NDArray) -> BackWeights:
+    """Return weights for `dx_of`, packed as far as they are."""
+    if case.has_product_dx:
+        return matmul.pack(weight, 1, case.matrix[1], *case.matrix)
+    if case.groups > 1 or case.has_narrow_dx:
+        return weight
+    how = winograd.pack if case.is_3x3 else direct.pack
+    return phases.pack(weight.reshape(_three_axes(case.weight)), *case.moves, how)
 
 
 @lru_cache(PLANS)

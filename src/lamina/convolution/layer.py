@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import arguments, initializers
-from ..affine import Affine
 from ..calls import Live
 from ..kernels import functions, kernel, used
 from ..layer import Arrays, Fixed, Layer, NDArray, Shape
@@ -26,7 +25,7 @@ SHAPES: Final = 64
 """How many shapes of x an inference model remembers to be sound, those seen last."""
 
 
-class _Conv(Convolving, Affine):
+class _Conv(Convolving):
     """A convolution over `rank` axes."""
 
     def __init__(

@@ -11,8 +11,9 @@ then.
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -23,10 +24,12 @@ from ..engine.matmul import machine_of
 from ..windows import Ints
 from . import direct, narrow
 from .bound import Part
-from .direct import Correlation, Taps, correlation, zeros_of
+from .direct import Correlation, Packed, Taps, correlation, edges_packed, zeros_of
 from .narrow import Narrow
 
 NDArray = npt.NDArray[Any]
+Phases: TypeAlias = dict[tuple[Ints, ...], Packed]
+"""Weights packed beforehand, by the taps on the three axes that a phase meets."""
 
 ALONE: Final = 2**16
 """So many elements of dX, or fewer, are filled on one core."""
@@ -58,19 +61,24 @@ class _Phase:
 
 @dataclass(frozen=True)
 class Gradient:
-    """The plan of dX: its correlations, and how `_fill` is told of what no window meets."""
+    """The plan of dX: correlations, by their taps, and how `_fill` is told of what meets none."""
 
-    correlations: list[Correlation]
+    correlations: dict[tuple[Ints, ...], Correlation]
     unmet: list[Arguments]
     zeros: NDArray
     """What it is then, unless there is a bias."""
     parts: int = 1
     """In how many parts it is filled."""
 
+    @property
+    def bytes(self) -> int:
+        """The bytes of its scratch, in which one correlation works after the other."""
+        return max((part.bytes for part in self.correlations.values()), default=0)
+
 
 def gradient(
     dy: Ints, weight: Ints, dx: Ints, groups: int, stride: Ints, dilation: Ints, before: Ints,
-    dtype: np.dtype[Any], threads: int,
+    dtype: np.dtype[Any], threads: int, given: bool = False,
 ) -> Gradient | Narrow:  # fmt: skip
     """Plan dX.
 
@@ -84,6 +92,8 @@ def gradient(
     dtype : dtype
     threads : int
         How many there are for large work.
+    given : bool
+        Whether weights are given packed, by `pack`.
     """
     some = math.prod(dx) * math.prod(dy)
     if some and groups == 1 and narrow.fits(weight, stride, dilation, before, dtype):
@@ -97,14 +107,17 @@ def gradient(
     n, _, height, width, c = dx
     apart = height * width * c, width * c, c
     machine, parts = machine_of(dtype), threads if math.prod(dx) > ALONE else 1
-    correlations, unmet = [], []
+    correlations, unmet = {}, []
     for phases in itertools.product(*axes):
         taps = [phase.taps for phase in phases if phase.taps is not None]
         steps = tuple(p.step * a for p, a in zip(phases, apart, strict=True))
         first = sum(p.first * a for p, a in zip(phases, apart, strict=True))
         if len(taps) == 3:
-            correlations.append(
-                correlation(dy, weight, groups, True, taps, dx, first, steps, dtype, threads)
+            chosen = tuple(axis.chosen for axis in taps)
+            terms = math.prod(map(len, chosen)) * weight[4]
+            edges = edges_packed(terms, c, dtype) if given else None
+            correlations[chosen] = correlation(
+                dy, weight, groups, True, taps, dx, first, steps, dtype, threads, edges
             )
         else:
             shape = (
@@ -115,22 +128,58 @@ def gradient(
     return Gradient(correlations, unmet, zeros_of(c, dtype), parts)
 
 
-def parts(
-    plan: Gradient | Narrow, dy: int, weight: int, dx: int, bias: int | None = None
-) -> list[Part]:
-    """Return what writes dx, as planned, with a bias added if there is one.
+def pack(
+    weight: NDArray, stride: Ints, dilation: Ints, before: Ints, how: Callable[[NDArray], Packed]
+) -> Phases:
+    """Return weights, shape (KD, KH, KW, C, O), packed for dY of any size, each phase by `how`."""
+    axes = [
+        [phase.taps.chosen for phase in _phases(*axis, size=axis[1], outputs=1) if phase.taps]
+        for axis in zip(weight.shape[:3], stride, dilation, before, strict=True)
+    ]
+    return {
+        taps: how(np.ascontiguousarray(weight[np.ix_(*taps)].swapaxes(-1, -2)))
+        for taps in itertools.product(*axes)
+    }
 
-    Each number is which of the arrays that come later it is.
+
+def parts(
+    plan: Gradient | Narrow, dy: int, weight: int, dx: int, bias: int | None = None,
+    relu: bool = False, given: bool = False,
+) -> list[Part]:  # fmt: skip
+    """Return what writes dx, as planned, with a bias added if there is one, and a ReLU on top.
+
+    Each number is which of the arrays that come later it is. Behind a bias comes what dX is where
+    no window meets it. Where weights are given packed there is an array for each correlation.
     """
     if isinstance(plan, Narrow):
         return [narrow.part(plan, dy, weight, dx, bias)]
-    begin = address(plan.zeros) if bias is None else pool.late_data(bias)
+    begin = address(plan.zeros) if bias is None else pool.late_data(bias + 1)
     at = pool.late(dx), begin
     unmet = [pool.ready(_fill, plan.parts, phase, at) for phase in plan.unmet]
     return [
         Part(unmet, plan),
-        *(direct.part(one, dy, weight, dx, bias) for one in plan.correlations),
+        *(
+            direct.part(one, dy, weight + i if given else weight, dx, bias, relu, given)
+            for i, one in enumerate(plan.correlations.values())
+        ),
     ]
+
+
+def bind(
+    plan: Gradient, weight: Phases, bias: NDArray | None, relu: bool, scratch: NDArray
+) -> pool.Run:
+    """Return the same with these weights, for dy and dx; it works in `plan.bytes` of scratch."""
+    dy, dx = pool.late(0), pool.late(1)
+    begin = plan.zeros if bias is None else unmet_of(bias, relu)
+    calls = [pool.ready(_fill, plan.parts, phase, (dx, address(begin))) for phase in plan.unmet]
+    for taps, one in plan.correlations.items():
+        calls += direct.bind(one, weight[taps], bias, relu, dy, dx, scratch)
+    return pool.in_order(*(call._replace(keep=(call.keep, begin)) for call in calls))
+
+
+def unmet_of(bias: NDArray, relu: bool) -> NDArray:
+    """Return what dX is where no window meets it."""
+    return np.maximum(bias, 0) if relu else bias
 
 
 def _phases(

@@ -109,6 +109,10 @@ class Linear(Affine):
         planned = self._planned(x, lengths, training, False)
         return self._forward(x, lengths) if planned is None else planned(x)
 
+    @property
+    def _features(self) -> int:
+        return self.out_features
+
     def _fuses(self, after: Layer) -> bool:
         """Return whether `_forward_fused` does the layer after this one, too: a ReLU."""
         return type(after) is ReLU and type(self) is Linear and used()

@@ -1,14 +1,27 @@
 """Transposed convolution: the functions of formula.py, by the kernels of the convolution."""
 
-from typing import Any
+from typing import Any, Final
 
+import numpy as np
 import numpy.typing as npt
 
 from ...arrays import mask_steps
 from ...engine.matmul import column_sums, contiguous
+from ...engine.program import Plan
 from ...engine.threads import count as count_threads
-from ...windows import Ints, Pads, each
-from ..kernel import case_of, dw_of, dx_of, windows_of, y_of
+from ...windows import Ints, Pads, Windows, each
+from ..kernel import (
+    BackWeights,
+    Case,
+    case_of,
+    dw_of,
+    dx_of,
+    pack_back,
+    plan_back,
+    scaled,
+    windows_of,
+    y_of,
+)
 
 NDArray = npt.NDArray[Any]
 
@@ -24,17 +37,17 @@ def forward(
     padding: int | Pads = 0,
     output_padding: int | Ints = 0,
     groups: int = 1,
+    relu: bool = False,
 ) -> tuple[NDArray, tuple[Any, ...]]:
-    r"""Return y, shape (N, \*P, O), and the cache of `backward`."""
+    r"""Return y, shape (N, \*P, O), with a ReLU on top if asked for, and `backward`'s cache."""
     windows = windows_of(weight.shape, stride, dilation, padding)
     more = each(output_padding, x.ndim - 2)
     x, weight = contiguous(mask_steps(x, lengths)), contiguous(weight)
     bias = None if bias is None else contiguous(bias)
-    y = (len(x), *windows.inputs(x.shape[1:-1], more), weight.shape[-2] * groups)
-    case = case_of(y, weight.shape, windows, "zeros", groups, x.dtype, count_threads())
+    case = _case(x.shape, weight.shape, windows, more, groups, x.dtype)
     out_lengths = windows.input_lengths(lengths, more)
     cache = x, weight, bias is not None, lengths, out_lengths, case
-    return mask_steps(dx_of(case, x, weight, bias), out_lengths), cache  # (1), (2), (3)
+    return mask_steps(dx_of(case, x, weight, bias, relu), out_lengths), cache  # (1), (2), (3)
 
 
 def backward(dy: NDArray, cache: tuple[Any, ...]) -> tuple[NDArray, dict[str, NDArray]]:
@@ -58,3 +71,70 @@ def _gradients(dy: NDArray, cache: tuple[Any, ...]) -> dict[str, NDArray]:
     if has_bias:
         grads["bias"] = column_sums(dy)  # (7)
     return grads
+
+
+def _case(
+    x: Ints, weight: Ints, windows: Windows, more: Ints, groups: int, dtype: np.dtype[Any]
+) -> Case:
+    """Return the case of the convolution back, from y to x."""
+    y = (x[0], *windows.inputs(x[1:-1], more), weight[-2] * groups)
+    return case_of(y, weight, windows, "zeros", groups, dtype, count_threads())
+
+
+class Forward:
+    """The forward pass with given parameters, and a ReLU on top if asked for.
+
+    Weights are packed when it is first known how; those of each output are multiplied by a factor
+    then, if there are some.
+    """
+
+    def __init__(
+        self,
+        weight: NDArray,
+        bias: NDArray | None = None,
+        relu: bool = False,
+        factors: NDArray | None = None,
+        *,
+        stride: int | Ints = 1,
+        dilation: int | Ints = 1,
+        padding: int | Pads = 0,
+        output_padding: int | Ints = 0,
+        groups: int = 1,
+    ) -> None:
+        self.weight, self.factors = contiguous(weight), factors
+        self.bias = None if bias is None else contiguous(bias)
+        self.relu, self.groups = relu, groups
+        self.windows = windows_of(weight.shape, stride, dilation, padding)
+        self.more = each(output_padding, weight.ndim - 2)
+        self.packed: dict[bool, BackWeights] = {}  # by whether a case is a product
+
+    def __call__(self, x: NDArray, lengths: NDArray | None = None) -> NDArray:
+        """Return y."""
+        x = contiguous(mask_steps(x, lengths))
+        case = self._case(x.shape, x.dtype)
+        y = dx_of(case, x, self._weights(case), self.bias, self.relu)
+        masked: NDArray = mask_steps(y, self.windows.input_lengths(lengths, self.more))
+        return masked
+
+    def plan(self, plan: Plan, x: int) -> int:
+        """Plan y of the array of that number; return the number of y."""
+        case = self._case(plan.shapes[x], plan.dtype)
+        return plan_back(plan, case, x, self._weights(case), self.bias, self.relu)
+
+    def _case(self, x: Ints, dtype: np.dtype[Any]) -> Case:
+        return _case(x, self.weight.shape, self.windows, self.more, self.groups, dtype)
+
+    def _weights(self, case: Case) -> BackWeights:
+        kind = case.has_product_dx
+        found = self.packed.get(kind)
+        if found is None:
+            factors = self.factors
+            if factors is not None:  # the inputs of a group lead to the outputs of that group
+                inputs = self.weight.shape[-1] // self.groups
+                factors = np.repeat(factors.reshape(self.groups, -1).T, inputs, axis=1)
+            found = self.packed[kind] = pack_back(case, scaled(self.weight, factors))
+        return found
+
+
+fixed: Final = Forward
+"""`fixed(weight, bias, relu, ...)`: the forward pass with parameters that stay, packed once."""

@@ -1,16 +1,21 @@
 """The classes ConvTranspose1d, ConvTranspose2d and ConvTranspose3d."""
 
 import math
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ... import arguments, initializers
-from ...kernels import functions
-from ...layer import NDArray, Shape
+from ...kernels import functions, kernel, used
+from ...layer import Fixed, Layer, NDArray, Shape
+from ...parts.activations import ReLU
 from ...windows import NAMES, Ints, Windows
 from ..convolving import Convolving
+
+if TYPE_CHECKING:
+    from ...engine.program import Plan
 
 
 class _ConvTranspose(Convolving):
@@ -123,20 +128,50 @@ class _ConvTranspose(Convolving):
         self, x: NDArray, *, lengths: Any = None, training: bool = False
     ) -> tuple[NDArray, Any]:
         r"""Return y, shape (N, \*P, O), and the cache of `backward`."""
+        return self._forward(x, lengths)
+
+    def _fuses(self, after: Layer) -> bool:
+        """Return whether `_forward_fused` does the layer after this one, too: a ReLU."""
+        return (
+            type(after) is ReLU
+            and type(self) in (ConvTranspose1d, ConvTranspose2d, ConvTranspose3d)
+            and used()
+        )
+
+    def _forward(self, x: NDArray, lengths: Any, **options: bool) -> tuple[NDArray, Any]:
         x = arguments.array(self, "x", x, self.dtype)
         lengths = self._checked(x, lengths)
         how = functions(__name__)
-        y, cache = how.forward(
-            x,
-            *self._arrays(),
-            lengths,
-            stride=self.stride,
-            dilation=self.dilation,
-            padding=self._windows().pads,
-            output_padding=self._more,
-            groups=self.groups,
-        )
+        y, cache = how.forward(x, *self._arrays(), lengths, **self._options(), **options)
         return y, (y.shape, how, cache)
+
+    def _options(self) -> dict[str, Any]:
+        """Return the options of the kernels."""
+        return {
+            "stride": self.stride,
+            "dilation": self.dilation,
+            "padding": self._windows().pads,
+            "output_padding": self._more,
+            "groups": self.groups,
+        }
+
+    def _fixed(self, relu: bool = False) -> Fixed:
+        """Return how the layer computes in an inference model, with a ReLU on top if asked for."""
+        weights, dtype = (*self._arrays(), relu, self._factors), self.dtype
+        given = kernel(__name__).fixed(*weights, **self._options())
+
+        def call(x: NDArray, *, lengths: Any = None) -> NDArray:
+            x = arguments.array(self, "x", x, dtype)
+            y: NDArray = given(x, self._checked(x, lengths))
+            return y
+
+        return Fixed(call, self.step, partial(self._plan_given, given))
+
+    def _plan_given(self, given: Any, plan: "Plan", x: int) -> int:
+        plan.check(self.dtype)
+        self.output_shape(plan.shapes[x])
+        y: int = given.plan(plan, x)
+        return y
 
 
 class ConvTranspose1d(_ConvTranspose):
