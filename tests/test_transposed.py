@@ -58,6 +58,22 @@ class TestLayer(LayerContract):
             "2d same lower", conv(2, 3, 4, 4, stride=(1, 3), padding="same_lower"), (2, 5, 6, 3)
         ),
         LayerCase("2d gaps", conv(2, 3, 4, 2, stride=(3, 4), output_padding=1), (2, 3, 4, 3)),
+        LayerCase(
+            "2d more than the stride",
+            conv(2, 3, 4, (3, 1), stride=(2, 1), dilation=(4, 3), padding=1, output_padding=(3, 2)),
+            (2, 4, 3, 3),
+        ),
+        LayerCase(
+            "2d depthwise, more than the stride",
+            conv(2, 5, 5, (3, 1), dilation=(3, 5), padding=1, output_padding=(2, 4), groups=5),
+            (2, 4, 40, 5),
+        ),
+        LayerCase(
+            "1d lengths, more than the stride",
+            conv(1, 3, 4, 2, stride=2, dilation=5, padding=2, output_padding=4),
+            (4, 8, 3),
+            (3, 0, 8, 1),
+        ),
         LayerCase("2d depthwise", conv(2, 3, 6, 3, groups=3, padding=1, stride=2), (2, 5, 6, 3)),
         LayerCase(
             "2d everything",
@@ -104,6 +120,11 @@ class TestFormula(FormulaContract):
             },
         ),
         FormulaCase(
+            "2d more than the stride",
+            {"x": (2, 3, 2, 2), "weight": (2, 1, 3, 2), "bias": (3,)},
+            options={"dilation": (3, 5), "padding": ((0, 1), (0, 0)), "output_padding": (2, 4)},
+        ),
+        FormulaCase(
             "3d",
             {"x": (2, 3, 2, 2, 2), "weight": (2, 1, 2, 2, 2), "bias": (2,)},
             options={"stride": (1, 2, 2), "padding": ((1, 1), (0, 0), (1, 0))},
@@ -137,7 +158,8 @@ def problems(draw):
     sizes, found, kernel, stride, dilation, pads, more = [], [], [], [], [], [], []
     for _ in range(rank):
         k, d, s = draw(st.integers(1, 3)), draw(st.integers(1, 2)), draw(st.integers(1, 3))
-        pair, extra = draw(st.tuples(*[st.integers(0, 2)] * 2)), draw(st.integers(0, s - 1))
+        pair = draw(st.tuples(*[st.integers(0, 2)] * 2))
+        extra = draw(st.integers(0, max(s, d) - 1))
         base = (k - 1) * d + 1 - sum(pair) + extra
         size = max(1, -(-(1 - base) // s) + 1) + draw(st.integers(0, 2))
         sizes.append(size), found.append((size - 1) * s + base)
@@ -211,7 +233,7 @@ def test_torch(rank, seed, dtype):
     groups = int(rng.integers(1, 4))
     c, o = (groups * int(n) for n in rng.integers(1, (7, 7)))
     kernel, stride, dilation = (tuple(map(int, rng.integers(1, 5, rank))) for _ in range(3))
-    more = tuple(int(rng.integers(0, s)) for s in stride)
+    more = tuple(int(rng.integers(0, max(pair))) for pair in zip(stride, dilation, strict=True))
     padding = tuple(int(rng.integers(0, (k - 1) * d // 2 + 1))
                     for k, d in zip(kernel, dilation, strict=True))  # fmt: skip
     options = {
@@ -372,13 +394,14 @@ def test_config_builds_it_again():
             (3, 3, 3),
             {"output_padding": (1, 2), "stride": 2},
             ValueError,
-            "output_padding must be less than the stride, got 2 with a stride of 2; larger outputs",
+            "output_padding must be less than the stride or the dilation, got 2 with a stride of 2 "
+            "and a dilation of 1; larger outputs come from larger inputs",
         ),
         (
             (3, 3, 3),
-            {"output_padding": 1, "dilation": 2},
+            {"output_padding": 2, "dilation": 2},
             ValueError,
-            "output_padding must be less than the stride, got 1 with a stride of 1",
+            "output_padding must be less than .*, got 2 with a stride of 1 and a dilation of 2",
         ),
         (
             (3, 3, 3),

@@ -13,6 +13,7 @@ The other way round, Q windows fit on axes of
     S = (Q - 1) s + (K - 1) d + 1 - before - after + more                       (2)
 
 elements, where `more`, 0 ... s - 1, is what of them the last window leaves; on none where Q = 0.
+With more than that, one window more would fit, unless less padding makes up for it.
 
 What the padding holds, by mode, around the elements 0 ... S - 1:
 
@@ -24,7 +25,7 @@ What the padding holds, by mode, around the elements 0 ... S - 1:
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 from array_api_compat import device
@@ -112,6 +113,11 @@ class Windows:
         (span,), (s,), (pair,), (extra,) = self.spans, self.stride, self.pads, more
         sizes = (outputs - 1) * s + (span - sum(pair) + extra)  # (2)
         return xp.where((outputs > 0) & (sizes > 0), sizes, xp.zeros_like(sizes))
+
+    def longer(self, more: Ints) -> "Windows":
+        """Return as many windows on axes so much longer, with less padding behind, below 0 too."""
+        pads = ((before, after - m) for (before, after), m in zip(self.pads, more, strict=True))
+        return replace(self, pads=tuple(pads))
 
     def meet(self, padded: Array, tap: Ints) -> Array:
         r"""Return what element `tap` of each window meets in the padded x, shape (N, \*Q, C)."""
@@ -205,8 +211,10 @@ def resolve(padding: str, sizes: Ints, size: Ints, stride: Ints, dilation: Ints)
 
 
 def fill(x: Array, pads: Pads, value: float = 0.0) -> Array:
-    r"""Return x, shape (N, \*S, C), with `value` around it."""
+    r"""Return x, shape (N, \*S, C), with `value` around it; what is below 0 is cut off its end."""
     for axis, (before, after) in enumerate(pads, start=1):
+        if after < 0:
+            x, after = _cut(x, axis, 0, max(x.shape[axis] + after, 0)), 0
         if before or after:
             x = _extend(x, axis, before, after, value)
     return x

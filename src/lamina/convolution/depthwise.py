@@ -96,7 +96,7 @@ def _axis(
     windows = Windows((k,), (stride,), (dilation,), (pads,))
     (outputs,) = windows.outputs((size,))
     # The middle of a long axis is all alike: leave out a part of it, so many windows.
-    left_out = max(0, (size - 4 * (windows.spans[0] + max(pads) + stride)) // stride)
+    left_out = max(0, (size - 4 * (windows.spans[0] + max(map(abs, pads)) + stride)) // stride)
     short, short_outputs = size - left_out * stride, outputs - left_out
     at = stride * np.arange(short_outputs)[:, None] + dilation * np.arange(k) - pads[0]
     if mode != "zeros":

@@ -612,7 +612,8 @@ def windows_of(
 def _map(size: int, pads: tuple[int, int], mode: str) -> NDArray:
     """Return which position of x stands at each position of padded x; -1 for zero."""
     if mode == "zeros":
-        return np.pad(np.arange(size), pads, constant_values=-1)
+        before, after = pads
+        return np.pad(np.arange(size), (before, max(after, 0)), constant_values=-1)
     found: NDArray = np.pad(np.arange(size), pads, mode=_NUMPY_MODES[mode])  # type: ignore[call-overload]
     return found
 

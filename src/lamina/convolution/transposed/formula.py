@@ -64,7 +64,7 @@ def forward(
     padding : int or tuple of (before, after)
         What is taken away, for all axes or for each; it leaves something of each.
     output_padding : int or tuple of int
-        How many elements more there are at the end, for all axes or for each; below the stride.
+        How many elements more there are at the end, for all axes or for each.
     groups : int
         G; divides C and O.
     """
@@ -81,7 +81,8 @@ def forward(
     if bias is not None:
         y = y + bias  # (3)
     out_lengths = windows.input_lengths(lengths, more)
-    return mask_steps(y, out_lengths), (x, weight, bias, lengths, out_lengths, windows, groups)
+    back = windows.longer(more)
+    return mask_steps(y, out_lengths), (x, weight, bias, lengths, out_lengths, back, groups)
 
 
 def backward(dy: Array, cache: tuple[Any, ...]) -> tuple[Array, dict[str, Array]]:

@@ -1,5 +1,6 @@
 """Transposed convolution: the functions of formula.py, by the kernels of the convolution."""
 
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -10,6 +11,7 @@ from ...engine.matmul import column_sums, contiguous
 from ...engine.program import Plan
 from ...engine.threads import count as count_threads
 from ...windows import Ints, Pads, Windows, each
+from ..direct import PLANS
 from ..kernel import (
     BackWeights,
     Case,
@@ -44,7 +46,7 @@ def forward(
     more = each(output_padding, x.ndim - 2)
     x, weight = contiguous(mask_steps(x, lengths)), contiguous(weight)
     bias = None if bias is None else contiguous(bias)
-    case = _case(x.shape, weight.shape, windows, more, groups, x.dtype)
+    case = _case(x.shape, weight.shape, windows, more, groups, x.dtype, count_threads())
     out_lengths = windows.input_lengths(lengths, more)
     cache = x, weight, bias is not None, lengths, out_lengths, case
     return mask_steps(dx_of(case, x, weight, bias, relu), out_lengths), cache  # (1), (2), (3)
@@ -73,12 +75,14 @@ def _gradients(dy: NDArray, cache: tuple[Any, ...]) -> dict[str, NDArray]:
     return grads
 
 
+@lru_cache(PLANS)
 def _case(
-    x: Ints, weight: Ints, windows: Windows, more: Ints, groups: int, dtype: np.dtype[Any]
-) -> Case:
+    x: Ints, weight: Ints, windows: Windows, more: Ints, groups: int, dtype: np.dtype[Any],
+    threads: int,
+) -> Case:  # fmt: skip
     """Return the case of the convolution back, from y to x."""
     y = (x[0], *windows.inputs(x[1:-1], more), weight[-2] * groups)
-    return case_of(y, weight, windows, "zeros", groups, dtype, count_threads())
+    return case_of(y, weight, windows.longer(more), "zeros", groups, dtype, threads)
 
 
 class Forward:
@@ -122,7 +126,8 @@ class Forward:
         return plan_back(plan, case, x, self._weights(case), self.bias, self.relu)
 
     def _case(self, x: Ints, dtype: np.dtype[Any]) -> Case:
-        return _case(x, self.weight.shape, self.windows, self.more, self.groups, dtype)
+        options = self.windows, self.more, self.groups, dtype, count_threads()
+        return _case(x, self.weight.shape, *options)
 
     def _weights(self, case: Case) -> BackWeights:
         kind = case.has_product_dx

@@ -54,11 +54,12 @@ class _ConvTranspose(Convolving):
                 "large as x; leave output_padding out, or give the padding as an integer or "
                 "(before, after)"
             )
-        for more, stride in zip(found, self.stride, strict=True):
-            if more >= stride:
+        for more, stride, dilation in zip(found, self.stride, self.dilation, strict=True):
+            if more >= max(stride, dilation):
                 raise ValueError(
-                    f"{arguments.say(self)}: output_padding must be less than the stride, got "
-                    f"{more} with a stride of {stride}; larger outputs come from larger inputs"
+                    f"{arguments.say(self)}: output_padding must be less than the stride or the "
+                    f"dilation, got {more} with a stride of {stride} and a dilation of {dilation}; "
+                    "larger outputs come from larger inputs"
                 )
         return found
 
@@ -251,8 +252,9 @@ class ConvTranspose2d(_ConvTranspose):
         - an integer, or one for each axis: so much on both sides;
         - (before, after) pairs, one for each axis: ``((1, 2), (0, 1))``.
     output_padding : int or (int, int)
-        How much less is taken away at the end, below the stride: which one of the s sizes that a
-        convolution makes the same y has. Not with ``"same"``.
+        How much less is taken away at the end, below the stride or the dilation. Below the stride
+        it says which one of the s sizes that a convolution makes the same y has. Not with
+        ``"same"``.
     dilation : int or (int, int)
         d: how far apart on y the elements of a grid are.
     groups : int
