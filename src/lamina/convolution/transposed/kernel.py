@@ -1,5 +1,6 @@
 """Transposed convolution: the functions of formula.py, by the kernels of the convolution."""
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final
 
@@ -7,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...arrays import mask_steps
-from ...engine.matmul import column_sums, contiguous
+from ...engine.matmul import are_contiguous, column_sums, contiguous
 from ...engine.program import Plan
 from ...engine.threads import count as count_threads
 from ...windows import Ints, Pads, Windows, each
@@ -115,17 +116,18 @@ class Forward:
     def __call__(self, x: NDArray, lengths: NDArray | None = None) -> NDArray:
         """Return y."""
         x = contiguous(mask_steps(x, lengths))
-        case = self._case(x.shape, x.dtype)
+        case = self.case(x.shape, x.dtype)
         y = dx_of(case, x, self._weights(case), self.bias, self.relu)
         masked: NDArray = mask_steps(y, self.windows.input_lengths(lengths, self.more))
         return masked
 
     def plan(self, plan: Plan, x: int) -> int:
         """Plan y of the array of that number; return the number of y."""
-        case = self._case(plan.shapes[x], plan.dtype)
+        case = self.case(plan.shapes[x], plan.dtype)
         return plan_back(plan, case, x, self._weights(case), self.bias, self.relu)
 
-    def _case(self, x: Ints, dtype: np.dtype[Any]) -> Case:
+    def case(self, x: Ints, dtype: np.dtype[Any]) -> Case:
+        """Return what plans for x of that shape follow from."""
         options = self.windows, self.more, self.groups, dtype, count_threads()
         return _case(x, self.weight.shape, *options)
 
@@ -141,5 +143,26 @@ class Forward:
         return found
 
 
+class _LiveForward(Forward):
+    """The forward pass with parameters whose values may change: nothing is packed beforehand."""
+
+    def _weights(self, case: Case) -> BackWeights:
+        return self.weight
+
+    def train(
+        self, program: Callable[[NDArray], NDArray], case: Case, x: NDArray
+    ) -> tuple[NDArray, tuple[Any, ...]]:
+        """Return y, by a program of the plan for x of that case, and the cache of `backward`."""
+        x = contiguous(x)
+        return program(x), (x, self.weight, self.bias is not None, None, None, case)
+
+
 fixed: Final = Forward
 """`fixed(weight, bias, relu, ...)`: the forward pass with parameters that stay, packed once."""
+
+
+def live(
+    weight: NDArray, bias: NDArray | None, relu: bool = False, **options: Any
+) -> _LiveForward | None:
+    """Return the same with parameters whose values may change; None where they lie apart."""
+    return _LiveForward(weight, bias, relu, **options) if are_contiguous(weight, bias) else None

@@ -1,6 +1,7 @@
 """The classes ConvTranspose1d, ConvTranspose2d and ConvTranspose3d."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ... import arguments, initializers
+from ...calls import Live
 from ...kernels import functions, kernel, used
 from ...layer import Fixed, Layer, NDArray, Shape
 from ...parts.activations import ReLU
@@ -15,7 +17,7 @@ from ...windows import NAMES, Ints, Windows
 from ..convolving import Convolving
 
 if TYPE_CHECKING:
-    from ...engine.program import Plan
+    from ...engine.program import Plan, Program
 
 
 class _ConvTranspose(Convolving):
@@ -129,7 +131,8 @@ class _ConvTranspose(Convolving):
         self, x: NDArray, *, lengths: Any = None, training: bool = False
     ) -> tuple[NDArray, Any]:
         r"""Return y, shape (N, \*P, O), and the cache of `backward`."""
-        return self._forward(x, lengths)
+        planned = self._planned(x, lengths, training, False)
+        return self._forward(x, lengths) if planned is None else planned(x)
 
     def _fuses(self, after: Layer) -> bool:
         """Return whether `_forward_fused` does the layer after this one, too: a ReLU."""
@@ -155,6 +158,22 @@ class _ConvTranspose(Convolving):
             "output_padding": self._more,
             "groups": self.groups,
         }
+
+    def _live(self, *options: bool) -> Live | None:
+        """Return how to plan a call with the parameters that are there now.
+
+        Of a pass of training the option is whether a ReLU goes on top.
+        """
+        if type(self) not in (ConvTranspose1d, ConvTranspose2d, ConvTranspose3d):
+            return None
+        given = *self._arrays(), *options
+        return self._live_by(kernel(__name__), bool(options), *given, **self._options())
+
+    def _bind_given(
+        self, given: Any, program: "Program"
+    ) -> Callable[[NDArray], tuple[NDArray, Any]]:
+        plan = program.plan
+        return partial(given.train, program, given.case(plan.shapes[0], plan.dtype))
 
     def _fixed(self, relu: bool = False) -> Fixed:
         """Return how the layer computes in an inference model, with a ReLU on top if asked for."""
