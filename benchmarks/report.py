@@ -44,11 +44,11 @@ METHOD: Final = """\
 - The *limit* of a case is the greater of two times: its arithmetic at the machine's peak; its bytes
   at the bandwidth of its working set. A multiply-add counts as two operations, with the zeros of
   padding, as is usual: a library that passes over them may go beyond 100%. So may Lamina in
-  convolutions with 3x3 taps one apart and 16 channels or more, and in networks of them: it takes
-  Winograd's products, 4 in the place of 9, which is no share of the peak. Bytes are those of every
-  array once a pass: forward reads x and the parameters and writes y; backward reads dy, x and
-  weight and writes the gradients. Bytes that are read while as many are written go at the bandwidth
-  of scaling, the rest of those that are read at the bandwidth of reading.
+  convolutions with 3x3 or 5x5 taps and 16 channels or more, and in networks of them: it takes
+  Winograd's products, 4 in the place of 9 or 49 in that of 100, which is no share of the peak.
+  Bytes are those of every array once a pass: forward reads x and the parameters and writes y;
+  backward reads dy, x and weight and writes the gradients. Bytes that are read while as many are
+  written go at the bandwidth of scaling, the rest of those that are read at that of reading.
 - *Ratio* is the time of the fastest library over Lamina's: above 1, Lamina is faster.
 """
 

@@ -71,10 +71,10 @@ class Problem:
         return Windows(self.weight[:rank], stride, dilation, pads)
 
     @property
-    def is_3x3(self) -> bool:
+    def may_be_winograd(self) -> bool:
         """Whether it is a convolution that Winograd's products may compute."""
         *taps, c, o = self.weight
-        return taps[-2:] == [3, 3] and min(c, o) >= winograd.FEWEST
+        return len(taps) > 1 and winograd.fits((1, *taps[-2:], c, o), 1, (1, 1, 1), (1, 1, 1))
 
     @property
     def terms(self) -> dict[str, int]:
@@ -144,7 +144,7 @@ def check(problem: Problem, seed: int = 0, layouts: tuple[str, ...] = ("plain",)
         assert a.flags.c_contiguous, name
         # Products that many results share give errors as large as the largest of these allows.
         scale = size[name]
-        if problem.is_3x3 and name != "bias":
+        if problem.may_be_winograd and name != "bias":
             scale = np.max(scale, initial=0)
         bound = (problem.terms[name] + 2) * EPS[np.dtype(problem.dtype)] * scale
         assert np.all(np.abs(a - expected[name]) <= bound), (
@@ -254,14 +254,16 @@ def convolution(rng: Any, most: int = 40) -> Problem:
     if rng.random() < 0.25:  # depthwise, often with a multiplier
         groups, c, o = ragged(rng, most), 1, int(rng.choice([1, 1, 2, 3]))
     mode = str(rng.choice(MODES)) if rng.random() < 0.5 else "zeros"
-    is_3x3 = rank > 1 and rng.random() < 0.3
-    if is_3x3:
+    by_winograd = rank > 1 and rng.random() < 0.3
+    if by_winograd:
         groups, c, o = 1, *(winograd.FEWEST + ragged(rng, most) for _ in range(2))
     kernel, stride, dilation, pads, sizes = [], [], [], [], []
     for axis in range(rank):
         k, s, d = (int(n) for n in rng.integers(1, (6, 4, 4)))
-        if is_3x3:
-            k, s, d = k if axis < rank - 2 else 3, 1, 1
+        if by_winograd:
+            s, d = 1, min(d, winograd.FARTHEST)
+            if axis >= rank - 2:
+                k = int(rng.choice([3, 3, *winograd.AXES]))
         pair = tuple(int(n) for n in rng.integers(0, 7, 2) * rng.integers(0, 2, 2))
         fits = max((k - 1) * d + 1 - sum(pair), 1)
         if mode != "zeros":

@@ -723,9 +723,9 @@ def test_weights_larger_than_the_caches_are_used_by_parts(monkeypatch, padding):
     forget()
 
 
-def of_3x3(shape, outputs, **options):
-    """x, weight, bias and dy of a convolution with 3x3 taps, in double precision."""
-    kernel = (2,) * (len(shape) - 4) + (3, 3)
+def of_winograd(shape, outputs, taps=(3, 3), **options):
+    """x, weight, bias and dy of a convolution by Winograd's products, in double precision."""
+    kernel = (2,) * (len(shape) - 4) + taps
     x, weight, bias = (
         random(name, a) for name, a in
         (("x", shape), ("weight", (*kernel, shape[-1], outputs)), ("bias", (outputs,)))
@@ -740,16 +740,27 @@ def results(module, x, weight, bias, dy, **options):
 
 
 @pytest.mark.parametrize(
-    ("shape", "outputs"), [((3, 14, 13, 16), 40), ((2, 9, 10, 130), 33), ((1, 3, 7, 6, 20), 150)]
+    ("shape", "outputs", "taps", "dilation"),
+    [
+        ((3, 14, 13, 16), 40, (3, 3), 1),
+        ((2, 9, 10, 130), 33, (3, 3), 1),
+        ((1, 3, 7, 6, 20), 150, (3, 3), 1),
+        ((1, 4, 9, 11, 20), 17, (3, 3), (1, 2, 2)),
+        ((2, 9, 12, 33), 20, (5, 5), 1),
+        ((2, 9, 10, 40), 24, (5, 3), (1, 2)),
+    ],
 )
-def test_products_by_winograd_err_less_than_the_sums_they_stand_for(shape, outputs, monkeypatch):
-    arrays = of_3x3(shape, outputs, padding=1)
-    expected = results(formula, *arrays, padding=1)
+def test_products_by_winograd_err_less_than_the_sums_they_stand_for(
+    shape, outputs, taps, dilation, monkeypatch
+):
+    options = {"padding": 1, "dilation": dilation}
+    arrays = of_winograd(shape, outputs, taps, **options)
+    expected = results(formula, *arrays, **options)
     arrays = [a.astype(np.float32) for a in arrays]
-    found = results(kernels, *arrays, padding=1)
+    found = results(kernels, *arrays, **options)
     monkeypatch.setattr(winograd, "fits", lambda *_: False)
     kernels.case_of.cache_clear()
-    direct_sums = results(kernels, *arrays, padding=1)
+    direct_sums = results(kernels, *arrays, **options)
     kernels.case_of.cache_clear()
     for name in ("y", "dx"):
         errors = [np.linalg.norm(a[name] - expected[name]) for a in (found, direct_sums)]
@@ -758,11 +769,15 @@ def test_products_by_winograd_err_less_than_the_sums_they_stand_for(shape, outpu
         assert_close(found[name], a, np.float32, what=name)
 
 
-def test_products_by_winograd_are_the_same_however_they_are_cut(monkeypatch):
-    arrays = [a.astype(np.float32) for a in of_3x3((3, 14, 13, 33), 70, padding=((0, 2), (1, 0)))]
-    options = {"padding": ((0, 2), (1, 0))}
+@pytest.mark.parametrize(
+    ("taps", "dilation"), [((3, 3), (1, 1)), ((3, 3), (2, 2)), ((5, 3), (1, 2))]
+)
+def test_products_by_winograd_are_the_same_however_they_are_cut(taps, dilation, monkeypatch):
+    options = {"padding": ((0, 2), (1, 0)), "dilation": dilation}
+    arrays = of_winograd((3, 14, 13, 33), 70, taps, **options)
+    arrays = [a.astype(np.float32) for a in arrays]
     whole = results(kernels, *arrays, **options)
-    fixed = kernels.fixed(*arrays[1:3])
+    fixed = kernels.fixed(*arrays[1:3], dilation=dilation)
     forget()
     for name in ("PACKED", "TILES", "NEAR", "STREAM", "STRIP"):
         monkeypatch.setattr(winograd, name, 1)
@@ -775,7 +790,7 @@ def test_products_by_winograd_are_the_same_however_they_are_cut(monkeypatch):
 
 
 def test_products_by_winograd_let_what_is_not_finite_reach_its_tile_alone():
-    x, weight, *_ = of_3x3((2, 9, 9, 16), 16)
+    x, weight, *_ = of_winograd((2, 9, 9, 16), 16)
     x[1, 4, 4, 3] = np.inf
     y = kernels.forward(x, weight)[0]
     reached = ~np.isfinite(y).all(axis=-1)

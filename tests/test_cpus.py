@@ -323,7 +323,8 @@ def test_dot_products_are_vector_code(target, dtype):
 def test_cells_are_vector_code(target, dtype):
     codes = [recurrent.affine, lstm_cell.forward, lstm_cell.backward]
     codes += [*rnn_cell.forward.values(), *rnn_cell.backward.values()]
-    codes += [winograd.of_x, winograd.of_weight, winograd.to_y_relu]
+    for maps in (winograd.transforms_of(3, 3), winograd.transforms_of(5, 5)):
+        codes += [maps.of_x, maps.of_weight, maps.to_y_relu]
     for code in codes:
         assembly = target(code.emit(np.dtype(dtype)))
         assert re.search(r"%[xyz]mm|\tv\d+\.[24][sd]", assembly), code.name

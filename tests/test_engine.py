@@ -564,37 +564,37 @@ def test_the_twins_of_copies_refuse_a_stray_address(code, arguments):
 @pytest.mark.parametrize("run", [machine, twin], ids=["machine", "twin"])
 @pytest.mark.parametrize("relu", [False, True])
 def test_maps_of_patches(run, relu, dtype):
-    matrix = ((1, 0, -1), (-1, 1, 0.5))
-    code = patches.patches(f"patches_{relu}", matrix, relu)
+    down, along = ((1, 0, -1), (-1, 1, 0.5)), ((0, 1), (1, -0.5), (1, 1))
+    code = patches.patches(f"patches_{relu}", down, along, relu)
     n, count, gap = tile.lanes(dtype), 3, 5
     width, rng = 2 * n, np.random.default_rng(0)
-    x = whole(rng, (3, 3, count, width + gap), dtype)
-    y = np.full((2, 2, count, width + gap), np.nan, dtype)
+    x = whole(rng, (3, 2, count, width + gap), dtype)
+    y = np.full((2, 3, count, width + gap), np.nan, dtype)
     steps = count * (width + gap), width + gap
     run(
-        code, dtype, count, (x, 0), 3 * steps[0], *steps, (y, 0), 2 * steps[0], *steps, 2
+        code, dtype, count, (x, 0), 2 * steps[0], *steps, (y, 0), 3 * steps[0], *steps, 2
     )  # fmt: skip
-    expected = np.einsum("ai,bj,ij...->ab...", matrix, matrix, x[..., :width])
+    expected = np.einsum("ai,bj,ij...->ab...", down, along, x[..., :width])
     if relu:
         expected = np.maximum(expected, 0)
     assert_same(y[..., :width], expected.astype(dtype))
     assert np.isnan(y[..., width:]).all()
     with pytest.raises(IndexError):
-        twin(code, DTYPES[0], 1, (np.zeros(9 * n, np.float32), 1), 3 * n, n, 0,
-             (np.zeros(4 * n, np.float32), 0), 2 * n, n, 0, 1)  # fmt: skip
+        twin(code, DTYPES[0], 1, (np.zeros(6 * n, np.float32), 1), 2 * n, n, 0,
+             (np.zeros(6 * n, np.float32), 0), 3 * n, n, 0, 1)  # fmt: skip
 
 
 @by_dtype
 @pytest.mark.parametrize("run", [machine, twin], ids=["machine", "twin"])
 def test_maps_of_patches_of_an_image_in_zeros(run, dtype):
-    matrix = ((1, 0, -1), (-1, 1, 0.5))
-    code = patches.patches("patches_padded", matrix, padded=True)
+    down, along = ((1, 0), (-1, 1), (0, 1)), ((1, 0, -1), (-1, 1, 0.5))
+    code = patches.patches("patches_padded", down, along, padded=True)
     n, (high, across), count = tile.lanes(dtype), (4, 7), 5
     rng = np.random.default_rng(0)
     for wide, top, left in itertools.product((1, n - 1, n, n + 1, 3 * n), range(-3, 5), (-3, 0, 2)):
         x = whole(rng, (high, across, wide), dtype)
         width = -(-wide // n) * n
-        y = np.full((2, 2, count, width), np.nan, dtype)
+        y = np.full((3, 2, count, width), np.nan, dtype)
         step = count * width
         first, zeros = (top * across + left) * wide, np.zeros((2 * count + 1) * wide + n, dtype)
         image = top, high, left, across, (zeros, 0)
@@ -606,8 +606,8 @@ def test_maps_of_patches_of_an_image_in_zeros(run, dtype):
         padded[3 : 3 + high, 3 : 3 + across] = x
         for p in range(count):
             j = 3 + left + patches.APART * p
-            patch = padded[3 + top : 6 + top, j : j + 3]
-            expected = np.einsum("ai,bj,ijc->abc", matrix, matrix, patch)
+            patch = padded[3 + top : 5 + top, j : j + 3]
+            expected = np.einsum("ai,bj,ijc->abc", down, along, patch)
             assert_same(y[:, :, p, :wide], expected.astype(dtype))
 
 

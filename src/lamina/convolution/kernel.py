@@ -154,14 +154,14 @@ class Forward:
         return _plan(case, weights.edges)
 
     def _weights(self, case: "Case") -> _Weights:
-        kind = case.is_product, case.is_3x3
+        kind = case.is_product, case.is_winograd
         found = self.packed.get(kind)
         if found is None:
             found, o = scaled(self.weight, self.factors), case.weight[-1]
             if case.is_product:
                 found = matmul.pack(found, o, 1, o, found.size // o)
             elif case.groups == 1:
-                pack = winograd.pack if case.is_3x3 else direct.pack
+                pack = winograd.pack if case.is_winograd else direct.pack
                 found = pack(found.reshape(_three_axes(case.weight)))
             self.packed[kind] = found
         return found
@@ -303,7 +303,7 @@ class Case:
         return depthwise.fits(self.x[-1], self.weight[-1], self.groups, self.dtype)
 
     @cached_property
-    def is_3x3(self) -> bool:
+    def is_winograd(self) -> bool:
         """Whether Winograd's products serve it."""
         zeros = self.padding_mode == "zeros"
         return zeros and winograd.fits(_three_axes(self.weight), self.groups, *self.moves[:2])
@@ -333,11 +333,11 @@ case_of = lru_cache(2 * PLANS)(Case)
 @lru_cache(PLANS)
 def _plan(case: Case, edges: Ints | None) -> Correlation:
     """Plan y, with weights packed beforehand if there are edges."""
-    if case.is_3x3:
+    if case.is_winograd:
         x, weight, y = _volume(case.x), _three_axes(case.weight), _volume(case.y)
-        *_, before = case.moves
-        given = edges is not None
-        return winograd.winograd(x, weight, y, before, False, case.dtype, case.threads, given)
+        _, dilation, before = case.moves
+        how = before, dilation, False, case.dtype, case.threads
+        return winograd.winograd(x, weight, y, *how, given=edges is not None)
     windows, (_, *sizes, _), (_, *outputs, _) = case.windows, case.x, case.y
     axes = [
         Taps(tuple(range(k)), d, s, q, _map(size, pads, case.padding_mode)[: (q - 1) * s + span])
@@ -359,10 +359,11 @@ def _plan(case: Case, edges: Ints | None) -> Correlation:
 def _plan_dx(case: Case, given: bool) -> Gradient | Narrow:
     """Plan dx, with weights packed beforehand if they are given so."""
     dy, weight, x = _volume(case.y), _three_axes(case.weight), _volume(case.x)
-    if case.is_3x3:
-        *_, before = case.moves
-        after = tuple(k - 1 - b for k, b in zip(weight[:3], before, strict=True))
-        plan = winograd.winograd(dy, weight, x, after, True, case.dtype, case.threads, given)
+    if case.is_winograd:
+        _, dilation, before = case.moves
+        after = tuple((k - 1) * d - b for k, d, b in zip(weight[:3], dilation, before, strict=True))
+        how = after, dilation, True, case.dtype, case.threads
+        plan = winograd.winograd(dy, weight, x, *how, given=given)
         taps = tuple(tuple(range(k))[::-1] for k in weight[:3])
         return Gradient({taps: plan}, [], plan.zeros)
     return gradient(dy, weight, x, case.groups, *case.moves, case.dtype, case.threads, given)
@@ -379,9 +380,9 @@ def _phases(case: Case) -> Gradient:
 def _plan_dw(case: Case) -> Product | Chunks:
     """Plan dW."""
     dy, weight, x = _volume(case.y), _three_axes(case.weight), _volume(case.x)
-    if case.is_3x3:
-        *_, before = case.moves
-        return winograd.weights(x, dy, weight, before, case.dtype, case.threads)
+    if case.is_winograd:
+        _, dilation, before = case.moves
+        return winograd.weights(x, dy, weight, before, dilation, case.dtype, case.threads)
     return weights.weights(x, dy, weight, case.groups, *case.moves, case.dtype, case.threads)
 
 
@@ -596,7 +597,7 @@ def pack_back(case: Case, weight: NDArray) -> BackWeights:
         return matmul.pack(weight, 1, case.matrix[1], *case.matrix)
     if case.groups > 1 or case.has_narrow_dx:
         return weight
-    how = winograd.pack if case.is_3x3 else direct.pack
+    how = winograd.pack if case.is_winograd else direct.pack
     return phases.pack(weight.reshape(_three_axes(case.weight)), *case.moves, how)
 
 

@@ -1,9 +1,9 @@
-"""Linear maps of small square patches, emitted as LLVM vector IR.
+"""Linear maps of small patches, emitted as LLVM vector IR.
 
-A patch X is n x n vectors: places in an image, each with some channels. For a matrix M, known when
-code is made, and for many patches one after the other,
+A patch X is a few rows and columns of vectors: places in an image, each with some channels. For
+matrices M and N, known when code is made, and for many patches one after the other,
 
-    Y = M X Mᵀ                                                                  (1)
+    Y = M X Nᵀ                                                                  (1)
 
 first down the columns, then along the rows; a sum takes positive terms before negative ones. At the
 end Y is max(0, Y) where a ReLU is asked for.
@@ -46,16 +46,17 @@ def _sum(
     return total
 
 
-def _emit(name: str, matrix: Matrix, relu: bool, ahead: int, padded: bool, dtype: Any) -> str:
+def _emit(name: str, m: Matrix, n: Matrix, relu: bool, ahead: int, padded: bool, dtype: Any) -> str:
     e = Emitter(dtype)
     kinds = [_i64] * (15 if padded else 10)
     f = ir.Function(e.module, ir.FunctionType(ir.VoidType(), kinds), name)
     b = ir.IRBuilder(f.append_basic_block("entry"))
-    count, x, x_row, x_col, x_next, y, y_row, y_col, y_next, wide, *image = f.args
+    count, x, x_row, x_col, x_next, y, y_row, y_col, y_next, channels, *image = f.args
     x, y = b.inttoptr(x, _pointer), b.inttoptr(y, _pointer)
-    rows, n = len(matrix), len(matrix[0])
-    x_columns = [b.mul(x_col, _i64(j)) for j in range(n)]
-    y_rows, y_columns = ([b.mul(by, _i64(i)) for i in range(rows)] for by in (y_row, y_col))
+    high, wide = len(m[0]), len(n[0])
+    x_columns = [b.mul(x_col, _i64(j)) for j in range(wide)]
+    y_rows = [b.mul(y_row, _i64(i)) for i in range(len(m))]
+    y_columns = [b.mul(y_col, _i64(j)) for j in range(len(n))]
     to_later = b.mul(y_next, _i64(ahead))
 
     def grid(lines: Sequence[ir.Value], columns: Sequence[ir.Value]) -> _Places:
@@ -68,9 +69,9 @@ def _emit(name: str, matrix: Matrix, relu: bool, ahead: int, padded: bool, dtype
         columns = [[e.load(b, p, mask) for p in column] for column in zip(*places, strict=True)]
         into = e.hidden(b, e.at(b, e.at(b, y, b.mul(patch, y_next)), b.mul(v, _i64(e.lanes))))
         lines = grid([e.at(b, into, row) for row in y_rows], y_columns)
-        for weights, line in zip(matrix, lines, strict=True):
+        for weights, line in zip(m, lines, strict=True):
             values = [_sum(e, b, weights, column) for column in columns]
-            for weights_, place in zip(matrix, line, strict=True):
+            for weights_, place in zip(n, line, strict=True):
                 value = _sum(e, b, weights_, values)
                 if relu:  # which NaN passes
                     value = e.at_least(b, value, e.vector(0.0))
@@ -78,28 +79,28 @@ def _emit(name: str, matrix: Matrix, relu: bool, ahead: int, padded: bool, dtype
                 if ahead:
                     e.prefetch(b, e.at(b, place, to_later), write=True)
 
-    lines = [e.at(b, x, b.mul(x_row, _i64(i))) for i in range(n)]
+    lines = [e.at(b, x, b.mul(x_row, _i64(i))) for i in range(high)]
 
     def vector_of(patch: ir.Value, v: ir.Value) -> _Places:
         moved = b.add(b.mul(patch, x_next), b.mul(v, _i64(e.lanes)))
         return grid([e.at(b, line, moved) for line in lines], x_columns)
 
     if not padded:
-        with for_range(b, count) as patch, for_range(b, wide) as v:
+        with for_range(b, count) as patch, for_range(b, channels) as v:
             transform(patch.index, v.index, None, vector_of(patch.index, v.index))
         b.ret_void()
         return str(e.module)
 
-    top, high, left, across, zeros = image
+    top, end, left, across, zeros = image
     zeros = b.inttoptr(zeros, _pointer)
-    for i in range(n):
-        inside = b.icmp_unsigned("<", b.add(top, _i64(i)), high)
+    for i in range(high):
+        inside = b.icmp_unsigned("<", b.add(top, _i64(i)), end)
         lines[i] = b.select(inside, lines[i], zeros)
-    whole, rest = b.sdiv(wide, _i64(e.lanes)), b.srem(wide, _i64(e.lanes))
+    whole, rest = b.sdiv(channels, _i64(e.lanes)), b.srem(channels, _i64(e.lanes))
     mask = e.first_lanes(b, rest)
     with for_range(b, count) as patch:
         column = b.add(left, b.mul(patch.index, _i64(APART)))
-        inside = [b.icmp_unsigned("<", b.add(column, _i64(j)), across) for j in range(n)]
+        inside = [b.icmp_unsigned("<", b.add(column, _i64(j)), across) for j in range(wide)]
 
         def places(v: ir.Value, at_edge: bool) -> _Places:
             found = vector_of(patch.index, v)
@@ -119,42 +120,42 @@ def _emit(name: str, matrix: Matrix, relu: bool, ahead: int, padded: bool, dtype
 
 
 def _twin(
-    matrix: Matrix, relu: bool,
+    down: Matrix, along: Matrix, relu: bool,
     count: int, x: Address, x_row: int, x_col: int, x_next: int,
-    y: Address, y_row: int, y_col: int, y_next: int, wide: int, *image: Any,
+    y: Address, y_row: int, y_col: int, y_next: int, channels: int, *image: Any,
 ) -> None:  # fmt: skip
     """Compute equation (1) in plain Python: what the machine code does, each access checked."""
-    m, lane = np.array(matrix, x.dtype), lanes(x.dtype)
-    (rows, n), given = m.shape, wide if image else wide * lane
+    m, n, lane = np.array(down, x.dtype), np.array(along, x.dtype), lanes(x.dtype)
+    high, wide, given = m.shape[1], n.shape[1], channels if image else channels * lane
     width = -(-given // lane) * lane
-    top, high, left, across, _ = image or (0, n, 0, n + APART * count, None)
+    top, end, left, across, _ = image or (0, high, 0, wide + APART * count, None)
     for p in range(count):
-        patch = np.zeros((n, n, width), x.dtype)
-        for i, j in np.ndindex(n, n):
-            if 0 <= top + i < high and 0 <= left + APART * p + j < across:
+        patch = np.zeros((high, wide, width), x.dtype)
+        for i, j in np.ndindex(high, wide):
+            if 0 <= top + i < end and 0 <= left + APART * p + j < across:
                 patch[i, j, :given] = x.row(p * x_next + i * x_row + j * x_col, given)
-        found = np.einsum("ai,bj,ijc->abc", m, m, patch)
+        found = np.einsum("ai,bj,ijc->abc", m, n, patch)
         if relu:
             found[found < 0] = 0
-        for i in range(rows):
-            for j in range(rows):
-                y.row(p * y_next + i * y_row + j * y_col, width)[...] = found[i, j]
+        for i, j in np.ndindex(len(m), len(n)):
+            y.row(p * y_next + i * y_row + j * y_col, width)[...] = found[i, j]
 
 
 def patches(
-    name: str, matrix: Matrix, relu: bool = False, ahead: int = 0, padded: bool = False
+    name: str, m: Matrix, n: Matrix, relu: bool = False, ahead: int = 0, padded: bool = False
 ) -> Code:
-    """Return the code of (1) for a matrix of at most 4 x 4, with something positive in each row.
+    """Return the code of (1) for small matrices, with something positive in each row.
 
     Its arguments are those of `_twin` from `count` on: how many patches; where the first begins,
     and how many elements apart rows, columns and patches are; the same for what is written; and how
     many vectors are at each place. Where what is written lies in no cache, it is asked for so many
     patches `ahead`.
 
-    Where the patches are of an image `padded` with zeros, `wide` is a number of channels, behind
-    which nothing is read, and there are five arguments more: in which row of the image the patches
-    begin, and how many it has; in which column, each `APART` behind the one before, and how many;
-    and zeros to read in the place of a row, as far as the patches go.
+    Where the patches are of an image `padded` with zeros, `channels` is what it says, and nothing
+    behind them is read; otherwise it is a number of vectors. There are five arguments more then: in
+    which row of the image the patches begin, and how many it has; in which column, each `APART`
+    behind the one before, and how many; and zeros to read in the place of a row, as far as the
+    patches go.
     """
-    emit = partial(_emit, name, matrix, relu, ahead, padded)
-    return Code(name, emit, partial(_twin, matrix, relu))
+    emit = partial(_emit, name, m, n, relu, ahead, padded)
+    return Code(name, emit, partial(_twin, m, n, relu))
