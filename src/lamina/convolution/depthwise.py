@@ -22,7 +22,7 @@ are the rows of X copied, once each, to a ring of slots.
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,7 @@ import numpy.typing as npt
 from ..engine import jit, pool
 from ..engine.jit import Arguments, Task, address, call
 from ..engine.matmul import SERIAL, machine_of
-from ..engine.memory import ALIAS, LINE, past_caches, pointer, workspace
+from ..engine.memory import ALIAS, LINE, past_caches, pointer
 from ..engine.taps import (
     MOST,
     abreast,
@@ -44,10 +44,11 @@ from ..engine.taps import (
     taps,
     taps_gradient,
 )
-from ..engine.threads import count as count_threads
 from ..engine.tile import lanes
 from ..windows import Ints, Windows, pad
-from .direct import APART, PLANS
+from .bound import LISTS, PANELS, WORK, Part
+from .direct import APART, PLANS, zeros_of
+from .weights import added
 
 NDArray = npt.NDArray[Any]
 
@@ -55,11 +56,26 @@ FAR: Final = 2048
 """Columns of X that lie a multiple of so many bytes apart share two sets of level 1."""
 NEAR: Final = 256 * 1024
 """Bytes of the rows that a row of windows meets, which level 2 holds, where windows let it."""
+_LISTS: Final = 7
+"""The lists of integers of a part: three of the rows that a strip meets, three of the segments of a
+tile, ..."""
+_HELD: Final = _LISTS - 1
+"""... and which row of X each slot holds."""
 
 
 def fits(channels: int, outputs: int, groups: int, dtype: np.dtype[Any]) -> bool:
     """Return whether the groups are as small as this file serves."""
     return groups > 1 and serves(channels // groups, outputs // groups, dtype)
+
+
+class Options(NamedTuple):
+    """What a convolution is beside its shapes, and on how many threads."""
+
+    windows: Windows
+    mode: str
+    groups: int
+    dtype: np.dtype[Any]
+    threads: int
 
 
 # What meets what
@@ -198,23 +214,24 @@ def _strip(
 
 @jit.kernel
 def _ring_of(
-    g: int, x: int, channels: int, line_x: int, size: int, ring: Task
-) -> tuple[int, int, int, Task]:
+    g: int, x: int, channels: int, line_x: int, size: int, ring: Task, scratch: int, held: NDArray
+) -> tuple[int, int, int]:
     """Return the slots of part g, how far columns of X are apart there and where they begin."""
-    copy, slots, vectors, last, pitch, scratch = ring
+    _, slots, _, _, pitch = ring
     if slots == 0:
-        return slots, channels, x, ring
-    begin = scratch + g * (slots * (line_x // channels) * pitch + APART) * size
-    return slots, pitch, begin, (copy, slots, vectors, last, pitch, begin)
+        return slots, channels, x
+    for slot in range(slots):
+        held[slot] = -1
+    return slots, pitch, scratch + g * (slots * (line_x // channels) * pitch + APART) * size
 
 
 @jit.kernel
 def _copied(
-    x: int, rows: int, channels: int, line_x: int, size: int, ring: Task, segments: NDArray,
-    held: NDArray,
+    x: int, rows: int, channels: int, line_x: int, size: int, ring: Task, begin: int,
+    segments: NDArray, held: NDArray,
 ) -> None:  # fmt: skip
     """Copy the listed rows of X to slots, where they are not `held` yet, and list these instead."""
-    copy, slots, vectors, last, pitch, begin = ring
+    copy, slots, vectors, last, pitch = ring
     columns = line_x // channels
     for i in range(rows):
         source = segments[0, i] // line_x
@@ -235,16 +252,17 @@ def _rows(
     runs_d: NDArray, pairs_d: NDArray, places_d: NDArray,
     runs_h: NDArray, pairs_h: NDArray, places_h: NDArray,
     strips: NDArray, runs_w: NDArray, pairs_w: NDArray,
-    shape: Task, task: Task, segments: NDArray, ring: Task, held: NDArray,
+    shape: Task, ring: Task, task: Task, at: Task, segments: NDArray,
 ) -> None:  # fmt: skip
     """Compute part g of the strips of rows."""
     (
-        parts, size, lane, most, abreast, wide, channels, x, size_x, lines, apart_x, w, tap, line,
-        start, start_step, y, out_w, outputs, units, move, lists, relu,
+        parts, size, lane, most, tap, line, start_step, relu, abreast, wide, channels, size_x,
+        lines, apart_x, out_w, outputs, units, move,
     ) = task  # fmt: skip
-    line_x, longest = shape[3], segments.shape[2]
-    list_x = lists + (g * 6 + 3) * longest * 8
-    slots, pixel, base, ring = _ring_of(g, x, channels, line_x, size, ring)
+    x, w, start, y, lists, scratch = at
+    line_x, longest, held = shape[3], segments.shape[2], segments[g, _HELD]
+    list_x = lists + (g * _LISTS + 3) * longest * 8
+    slots, pixel, base = _ring_of(g, x, channels, line_x, size, ring, scratch, held)
     for u in range(units * g // parts, units * (g + 1) // parts):
         v0, v1, r0, r1, row, rows, upper, both, lower, _ = _strip(
             u, strips, shape, runs_d, pairs_d, places_d, runs_h, pairs_h, places_h, segments[g]
@@ -252,7 +270,8 @@ def _rows(
         # The rows of X behind those that are met, which the next row of the result may meet.
         end = segments[g, 0, max(0, upper + both + lower - 1)] + line_x
         if slots > 0:
-            _copied(x, upper + both + lower, channels, line_x, size, ring, segments[g], held[g])
+            met = upper + both + lower
+            _copied(x, met, channels, line_x, size, ring, base, segments[g], held)
         last = min(lane, outputs - (v1 - 1) * lane)
         many = (v1 - v0) // abreast + (v1 - v0) % abreast
         fresh = many * rows * lines * apart_x  # of each place
@@ -369,7 +388,7 @@ def _apart_by(move: int, step: int) -> int:
 class _Plan:
     """What the shapes of a sum (2) or (3) say about it."""
 
-    fixed: Arguments
+    runs: tuple[NDArray, ...]
     sources: Ints
     places: Ints
     move: int
@@ -425,7 +444,7 @@ def _plan(
         [_code(run, columns.move, inputs, outputs, 1 + r, past, dtype) for r in range(most)]
         for run in runs.tolist()
     ]  # fmt: skip
-    fixed = Arguments(
+    found = (
         np.array(codes), deep.runs, deep.pairs, deep.places, rows.runs, rows.pairs, rows.places,
         strips, runs, columns.pairs,
     )  # fmt: skip
@@ -440,96 +459,101 @@ def _plan(
     if not again or split_up or distance % far or held > NEAR:
         slots = 0
     return _Plan(
-        fixed, sources, places, columns.move, most * math.prod(met), len(strips) - 1, blocks, most,
+        found, sources, places, columns.move, most * math.prod(met), len(strips) - 1, blocks, most,
         slots,
     )  # fmt: skip
 
 
 def _given(
-    plan: _Plan, many: int, x: NDArray, inputs: int, y: NDArray, outputs: int, kernel: Ints
-) -> tuple[Task, Task, Task]:
-    """Return what `_strip` is told; how the sources x lie; how their places y do, and go by."""
-    c, o, lane = x.shape[-1], y.shape[-1], lanes(x.dtype)
+    plan: _Plan, many: int, x: Ints, inputs: int, y: Ints, outputs: int, kernel: Ints,
+    dtype: np.dtype[Any],
+) -> tuple[Task, Task, Task]:  # fmt: skip
+    """Return what `_strip` and `_copied` are told; how sources x and their places y lie and go."""
+    machine, c, o = machine_of(dtype), x[-1], y[-1]
+    lane, size_x, vectors = machine.lane, math.prod(x), -(-c // machine.lane)
+    line = LINE // machine.size
     shape = (
-        len(x), *plan.sources[:2], plan.sources[2] * c, *kernel[1:], inputs * o, *plan.places[:2],
+        x[0], *plan.sources[:2], plan.sources[2] * c, *kernel[1:], inputs * o, *plan.places[:2],
         plan.blocks, -(-o // lane), plan.most,
     )  # fmt: skip
+    ring = machine.codes[1], plan.slots, vectors, c - (vectors - 1) * lane, vectors * lane + line
     # For each place and vectors abreast there are so many sources that others do not ask for.
-    own = many * lane * x.size // y.size if plan.places[1] > 1 else 0
-    line = LINE // x.itemsize
-    sources = (
-        many, lane * inputs // outputs, c, address(x), x.size, -(-own // line),
-        min(line, own),
-    )  # fmt: skip
+    own = many * lane * size_x // math.prod(y) if plan.places[1] > 1 else 0
     out_d, out_h, out_w = plan.places
-    units = plan.blocks * len(x) * out_d * -(-out_h // plan.most) * plan.strips
-    places = address(y), out_w, o, units, plan.move
-    return shape, sources, places
-
-
-def _ring(plan: _Plan, x: NDArray, parts: int) -> tuple[Task, NDArray, NDArray]:
-    """Return what is told of the slots, which rows of X they hold, and their memory, to keep."""
-    machine, channels = machine_of(x.dtype), x.shape[-1]
-    lane, vectors = machine.lane, -(-channels // machine.lane)
-    pitch = vectors * lane + LINE // machine.size
-    scratch = workspace(parts * (plan.slots * plan.sources[2] * pitch + APART), x.dtype)
-    ring = (
-        machine.codes[1], plan.slots, vectors, channels - (vectors - 1) * lane, pitch,
-        address(scratch),
+    units = plan.blocks * x[0] * out_d * -(-out_h // plan.most) * plan.strips
+    lie = (
+        many, lane * inputs // outputs, c, size_x, -(-own // line), min(line, own),
+        out_w, o, units, plan.move,
     )  # fmt: skip
-    return ring, np.full((parts, plan.slots), -1), scratch
+    return shape, ring, lie
 
 
-def _past(inputs: int, outputs: int, y: NDArray) -> bool:
+def _lists(plan: _Plan, parts: int, least: int = 1) -> Ints:
+    """Return the shape of the lists of segments and, behind them, of what rows slots hold."""
+    return parts, _LISTS, max(plan.longest, plan.slots, least)
+
+
+def _scratch(plan: _Plan, parts: int, ring: Task) -> int:
+    """Return how many elements the slots take."""
+    *_, pitch = ring
+    return parts * (plan.slots * plan.sources[2] * pitch + APART) if plan.slots else 0
+
+
+def goes_past(inputs: int, outputs: int, y: NDArray) -> bool:
     """Tell whether tiles should write y past the caches: whole lines, which it is too large for."""
     whole = abreast(inputs, outputs) * lanes(y.dtype) * y.itemsize == LINE
     aligned = pointer(y) % LINE == y.shape[-1] * y.itemsize % LINE == 0
     return whole and aligned and past_caches(2, y.nbytes)
 
 
-def _correlate(
-    plan: _Plan, x: NDArray, inputs: int, weight: NDArray, outputs: int, bias: NDArray | None,
-    y: NDArray, kernel: Ints, relu: bool,
-) -> None:  # fmt: skip
-    """Write y, given x and weights (*K, inputs of a group, channels of y)."""
-    machine = machine_of(x.dtype)
-    size, lane, o = machine.size, machine.lane, y.shape[-1]
-    parts = count_threads() if y.size * weight.size // o > SERIAL else 1
-    segments = np.empty((parts, 6, plan.longest), np.int64)
-    start, start_step = (machine.zeros_at, 0) if bias is None else (address(bias), lane)
-    shape, sources, places = _given(plan, abreast(inputs, outputs), x, inputs, y, outputs, kernel)
+def part(
+    how: Options, x: Ints, weight: Ints, y: Ints, arrays: tuple[int, int, int, int | None],
+    relu: bool, past: bool, back: bool,
+) -> Part:  # fmt: skip
+    """Return what writes y, or for `back` dx: x has the shape of dy then, and y that of dx.
+
+    Parameters
+    ----------
+    how : Options
+    x, weight, y : tuple of int
+        Shapes.
+    arrays : tuple of int
+        Which of the arrays that come later x, the weight, y and a bias are, if there is one; for
+        `back` the weight is `turned`.
+    relu : bool
+        Whether there is a ReLU on top.
+    past : bool
+        Whether y `goes_past` the caches.
+    back : bool
+    """
+    windows, _, groups, dtype, threads = how
+    c, o = weight[-2], weight[-1] // groups
+    if back:
+        c, o = o, c
+    sizes = (y if back else x)[1:-1]
+    plan = _plan(sizes, *how[:3], c, o, dtype, back, False, past)
+    machine, outputs, (at_x, at_weight, at_y, bias) = machine_of(dtype), y[-1], arrays
+    parts = threads if math.prod(y) * math.prod(windows.size) * c > SERIAL else 1
+    shape, ring, lie = _given(plan, abreast(c, o), x, c, y, o, _three(windows.size), dtype)
     task = (
-        parts, size, lane, tallest(inputs, outputs, plan.most, plan.move), *sources,
-        address(weight), inputs * o, o,
-        start, start_step, *places, address(segments), int(relu),
+        parts, machine.size, machine.lane, tallest(c, o, plan.most, plan.move), c * outputs,
+        outputs, 0 if bias is None else machine.lane, int(relu), *lie,
     )  # fmt: skip
-    ring, held, _memory = _ring(plan, x, parts)
-    pool.launch(_rows, parts, plan.fixed, shape, task, segments, ring, held)
+    late, lists = pool.late_data, _lists(plan, parts)
+    start = machine.zeros_at if bias is None else late(bias)
+    at = late(at_x), late(at_weight), start, late(at_y), late(LISTS), late(WORK)
+    fixed = Arguments(*plan.runs, shape, ring, task)
+    run = pool.ready(_rows, parts, fixed, at, pool.late_array(LISTS, lists, np.int64))
+    return Part([run], plan, _scratch(plan, parts, ring), math.prod(lists))
 
 
-def forward(
-    x: NDArray, weight: NDArray, bias: NDArray | None, y: NDArray,
-    windows: Windows, mode: str, groups: int, relu: bool,
-) -> None:  # fmt: skip
-    r"""Write y, shape (N, \*Q, O)."""
+def turned(weight: NDArray, groups: int) -> NDArray:
+    """Return the weight with the two sides of each group exchanged, which dx is computed with."""
     c, o = weight.shape[-2], weight.shape[-1] // groups
-    plan = _plan(x.shape[1:-1], windows, mode, groups, c, o, x.dtype, False, False, _past(c, o, y))
-    _correlate(plan, x, c, weight, o, bias, y, _three(windows.size), relu)
-
-
-def input_gradient(
-    dy: NDArray, weight: NDArray, dx: NDArray, windows: Windows, mode: str, groups: int,
-    bias: NDArray | None = None, relu: bool = False,
-) -> None:  # fmt: skip
-    r"""Write dx, shape (N, \*S, C), with a bias added, and a ReLU on top, if asked for."""
-    c, o = weight.shape[-2], weight.shape[-1] // groups
-    if c > 1 or o > 1:  # exchange the two sides of each group
-        weight = np.moveaxis(weight.reshape(-1, c, groups, o), 3, 1)
-        weight = np.ascontiguousarray(weight.reshape(-1, o, c, groups).swapaxes(2, 3))
-    plan = _plan(
-        dx.shape[1:-1], windows, mode, groups, o, c, dy.dtype, True, False, _past(o, c, dx)
-    )
-    _correlate(plan, dy, o, weight, c, bias, dx, _three(windows.size), relu)
+    if c == o == 1:
+        return weight
+    weight = np.moveaxis(weight.reshape(-1, c, groups, o), 3, 1)
+    return np.ascontiguousarray(weight.reshape(-1, o, c, groups).swapaxes(2, 3))
 
 
 # The sums for dW
@@ -544,24 +568,30 @@ def _weights(
     runs_d: NDArray, pairs_d: NDArray, places_d: NDArray,
     runs_h: NDArray, pairs_h: NDArray, places_h: NDArray,
     strips: NDArray, runs_w: NDArray, pairs_w: NDArray,
-    shape: Task, task: Task, segments: NDArray, ring: Task, held: NDArray,
+    shape: Task, ring: Task, task: Task, at: Task, segments: NDArray,
 ) -> None:  # fmt: skip
-    """Add the chunks of part g: each of some strips of rows, to a dW of its own."""
+    """Compute the chunks of part g: each of some strips of rows, for a dW of its own."""
     (
-        parts, size, lane, most, abreast, wide, channels, x, size_x, lines, apart_x, dw, tap, line,
-        chunks, dw_size, y, out_w, outputs, units, move, lists, inputs, sums, code,
+        parts, size, lane, most, tap, line, chunks, dw_size, inputs, sums, code, abreast, wide,
+        channels, size_x, lines, apart_x, out_w, outputs, units, move,
     ) = task  # fmt: skip
-    line_x, longest = shape[3], segments.shape[2]
-    list_x = lists + (g * 6 + 3) * longest * 8
+    x, y, dw, lists, scratch, zeros = at
+    line_x, longest, held = shape[3], segments.shape[2], segments[g, _HELD]
+    list_x = lists + (g * _LISTS + 3) * longest * 8
     list_w = list_x + longest * 8
-    slots, pixel, base, ring = _ring_of(g, x, channels, line_x, size, ring)
+    slots, pixel, base = _ring_of(g, x, channels, line_x, size, ring, scratch, held)
     for chunk in range(chunks * g // parts, chunks * (g + 1) // parts):
+        vectors = (outputs + lane - 1) // lane
+        call(ring[0], (
+            zeros, 0, dw_size // outputs, vectors, outputs - (vectors - 1) * lane,
+            dw + chunk * dw_size * size, outputs,
+        ))  # fmt: skip
         for u in range(units * chunk // chunks, units * (chunk + 1) // chunks):
             v0, v1, r0, r1, row, _, rows, _, _, left = _strip(
                 u, strips, shape, runs_d, pairs_d, places_d, runs_h, pairs_h, places_h, segments[g]
             )
             if slots > 0:
-                _copied(x, rows, channels, line_x, size, ring, segments[g], held[g])
+                _copied(x, rows, channels, line_x, size, ring, base, segments[g], held)
             last = min(lane, outputs - (v1 - 1) * lane)
             fresh = ((v1 - v0) // abreast + (v1 - v0) % abreast) * lines * apart_x
             for r in range(r0, r1):
@@ -600,29 +630,37 @@ def _weights(
                             ))  # fmt: skip
 
 
-def weight_gradient(
-    x: NDArray, dy: NDArray, weight: Ints, windows: Windows, mode: str, groups: int
-) -> NDArray:
-    """Return dW, of the shape `weight`: sums over chunks of a fixed size, added in their order."""
+def part_of_dw(how: Options, x: Ints, weight: Ints, dy: Ints, arrays: tuple[int, int, int]) -> Part:
+    """Return what writes dW: sums over chunks of a fixed size, added in their order.
+
+    The arguments are those of `part`, and which arrays x, dy and dW are.
+    """
+    windows, _, groups, dtype, threads = how
     c, o = weight[-2], weight[-1] // groups
-    plan = _plan(x.shape[1:-1], windows, mode, groups, c, o, x.dtype, False, True, False)
-    size, lane, channels = x.itemsize, lanes(x.dtype), weight[-1]
-    rows = len(x) * dy[0].size // (channels * dy.shape[-2])
+    plan = _plan(x[1:-1], *how[:3], c, o, dtype, False, True, False)
+    machine, channels, (at_x, at_dy, at_dw) = machine_of(dtype), weight[-1], arrays
+    rows = math.prod(dy[:-2])
     chunks = max(1, min(CHUNKS, rows // 16 * 2))  # even, for two threads
-    parts = min(count_threads(), chunks) if dy.size * math.prod(weight[:-1]) > SERIAL else 1
-    dweights = np.zeros((chunks, *weight), x.dtype)
+    parts = min(threads, chunks) if math.prod(dy) * math.prod(weight[:-1]) > SERIAL else 1
     code = taps_gradient(c, o, _apart_by(windows.stride[-1], windows.dilation[-1]))
-    segments = np.empty((parts, 6, max(plan.longest, 3)), np.int64)
     many, most = sums_abreast(c, o)
-    shape, sources, places = _given(plan, many, x, c, dy, o, _three(windows.size))
+    shape, ring, lie = _given(plan, many, x, c, dy, o, _three(windows.size), dtype)
+    size = math.prod(weight)
     task = (
-        parts, size, lane, most_taps(c), *sources, address(dweights), c * channels, channels,
-        chunks, math.prod(weight), *places, address(segments), c, most, code(x.dtype),
+        parts, machine.size, machine.lane, most_taps(c), c * channels, channels, chunks, size, c,
+        most, code(dtype), *lie,
     )  # fmt: skip
-    ring, held, _memory = _ring(plan, x, parts)
-    pool.launch(_weights, parts, plan.fixed, shape, task, segments, ring, held)
-    total: NDArray = dweights[0] if chunks == 1 else dweights.sum(axis=0)
-    return total
+    late, lists, several = pool.late_data, _lists(plan, parts, 3), chunks > 1
+    zeros = zeros_of(-(-channels // machine.lane) * machine.lane, dtype)
+    sums = late(PANELS if several else at_dw)
+    at = late(at_x), late(at_dy), sums, late(LISTS), late(WORK), address(zeros)
+    fixed = Arguments(*plan.runs, shape, ring, task)
+    calls = [pool.ready(_weights, parts, fixed, at, pool.late_array(LISTS, lists, np.int64))]
+    if several:
+        calls.append(added(chunks, size, parts, zeros, at_dw))
+    panels = chunks * size if several else 0
+    keep = plan, zeros
+    return Part(calls, keep, _scratch(plan, parts, ring), math.prod(lists), panels)
 
 
 def _three(kernel: Ints) -> Ints:

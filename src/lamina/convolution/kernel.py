@@ -79,8 +79,11 @@ def _backward(dy: NDArray, cache: tuple[Any, ...], of_x: bool) -> tuple[Any, dic
         summed = has_bias and matmul.sums_are_product(dy.size, case.weight[-1])
         if summed:
             grads["bias"] = np.empty(case.weight[-1], dy.dtype)
-        run = _back(case, of_x, summed)
-        run(dy, x, weight, dy if dx is None else dx, *grads.values())
+        if dx is None:
+            _back(case, False, summed, False)(dy, x, weight, dy, *grads.values())
+        else:
+            run = _back(case, True, summed, _goes_past(case, dx, True))
+            run(dy, x, _turned(case, weight), dx, *grads.values())
     if has_bias and not summed:
         grads["bias"] = column_sums(dy)  # (4)
     return None if dx is None else mask_steps(dx, lengths), grads
@@ -271,9 +274,10 @@ class Case:
         return math.prod(taps), o
 
     @property
-    def options(self) -> tuple[Windows, str, int]:
-        """Windows, padding mode and groups."""
-        return self.windows, self.padding_mode, self.groups
+    def options(self) -> depthwise.Options:
+        """All but the shapes."""
+        how = self.windows, self.padding_mode, self.groups, self.dtype, self.threads
+        return depthwise.Options(*how)
 
     @cached_property
     def is_product(self) -> bool:
@@ -290,12 +294,12 @@ class Case:
     @cached_property
     def repeats(self) -> bool:
         """Whether padding repeats x, which is padded sample by sample then to go back."""
-        return self.padding_mode != "zeros" and not self.is_product
+        return self.padding_mode != "zeros" and not (self.is_product or self.is_narrow)
 
     @cached_property
     def goes_back_at_once(self) -> bool:
         """Whether all of the way back is planned as one call."""
-        return not (self.is_narrow or self.repeats or 0 in self.x or 0 in self.y)
+        return not (self.repeats or 0 in self.x or 0 in self.y)
 
     @cached_property
     def is_narrow(self) -> bool:
@@ -400,9 +404,12 @@ def _padded(case: Case) -> Case:
 
 def _parts_of_dx(
     case: Case, dy: int, weight: int, dx: int, bias: int | None = None, relu: bool = False,
-    given: bool = False,
+    given: bool = False, past: bool = False,
 ) -> Sequence[Part]:  # fmt: skip
     """Return what writes dX."""
+    if case.is_narrow:
+        arrays, shapes = (dy, weight, dx, bias), (case.y, case.weight, case.x)
+        return [depthwise.part(case.options, *shapes, arrays, relu, past, back=True)]
     if not case.has_product_dx:
         return phases.parts(_plan_dx(case, given), dy, weight, dx, bias, relu, given)
     (c, o), rows = case.matrix, math.prod(case.y[:-1])
@@ -411,6 +418,8 @@ def _parts_of_dx(
 
 def _part_of_dw(case: Case, x: int, dy: int, dw: int) -> Part:
     """Return what writes dW."""
+    if case.is_narrow:
+        return depthwise.part_of_dw(case.options, case.x, case.weight, case.y, (x, dy, dw))
     (c, o), rows = case.matrix, math.prod(case.y[:-1])
     if not case.is_product:
         return weights.part(_plan_dw(case), x, dy, dw, c * o)
@@ -432,23 +441,28 @@ def _product(
 
 
 @lru_cache(PLANS)
-def _y(case: Case, edges: Ints | None, bias: bool, relu: bool) -> Bound:
+def _y(case: Case, edges: Ints | None, bias: bool, relu: bool, past: bool) -> Bound:
     """Return a function of x, the weights, or their panels, y and maybe a bias that writes y."""
     x, weight, y, start = range(ARRAYS, ARRAYS + 4)
+    if case.is_narrow:
+        arrays, shapes = (x, weight, y, start if bias else None), (case.x, case.weight, case.y)
+        found = depthwise.part(case.options, *shapes, arrays, relu, past, back=False)
+        return Bound(case.dtype, found)
     plan, given = _plan(case, edges), edges is not None
     return Bound(case.dtype, direct.part(plan, x, weight, y, start if bias else None, relu, given))
 
 
 @lru_cache(PLANS)
-def _dx(case: Case, bias: bool, relu: bool, given: bool) -> Bound:
+def _dx(case: Case, bias: bool, relu: bool, given: bool, past: bool) -> Bound:
     """Return a function of dy, dx, maybe what `_starts` gives, and the weight that writes dx.
 
     Where weights are given packed, there are some.
     """
     dy, dx, start, _, weight = range(ARRAYS, ARRAYS + 5)
+    how = relu, given, past
     if bias:
-        return Bound(case.dtype, *_parts_of_dx(case, dy, weight, dx, start, relu, given))
-    return Bound(case.dtype, *_parts_of_dx(case, dy, start, dx, None, relu, given))
+        return Bound(case.dtype, *_parts_of_dx(case, dy, weight, dx, start, *how))
+    return Bound(case.dtype, *_parts_of_dx(case, dy, start, dx, None, *how))
 
 
 @lru_cache(PLANS)
@@ -459,13 +473,13 @@ def _dw(case: Case) -> Bound:
 
 
 @lru_cache(PLANS)
-def _back(case: Case, of_x: bool, of_bias: bool) -> Bound:
+def _back(case: Case, of_x: bool, of_bias: bool, past: bool) -> Bound:
     """Return a function of dy, x, the weight, dx, dw and db that writes what is asked for, and dw.
 
     db, shape (O,), is for a sum that is a product.
     """
     dy, x, weight, dx, dw, db = range(ARRAYS, ARRAYS + 6)
-    parts = [*_parts_of_dx(case, dy, weight, dx)] if of_x else []
+    parts = [*_parts_of_dx(case, dy, weight, dx, past=past)] if of_x else []
     parts.append(_part_of_dw(case, x, dy, dw))
     if of_bias:  # (4)
         parts.append(_column_sums(case, dy, db))
@@ -503,20 +517,16 @@ def y_of(
     if not isinstance(weight, direct.Packed) and case.is_product:
         c, o = case.matrix
         matmul.matmul(x, c, 1, weight, o, 1, y.size // o, o, c, y, bias, relu)
-    elif y.size and isinstance(weight, np.ndarray) and case.is_narrow:
-        depthwise.forward(x, weight, bias, y, *case.options, relu)
     elif y.size and not isinstance(weight, matmul.Packed):
         edges = weight.edges if isinstance(weight, direct.Packed) else None
         array = weight.panels if isinstance(weight, direct.Packed) else weight
         given = () if bias is None else (bias,)
-        _y(case, edges, bias is not None, relu)(x, array, y, *given)
+        _y(case, edges, bias is not None, relu, _goes_past(case, y, False))(x, array, y, *given)
     return y
 
 
 def dw_of(case: Case, dy: NDArray, x: NDArray) -> NDArray:
     """Return dW; where padding repeats x, of x padded sample by sample."""
-    if dy.size and case.is_narrow and not case.is_product:
-        return depthwise.weight_gradient(x, dy, case.weight, *case.options)
     dweight = empty(case.weight, dy.dtype)
     if not dy.size:
         dweight[...] = 0
@@ -549,11 +559,10 @@ def dx_of(
         matmul.matmul(dy, o, 1, weight, 1, o, dy.size // o, c, o, dx, bias, relu)
     elif isinstance(weight, dict):
         panels = [weight[taps].panels for taps in _phases(case).correlations]
-        _dx(case, bias is not None, relu, True)(dy, dx, *_starts(bias, relu), *panels)
-    elif dy.size and case.is_narrow and not case.has_product_dx:
-        depthwise.input_gradient(dy, weight, dx, *case.options, bias, relu)
+        _dx(case, bias is not None, relu, True, False)(dy, dx, *_starts(bias, relu), *panels)
     elif not case.repeats:
-        _dx(case, bias is not None, relu, False)(dy, dx, *_starts(bias, relu), weight)
+        run = _dx(case, bias is not None, relu, False, _goes_past(case, dx, True))
+        run(dy, dx, *_starts(bias, relu), _turned(case, weight))
         if relu and case.has_narrow_dx:
             np.maximum(dx, 0, out=dx)
     else:
@@ -563,6 +572,19 @@ def dx_of(
             _dx_of_one(one)(dy[n], weight, dpadded)
             dx[n : n + 1] = unpad(dpadded, case.windows.pads, case.padding_mode)
     return dx
+
+
+def _goes_past(case: Case, result: NDArray, back: bool) -> bool:
+    """Return whether y, or for `back` dx, is written past the caches."""
+    if not case.is_narrow:
+        return False
+    c, o = case.weight[-2], case.weight[-1] // case.groups
+    return depthwise.goes_past(*((o, c) if back else (c, o)), result)
+
+
+def _turned(case: Case, weight: NDArray) -> NDArray:
+    """Return the weight as dx is computed with it."""
+    return depthwise.turned(weight, case.groups) if case.is_narrow else weight
 
 
 def _starts(bias: NDArray | None, relu: bool) -> tuple[NDArray, ...]:

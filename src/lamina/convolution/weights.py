@@ -243,7 +243,7 @@ def part(plan: Product | Chunks, x: int, dy: int, dw: int, size: int, add: bool 
     """
     if isinstance(plan, Product):
         return gathered.part(plan, x, dy, dw, add)
-    late, dtype, several = pool.late_data, plan.zeros.dtype, plan.chunks > 1 or add
+    late, several = pool.late_data, plan.chunks > 1 or add
     at = (
         late(x), late(dy), late(PANELS if several else dw), address(plan.zeros), late(WORK),
         late(LISTS),
@@ -251,11 +251,21 @@ def part(plan: Product | Chunks, x: int, dy: int, dw: int, size: int, add: bool 
     lists = pool.late_array(LISTS, (plan.parts, 2, plan.segments), np.int64)
     calls = [pool.ready(plan.kernel, plan.parts, plan.fixed, at, lists)]
     if several:
-        parts = plan.parts if plan.chunks * size > elements.SERIAL else 1
-        shape = (
-            parts, plan.chunks, size, dtype.itemsize, elements.ADD(dtype), int(add),
-            address(plan.zeros[:0]),
-        )  # fmt: skip
-        calls.append(pool.ready(_add, parts, Arguments(shape), (late(PANELS), late(dw))))
+        calls.append(added(plan.chunks, size, plan.parts, plan.zeros, dw, add))
     panels = plan.chunks * size if several else 0
     return Part(calls, plan, plan.scratch, math.prod(lists.shape), panels)
+
+
+def added(
+    chunks: int, size: int, threads: int, zeros: NDArray, dw: int, add: bool = False
+) -> pool.Ready:
+    """Return what adds dW of all chunks, which lie in the panels, or adds them to dw.
+
+    They are of so many elements, of the dtype of zeros. dw is which of the arrays that come later.
+    """
+    parts = threads if chunks * size > elements.SERIAL else 1
+    dtype, late = zeros.dtype, pool.late_data
+    shape = (
+        parts, chunks, size, dtype.itemsize, elements.ADD(dtype), int(add), address(zeros[:0]),
+    )  # fmt: skip
+    return pool.ready(_add, parts, Arguments(shape), (late(PANELS), late(dw)))
