@@ -77,9 +77,8 @@ RAGGED: Final = Reason(
 )
 ACCURACY: Final = Reason(
     "Time to an accuracy",
-    "Both train for the same epochs. Convolutions with 3x3 taps one apart take fewer products here "
-    "than the last line counts; those two apart do not, and images of 7x7 are covered by tiles for "
-    "8x8.",
+    "Both train for the same epochs. Convolutions of 3x3 take fewer products here than the last "
+    "line counts; those with a stride of 2 do not, and images of 7x7 are covered by tiles for 8x8.",
 )
 STARTS: Final = Reason(
     "Starts",

@@ -210,7 +210,7 @@ def forget() -> None:
     """Let kernels plan anew."""
     for module in modules():
         for name in (
-            "_back", "_bound", "_chosen", "_dw", "_dw_of_one", "_dx", "_dx_of_one", "_pass",
+            "_back", "_bound", "_chosen", "_dw", "_dw_of_one", "_dx", "_pass",
             "_pass_back", "_plan", "_plan_dw", "_plan_dx",
             "_products", "_y", "layout", "product",
         ):  # fmt: skip

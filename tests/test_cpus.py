@@ -367,7 +367,9 @@ def test_features_are_of_the_cpu_that_numba_compiles_for(monkeypatch):
 def test_kernels_as_plain_python():
     script = """
         import types
+        import numpy as np
         import elements
+        import lamina as lm
         import problems
         from lamina.engine import jit, matmul, tile
 
@@ -376,6 +378,9 @@ def test_kernels_as_plain_python():
         problems.sweep(2, (60, 60, 30), 6)
         problems.cut(3)
         problems.sweep(3, (20, 20, 10), 6)
+        model = lm.Sequential(lm.ConvTranspose2d(2, 3, 3, stride=2, rng=0), lm.ReLU())
+        x = np.random.default_rng(0).standard_normal((1, 3, 4, 2), np.float32)
+        assert (model.for_inference()(x) == model(x)).all()
         elements.sweep("activation", 4, 40)
         elements.sweep("batchnorm", 4, 40)
         elements.sweep("dropout", 4, 40)

@@ -17,7 +17,7 @@ from lamina import kernels
 from lamina.convolution import formula as convolution_formula
 from lamina.convolution import kernel as convolution_kernel
 from lamina.convolution import narrow
-from lamina.engine import matmul, memory, threads
+from lamina.engine import matmul, memory, pool, threads
 from lamina.engine.few import few_rows_past
 from lamina.linear import formula as linear_formula
 from lamina.linear import kernel as linear_kernel
@@ -316,6 +316,28 @@ def test_same_bits_with_one_thread_and_with_two(dtype):
         for other in results[1:]:
             for name, a in other.items():
                 assert_same(a, results[0][name], name)
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        convolution((4, 14, 14, 16), (3, 3), 32, padding=1),
+        convolution((4, 20, 20, 48), (5, 5), 48, padding=2, groups=48),
+        convolution((1, 9000, 24), (1,), 80),
+        problems.turned(convolution((4, 14, 14, 16), (3, 3), 32, padding=1)),
+    ],
+    ids=["convolution", "depthwise", "product", "transposed"],
+)
+def test_the_way_back_keeps_to_the_threads_there_are_then(problem, monkeypatch):
+    problems.forget()
+    kernel = LAYERS[problem.layer][0]
+    with threads.threads(2):
+        _, cache = kernel.forward(**problem.arrays(), **problem.options)
+    shared = []
+    monkeypatch.setattr(pool, "_with_others", lambda *a: shared.append(a))
+    with threads.threads(1):
+        kernel.backward(random_dy(problem), cache)
+    assert not shared
 
 
 @by_dtype

@@ -47,6 +47,11 @@ class TestLayer(LayerContract):
             (5, 8, 4),
             (3, 0, 8, 1, 6),
         ),
+        LayerCase(
+            "1d of nothing but padding",
+            conv(1, 2, 3, 1, dilation=8, padding=4, output_padding=7),
+            (2, 3, 2),
+        ),
         LayerCase("2d", conv(2, 3, 4, 3), (2, 5, 6, 3)),
         LayerCase("2d one of each", conv(2, 1, 1, 1), (1, 1, 1, 1)),
         LayerCase("2d of one element", conv(2, 6, 4, (2, 3)), (2, 1, 1, 6)),

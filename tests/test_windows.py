@@ -140,3 +140,4 @@ def test_padding_leaves_dtypes_alone():
     for mode in windows.MODES:
         assert unpad(pad(x, ((1, 1),), mode), ((1, 1),), mode).dtype == np.float32
     assert fill(np.array([[[True]]]), ((1, 0),), False).ravel().tolist() == [False, True]
+    assert fill(np.ones((1, 2, 1)), ((3, -4),)).ravel().tolist() == [0]  # the end is cut last

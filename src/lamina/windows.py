@@ -213,10 +213,10 @@ def resolve(padding: str, sizes: Ints, size: Ints, stride: Ints, dilation: Ints)
 def fill(x: Array, pads: Pads, value: float = 0.0) -> Array:
     r"""Return x, shape (N, \*S, C), with `value` around it; what is below 0 is cut off its end."""
     for axis, (before, after) in enumerate(pads, start=1):
+        if before or after > 0:
+            x = _extend(x, axis, before, max(after, 0), value)
         if after < 0:
-            x, after = _cut(x, axis, 0, max(x.shape[axis] + after, 0)), 0
-        if before or after:
-            x = _extend(x, axis, before, after, value)
+            x = _cut(x, axis, 0, max(x.shape[axis] + after, 0))
     return x
 
 

@@ -388,7 +388,8 @@ def _apart_by(move: int, step: int) -> int:
 class _Plan:
     """What the shapes of a sum (2) or (3) say about it."""
 
-    runs: tuple[NDArray, ...]
+    tables: tuple[NDArray, ...]
+    """Codes of tiles, and what `_Axis` and `_strips` found: what kernels take first."""
     sources: Ints
     places: Ints
     move: int
@@ -542,7 +543,7 @@ def part(
     late, lists = pool.late_data, _lists(plan, parts)
     start = machine.zeros_at if bias is None else late(bias)
     at = late(at_x), late(at_weight), start, late(at_y), late(LISTS), late(WORK)
-    fixed = Arguments(*plan.runs, shape, ring, task)
+    fixed = Arguments(*plan.tables, shape, ring, task)
     run = pool.ready(_rows, parts, fixed, at, pool.late_array(LISTS, lists, np.int64))
     return Part([run], plan, _scratch(plan, parts, ring), math.prod(lists))
 
@@ -654,7 +655,7 @@ def part_of_dw(how: Options, x: Ints, weight: Ints, dy: Ints, arrays: tuple[int,
     zeros = zeros_of(-(-channels // machine.lane) * machine.lane, dtype)
     sums = late(PANELS if several else at_dw)
     at = late(at_x), late(at_dy), sums, late(LISTS), late(WORK), address(zeros)
-    fixed = Arguments(*plan.runs, shape, ring, task)
+    fixed = Arguments(*plan.tables, shape, ring, task)
     calls = [pool.ready(_weights, parts, fixed, at, pool.late_array(LISTS, lists, np.int64))]
     if several:
         calls.append(added(chunks, size, parts, zeros, at_dw))

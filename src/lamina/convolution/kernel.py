@@ -68,6 +68,7 @@ def gradients(dy: NDArray, cache: tuple[Any, ...]) -> dict[str, NDArray]:
 def _backward(dy: NDArray, cache: tuple[Any, ...], of_x: bool) -> tuple[Any, dict[str, NDArray]]:
     """Return dx, unless it is not asked for, and the gradients of weight and bias."""
     x, weight, has_bias, lengths, out_lengths, case = cache
+    case = case.now()
     dy = contiguous(mask_steps(dy, out_lengths))
     if not case.goes_back_at_once:
         dx = dx_of(case, dy, weight) if of_x else None
@@ -113,7 +114,7 @@ class Forward:
         rank, self.relu = weight.ndim - 2, relu
         self.window = weight.shape[:rank], each(stride, rank), each(dilation, rank)
         self.options = padding_mode, groups
-        self.packed: dict[tuple[bool, bool], _Weights] = {}  # by what is asked of a case
+        self.packed: dict[bool, _Weights] = {}  # by whether a case is a product
 
     def __call__(self, x: NDArray, lengths: NDArray | None, padding: Pads) -> NDArray:
         """Return y."""
@@ -157,7 +158,7 @@ class Forward:
         return _plan(case, weights.edges)
 
     def _weights(self, case: "Case") -> _Weights:
-        kind = case.is_product, case.is_winograd
+        kind = case.is_product
         found = self.packed.get(kind)
         if found is None:
             found, o = scaled(self.weight, self.factors), case.weight[-1]
@@ -176,18 +177,14 @@ def scaled(weight: NDArray, factors: NDArray | None) -> NDArray:
     return found.astype(weight.dtype, copy=False)
 
 
-class _LiveForward(Forward):
-    """The forward pass with parameters whose values may change: nothing is packed beforehand."""
+class Live:
+    """What a forward pass is with parameters whose values may change: nothing is packed."""
 
-    def _weights(self, case: "Case") -> _Weights:
+    weight: NDArray
+    bias: NDArray | None
+
+    def _weights(self, case: "Case") -> NDArray:
         return self.weight
-
-    def _correlation(self, case: "Case", weights: _Weights) -> Correlation | None:
-        if case.is_narrow or 0 in case.y:
-            return None
-        found = _plan(case, None)
-        # A layer is called with many shapes, and no more than that is kept for each.
-        return None if found.packed or found.bytes > matmul.SCRATCH else found
 
     def train(
         self, program: Callable[[NDArray], NDArray], case: "Case", x: NDArray
@@ -195,6 +192,17 @@ class _LiveForward(Forward):
         """Return y, by a program of the plan for x of that case, and the cache of `backward`."""
         x = contiguous(x)
         return program(x), (x, self.weight, self.bias is not None, None, None, case)
+
+
+class _LiveForward(Live, Forward):
+    """The forward pass with such parameters."""
+
+    def _correlation(self, case: "Case", weights: _Weights) -> Correlation | None:
+        if case.is_narrow or 0 in case.y:
+            return None
+        found = _plan(case, None)
+        # A layer is called with many shapes, and no more than that is kept for each.
+        return None if found.packed or found.bytes > matmul.SCRATCH else found
 
 
 fixed: Final = Forward
@@ -261,6 +269,14 @@ class Case:
     groups: int
     dtype: np.dtype[Any]
     threads: int
+
+    def now(self) -> "Case":
+        """Return the case for as many threads as there are now."""
+        threads = count_threads()
+        if threads == self.threads:
+            return self
+        windows, mode, groups, dtype, _ = self.options
+        return case_of(self.x, self.weight, windows, mode, groups, dtype, threads)
 
     @cached_property
     def y(self) -> Ints:
@@ -495,15 +511,8 @@ def _column_sums(case: Case, dy: int, sums: int) -> Part:
 
 
 @lru_cache(PLANS)
-def _dx_of_one(case: Case) -> Bound:
-    """Return `_dx` for a sample that was padded before."""
-    dy, weight, dx = range(ARRAYS, ARRAYS + 3)
-    return Bound(case.dtype, *phases.parts(_plan_dx(case, False), dy, weight, dx))
-
-
-@lru_cache(PLANS)
 def _dw_of_one(case: Case, add: bool) -> Bound:
-    """Return `_dw` for such a sample, which may add to what dw holds."""
+    """Return `_dw` for a sample that was padded before, which may add to what dw holds."""
     x, dy, dw = range(ARRAYS, ARRAYS + 3)
     return Bound(case.dtype, weights.part(_plan_dw(case), x, dy, dw, math.prod(case.weight), add))
 
@@ -569,7 +578,7 @@ def dx_of(
         one = _padded(case)
         dpadded = empty(one.x, dy.dtype)
         for n in range(len(dy)):
-            _dx_of_one(one)(dy[n], weight, dpadded)
+            _dx(one, False, False, False, False)(dy[n], dpadded, weight)
             dx[n : n + 1] = unpad(dpadded, case.windows.pads, case.padding_mode)
     return dx
 
@@ -602,7 +611,8 @@ def plan_back(
         return plan.multiply(dy, matmul.Given(weight, _product_bias(case, bias), relu), case.x)
     if isinstance(weight, dict) and 0 not in case.x:
         how = _phases(case)
-        bind = partial(phases.bind, how, weight, bias, relu)
+        unmet = how.zeros if bias is None else phases.unmet_of(bias, relu)
+        bind = partial(phases.bind, how, weight, bias, unmet, relu)
         return plan.add_bound(case.x, bind, how.bytes, dy)
     return plan.add(case.x, lambda dy, dx: dx_of(case, dy, weight, bias, relu, dx), dy)
 

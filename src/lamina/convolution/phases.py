@@ -67,13 +67,13 @@ class Gradient:
     unmet: list[Arguments]
     zeros: NDArray
     """What it is then, unless there is a bias."""
-    parts: int = 1
+    fill_parts: int = 1
     """In how many parts it is filled."""
 
     @property
     def bytes(self) -> int:
         """The bytes of its scratch, in which one correlation works after the other."""
-        return max((part.bytes for part in self.correlations.values()), default=0)
+        return max((one.bytes for one in self.correlations.values()), default=0)
 
 
 def gradient(
@@ -155,7 +155,7 @@ def parts(
         return [narrow.part(plan, dy, weight, dx, bias)]
     begin = address(plan.zeros) if bias is None else pool.late_data(bias + 1)
     at = pool.late(dx), begin
-    unmet = [pool.ready(_fill, plan.parts, phase, at) for phase in plan.unmet]
+    unmet = [pool.ready(_fill, plan.fill_parts, phase, at) for phase in plan.unmet]
     return [
         Part(unmet, plan),
         *(
@@ -166,15 +166,20 @@ def parts(
 
 
 def bind(
-    plan: Gradient, weight: Phases, bias: NDArray | None, relu: bool, scratch: NDArray
-) -> pool.Run:
-    """Return the same with these weights, for dy and dx; it works in `plan.bytes` of scratch."""
+    plan: Gradient, weight: Phases, bias: NDArray | None, unmet: NDArray, relu: bool,
+    scratch: NDArray,
+) -> pool.Run:  # fmt: skip
+    """Return the same with these weights, for dy and dx; it works in `plan.bytes` of scratch.
+
+    `unmet` is what dX is where no window meets it. Like the plan, the weights and the bias, it must
+    be there as long as what is returned.
+    """
     dy, dx = pool.late(0), pool.late(1)
-    begin = plan.zeros if bias is None else unmet_of(bias, relu)
-    calls = [pool.ready(_fill, plan.parts, phase, (dx, address(begin))) for phase in plan.unmet]
+    at = dx, address(unmet)
+    calls = [pool.ready(_fill, plan.fill_parts, phase, at) for phase in plan.unmet]
     for taps, one in plan.correlations.items():
         calls += direct.bind(one, weight[taps], bias, relu, dy, dx, scratch)
-    return pool.in_order(*(call._replace(keep=(call.keep, begin)) for call in calls))
+    return pool.in_order(*calls)
 
 
 def unmet_of(bias: NDArray, relu: bool) -> NDArray:

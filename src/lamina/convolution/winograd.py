@@ -141,7 +141,7 @@ MOST: Final = 128
 
 @jit.kernel
 def _transform(g: int, shape: Task, at: Task) -> None:
-    """Compute part g of U: panel by panel of o, (16, taps of depth and c, columns of the panel)."""
+    """Compute part g of U: panel by panel of o, (places, taps of depth and c, its columns)."""
     (
         parts, size, lane, wide, copy, transpose, of_weight, places, across, kd, kh, kw, c, outputs,
         turned, held,
@@ -190,9 +190,9 @@ def _into_v(
     ends: Task, image: Task, size: int, of_x: int, kd: int, c: int, channels: int, x: int, v: int,
     v_row: int, v_plane: int, v_pitch: int, zeros: int,
 ) -> int:  # fmt: skip
-    """Compute V of a block, of some channels; return where x goes on that no block yet has read."""
+    """Compute V of a block, of some channels; return about where x goes on behind it."""
     p0, p1, h0, h1, w0, w1 = ends
-    out_d, deep, high, wide, b_d, b_h, b_w, d_d, d_h, d_w = image
+    out_d, deep, high, wide, b_d, b_h, b_w, d_d, d_h, d_w, reach = image
     nothing = int64(0)
     for r in range((p1 - p0) * (h1 - h0)):
         p, phase = (p0 + r // (h1 - h0)) // (d_h * d_w), (p0 + r // (h1 - h0)) % (d_h * d_w)
@@ -212,7 +212,7 @@ def _into_v(
             ))  # fmt: skip
     p = (p1 - 1) // (d_h * d_w)
     plane = p // out_d * deep + p % out_d + (kd - 1) * d_d - b_d  # the last that was read
-    there: int = x + (plane * high + min(2 * h1 + 2 - b_h, high)) * wide * c * size
+    there: int = x + (plane * high + min(2 * h1 * d_h + reach - b_h, high)) * wide * c * size
     return there
 
 
@@ -244,7 +244,7 @@ def _tiles(g: int, shape: Task, image: Task, at: Task, lists: NDArray) -> None:
             (p0, p1, h0, h1, w0, w1), image, size, of_x, kd, c, c, x, v, row * v_plane, v_plane,
             v_pitch, zeros,
         )  # fmt: skip
-        y_now = y + (p0 // (d_h * d_w) * high + 2 * h0) * across * outputs * size
+        y_now = y + (p0 // (d_h * d_w) * high + 2 * h0 * d_h) * across * outputs * size
         asked = rows * some * v_pitch * size
         for p in range(c0, c1):
             o, many = p * wide * lane, min(wide, vectors - p * wide)
@@ -332,7 +332,9 @@ def _sums(g: int, shape: Task, image: Task, at: Task, lists: NDArray) -> None:
                 ends, image, size, of_x, kd, c, rows, x + c0 * size, v, row * v_plane, v_plane,
                 v_pitch, zeros,
             )  # fmt: skip
-            y_next = dy + ((p1 - 1) // (d_h * d_w) * high + min(2 * h1, high)) * across * o * size
+            y_next = (
+                dy + ((p1 - 1) // (d_h * d_w) * high + min(2 * h1 * d_h, high)) * across * o * size
+            )
             some, tiles = w1 - w0, (p1 - p0) * (h1 - h0) * (w1 - w0)
             for r in range((p1 - p0) * (h1 - h0)):
                 top, at_p = 2 * (h0 + r % (h1 - h0)), p0 + r // (h1 - h0)
@@ -413,7 +415,7 @@ def winograd(
     machine = machine_of(dtype)
     size, lane = machine.size, machine.lane
     tile, copy, transpose = machine.codes
-    (_, out_d, high, across, o), (kd, kh, kw), c = y, weight[:3], x[4]
+    (*_, high, across, o), (kd, kh, kw), c = y, weight[:3], x[4]
     codes, image, terms = transforms_of(kh, kw), _phases(y, dilation), kd * c
     places = codes.places
     length = places * terms  # elements of V for a tile, of U for an output
@@ -459,9 +461,15 @@ def winograd(
         _tiles, _transform, dtype, True, Arguments(transforms), transform_parts,
         transform_parts * held if turned or o % lane else 0, panel,
         tuple((first, min(first + at_once, panels)) for first in range(0, panels, at_once)),
-        (parts, cols), Arguments(shape, (out_d, *x[1:4], *before, *dilation)), parts * cols * mine,
-        (1, 1, 1), zeros_of(max((2 * columns + kw - 1) * dilation[2] * c, 8 * lane), dtype),
+        (parts, cols), Arguments(shape, _described(x, y, weight, before, dilation)),
+        parts * cols * mine, (1, 1, 1),
+        zeros_of(max((2 * columns + kw - 1) * dilation[2] * c, 8 * lane), dtype),
     )  # fmt: skip
+
+
+def _described(x: Ints, y: Ints, weight: Ints, before: Ints, dilation: Ints) -> Ints:
+    """Return what `_into_v` is told of x, and how many rows of it a row of windows meets more."""
+    return y[1], *x[1:4], *before, *dilation, (weight[1] - 1) * dilation[1]
 
 
 def _phases(y: Ints, dilation: Ints) -> tuple[int, int, int]:
@@ -500,7 +508,7 @@ def weights(
     machine = machine_of(dtype)
     size, lane, wide = machine.size, machine.lane, machine.wide
     tile, copy, _ = machine.codes
-    (_, out_d, high, across, o), (kd, kh, kw), c = dy, weight[:3], x[4]
+    (*_, high, across, o), (kd, kh, kw), c = dy, weight[:3], x[4]
     codes, image = transforms_of(kh, kw), _phases(dy, dilation)
     places = codes.places
     if math.prod(dy) * math.prod(weight[:3]) * c <= SERIAL:
@@ -526,8 +534,9 @@ def weights(
         across, kd, kh, kw, c, o, rows, outputs, mine, d_at, sum_at, v_plane, d_plane, sum_plane,
     )  # fmt: skip
     return Chunks(
-        _sums, chunks, parts, Arguments(shape, (out_d, *x[1:4], *before, *dilation)), parts * mine,
-        1, zeros_of(max((2 * columns + kw - 1) * dilation[2] * max(c, o), 8 * lane), dtype),
+        _sums, chunks, parts, Arguments(shape, _described(x, dy, weight, before, dilation)),
+        parts * mine, 1,
+        zeros_of(max((2 * columns + kw - 1) * dilation[2] * max(c, o), 8 * lane), dtype),
     )  # fmt: skip
 
 

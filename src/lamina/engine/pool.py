@@ -353,7 +353,7 @@ def _filled_in(ready: Ready, *arrays: NDArray) -> None:
         found = [_come(a, arrays) for a in arguments]
         launch(ready.kernel, ready.parts, fixed, *found)
     else:
-        found = [_come(a, arrays) for a in ready.arguments]
+        found = [a if isinstance(a, tuple) else _come(a, arrays) for a in ready.arguments]
         share(ready.kernel, ready.parts, *found, phases=ready.phases)
 
 

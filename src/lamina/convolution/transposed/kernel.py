@@ -1,6 +1,5 @@
 """Transposed convolution: the functions of formula.py, by the kernels of the convolution."""
 
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final
 
@@ -16,6 +15,7 @@ from ..direct import PLANS
 from ..kernel import (
     BackWeights,
     Case,
+    Live,
     case_of,
     dw_of,
     dx_of,
@@ -57,7 +57,7 @@ def backward(dy: NDArray, cache: tuple[Any, ...]) -> tuple[NDArray, dict[str, ND
     r"""Return dx, shape (N, \*S, C), and the gradients of weight and bias."""
     _, weight, _, lengths, out_lengths, case = cache
     dy = contiguous(mask_steps(dy, out_lengths))
-    dx = y_of(case, dy, weight)  # (5)
+    dx = y_of(case.now(), dy, weight)  # (5)
     return mask_steps(dx, lengths), _gradients(dy, cache)
 
 
@@ -70,7 +70,7 @@ def gradients(dy: NDArray, cache: tuple[Any, ...]) -> dict[str, NDArray]:
 def _gradients(dy: NDArray, cache: tuple[Any, ...]) -> dict[str, NDArray]:
     """Return the gradients of weight and bias, of dy that is 0 at padding."""
     x, _, has_bias, _, _, case = cache
-    grads = {"weight": dw_of(case, x, dy)}  # (6): x in the place of the convolution's dy
+    grads = {"weight": dw_of(case.now(), x, dy)}  # (6): x in the place of the convolution's dy
     if has_bias:
         grads["bias"] = column_sums(dy)  # (7)
     return grads
@@ -143,18 +143,8 @@ class Forward:
         return found
 
 
-class _LiveForward(Forward):
-    """The forward pass with parameters whose values may change: nothing is packed beforehand."""
-
-    def _weights(self, case: Case) -> BackWeights:
-        return self.weight
-
-    def train(
-        self, program: Callable[[NDArray], NDArray], case: Case, x: NDArray
-    ) -> tuple[NDArray, tuple[Any, ...]]:
-        """Return y, by a program of the plan for x of that case, and the cache of `backward`."""
-        x = contiguous(x)
-        return program(x), (x, self.weight, self.bias is not None, None, None, case)
+class _LiveForward(Live, Forward):
+    """The forward pass with parameters whose values may change."""
 
 
 fixed: Final = Forward
