@@ -3,14 +3,15 @@
 from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import arguments
 from .calls import Live, by_steps, has
+from .kernels import kernel, used
 from .layer import SETTLED, Arrays, Fixed, Layer, NDArray, Parameter, Shape
+from .parts.activations import ReLU
 
 if TYPE_CHECKING:
     from .engine.program import Plan, Program
@@ -57,9 +58,30 @@ class Affine(Layer):
     def _forward(self, x: NDArray, lengths: Any, **options: bool) -> tuple[NDArray, Any]:
         """Return y and the cache of `backward`."""
 
-    def _live_by(self, how: ModuleType, training: bool, *given: Any, **options: Any) -> Live | None:
-        """Return how to plan a call, or a pass of training, by `live` of a kernel, if it can."""
-        live = how.live(*given, **options)
+    @property
+    @abstractmethod
+    def _is_own(self) -> bool:
+        """Whether this is a class of Lamina's: another may compute something else."""
+
+    @abstractmethod
+    def _arrays(self) -> tuple[NDArray, NDArray | None]:
+        """Return weight and bias, checked."""
+
+    def _options(self) -> dict[str, Any]:
+        """Return what kernels are told beside arrays, but for what the size of x decides."""
+        return {}
+
+    def _fuses(self, after: Layer) -> bool:
+        """Return whether `_forward_fused` does the layer after this one, too: a ReLU."""
+        return type(after) is ReLU and self._is_own and used()
+
+    def _planned_live(self, *options: bool) -> Live | None:
+        """Return how to plan a call with the parameters that are there now.
+
+        Of a pass of training the option is whether a ReLU goes on top.
+        """
+        how, (weight, bias) = kernel(type(self).__module__), self._arrays()
+        live = how.live(weight, bias, *options, **self._options())
         if live is None:
             return None
         bind = by_steps(partial(self._plan_given, live))
@@ -73,8 +95,7 @@ class Affine(Layer):
 
             return forward
 
-        weight, bias, *_ = given
-        return Live(train if training else bind, has(weight, bias))
+        return Live(train if options else bind, has(weight, bias))
 
     @abstractmethod
     def _plan_given(self, given: Any, plan: "Plan", x: int) -> int:

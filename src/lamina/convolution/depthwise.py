@@ -22,7 +22,7 @@ are the rows of X copied, once each, to a ring of slots.
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +50,9 @@ from .bound import LISTS, PANELS, WORK, Part
 from .direct import APART, PLANS, zeros_of
 from .weights import added
 
+if TYPE_CHECKING:
+    from .kernel import Case
+
 NDArray = npt.NDArray[Any]
 
 FAR: Final = 2048
@@ -66,16 +69,6 @@ _HELD: Final = _LISTS - 1
 def fits(channels: int, outputs: int, groups: int, dtype: np.dtype[Any]) -> bool:
     """Return whether the groups are as small as this file serves."""
     return groups > 1 and serves(channels // groups, outputs // groups, dtype)
-
-
-class Options(NamedTuple):
-    """What a convolution is beside its shapes, and on how many threads."""
-
-    windows: Windows
-    mode: str
-    groups: int
-    dtype: np.dtype[Any]
-    threads: int
 
 
 # What meets what
@@ -508,16 +501,13 @@ def goes_past(inputs: int, outputs: int, y: NDArray) -> bool:
 
 
 def part(
-    how: Options, x: Ints, weight: Ints, y: Ints, arrays: tuple[int, int, int, int | None],
-    relu: bool, past: bool, back: bool,
-) -> Part:  # fmt: skip
-    """Return what writes y, or for `back` dx: x has the shape of dy then, and y that of dx.
+    case: "Case", arrays: tuple[int, int, int, int | None], relu: bool, past: bool, back: bool
+) -> Part:
+    """Return what writes y, or for `back` dx: x is dy then, and y is dx.
 
     Parameters
     ----------
-    how : Options
-    x, weight, y : tuple of int
-        Shapes.
+    case : Case
     arrays : tuple of int
         Which of the arrays that come later x, the weight, y and a bias are, if there is one; for
         `back` the weight is `turned`.
@@ -527,14 +517,14 @@ def part(
         Whether y `goes_past` the caches.
     back : bool
     """
-    windows, _, groups, dtype, threads = how
-    c, o = weight[-2], weight[-1] // groups
+    windows, dtype, x, y = case.windows, case.dtype, case.x, case.y
+    c, o = case.weight[-2], case.weight[-1] // case.groups
     if back:
-        c, o = o, c
-    sizes = (y if back else x)[1:-1]
-    plan = _plan(sizes, *how[:3], c, o, dtype, back, False, past)
+        c, o, x, y = o, c, y, x
+    how = windows, case.padding_mode, case.groups
+    plan = _plan(case.x[1:-1], *how, c, o, dtype, back, False, past)
     machine, outputs, (at_x, at_weight, at_y, bias) = machine_of(dtype), y[-1], arrays
-    parts = threads if math.prod(y) * math.prod(windows.size) * c > SERIAL else 1
+    parts = case.threads if math.prod(y) * math.prod(windows.size) * c > SERIAL else 1
     shape, ring, lie = _given(plan, abreast(c, o), x, c, y, o, _three(windows.size), dtype)
     task = (
         parts, machine.size, machine.lane, tallest(c, o, plan.most, plan.move), c * outputs,
@@ -631,21 +621,21 @@ def _weights(
                             ))  # fmt: skip
 
 
-def part_of_dw(how: Options, x: Ints, weight: Ints, dy: Ints, arrays: tuple[int, int, int]) -> Part:
+def part_of_dw(case: "Case", x: int, dy: int, dw: int) -> Part:
     """Return what writes dW: sums over chunks of a fixed size, added in their order.
 
-    The arguments are those of `part`, and which arrays x, dy and dW are.
+    x, dy and dw are which of the arrays that come later they are.
     """
-    windows, _, groups, dtype, threads = how
-    c, o = weight[-2], weight[-1] // groups
-    plan = _plan(x[1:-1], *how[:3], c, o, dtype, False, True, False)
-    machine, channels, (at_x, at_dy, at_dw) = machine_of(dtype), weight[-1], arrays
-    rows = math.prod(dy[:-2])
+    windows, dtype, weight, y = case.windows, case.dtype, case.weight, case.y
+    c, o = weight[-2], weight[-1] // case.groups
+    how = windows, case.padding_mode, case.groups
+    plan = _plan(case.x[1:-1], *how, c, o, dtype, False, True, False)
+    machine, channels, rows = machine_of(dtype), weight[-1], math.prod(y[:-2])
     chunks = max(1, min(CHUNKS, rows // 16 * 2))  # even, for two threads
-    parts = min(threads, chunks) if math.prod(dy) * math.prod(weight[:-1]) > SERIAL else 1
+    parts = min(case.threads, chunks) if math.prod(y) * math.prod(weight[:-1]) > SERIAL else 1
     code = taps_gradient(c, o, _apart_by(windows.stride[-1], windows.dilation[-1]))
     many, most = sums_abreast(c, o)
-    shape, ring, lie = _given(plan, many, x, c, dy, o, _three(windows.size), dtype)
+    shape, ring, lie = _given(plan, many, case.x, c, y, o, _three(windows.size), dtype)
     size = math.prod(weight)
     task = (
         parts, machine.size, machine.lane, most_taps(c), c * channels, channels, chunks, size, c,
@@ -653,12 +643,12 @@ def part_of_dw(how: Options, x: Ints, weight: Ints, dy: Ints, arrays: tuple[int,
     )  # fmt: skip
     late, lists, several = pool.late_data, _lists(plan, parts, 3), chunks > 1
     zeros = zeros_of(-(-channels // machine.lane) * machine.lane, dtype)
-    sums = late(PANELS if several else at_dw)
-    at = late(at_x), late(at_dy), sums, late(LISTS), late(WORK), address(zeros)
+    sums = late(PANELS if several else dw)
+    at = late(x), late(dy), sums, late(LISTS), late(WORK), address(zeros)
     fixed = Arguments(*plan.tables, shape, ring, task)
     calls = [pool.ready(_weights, parts, fixed, at, pool.late_array(LISTS, lists, np.int64))]
     if several:
-        calls.append(added(chunks, size, parts, zeros, at_dw))
+        calls.append(added(chunks, size, parts, zeros, dw))
     panels = chunks * size if several else 0
     keep = plan, zeros
     return Part(calls, keep, _scratch(plan, parts, ring), math.prod(lists), panels)

@@ -90,8 +90,8 @@ def _backward(dy: NDArray, cache: tuple[Any, ...], of_x: bool) -> tuple[Any, dic
     return None if dx is None else mask_steps(dx, lengths), grads
 
 
-class Forward:
-    """The forward pass with given parameters, and a ReLU on top if asked for.
+class Parameters:
+    """The parameters of a forward pass, and whether a ReLU goes on top.
 
     Weights are packed when it is first known how; those of each output are multiplied by a factor
     then, if there are some.
@@ -103,18 +103,23 @@ class Forward:
         bias: NDArray | None = None,
         relu: bool = False,
         factors: NDArray | None = None,
-        *,
-        stride: int | Ints = 1,
-        dilation: int | Ints = 1,
-        padding_mode: str = "zeros",
-        groups: int = 1,
     ) -> None:
-        self.weight, self.factors = contiguous(weight), factors
+        self.weight, self.factors, self.relu = contiguous(weight), factors, relu
         self.bias = None if bias is None else contiguous(bias)
-        rank, self.relu = weight.ndim - 2, relu
+        self.packed: dict[bool, Any] = {}  # by whether a case is a product
+
+
+class Forward(Parameters):
+    """The forward pass with given `Parameters`."""
+
+    def __init__(
+        self, *given: Any, stride: int | Ints = 1, dilation: int | Ints = 1,
+        padding_mode: str = "zeros", groups: int = 1,
+    ) -> None:  # fmt: skip
+        super().__init__(*given)
+        weight, rank = self.weight, self.weight.ndim - 2
         self.window = weight.shape[:rank], each(stride, rank), each(dilation, rank)
         self.options = padding_mode, groups
-        self.packed: dict[bool, _Weights] = {}  # by whether a case is a product
 
     def __call__(self, x: NDArray, lengths: NDArray | None, padding: Pads) -> NDArray:
         """Return y."""
@@ -275,8 +280,8 @@ class Case:
         threads = count_threads()
         if threads == self.threads:
             return self
-        windows, mode, groups, dtype, _ = self.options
-        return case_of(self.x, self.weight, windows, mode, groups, dtype, threads)
+        options = self.windows, self.padding_mode, self.groups, self.dtype
+        return case_of(self.x, self.weight, *options, threads)
 
     @cached_property
     def y(self) -> Ints:
@@ -288,12 +293,6 @@ class Case:
         """The shape of the weight as a matrix: an output a column."""
         *taps, o = self.weight
         return math.prod(taps), o
-
-    @property
-    def options(self) -> depthwise.Options:
-        """All but the shapes."""
-        how = self.windows, self.padding_mode, self.groups, self.dtype, self.threads
-        return depthwise.Options(*how)
 
     @cached_property
     def is_product(self) -> bool:
@@ -424,8 +423,7 @@ def _parts_of_dx(
 ) -> Sequence[Part]:  # fmt: skip
     """Return what writes dX."""
     if case.is_narrow:
-        arrays, shapes = (dy, weight, dx, bias), (case.y, case.weight, case.x)
-        return [depthwise.part(case.options, *shapes, arrays, relu, past, back=True)]
+        return [depthwise.part(case, (dy, weight, dx, bias), relu, past, back=True)]
     if not case.has_product_dx:
         return phases.parts(_plan_dx(case, given), dy, weight, dx, bias, relu, given)
     (c, o), rows = case.matrix, math.prod(case.y[:-1])
@@ -435,7 +433,7 @@ def _parts_of_dx(
 def _part_of_dw(case: Case, x: int, dy: int, dw: int) -> Part:
     """Return what writes dW."""
     if case.is_narrow:
-        return depthwise.part_of_dw(case.options, case.x, case.weight, case.y, (x, dy, dw))
+        return depthwise.part_of_dw(case, x, dy, dw)
     (c, o), rows = case.matrix, math.prod(case.y[:-1])
     if not case.is_product:
         return weights.part(_plan_dw(case), x, dy, dw, c * o)
@@ -461,9 +459,8 @@ def _y(case: Case, edges: Ints | None, bias: bool, relu: bool, past: bool) -> Bo
     """Return a function of x, the weights, or their panels, y and maybe a bias that writes y."""
     x, weight, y, start = range(ARRAYS, ARRAYS + 4)
     if case.is_narrow:
-        arrays, shapes = (x, weight, y, start if bias else None), (case.x, case.weight, case.y)
-        found = depthwise.part(case.options, *shapes, arrays, relu, past, back=False)
-        return Bound(case.dtype, found)
+        arrays = x, weight, y, start if bias else None
+        return Bound(case.dtype, depthwise.part(case, arrays, relu, past, back=False))
     plan, given = _plan(case, edges), edges is not None
     return Bound(case.dtype, direct.part(plan, x, weight, y, start if bias else None, relu, given))
 

@@ -10,9 +10,8 @@ import numpy.typing as npt
 
 from .. import arguments, initializers
 from ..calls import Live
-from ..kernels import functions, kernel, used
-from ..layer import Arrays, Fixed, Layer, NDArray, Shape
-from ..parts.activations import ReLU
+from ..kernels import functions, kernel
+from ..layer import Arrays, Fixed, NDArray, Shape
 from ..windows import MODES, Pads
 from . import streaming
 from .convolving import Convolving
@@ -62,9 +61,9 @@ class _Conv(Convolving):
         planned = self._planned(x, lengths, training, False)
         return self._forward(x, lengths) if planned is None else planned(x)
 
-    def _fuses(self, after: Layer) -> bool:
-        """Return whether `_forward_fused` does the layer after this one, too: a ReLU."""
-        return type(after) is ReLU and type(self) in (Conv1d, Conv2d, Conv3d) and used()
+    @property
+    def _is_own(self) -> bool:
+        return type(self) in (Conv1d, Conv2d, Conv3d)
 
     def _forward(self, x: NDArray, lengths: Any, **options: bool) -> tuple[NDArray, Any]:
         x = arguments.array(self, "x", x, self.dtype)
@@ -81,7 +80,6 @@ class _Conv(Convolving):
         return y, (y.shape, how, cache)
 
     def _options(self) -> dict[str, Any]:
-        """Return the options of the kernels, but for the padding."""
         return {
             "stride": self.stride,
             "dilation": self.dilation,
@@ -90,14 +88,8 @@ class _Conv(Convolving):
         }
 
     def _live(self, *options: bool) -> Live | None:
-        """Return how to plan a call with the parameters that are there now.
-
-        Of a pass of training the option is whether a ReLU goes on top.
-        """
-        if type(self) not in (Conv1d, Conv2d, Conv3d):
-            return None
-        given = *self._arrays(), *options
-        return self._live_by(kernel(__name__), bool(options), *given, **self._options())
+        """Return how to plan a call with the parameters that are there now."""
+        return self._planned_live(*options) if self._is_own else None
 
     def _bind_given(
         self, given: Any, program: "Program"

@@ -106,7 +106,7 @@ class _Transforms:
 
     def __init__(self, rows: int, columns: int) -> None:
         h, w, name = AXES[rows], AXES[columns], f"winograd_{rows}x{columns}"
-        self.across, self.places = len(w.b), len(h.b) * len(w.b)
+        self.row, self.places = len(w.b), len(h.b) * len(w.b)
         self.of_x = patches(f"{name}_x", h.b, w.b, padded=True)
         self.of_weight = patches(f"{name}_weight", h.g, w.g)
         self.to_y = patches(f"{name}_y", h.a, w.a, ahead=AHEAD)
@@ -143,7 +143,7 @@ MOST: Final = 128
 def _transform(g: int, shape: Task, at: Task) -> None:
     """Compute part g of U: panel by panel of o, (places, taps of depth and c, its columns)."""
     (
-        parts, size, lane, wide, copy, transpose, of_weight, places, across, kd, kh, kw, c, outputs,
+        parts, size, lane, wide, copy, transpose, of_weight, places, row, kd, kh, kw, c, outputs,
         turned, held,
     ) = shape  # fmt: skip
     weight, into, first, end, zeros = at
@@ -175,7 +175,7 @@ def _transform(g: int, shape: Task, at: Task) -> None:
                 )  # fmt: skip
             call(of_weight, (
                 c, source, kw * c * step, c * step, step, panel + plane * c * width * size,
-                across * kd * c * width, kd * c * width, width, many,
+                row * kd * c * width, kd * c * width, width, many,
             ))  # fmt: skip
 
 
@@ -449,13 +449,13 @@ def winograd(
     mine = edge_at + 4 * columns * wide * lane + APART
     shape = (
         parts, cols, size, lane, wide, tile, copy, codes.of_x(dtype), codes.to_y(dtype),
-        codes.to_y_relu(dtype), places, codes.across, *cuts, *image, high, across, kd, c, o, mine,
+        codes.to_y_relu(dtype), places, codes.row, *cuts, *image, high, across, kd, c, o, mine,
         m_at, edge_at, v_plane, v_pitch, m_plane,
     )  # fmt: skip
     transform_parts, held = min(threads, at_once), kh * kw * c * wide * lane
     transforms = (
         transform_parts, size, lane, wide, copy, transpose, codes.of_weight(dtype), places,
-        codes.across, kd, kh, kw, c, o, int(turned), held,
+        codes.row, kd, kh, kw, c, o, int(turned), held,
     )  # fmt: skip
     return Correlation(
         _tiles, _transform, dtype, True, Arguments(transforms), transform_parts,
@@ -530,7 +530,7 @@ def weights(
     mine = sum_at + places * sum_plane + APART
     shape = (
         parts, chunks, strips_c, strips_o, size, lane, wide, tile, copy, codes.of_x(dtype),
-        codes.of_dy(dtype), codes.to_dweight(dtype), places, codes.across, *cuts, *image, high,
+        codes.of_dy(dtype), codes.to_dweight(dtype), places, codes.row, *cuts, *image, high,
         across, kd, kh, kw, c, o, rows, outputs, mine, d_at, sum_at, v_plane, d_plane, sum_plane,
     )  # fmt: skip
     return Chunks(

@@ -11,9 +11,8 @@ import numpy.typing as npt
 from .. import arguments, initializers
 from ..affine import Affine
 from ..calls import Live
-from ..kernels import functions, kernel, used
-from ..layer import Fixed, Layer, NDArray, Shape
-from ..parts.activations import ReLU
+from ..kernels import functions, kernel
+from ..layer import Fixed, NDArray, Shape
 
 if TYPE_CHECKING:
     from ..engine.program import Plan, Program
@@ -113,9 +112,9 @@ class Linear(Affine):
     def _features(self) -> int:
         return self.out_features
 
-    def _fuses(self, after: Layer) -> bool:
-        """Return whether `_forward_fused` does the layer after this one, too: a ReLU."""
-        return type(after) is ReLU and type(self) is Linear and used()
+    @property
+    def _is_own(self) -> bool:
+        return type(self) is Linear
 
     def _forward(self, x: NDArray, lengths: Any, **options: bool) -> tuple[NDArray, Any]:
         weight, bias = self._arrays()
@@ -134,13 +133,8 @@ class Linear(Affine):
         return x, arguments.lengths(self, lengths, x)
 
     def _live(self, *options: bool) -> Live | None:
-        """Return how to plan a call with the parameters that are there now.
-
-        Of a pass of training the option is whether a ReLU goes on top.
-        """
-        if type(self) is not Linear:
-            return None
-        return self._live_by(kernel(__name__), bool(options), *self._arrays(), *options)
+        """Return how to plan a call with the parameters that are there now."""
+        return self._planned_live(*options) if self._is_own else None
 
     def _bind_given(
         self, given: Any, program: "Program"

@@ -16,6 +16,7 @@ from ..kernel import (
     BackWeights,
     Case,
     Live,
+    Parameters,
     case_of,
     dw_of,
     dx_of,
@@ -86,32 +87,17 @@ def _case(
     return case_of(y, weight, windows.longer(more), "zeros", groups, dtype, threads)
 
 
-class Forward:
-    """The forward pass with given parameters, and a ReLU on top if asked for.
-
-    Weights are packed when it is first known how; those of each output are multiplied by a factor
-    then, if there are some.
-    """
+class Forward(Parameters):
+    """The forward pass with given `Parameters`."""
 
     def __init__(
-        self,
-        weight: NDArray,
-        bias: NDArray | None = None,
-        relu: bool = False,
-        factors: NDArray | None = None,
-        *,
-        stride: int | Ints = 1,
-        dilation: int | Ints = 1,
-        padding: int | Pads = 0,
-        output_padding: int | Ints = 0,
-        groups: int = 1,
-    ) -> None:
-        self.weight, self.factors = contiguous(weight), factors
-        self.bias = None if bias is None else contiguous(bias)
-        self.relu, self.groups = relu, groups
+        self, *given: Any, stride: int | Ints = 1, dilation: int | Ints = 1,
+        padding: int | Pads = 0, output_padding: int | Ints = 0, groups: int = 1,
+    ) -> None:  # fmt: skip
+        super().__init__(*given)
+        self.groups, weight = groups, self.weight
         self.windows = windows_of(weight.shape, stride, dilation, padding)
         self.more = each(output_padding, weight.ndim - 2)
-        self.packed: dict[bool, BackWeights] = {}  # by whether a case is a product
 
     def __call__(self, x: NDArray, lengths: NDArray | None = None) -> NDArray:
         """Return y."""
