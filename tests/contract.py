@@ -213,7 +213,7 @@ class LayerContract:
         layer, x = case.layer(np.float32), case.x(np.float32)
         y, cache = layer.forward(x, **{**case.options, "training": True})
         dy = np.random.default_rng(2).standard_normal(y.shape).astype(y.dtype)
-        found, expected = layer.gradients(dy, cache), layer.backward(dy, cache)[1]
+        expected, found = layer.backward(dy, cache)[1], layer.gradients(dy, cache)
         assert set(found) == set(expected)
         for name, g in expected.items():
             assert_same(found[name], g, name)

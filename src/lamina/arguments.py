@@ -278,9 +278,9 @@ def gradient(
     return found
 
 
-def cached(owner: object, cache: Any, count: int) -> Any:
+def cached(owner: object, cache: Any, count: int, kind: type[Any] = tuple) -> Any:
     """Return a cache, which has `count` parts; refuse what is none: y, None, both in one tuple."""
-    if not isinstance(cache, (tuple, list)) or len(cache) != count:
+    if not isinstance(cache, kind) or len(cache) != count:
         of = f" of {len(cache)} entries" if isinstance(cache, (tuple, list)) else ""
         raise TypeError(
             f"{say(owner)}: cache must be what forward returned beside y, got "

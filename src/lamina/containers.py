@@ -1,20 +1,61 @@
 """Layers made of layers: Sequential, Residual, Concat. They present the protocol of Layer."""
 
+import contextlib
 import functools
 import textwrap
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
-from types import ModuleType
-from typing import Any, NamedTuple, NoReturn, overload
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NoReturn, TypeVar, overload
 
 import numpy as np
 
 from . import kernels
-from .arguments import array, cached, gradient, say, short
+from .arguments import array, cached, say, short
 from .initializers import RNG
 from .layer import Arrays, ByName, Fused, Layer, NDArray, Shape, as_pair
-from .parts import activations, sums
+from .parts import sums
 from .parts.activations import Identity, ReLU
+
+T = TypeVar("T")
+
+
+class _Used:
+    """Stands for the cache of a layer whose gradients are there, and which was let go."""
+
+
+class _Caches(list[Any]):
+    """What the layers of a container keep for the way back, in their order.
+
+    Attributes
+    ----------
+    shapes : sequence of tuple of int
+        Those of the outputs of branches.
+    once : bool
+        Whether this way back is the last: what a layer kept is let go behind it.
+    """
+
+    def __init__(self, caches: Iterable[Any] = (), shapes: Iterable[Shape] = ()) -> None:
+        super().__init__(caches)
+        self.shapes = list(shapes)
+        self.once = False
+
+    @contextlib.contextmanager
+    def used_up(self) -> Iterator[None]:
+        """Let go, in the block, what layers kept and need no more."""
+        self.once = True
+        try:
+            yield
+        finally:
+            self.once = False
+
+    def back(self, i: int, layer: Callable[[NDArray, Any], T], dy: NDArray) -> T:
+        """Return what the way back through layer i gives."""
+        if isinstance(self[i], _Caches):
+            self[i].once = self.once
+        found = layer(dy, self[i])
+        if self.once:
+            self[i] = _Used
+        return found
 
 
 class Container(Layer):
@@ -89,6 +130,16 @@ class Container(Layer):
             f"{type(self).__name__}: {name} are those of the layers inside; to change their "
             "values, model.assign(arrays)"
         )
+
+    def _kept(self, cache: Any) -> _Caches:
+        """Return the caches of the layers inside, which a way back needs."""
+        caches: _Caches = cached(self, cache, len(self._children), _Caches)
+        if any(c is _Used for c in caches):
+            raise ValueError(
+                f"{type(self).__name__}: cache was used up by gradients(dy, cache), which lets go "
+                "what it needs no more; use backward(dy, cache) before, which does not, or forward"
+            )
+        return caches
 
     def _gather(self, grads: dict[str, Arrays]) -> Arrays:
         """Join the gradients of the children by name; those of a shared parameter add."""
@@ -247,7 +298,8 @@ class Sequential(Container):
     ) -> tuple[NDArray, Any, Any]:
         """Return y of the layer after this one, in training, and the caches of both."""
         layers = [*self._children.items(), ("after", after)]
-        y, (*caches, last) = self._through(layers, x, lengths, sample_ids, True)
+        y, caches = self._through(layers, x, lengths, sample_ids, True)
+        last = caches.pop()
         return y, caches, last
 
     def _through(
@@ -257,9 +309,9 @@ class Sequential(Container):
         lengths: Any,
         sample_ids: Any,
         training: bool,
-    ) -> tuple[NDArray, list[Any]]:
+    ) -> tuple[NDArray, _Caches]:
         """Return what layers make of x one after the other, and their caches."""
-        caches: list[Any] = []
+        caches = _Caches()
         for i, (name, layer) in enumerate(layers):
             with within(self, name):
                 if i == len(caches):  # and not done with the layer before
@@ -278,17 +330,22 @@ class Sequential(Container):
 
     def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
         """Return dx and the gradients of all parameters, by dotted name."""
-        return self._back(dy, cache, -1)
+        return self._back(dy, self._kept(cache), -1)
 
     def gradients(self, dy: NDArray, cache: Any) -> Arrays:
-        """Return the gradients of all parameters, by dotted name, without dx."""
-        first = next((i for i, layer in enumerate(self) if layer.params), len(self))
-        return self._back(dy, cache, first)[1]
+        """Return the gradients of all parameters, by dotted name, without dx.
 
-    def _back(self, dy: NDArray, cache: Any, last: int) -> tuple[NDArray, Arrays]:
+        The cache is used up: what a layer kept is let go as soon as its gradients are there, so
+        that a step of training needs less memory. `backward` leaves it as it is.
+        """
+        first = next((i for i, layer in enumerate(self) if layer.params), len(self))
+        caches = self._kept(cache)
+        with caches.used_up():
+            return self._back(dy, caches, first)[1]
+
+    def _back(self, dy: NDArray, caches: _Caches, last: int) -> tuple[NDArray, Arrays]:
         """Return what `backward` does; at the layer of place `last`, if any, it ends without dx."""
         grads: dict[str, Arrays] = {name: {} for name in self._children}
-        caches = cached(self, cache, len(self))
         for i, (name, layer) in reversed(list(enumerate(self._children.items()))):
             if i < last:
                 break
@@ -296,9 +353,9 @@ class Sequential(Container):
                 continue
             with within(self, name):
                 if i == last:
-                    grads[name] = layer.gradients(dy, caches[i])
+                    grads[name] = caches.back(i, layer.gradients, dy)
                 else:
-                    found = layer.backward(dy, caches[i])
+                    found = caches.back(i, layer.backward, dy)
                     dy, grads[name] = as_pair(layer, "backward", found)
         return dy, self._gather(grads)
 
@@ -317,7 +374,7 @@ class Sequential(Container):
     ) -> tuple[NDArray, Any, Any]:
         """Return y, the state after the last step, and the cache of `run_backward`."""
         states = self._states(state, "state")
-        after, caches = [], []
+        after, caches = [], _Caches()
         for (name, layer), before in zip(self._children.items(), states, strict=True):
             with within(self, name):
                 x, s, c = layer.run(x, before, lengths=lengths, training=training)
@@ -331,7 +388,7 @@ class Sequential(Container):
 
         `dstate` is the gradient of the state after the last step; None stands for zero.
         """
-        dstates, caches = self._states(dstate, "dstate"), cached(self, cache, len(self))
+        dstates, caches = self._states(dstate, "dstate"), self._kept(cache)
         before, grads = [], {}
         for (name, layer), d, c in reversed(
             list(zip(self._children.items(), dstates, caches, strict=True))
@@ -397,9 +454,9 @@ class _Parallel(Container):
 
     def _branches(
         self, x: NDArray, lengths: Any, sample_ids: Any, training: bool
-    ) -> tuple[list[NDArray], Any]:
+    ) -> tuple[list[NDArray], _Caches]:
         """Return what the branches give, checked to fit together, and the cache of `backward`."""
-        ys, caches = [], []
+        ys, caches = [], _Caches()
         for name, layer in self._children.items():
             with within(self, name):
                 options = layer._accepted(lengths, sample_ids)
@@ -407,30 +464,34 @@ class _Parallel(Container):
                 y, cache = as_pair(layer, "forward", found)
             ys.append(y)
             caches.append(cache)
+            caches.shapes.append(y.shape)
         self._check(ys, lengths)
-        return ys, ([y.shape for y in ys], caches)
+        return ys, caches
 
     def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
         """Return dx, the sum over the branches, and the gradients of all parameters."""
-        shapes, caches = cached(self, cache, 2)
-        dys = self._split(dy, shapes)
+        caches = self._kept(cache)
         dxs, grads = [], {}
-        for (name, layer), d, c in zip(self._children.items(), dys, caches, strict=True):
+        for i, (name, layer, d) in enumerate(self._ways_back(dy, caches)):
             with within(self, name):
-                dx, grads[name] = as_pair(layer, "backward", layer.backward(d, c))
+                dx, grads[name] = as_pair(layer, "backward", caches.back(i, layer.backward, d))
             dxs.append(dx)
         return _sum(dxs), self._gather(grads)
 
     def gradients(self, dy: NDArray, cache: Any) -> Arrays:
-        """Return the gradients of all parameters, by dotted name, without dx."""
-        shapes, caches = cached(self, cache, 2)
-        grads = {}
-        for (name, layer), d, c in zip(
-            self._children.items(), self._split(dy, shapes), caches, strict=True
-        ):
-            with within(self, name):
-                grads[name] = layer.gradients(d, c)
+        """Return the gradients of all parameters, by dotted name, without dx; use the cache up."""
+        caches, grads = self._kept(cache), {}
+        with caches.used_up():
+            for i, (name, layer, d) in enumerate(self._ways_back(dy, caches)):
+                with within(self, name):
+                    grads[name] = caches.back(i, layer.gradients, d)
         return self._gather(grads)
+
+    def _ways_back(self, dy: NDArray, caches: _Caches) -> Iterator[tuple[str, Layer, NDArray]]:
+        """Go through the branches: their names, layers, and gradients of what they gave."""
+        dys = self._split(dy, caches.shapes)
+        for (name, layer), d in zip(self._children.items(), dys, strict=True):
+            yield name, layer, d
 
     def _infer(  # type: ignore[override]
         self, x: NDArray, *, lengths: Any = None, sample_ids: Any = None
@@ -447,23 +508,22 @@ class _Parallel(Container):
     ) -> tuple[NDArray, Any, Any]:
         """Return y, the state after the last step, and the cache of `run_backward`."""
         states = self._states(state, "state")
-        ys, after, caches = [], [], []
+        ys, after, caches = [], [], _Caches()
         for (name, layer), before in zip(self._children.items(), states, strict=True):
             with within(self, name):
                 y, s, c = layer.run(x, before, lengths=lengths, training=training)
             ys.append(y)
             after.append(s)
             caches.append(c)
-        return self._checked_join(ys, lengths), tuple(after), ([y.shape for y in ys], caches)
+            caches.shapes.append(y.shape)
+        return self._checked_join(ys, lengths), tuple(after), caches
 
     def run_backward(self, dy: NDArray, dstate: Any, cache: Any) -> tuple[NDArray, Any, Arrays]:
         """Return dx, the gradient of the state before the first step, and those of parameters."""
-        shapes, caches = cached(self, cache, 2)
-        dstates = self._states(dstate, "dstate")
-        dys = self._split(dy, shapes)
+        caches, dstates = self._kept(cache), self._states(dstate, "dstate")
         dxs, before, grads = [], [], {}
-        for (name, layer), d, ds, c in zip(
-            self._children.items(), dys, dstates, caches, strict=True
+        for (name, layer, d), ds, c in zip(
+            self._ways_back(dy, caches), dstates, caches, strict=True
         ):
             with within(self, name):
                 dx, d0, grads[name] = layer.run_backward(d, ds, c)
@@ -518,14 +578,6 @@ class _Parallel(Container):
             yield from layer.trace(shape, f"{prefix}.{name}" if prefix else name)
 
 
-class _Rectified(NamedTuple):
-    """The cache of a Residual that did the ReLU after it, too: by these kernels, to y."""
-
-    how: ModuleType
-    y: NDArray
-    cache: Any
-
-
 class Residual(_Parallel):
     """The sum of a body and a shortcut: y = body(x) + shortcut(x).
 
@@ -578,27 +630,12 @@ class Residual(_Parallel):
         return type(after) is ReLU and type(self) is Residual and kernels.used()
 
     def _forward_fused(
-        self, x: NDArray, after: Layer, *, lengths: Any = None, sample_ids: Any = None
+        self, x: NDArray, after: Any, *, lengths: Any = None, sample_ids: Any = None
     ) -> tuple[NDArray, Any, Any]:
-        """Return what the ReLU after this layer makes of y, in training, and a cache for both."""
+        """Return what the ReLU after this layer makes of y, in training, and the caches of both."""
         ys, cache = self._branches(x, lengths, sample_ids, True)
         y = kernels.beside(sums.__name__).add_relu(*ys)
-        return y, _Rectified(kernels.beside(activations.__name__), y, cache), Fused
-
-    def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
-        """Return dx, the sum over the branches, and the gradients of all parameters."""
-        return super().backward(*self._before_relu(dy, cache))
-
-    def gradients(self, dy: NDArray, cache: Any) -> Arrays:
-        """Return the gradients of all parameters, by dotted name, without dx."""
-        return super().gradients(*self._before_relu(dy, cache))
-
-    def _before_relu(self, dy: NDArray, cache: Any) -> tuple[NDArray, Any]:
-        """Return the gradient of the sum, and the cache without what is a ReLU's."""
-        if not isinstance(cache, _Rectified):
-            return dy, cache
-        how, y, inner = cache
-        return how.relu_backward(gradient(self, dy, y.shape, y.dtype), (y, ())), inner
+        return y, cache, after._fused_cache(y)
 
 
 class Concat(_Parallel):
