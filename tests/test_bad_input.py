@@ -240,6 +240,29 @@ def test_parameters_of_another_form(name, change):
                 call(random("x", shape, np.float32))
 
 
+@every
+@pytest.mark.parametrize("dtypes", [(np.float32, np.float64), (np.float64, np.float32)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_parameters_that_are_all_of_another_dtype(name, bias, dtypes):
+    make, shape = LAYERS[name]
+    dtype, other = dtypes
+    layer, x = make(bias=bias, dtype=dtype), random("x", shape, dtype)
+    layer.params = {key: a.astype(other) for key, a in layer.params.items()}
+
+    def by_formula(x):
+        with lm.formulas():
+            return layer(x)
+
+    def train(x):
+        return layer.forward(x, training=True)
+
+    for call in (by_formula, layer, layer, train, train, lambda x: layer.for_inference()(x)):
+        with pytest.raises(ValueError, match="weight has become an array of shape"):
+            call(x)
+        with pytest.raises((ValueError, TypeError), match=f"expected .*{dtype.__name__}"):
+            call(x.astype(other))
+
+
 @pytest.mark.parametrize("name", ["gamma", "beta", "running_mean", "running_var"])
 def test_arrays_of_a_batchnorm_of_another_form(name):
     for change in (lambda a: a[:-1].copy(), lambda a: a.astype(np.float64), lambda a: a[None]):

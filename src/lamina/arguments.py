@@ -247,9 +247,9 @@ def parameters(owner: Any, shape: tuple[int, ...], outputs: int) -> tuple[NDArra
             f"{say(owner)}: it has lost its weight, an array of shape {shape}; "
             "put one into layer.params, or build another layer"
         )
-    dtype = weight.dtype
+    dtype = owner.dtype
     fits = bias is None or (bias.shape == (outputs,) and bias.dtype == dtype)
-    if not (weight.shape == shape and dtype in FLOATS and fits):
+    if not (weight.shape == shape and weight.dtype == dtype in FLOATS and fits):
         parameter(owner, "weight", weight, shape)
         if bias is not None:
             parameter(owner, "bias", bias, (outputs,))

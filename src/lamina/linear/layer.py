@@ -118,7 +118,7 @@ class Linear(Affine):
 
     def _forward(self, x: NDArray, lengths: Any, **options: bool) -> tuple[NDArray, Any]:
         weight, bias = self._arrays()
-        x, lengths = self._checked(x, lengths, weight.dtype)
+        x, lengths = self._checked(x, lengths)
         how = functions(__name__)
         y, cache = how.forward(x, weight, bias, lengths, **options)
         return y, (y.shape, how, cache)
@@ -127,8 +127,8 @@ class Linear(Affine):
         shape = self.in_features, self.out_features
         return arguments.parameters(self, shape, self.out_features)
 
-    def _checked(self, x: Any, lengths: Any, dtype: Any) -> tuple[NDArray, NDArray | None]:
-        x = arguments.array(self, "x", x, dtype)
+    def _checked(self, x: Any, lengths: Any) -> tuple[NDArray, NDArray | None]:
+        x = arguments.array(self, "x", x, self.dtype)
         arguments.features(self, x.shape, self.in_features)
         return x, arguments.lengths(self, lengths, x)
 
@@ -143,10 +143,10 @@ class Linear(Affine):
 
     def _fixed(self, relu: bool = False) -> Fixed:
         """Return how the layer computes in an inference model, with a ReLU on top if asked for."""
-        given, dtype = kernel(__name__).fixed(*self._arrays(), relu, self._factors), self.dtype
+        given = kernel(__name__).fixed(*self._arrays(), relu, self._factors)
 
         def call(x: NDArray, *, lengths: Any = None) -> NDArray:
-            y: NDArray = given(*self._checked(x, lengths, dtype))
+            y: NDArray = given(*self._checked(x, lengths))
             return y
 
         plan = partial(self._plan_given, given)
