@@ -434,8 +434,38 @@ def test_a_call_names_the_option_that_it_does_not_take():
         lstm(np.ones((1, 4, 2), np.float32), state=lstm.initial_state(1))
 
 
-def test_a_layer_that_lost_its_weight():
-    for layer, shape in ((lm.Linear(2, 3), (1, 2)), (lm.Conv1d(2, 3, 1), (1, 4, 2))):
-        layer.params = {}
-        with pytest.raises(ValueError, match="has lost its weight"):
-            layer(np.ones(shape, np.float32))
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: lm.Linear(2, 3, rng=0),
+        lambda: lm.Conv1d(2, 3, 1, rng=0),
+        lambda: lm.ConvTranspose1d(2, 3, 1, rng=0),
+        lambda: lm.BatchNorm(2),
+        lambda: lm.RNN(2, 3, rng=0),
+        lambda: lm.LSTM(2, 3, projection=2, rng=0),
+        lambda: lm.GRU(2, 3, layers=2, rng=0),
+        lambda: lm.Embedding(9, 3, rng=0),
+    ],
+)
+def test_a_layer_that_lost_an_array(make):
+    layer = make()
+    x = np.ones((2, 4, 2), int if isinstance(layer, lm.Embedding) else np.float32)
+    for name in {*layer.params, *layer.buffers} - {"batches"}:
+        for planned in (False, True):
+            layer = make()
+            for _ in range(2 * planned):
+                layer(x)
+            (layer.params if name in layer.params else layer.buffers).pop(name)
+            for call in (layer, layer, lambda x, layer=layer: layer.for_inference()(x)):
+                with pytest.raises(ValueError, match=f"it has lost its {name}, an array of shape"):
+                    call(x)
+
+
+@pytest.mark.parametrize("name", ["bias", "gamma", "beta", "running_mean", "running_var"])
+def test_an_array_lost_before_layers_become_one(name):
+    model = lm.Sequential(lm.Linear(2, 3, rng=0), lm.BatchNorm(3))
+    for layer in model:
+        for arrays in (layer.params, layer.buffers):
+            arrays.pop(name, None)
+    with pytest.raises(ValueError, match=f"it has lost its {name}"):
+        model.for_inference()

@@ -242,22 +242,23 @@ def features(owner: object, shape: tuple[int, ...], count: int, ndim: int | None
 def parameters(owner: Any, shape: tuple[int, ...], outputs: int) -> tuple[NDArray, NDArray | None]:
     """Return a layer's weight and bias, which kernels trust: others may have taken their place."""
     weight, bias = owner.params.get("weight"), owner.params.get("bias")
-    if weight is None:
-        raise ValueError(
-            f"{say(owner)}: it has lost its weight, an array of shape {shape}; "
-            "put one into layer.params, or build another layer"
-        )
     dtype = owner.dtype
-    fits = bias is None or (bias.shape == (outputs,) and bias.dtype == dtype)
-    if not (weight.shape == shape and weight.dtype == dtype in FLOATS and fits):
+    fits = weight is not None and weight.shape == shape and weight.dtype == dtype in FLOATS
+    if bias is not None:
+        fits = fits and bias.shape == (outputs,) and bias.dtype == dtype
+    if not fits or (bias is None and owner.has_bias):
         parameter(owner, "weight", weight, shape)
-        if bias is not None:
-            parameter(owner, "bias", bias, (outputs,))
+        parameter(owner, "bias", bias, (outputs,))
     return weight, bias
 
 
-def parameter(owner: Any, name: str, a: NDArray, shape: tuple[int, ...]) -> None:
+def parameter(owner: Any, name: str, a: NDArray | None, shape: tuple[int, ...] | None) -> None:
     """Check one of a layer's own arrays."""
+    if a is None:
+        raise ValueError(
+            f"{say(owner)}: it has lost its {name}, an array of shape {shape}; "
+            "put one back, or build another layer"
+        )
     if a.shape != shape or a.dtype != owner.dtype or a.dtype not in FLOATS:
         raise ValueError(
             f"{say(owner)}: {name} has become an array of shape {a.shape} and dtype {a.dtype}, "

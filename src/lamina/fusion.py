@@ -299,9 +299,10 @@ def _folds(layer: Layer, before: Affine) -> TypeGuard[BatchNorm]:
 
 def _folded(layer: Affine, norm: BatchNorm) -> Affine:
     """Return a layer that gives what `norm` makes of y."""
+    norm._check_arrays(norm.dtype)
     statistics = norm.running_mean, norm.running_var.astype(np.float64)
     scale, shift = affine(*statistics, norm.gamma, norm.beta, norm.eps)
-    weight, bias = layer.weight, layer.bias
+    weight, bias = layer._arrays()
     other = copy.copy(layer)
     other._factors = scale if layer._factors is None else layer._factors * scale
     other.params = {

@@ -183,9 +183,10 @@ class Recurrent(Layer):
     def _weights(self, suffix: str) -> tuple[NDArray | None, ...]:
         params, shapes, dtype, found = self.params, self.shapes, self.dtype, []
         for name in self.weight_names:
-            a = params.get(name + suffix)
-            if a is not None and not (a.shape == shapes[name + suffix] and a.dtype is dtype):
-                arguments.parameter(self, name + suffix, a, shapes[name + suffix])
+            a, shape = params.get(name + suffix), shapes.get(name + suffix)
+            wrong = shape if a is None else a.shape != shape or a.dtype is not dtype
+            if wrong:
+                arguments.parameter(self, name + suffix, a, shape)
             found.append(a)
         return tuple(found)
 

@@ -353,8 +353,15 @@ class BatchNorm(Layer):
 
     def _check_arrays(self, dtype: np.dtype[Any] | None) -> None:
         shape = (self.features,)
-        for name, a in (*self._params.items(), *self._buffers.items()):
-            if not (a.shape == shape and a.dtype is dtype) and name != "batches":
+        for name, needed in (
+            ("gamma", self.has_gamma),
+            ("beta", self.has_beta),
+            ("running_mean", self.running),
+            ("running_var", self.running),
+        ):
+            a = getattr(self, name)
+            wrong = needed if a is None else a.shape != shape or a.dtype is not dtype
+            if wrong:
                 arguments.parameter(self, name, a, shape)
 
     def _check_count(self, x: NDArray, lengths: NDArray | None) -> None:
