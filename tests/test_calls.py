@@ -348,6 +348,21 @@ def test_copies(rng):
         assert same(planned(layer, x), wanted)
 
 
+def test_a_copy_has_options_of_its_own(rng):
+    norm, x = lm.BatchNorm(4), rng.normal(5, 2, (8, 4)).astype(np.float32)
+    probe = copy.copy(norm)
+    probe.update = False
+    for _ in range(3):
+        probe.forward(x, training=True)
+    assert (norm.config()["update"], probe.config()["update"]) == (True, False)
+    norm.forward(x, training=True)
+    assert int(norm.batches) == int(probe.batches) == 1
+    assert (norm.running_mean > 0.1).all()
+    assert same(norm.running_mean, probe.running_mean)
+    probe.params["gamma"] = np.zeros(4, np.float32)
+    assert (norm.gamma == 1).all()
+
+
 def test_subclass(rng):
     class Twice(lm.Linear):
         def forward(self, x, *, lengths=None, training=False):

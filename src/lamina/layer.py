@@ -222,6 +222,14 @@ class Layer(ABC):
         if self._calls is not None:
             self._calls.known.clear()
 
+    def __copy__(self) -> Self:
+        """Return a copy that has the same arrays and layers inside, and options of its own."""
+        other = object.__new__(type(self))
+        vars(other).update(vars(self))
+        for name in ("_params", "_buffers", "_config", "_calls"):
+            vars(other)[name] = copy.copy(vars(self)[name])
+        return other
+
     def __init__(self) -> None:  # noqa: B027
         """Build the layer; the class says from what."""
 
