@@ -425,6 +425,23 @@ def test_assign_is_all_or_nothing():
     assert_same(layer.weight, before)
 
 
+def test_assign_keeps_integers():
+    dropout, norm = lm.Dropout(0.5, rng=0), lm.BatchNorm(2)
+    dropout.key = [1, 2**32 - 1]
+    norm.batches = np.uint64(7)
+    assert_same(dropout.key, np.array([1, 2**32 - 1], np.uint32))
+    assert norm.batches == 7
+    for layer, name, value in (
+        (dropout, "key", [-1, 2]),
+        (dropout, "key", [0, 2**32]),
+        (norm, "batches", np.uint64(2**63)),
+    ):
+        with pytest.raises(ValueError, match=rf"{name} has values that \w+ cannot hold"):
+            setattr(layer, name, value)
+    with pytest.raises(TypeError, match="key has dtype uint32, got float64"):
+        dropout.key = [1.0, 2.0]
+
+
 def test_a_call_names_the_option_that_it_does_not_take():
     model = lm.Sequential(lm.Linear(2, 3, rng=0))
     with pytest.raises(TypeError, match=r"^Sequential: takes no trace="):

@@ -462,8 +462,8 @@ class Layer(ABC):
         KeyError
             A name that the layer does not have.
         ValueError, TypeError
-            An array of another shape or kind of dtype, with values that float32 does not hold, or
-            for one that is read-only.
+            An array of another shape or kind of dtype, with values that the one there cannot hold,
+            or for one that is read-only.
         """
         _check_named(f"{say(self)}: assign takes", arrays)
         here = {**self.params, **self.buffers}
@@ -480,18 +480,17 @@ class Layer(ABC):
                     f"{say(self)}: {name} has shape {here[name].shape}, got {value.shape}"
                     f"{_turn(value.shape, here[name].shape)}"
                 )
-            if not np.can_cast(value.dtype, here[name].dtype, "same_kind"):
-                raise TypeError(
-                    f"{say(self)}: {name} has dtype {here[name].dtype}, got {value.dtype}"
-                )
+            dtype = here[name].dtype
+            are_integers = value.dtype.kind in "iu" and dtype.kind in "iu"
+            if not (are_integers or np.can_cast(value.dtype, dtype, "same_kind")):
+                raise TypeError(f"{say(self)}: {name} has dtype {dtype}, got {value.dtype}")
             if not here[name].flags.writeable:
                 raise ValueError(f"{say(self)}: {name} is read-only; put a copy in its place")
             with np.errstate(over="ignore"):
-                new[name] = value.astype(here[name].dtype)
-            if np.isinf(new[name]).sum() > np.isinf(value).sum():
-                raise ValueError(
-                    f"{say(self)}: {name} has values that {here[name].dtype} cannot hold"
-                )
+                new[name] = value.astype(dtype)
+            lost = new[name] != value if are_integers else np.isinf(new[name]) > np.isinf(value)
+            if lost.any():
+                raise ValueError(f"{say(self)}: {name} has values that {dtype} cannot hold")
         for name, value in new.items():
             here[name][...] = value
 
