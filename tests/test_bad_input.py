@@ -187,6 +187,12 @@ def test_sizes_and_options(size):
             make()
 
 
+@every
+def test_a_flag_is_true_or_false(name):
+    make, _ = LAYERS[name]
+    assert make(bias=1).has_bias is True
+
+
 def test_sizes_that_no_memory_holds():
     for make in (lambda: lm.Linear(2**40, 2**40), lambda: lm.Conv2d(2**20, 2**20, 2**20)):
         with pytest.raises((MemoryError, ValueError)):

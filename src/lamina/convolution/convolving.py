@@ -39,7 +39,7 @@ class Convolving(Affine, Windowed):
                     f"{arguments.say(self)}: groups must divide {name}; {count} is no multiple "
                     f"of {groups}"
                 )
-        self.has_bias = arguments.choice(self, "bias", bias, (True, False))
+        self.has_bias = arguments.flag(self, "bias", bias)
         self.init = arguments.choice(self, "init", init, initializers.PRESETS)
         arguments.float_dtype(self, dtype)
 

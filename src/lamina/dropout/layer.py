@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -48,7 +48,7 @@ class Dropout(Layer):
     mode : str
         ``"inverted"`` or ``"classic"``: whether s stands in training or at inference; or
         ``"alpha"``.
-    shared_axes : sequence of int
+    shared_axes : tuple of int
         Axes of x along which units share their fate; negative ones count from the last. ``(1,)``
         for sequences (N, T, F) drops a feature at all steps (variational dropout); ``(1, 2)`` for
         images drops whole channels (spatial dropout).
@@ -127,7 +127,7 @@ class Dropout(Layer):
         rate: float = 0.5,
         *,
         mode: str = "inverted",
-        shared_axes: Sequence[int] = (),
+        shared_axes: tuple[int, ...] = (),
         always: bool = False,
         rng: initializers.RNG = None,
     ) -> None:
