@@ -60,6 +60,21 @@ def test_gates(kind, tmp_path):
         lm.plot.gates(cache.trace[0], sample=0.5)
 
 
+@pytest.mark.parametrize(("activation", "low"), [("sigmoid", 0), ("tanh", -1)])
+def test_gates_of_either_sign(activation, low):
+    layer = lm.LSTM(1, 1, activations=(activation, "tanh", "tanh"), rng=0)
+    layer.weight_x[...] = 9
+    x = np.array([[[1], [-1]]], np.float32)
+    *_, cache = layer.run(x, trace=True)
+    ranges = {
+        axes.get_ylabel(): axes.images[0].get_clim()
+        for axes in lm.plot.gates(cache.trace[0]).axes
+        if axes.images
+    }
+    for gate in "ifo":
+        np.testing.assert_allclose(ranges[gate], (low, 1), atol=1e-3)
+
+
 def test_filters(tmp_path):
     layer = lm.Conv2d(2, 3, (2, 4), rng=0)
     figure = lm.plot.filters(layer)

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["filters", "gates", "gradient_flow", "history"]
 
-RANGES: Final = {"i": (0, 1), "f": (0, 1), "o": (0, 1), "r": (0, 1), "z": (0, 1)}
-"""What gates may be; everything else lies on either side of 0."""
+SHARES: Final = frozenset("iforz")
+"""The gates that lie in 0 ... 1, by a sigmoid; everything else lies on either side of 0."""
 
 
 def history(history: History) -> "Figure":
@@ -111,9 +111,10 @@ def gates(trace: Mapping[str, NDArray], sample: int = 0) -> "Figure":
     figure = _figure(7, 0.9 * len(rows) + 0.6)
     panels = figure.subplots(len(rows), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (name, values) in zip(panels, rows.items(), strict=True):
-        most = float(np.abs(values).max(initial=0.0)) or 1.0
-        low, high = RANGES.get(name, (-most, most))
-        colors = "Oranges" if name in RANGES else "RdBu_r"
+        low, high, colors = 0.0, 1.0, "Oranges"
+        if name not in SHARES or ((values < 0) | (values > 1)).any():
+            high = float(np.abs(values).max(initial=0.0)) or 1.0
+            low, colors = -high, "RdBu_r"
         image = axes.imshow(
             values, aspect="auto", cmap=colors, vmin=low, vmax=high, interpolation="nearest"
         )
