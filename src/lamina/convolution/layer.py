@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Callable
-from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +19,6 @@ from .ring import Ring, State
 
 if TYPE_CHECKING:
     from ..engine.program import Plan, Program
-
-SHAPES: Final = 64
-"""How many shapes of x an inference model remembers to be sound, those seen last."""
 
 
 class _Conv(Convolving):
@@ -102,16 +99,11 @@ class _Conv(Convolving):
         """Return how the layer computes in an inference model, with a ReLU on top if asked for."""
         weights, dtype = (*self._arrays(), relu, self._factors), self.dtype
         given = kernel(__name__).fixed(*weights, **self._options())
-        padding = lru_cache(SHAPES)(self._padding)
 
         def call(x: NDArray, *, lengths: Any = None) -> NDArray:
             x = arguments.array(self, "x", x, dtype)
-            if lengths is None:
-                pads = padding(x.shape)
-            else:
-                lengths = self._checked(x, lengths)
-                pads = self._windows(x.shape[1:-1]).pads
-            y: NDArray = given(x, lengths, pads)
+            lengths = self._checked(x, lengths)
+            y: NDArray = given(x, lengths, self._windows(x.shape[1:-1]).pads)
             return y
 
         return Fixed(call, self.step, partial(self._plan_given, given))
