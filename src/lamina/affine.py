@@ -33,6 +33,13 @@ class Affine(Layer):
     _factors: NDArray | None = None
     """What an inference model multiplies the weights of each output by, when it packs them."""
 
+    def forward(
+        self, x: NDArray, *, lengths: Any = None, training: bool = False
+    ) -> tuple[NDArray, Any]:
+        """Return y, shape (..., O), and the cache of `backward`."""
+        planned = self._planned(x, lengths, training, False)
+        return self._forward(x, lengths) if planned is None else planned(x)
+
     def backward(self, dy: NDArray, cache: Any) -> tuple[NDArray, Arrays]:
         """Return dx, of the shape of x, and the gradients of weight and bias."""
         shape, how, cache = arguments.cached(self, cache, 3)
@@ -59,9 +66,9 @@ class Affine(Layer):
         """Return y and the cache of `backward`."""
 
     @property
-    @abstractmethod
     def _is_own(self) -> bool:
         """Whether this is a class of Lamina's: another may compute something else."""
+        return type(self).__module__.startswith(f"{__package__}.")
 
     @abstractmethod
     def _arrays(self) -> tuple[NDArray, NDArray | None]:
@@ -75,11 +82,13 @@ class Affine(Layer):
         """Return whether `_forward_fused` does the layer after this one, too: a ReLU."""
         return type(after) is ReLU and self._is_own and used()
 
-    def _planned_live(self, *options: bool) -> Live | None:
+    def _live(self, *options: bool) -> Live | None:
         """Return how to plan a call with the parameters that are there now.
 
         Of a pass of training the option is whether a ReLU goes on top.
         """
+        if not self._is_own:
+            return None
         how, (weight, bias) = kernel(type(self).__module__), self._arrays()
         live = how.live(weight, bias, *options, **self._options())
         if live is None:
@@ -97,9 +106,12 @@ class Affine(Layer):
 
         return Live(train if options else bind, has(weight, bias))
 
-    @abstractmethod
     def _plan_given(self, given: Any, plan: "Plan", x: int) -> int:
         """Plan y of the array of that number by `live` or `fixed`; return the number of y."""
+        plan.check(self.dtype)
+        self.output_shape(plan.shapes[x])
+        y: int = given.plan(plan, x)
+        return y
 
     @abstractmethod
     def _bind_given(

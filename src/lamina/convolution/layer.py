@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import arguments, initializers
-from ..calls import Live
 from ..kernels import functions, kernel
 from ..layer import Arrays, Fixed, NDArray, Shape
 from ..windows import MODES, Pads
@@ -51,17 +50,6 @@ class _Conv(Convolving):
     def _weight(self) -> Shape:
         return (*self.kernel_size, self.in_channels // self.groups, self.out_channels)
 
-    def forward(
-        self, x: NDArray, *, lengths: Any = None, training: bool = False
-    ) -> tuple[NDArray, Any]:
-        r"""Return y, shape (N, \*Q, O), and the cache of `backward`."""
-        planned = self._planned(x, lengths, training, False)
-        return self._forward(x, lengths) if planned is None else planned(x)
-
-    @property
-    def _is_own(self) -> bool:
-        return type(self) in (Conv1d, Conv2d, Conv3d)
-
     def _forward(self, x: NDArray, lengths: Any, **options: bool) -> tuple[NDArray, Any]:
         x = arguments.array(self, "x", x, self.dtype)
         lengths = self._checked(x, lengths)
@@ -83,10 +71,6 @@ class _Conv(Convolving):
             "padding_mode": self.padding_mode,
             "groups": self.groups,
         }
-
-    def _live(self, *options: bool) -> Live | None:
-        """Return how to plan a call with the parameters that are there now."""
-        return self._planned_live(*options) if self._is_own else None
 
     def _bind_given(
         self, given: Any, program: "Program"

@@ -10,12 +10,11 @@ import numpy.typing as npt
 
 from .. import arguments, initializers
 from ..affine import Affine
-from ..calls import Live
 from ..kernels import functions, kernel
 from ..layer import Fixed, NDArray, Shape
 
 if TYPE_CHECKING:
-    from ..engine.program import Plan, Program
+    from ..engine.program import Program
 
 
 class Linear(Affine):
@@ -101,20 +100,9 @@ class Linear(Affine):
             self.params["bias"] = initializers.draw_bias(self.init, shape, fans[0], rng, dtype)
         return self
 
-    def forward(
-        self, x: NDArray, *, lengths: Any = None, training: bool = False
-    ) -> tuple[NDArray, Any]:
-        """Return y, shape (..., O), and the cache of `backward`."""
-        planned = self._planned(x, lengths, training, False)
-        return self._forward(x, lengths) if planned is None else planned(x)
-
     @property
     def _features(self) -> int:
         return self.out_features
-
-    @property
-    def _is_own(self) -> bool:
-        return type(self) is Linear
 
     def _forward(self, x: NDArray, lengths: Any, **options: bool) -> tuple[NDArray, Any]:
         weight, bias = self._arrays()
@@ -132,10 +120,6 @@ class Linear(Affine):
         arguments.features(self, x.shape, self.in_features)
         return x, arguments.lengths(self, lengths, x)
 
-    def _live(self, *options: bool) -> Live | None:
-        """Return how to plan a call with the parameters that are there now."""
-        return self._planned_live(*options) if self._is_own else None
-
     def _bind_given(
         self, given: Any, program: "Program"
     ) -> Callable[[NDArray], tuple[NDArray, Any]]:
@@ -151,12 +135,6 @@ class Linear(Affine):
 
         plan = partial(self._plan_given, given)
         return Fixed(call, lambda x_t, state: (call(x_t), ()), plan)
-
-    def _plan_given(self, given: Any, plan: "Plan", x: int) -> int:
-        plan.check(self.dtype)
-        self.output_shape(plan.shapes[x])
-        y: int = given.plan(plan, x)
-        return y
 
     def output_shape(self, shape: Shape) -> Shape:
         """Return (..., O) for (..., I)."""

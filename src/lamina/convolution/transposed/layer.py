@@ -9,14 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ... import arguments, initializers
-from ...calls import Live
 from ...kernels import functions, kernel
 from ...layer import Fixed, NDArray, Shape
 from ...windows import NAMES, Ints, Windows
 from ..convolving import Convolving
 
 if TYPE_CHECKING:
-    from ...engine.program import Plan, Program
+    from ...engine.program import Program
 
 
 class _ConvTranspose(Convolving):
@@ -126,17 +125,6 @@ class _ConvTranspose(Convolving):
 
     # What it computes
 
-    def forward(
-        self, x: NDArray, *, lengths: Any = None, training: bool = False
-    ) -> tuple[NDArray, Any]:
-        r"""Return y, shape (N, \*P, O), and the cache of `backward`."""
-        planned = self._planned(x, lengths, training, False)
-        return self._forward(x, lengths) if planned is None else planned(x)
-
-    @property
-    def _is_own(self) -> bool:
-        return type(self) in (ConvTranspose1d, ConvTranspose2d, ConvTranspose3d)
-
     def _forward(self, x: NDArray, lengths: Any, **options: bool) -> tuple[NDArray, Any]:
         x = arguments.array(self, "x", x, self.dtype)
         lengths = self._checked(x, lengths)
@@ -152,10 +140,6 @@ class _ConvTranspose(Convolving):
             "output_padding": self._more,
             "groups": self.groups,
         }
-
-    def _live(self, *options: bool) -> Live | None:
-        """Return how to plan a call with the parameters that are there now."""
-        return self._planned_live(*options) if self._is_own else None
 
     def _bind_given(
         self, given: Any, program: "Program"
@@ -174,12 +158,6 @@ class _ConvTranspose(Convolving):
             return y
 
         return Fixed(call, self.step, partial(self._plan_given, given))
-
-    def _plan_given(self, given: Any, plan: "Plan", x: int) -> int:
-        plan.check(self.dtype)
-        self.output_shape(plan.shapes[x])
-        y: int = given.plan(plan, x)
-        return y
 
 
 class ConvTranspose1d(_ConvTranspose):
