@@ -21,7 +21,6 @@ from . import depthwise, direct, narrow, phases, weights, winograd
 from .bound import ARRAYS, WORK, Bound, Part
 from .direct import PLANS, Correlation, Taps, correlation
 from .gathered import Product
-from .narrow import Narrow
 from .phases import Gradient, Phases, gradient
 from .weights import Chunks
 
@@ -203,7 +202,7 @@ class _LiveForward(Live, Forward):
     """The forward pass with such parameters."""
 
     def _correlation(self, case: "Case", weights: _Weights) -> Correlation | None:
-        if case.is_narrow or 0 in case.y:
+        if case.is_depthwise or 0 in case.y:
             return None
         found = _plan(case, None)
         # A layer is called with many shapes, and no more than that is kept for each.
@@ -309,7 +308,7 @@ class Case:
     @cached_property
     def repeats(self) -> bool:
         """Whether padding repeats x, which is padded sample by sample then to go back."""
-        return self.padding_mode != "zeros" and not (self.is_product or self.is_narrow)
+        return self.padding_mode != "zeros" and not (self.is_product or self.is_depthwise)
 
     @cached_property
     def goes_back_at_once(self) -> bool:
@@ -317,7 +316,7 @@ class Case:
         return not (self.repeats or 0 in self.x or 0 in self.y)
 
     @cached_property
-    def is_narrow(self) -> bool:
+    def is_depthwise(self) -> bool:
         """Whether its groups are of so few channels that lanes are channels of many."""
         return depthwise.fits(self.x[-1], self.weight[-1], self.groups, self.dtype)
 
@@ -375,8 +374,8 @@ def _plan(case: Case, edges: Ints | None) -> Correlation:
 
 
 @lru_cache(PLANS)
-def _plan_dx(case: Case, given: bool) -> Gradient | Narrow:
-    """Plan dx, with weights packed beforehand if they are given so."""
+def _plan_dx(case: Case, given: bool) -> Gradient:
+    """Plan dx by phases, with weights packed beforehand if they are given so."""
     dy, weight, x = _volume(case.y), _three_axes(case.weight), _volume(case.x)
     if case.is_winograd:
         _, dilation, before = case.moves
@@ -386,13 +385,6 @@ def _plan_dx(case: Case, given: bool) -> Gradient | Narrow:
         taps = tuple(tuple(range(k))[::-1] for k in weight[:3])
         return Gradient({taps: plan}, [], plan.zeros)
     return gradient(dy, weight, x, case.groups, *case.moves, case.dtype, case.threads, given)
-
-
-def _phases(case: Case) -> Gradient:
-    """Plan dx with weights that `pack_back` packed by phases."""
-    plan = _plan_dx(case, True)
-    assert isinstance(plan, Gradient)
-    return plan
 
 
 @lru_cache(PLANS)
@@ -422,8 +414,12 @@ def _parts_of_dx(
     given: bool = False, past: bool = False,
 ) -> Sequence[Part]:  # fmt: skip
     """Return what writes dX."""
-    if case.is_narrow:
+    if case.is_depthwise:
         return [depthwise.part(case, (dy, weight, dx, bias), relu, past, back=True)]
+    if case.has_narrow_dx and 0 not in case.y:
+        shapes = _volume(case.y), _three_axes(case.weight), _volume(case.x)
+        plan = narrow.narrow(*shapes, *case.moves, case.dtype, case.threads)
+        return [narrow.part(plan, dy, weight, dx, bias)]
     if not case.has_product_dx:
         return phases.parts(_plan_dx(case, given), dy, weight, dx, bias, relu, given)
     (c, o), rows = case.matrix, math.prod(case.y[:-1])
@@ -432,7 +428,7 @@ def _parts_of_dx(
 
 def _part_of_dw(case: Case, x: int, dy: int, dw: int) -> Part:
     """Return what writes dW."""
-    if case.is_narrow:
+    if case.is_depthwise:
         return depthwise.part_of_dw(case, x, dy, dw)
     (c, o), rows = case.matrix, math.prod(case.y[:-1])
     if not case.is_product:
@@ -458,7 +454,7 @@ def _product(
 def _y(case: Case, edges: Ints | None, bias: bool, relu: bool, past: bool) -> Bound:
     """Return a function of x, the weights, or their panels, y and maybe a bias that writes y."""
     x, weight, y, start = range(ARRAYS, ARRAYS + 4)
-    if case.is_narrow:
+    if case.is_depthwise:
         arrays = x, weight, y, start if bias else None
         return Bound(case.dtype, depthwise.part(case, arrays, relu, past, back=False))
     plan, given = _plan(case, edges), edges is not None
@@ -564,7 +560,7 @@ def dx_of(
         c, o = case.matrix
         matmul.matmul(dy, o, 1, weight, 1, o, dy.size // o, c, o, dx, bias, relu)
     elif isinstance(weight, dict):
-        panels = [weight[taps].panels for taps in _phases(case).correlations]
+        panels = [weight[taps].panels for taps in _plan_dx(case, True).correlations]
         _dx(case, bias is not None, relu, True, False)(dy, dx, *_starts(bias, relu), *panels)
     elif not case.repeats:
         run = _dx(case, bias is not None, relu, False, _goes_past(case, dx, True))
@@ -582,7 +578,7 @@ def dx_of(
 
 def _goes_past(case: Case, result: NDArray, back: bool) -> bool:
     """Return whether y, or for `back` dx, is written past the caches."""
-    if not case.is_narrow:
+    if not case.is_depthwise:
         return False
     c, o = case.weight[-2], case.weight[-1] // case.groups
     return depthwise.goes_past(*((o, c) if back else (c, o)), result)
@@ -590,7 +586,7 @@ def _goes_past(case: Case, result: NDArray, back: bool) -> bool:
 
 def _turned(case: Case, weight: NDArray) -> NDArray:
     """Return the weight as dx is computed with it."""
-    return depthwise.turned(weight, case.groups) if case.is_narrow else weight
+    return depthwise.turned(weight, case.groups) if case.is_depthwise else weight
 
 
 def _starts(bias: NDArray | None, relu: bool) -> tuple[NDArray, ...]:
@@ -607,7 +603,7 @@ def plan_back(
     if isinstance(weight, matmul.Packed):
         return plan.multiply(dy, matmul.Given(weight, _product_bias(case, bias), relu), case.x)
     if isinstance(weight, dict) and 0 not in case.x:
-        how = _phases(case)
+        how = _plan_dx(case, True)
         unmet = how.zeros if bias is None else phases.unmet_of(bias, relu)
         bind = partial(phases.bind, how, weight, bias, unmet, relu)
         return plan.add_bound(case.x, bind, how.bytes, dy)

@@ -5,8 +5,8 @@ the k for which s divides i + before - k d: the same k for all i of a *phase*, i
 with p = (i + before - k d) / s, which falls as k rises. Each phase is a correlation with taps and
 places of its own, and the phases of the axes together write each element of dX once.
 
-Few channels would leave most lanes of the tiles empty: narrow.py takes terms of the sum for lanes
-then.
+Few channels would leave most lanes of the tiles empty: for them there is narrow.py, which takes
+terms of the sum for lanes.
 """
 
 import itertools
@@ -22,10 +22,9 @@ from ..engine import jit, pool
 from ..engine.jit import Arguments, Task, address, call, data
 from ..engine.matmul import machine_of
 from ..windows import Ints
-from . import direct, narrow
+from . import direct
 from .bound import Part
 from .direct import Correlation, Packed, Taps, correlation, edges_packed, zeros_of
-from .narrow import Narrow
 
 NDArray = npt.NDArray[Any]
 Phases: TypeAlias = dict[tuple[Ints, ...], Packed]
@@ -79,7 +78,7 @@ class Gradient:
 def gradient(
     dy: Ints, weight: Ints, dx: Ints, groups: int, stride: Ints, dilation: Ints, before: Ints,
     dtype: np.dtype[Any], threads: int, given: bool = False,
-) -> Gradient | Narrow:  # fmt: skip
+) -> Gradient:  # fmt: skip
     """Plan dX.
 
     Parameters
@@ -95,9 +94,6 @@ def gradient(
     given : bool
         Whether weights are given packed, by `pack`.
     """
-    some = math.prod(dx) * math.prod(dy)
-    if some and groups == 1 and narrow.fits(weight, stride, dilation, before, dtype):
-        return narrow.narrow(dy, weight, dx, stride, dilation, before, dtype, threads)
     axes = [
         _phases(
             weight[axis], stride[axis], dilation[axis], before[axis], dx[1 + axis], dy[1 + axis]
@@ -143,7 +139,7 @@ def pack(
 
 
 def parts(
-    plan: Gradient | Narrow, dy: int, weight: int, dx: int, bias: int | None = None,
+    plan: Gradient, dy: int, weight: int, dx: int, bias: int | None = None,
     relu: bool = False, given: bool = False,
 ) -> list[Part]:  # fmt: skip
     """Return what writes dx, as planned, with a bias added if there is one, and a ReLU on top.
@@ -151,8 +147,6 @@ def parts(
     Each number is which of the arrays that come later it is. Behind a bias comes what dX is where
     no window meets it. Where weights are given packed there is an array for each correlation.
     """
-    if isinstance(plan, Narrow):
-        return [narrow.part(plan, dy, weight, dx, bias)]
     begin = address(plan.zeros) if bias is None else pool.late_data(bias + 1)
     at = pool.late(dx), begin
     unmet = [pool.ready(_fill, plan.fill_parts, phase, at) for phase in plan.unmet]
