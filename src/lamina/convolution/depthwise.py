@@ -459,7 +459,7 @@ def _plan(
 
 
 def _given(
-    plan: _Plan, many: int, x: Ints, inputs: int, y: Ints, outputs: int, kernel: Ints,
+    plan: _Plan, many: int, x: Ints, inputs: int, y: Ints, outputs: int, weight: Ints,
     dtype: np.dtype[Any],
 ) -> tuple[Task, Task, Task]:  # fmt: skip
     """Return what `_strip` and `_copied` are told; how sources x and their places y lie and go."""
@@ -467,7 +467,7 @@ def _given(
     lane, size_x, vectors = machine.lane, math.prod(x), -(-c // machine.lane)
     line = LINE // machine.size
     shape = (
-        x[0], *plan.sources[:2], plan.sources[2] * c, *kernel[1:], inputs * o, *plan.places[:2],
+        x[0], *plan.sources[:2], plan.sources[2] * c, *weight[1:3], inputs * o, *plan.places[:2],
         plan.blocks, -(-o // lane), plan.most,
     )  # fmt: skip
     ring = machine.codes[1], plan.slots, vectors, c - (vectors - 1) * lane, vectors * lane + line
@@ -525,7 +525,7 @@ def part(
     plan = _plan(case.x[1:-1], *how, c, o, dtype, back, False, past)
     machine, outputs, (at_x, at_weight, at_y, bias) = machine_of(dtype), y[-1], arrays
     parts = case.threads if math.prod(y) * math.prod(windows.size) * c > SERIAL else 1
-    shape, ring, lie = _given(plan, abreast(c, o), x, c, y, o, _three(windows.size), dtype)
+    shape, ring, lie = _given(plan, abreast(c, o), x, c, y, o, case.volumes[1], dtype)
     task = (
         parts, machine.size, machine.lane, tallest(c, o, plan.most, plan.move), c * outputs,
         outputs, 0 if bias is None else machine.lane, int(relu), *lie,
@@ -635,7 +635,7 @@ def part_of_dw(case: "Case", x: int, dy: int, dw: int) -> Part:
     parts = min(case.threads, chunks) if math.prod(y) * math.prod(weight[:-1]) > SERIAL else 1
     code = taps_gradient(c, o, _apart_by(windows.stride[-1], windows.dilation[-1]))
     many, most = sums_abreast(c, o)
-    shape, ring, lie = _given(plan, many, case.x, c, y, o, _three(windows.size), dtype)
+    shape, ring, lie = _given(plan, many, case.x, c, y, o, case.volumes[1], dtype)
     size = math.prod(weight)
     task = (
         parts, machine.size, machine.lane, most_taps(c), c * channels, channels, chunks, size, c,
@@ -652,7 +652,3 @@ def part_of_dw(case: "Case", x: int, dy: int, dw: int) -> Part:
     panels = chunks * size if several else 0
     keep = plan, zeros
     return Part(calls, keep, _scratch(plan, parts, ring), math.prod(lists), panels)
-
-
-def _three(kernel: Ints) -> Ints:
-    return (1,) * (3 - len(kernel)) + kernel

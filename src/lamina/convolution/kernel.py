@@ -170,7 +170,7 @@ class Forward(Parameters):
                 found = matmul.pack(found, o, 1, o, found.size // o)
             elif case.groups == 1:
                 pack = winograd.pack if case.is_winograd else direct.pack
-                found = pack(found.reshape(_three_axes(case.weight)))
+                found = pack(found.reshape(case.volumes[1]))
             self.packed[kind] = found
         return found
 
@@ -324,18 +324,23 @@ class Case:
     def is_winograd(self) -> bool:
         """Whether Winograd's products serve it."""
         zeros = self.padding_mode == "zeros"
-        return zeros and winograd.fits(_three_axes(self.weight), self.groups, *self.moves[:2])
+        return zeros and winograd.fits(self.volumes[1], self.groups, *self.moves[:2])
 
     @cached_property
     def has_narrow_dx(self) -> bool:
         """Whether lanes are terms of the sums of dX, which have an order of their own then."""
-        weight = _three_axes(self.weight)
-        return self.groups == 1 and narrow.fits(weight, *self.moves, self.dtype)
+        return self.groups == 1 and narrow.fits(self.volumes[1], *self.moves, self.dtype)
 
     @property
     def has_product_dx(self) -> bool:
         """Whether dX is a product of matrices, too."""
         return self.is_product and not self.has_narrow_dx
+
+    @cached_property
+    def volumes(self) -> tuple[Ints, Ints, Ints]:
+        """The shapes of x, the weight and y with three axes between those of batch and channels."""
+        (n, *sizes), (_, *outputs), one = self.x, self.y, (1,) * (5 - len(self.x))
+        return (n, *one, *sizes), one + self.weight, (n, *one, *outputs)
 
     @cached_property
     def moves(self) -> tuple[Ints, Ints, Ints]:
@@ -351,8 +356,8 @@ case_of = lru_cache(2 * PLANS)(Case)
 @lru_cache(PLANS)
 def _plan(case: Case, edges: Ints | None) -> Correlation:
     """Plan y, with weights packed beforehand if there are edges."""
+    x, weight, y = case.volumes
     if case.is_winograd:
-        x, weight, y = _volume(case.x), _three_axes(case.weight), _volume(case.y)
         _, dilation, before = case.moves
         how = before, dilation, False, case.dtype, case.threads
         return winograd.winograd(x, weight, y, *how, given=edges is not None)
@@ -365,18 +370,17 @@ def _plan(case: Case, edges: Ints | None) -> Correlation:
         )
     ]  # fmt: skip
     axes = [Taps((0,), 1, 1, 1, np.zeros(1, np.int64))] * (3 - len(axes)) + axes
-    _, _, rows, columns, o = y = _volume(case.y)
+    _, _, rows, columns, o = y
     strides = rows * columns * o, columns * o, o
     return correlation(
-        _volume(case.x), _three_axes(case.weight), case.groups, False, axes, y, 0, strides,
-        case.dtype, case.threads, edges,
-    )  # fmt: skip
+        x, weight, case.groups, False, axes, y, 0, strides, case.dtype, case.threads, edges
+    )
 
 
 @lru_cache(PLANS)
 def _plan_dx(case: Case, given: bool) -> Gradient:
     """Plan dx by phases, with weights packed beforehand if they are given so."""
-    dy, weight, x = _volume(case.y), _three_axes(case.weight), _volume(case.x)
+    x, weight, dy = case.volumes
     if case.is_winograd:
         _, dilation, before = case.moves
         after = tuple((k - 1) * d - b for k, d, b in zip(weight[:3], dilation, before, strict=True))
@@ -390,7 +394,7 @@ def _plan_dx(case: Case, given: bool) -> Gradient:
 @lru_cache(PLANS)
 def _plan_dw(case: Case) -> Product | Chunks:
     """Plan dW."""
-    dy, weight, x = _volume(case.y), _three_axes(case.weight), _volume(case.x)
+    x, weight, dy = case.volumes
     if case.is_winograd:
         _, dilation, before = case.moves
         return winograd.weights(x, dy, weight, before, dilation, case.dtype, case.threads)
@@ -417,8 +421,7 @@ def _parts_of_dx(
     if case.is_depthwise:
         return [depthwise.part(case, (dy, weight, dx, bias), relu, past, back=True)]
     if case.has_narrow_dx and 0 not in case.y:
-        shapes = _volume(case.y), _three_axes(case.weight), _volume(case.x)
-        plan = narrow.narrow(*shapes, *case.moves, case.dtype, case.threads)
+        plan = narrow.narrow(*case.volumes[::-1], *case.moves, case.dtype, case.threads)
         return [narrow.part(plan, dy, weight, dx, bias)]
     if not case.has_product_dx:
         return phases.parts(_plan_dx(case, given), dy, weight, dx, bias, relu, given)
@@ -623,7 +626,7 @@ def pack_back(case: Case, weight: NDArray) -> BackWeights:
     if case.groups > 1 or case.has_narrow_dx:
         return weight
     how = winograd.pack if case.is_winograd else direct.pack
-    return phases.pack(weight.reshape(_three_axes(case.weight)), *case.moves, how)
+    return phases.pack(weight.reshape(case.volumes[1]), *case.moves, how)
 
 
 @lru_cache(PLANS)
@@ -642,13 +645,3 @@ def _map(size: int, pads: tuple[int, int], mode: str) -> NDArray:
         return np.pad(np.arange(size), (before, max(after, 0)), constant_values=-1)
     found: NDArray = np.pad(np.arange(size), pads, mode=_NUMPY_MODES[mode])  # type: ignore[call-overload]
     return found
-
-
-def _volume(x: Ints) -> Ints:
-    r"""Return a shape (N, \*S, C) with three axes S."""
-    return x[:1] + (1,) * (5 - len(x)) + x[1:]
-
-
-def _three_axes(weight: Ints) -> Ints:
-    r"""Return the shape of a weight, (\*K, C, O), with three axes K."""
-    return (1,) * (5 - len(weight)) + weight
