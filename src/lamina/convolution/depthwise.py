@@ -48,7 +48,7 @@ from ..engine.tile import lanes
 from ..windows import Ints, Windows, pad
 from .bound import LISTS, PANELS, WORK, Part
 from .direct import APART, PLANS, zeros_of
-from .weights import added
+from .weights import CHUNKS, added
 
 if TYPE_CHECKING:
     from .kernel import Case
@@ -548,9 +548,6 @@ def turned(weight: NDArray, groups: int) -> NDArray:
 
 
 # The sums for dW
-
-CHUNKS: Final = 16
-"""Into how many sums dW is cut at the most: a fixed number, whatever the threads."""
 
 
 @jit.kernel

@@ -44,7 +44,7 @@ NEAR: Final = 24 * 1024
 HELD: Final = 128 * 1024
 """The most bytes of X̃ for a block: it stays in level 2."""
 CHUNKS: Final = 16
-"""Into how many sums dW is cut at the most."""
+"""Into how many sums dW is cut at the most: a fixed number, whatever the threads."""
 BLOCKS: Final = 2
 """How many blocks each of these sums has at the least."""
 SUM: Final = 2**18

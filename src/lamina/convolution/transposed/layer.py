@@ -11,7 +11,7 @@ import numpy.typing as npt
 from ... import arguments, initializers
 from ...kernels import functions, kernel
 from ...layer import Fixed, NDArray, Shape
-from ...windows import NAMES, Ints, Windows
+from ...windows import Ints, Windows
 from ..convolving import Convolving
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class _ConvTranspose(Convolving):
     """A transposed convolution over `rank` axes."""
 
-    paddings = NAMES[:-1]
+    paddings = ("valid", "same", "same_lower")
 
     def __init__(
         self,
