@@ -486,3 +486,27 @@ def test_an_array_lost_before_layers_become_one(name):
             arrays.pop(name, None)
     with pytest.raises(ValueError, match=f"it has lost its {name}"):
         model.for_inference()
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments"),
+    [
+        (lm.Linear, (4, 3)),
+        (lm.Conv1d, (4, 3, 2)),
+        (lm.ConvTranspose1d, (4, 3, 2)),
+        (lm.BatchNorm, (4,)),
+        (lm.Embedding, (5, 4)),
+        (lm.LSTM, (4, 3)),
+    ],
+)
+def test_a_subclass_without_dtype_has_that_of_the_layer(kind, arguments):
+    class Mine(kind):
+        def __init__(self):
+            super().__init__(*arguments)
+
+    layer = Mine()
+    assert layer.dtype == np.float32
+    assert {a.dtype for a in layer.params.values()} == {np.dtype(np.float32)}
+    wide = layer.astype(np.float64)
+    assert wide.initialize(0).dtype == np.float64
+    assert {a.dtype for a in wide.params.values()} == {np.dtype(np.float64)}

@@ -166,6 +166,8 @@ class Layer(ABC):
     _params: Arrays
     _buffers: Arrays
     _config: dict[str, Any]
+    _dtype: np.dtype[Any] | None = None
+    """The dtype that a layer with parameters was built for, by itself or by a subclass."""
     _calls: Calls | None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -419,7 +421,7 @@ class Layer(ABC):
     @property
     def dtype(self) -> np.dtype[Any] | None:
         """The dtype of the parameters; None for a layer without."""
-        given = self._config.get("dtype")
+        given = self._config.get("dtype") if self._dtype is None else self._dtype
         if given is not None:
             dtype: np.dtype[Any] = np.dtype(given)
             return dtype
@@ -529,6 +531,8 @@ class Layer(ABC):
             for name, a in arrays.items():
                 if a.dtype.kind == "f" and a.dtype != dtype:
                     arrays[name] = cast.setdefault(id(a), placed(a, dtype))
+        if self._dtype is not None:
+            self._dtype = dtype
         if "dtype" in self._config:
             self._config["dtype"] = dtype
 

@@ -108,7 +108,7 @@ class Recurrent(Layer):
         choices = (None, *initializers.PRESETS)
         arguments.choice(self, "recurrent_init", recurrent_init, choices)
         self.recurrent_init = recurrent_init or ("torch" if init == "torch" else "orthogonal")
-        arguments.float_dtype(self, dtype)
+        self._dtype = arguments.float_dtype(self, dtype)
         self.cell = cell
         gaps = self.layers - 1 if self.dropout else 0
         self.dropouts = [Dropout(self.dropout, rng=initializers.BLANK) for _ in range(gaps)]
