@@ -334,11 +334,72 @@ def test_a_class_that_overrides_a_pass_is_called_and_trained_by_it(
     assert_same(found, layer.backward(np.where(y > 0, 1, 0).astype(np.float32), cache)[0])
 
 
-def test_a_container_that_overrides_forward_has_no_steps_of_its_layers():
-    model = ten_times(lm.Sequential)(lm.LSTM(3, 2, rng=0))
-    assert not model.stepwise
+def twice(cls):
+    """Return a recurrent class whose x counts twice, and which says so by its runs."""
+
+    class Two(cls):
+        def run(self, x, *rest, **options):
+            return super().run(2 * x, *rest, **options)
+
+        def run_backward(self, dy, dstate, cache):
+            dx, dstate, grads = super().run_backward(dy, dstate, cache)
+            return 2 * dx, dstate, {name: 2 * g for name, g in grads.items()}
+
+    return Two
+
+
+@pytest.mark.parametrize("cls", [lm.RNN, lm.LSTM, lm.GRU])
+def test_a_class_that_overrides_a_run_is_called_and_trained_by_it(cls):
+    layer, usual, x = twice(cls)(3, 2, rng=0), cls(3, 2, rng=0), random("x", (4, 5, 3), np.float32)
+    for _ in range(3):
+        y, cache = layer.forward(x, training=True)
+        for other in (usual, layer, lm.Sequential(layer), layer.for_inference()):
+            assert_same(other(2 * x if other is usual else x), y)
+    dx, grads = layer.backward(np.ones_like(y), cache)
+    expected = usual.backward(np.ones_like(y), usual.forward(2 * x, training=True)[1])
+    assert_same(dx, 2 * expected[0])
+    for name, g in layer.gradients(np.ones_like(y), cache).items():
+        assert_same(g, grads[name])
+        assert_same(g, 2 * expected[1][name])
+    assert not layer.stepwise  # its steps are those of the class above
+
+
+@pytest.mark.parametrize("method", ["forward", "backward"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda convert: convert(lm.Sequential)(lm.LSTM(3, 2, rng=0)),
+        lambda convert: convert(lm.Residual)(lm.LSTM(3, 3, rng=0)),
+        lambda convert: convert(lm.LSTM)(3, 2, rng=0),
+        lambda convert: convert(lm.GRU)(3, 2, rng=0),
+        lambda convert: convert(lm.Conv1d)(3, 2, 3, padding="causal", rng=0),
+    ],
+)
+def test_a_class_that_overrides_a_whole_pass_has_no_steps_of_another(make, method):
+    assert make(lambda cls: cls).stepwise
+
+    def overriding(cls):
+        return type("Own", (cls,), {method: getattr(ten_times(cls), method)})
+
+    assert not make(overriding).stepwise
+
+
+def test_a_container_that_overrides_a_whole_pass_has_no_windows_of_its_layers():
+    layer, x = lm.LSTM(3, 2, rng=0), np.ones((1, 2, 3), np.float32)
     with pytest.raises(TypeError, match="cannot go step by step"):
-        model.run(np.ones((1, 2, 3), np.float32))
+        ten_times(lm.Sequential)(layer).run(x)
+
+    class Still(lm.Sequential):
+        def backward(self, dy, cache):
+            dx, grads = super().backward(dy, cache)
+            return dx, {name: 0 * g for name, g in grads.items()}
+
+    model = Still(layer)
+    y, _, cache = model.run(x, training=True)
+    with pytest.raises(TypeError, match="cannot go step by step"):
+        model.run_backward(y, None, cache)
+    with pytest.raises(TypeError, match="fit: bptt"):
+        lm.fit(model, (x, y), loss=lm.MeanSquaredError(), optimizer=lm.SGD(0.1), epochs=1, bptt=1)
 
 
 @pytest.mark.parametrize(

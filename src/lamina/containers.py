@@ -12,7 +12,7 @@ import numpy as np
 from . import kernels
 from .arguments import array, cached, say, short
 from .initializers import RNG
-from .layer import Arrays, ByName, Fused, Layer, NDArray, Shape, as_pair
+from .layer import Arrays, ByName, Fused, Layer, NDArray, Shape, as_pair, in_step
 from .parts import sums
 from .parts.activations import Identity, ReLU
 
@@ -62,7 +62,10 @@ class Container(Layer):
     """What all containers share: named children, whose arrays and gradients they present."""
 
     _children: dict[str, Layer]
-    _by_forward = (*Layer._by_forward, "run", "run_backward", "step")
+    _shortcuts = {
+        "forward": (*Layer._shortcuts["forward"], "run", "run_backward", "step"),
+        "backward": (*Layer._shortcuts["backward"], "run_backward"),
+    }
 
     def children(self) -> dict[str, Layer]:
         """Return the layers inside this one, by name.
@@ -165,8 +168,7 @@ class Container(Layer):
     @property
     def stepwise(self) -> bool:  # type: ignore[override]
         """Whether every layer inside may `step`, and y is what they make of x."""
-        by_layers = type(self).run is not Layer.run
-        return by_layers and all(child.stepwise for child in self._children.values())
+        return in_step(type(self)) and all(child.stepwise for child in self._children.values())
 
     def initial_state(self, n: int) -> Any:
         """Return the state before the first step of `n` sequences: a tuple, an entry a layer."""

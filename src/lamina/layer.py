@@ -155,9 +155,11 @@ class Layer(ABC):
     derived: ClassVar[frozenset[str]] = frozenset()
     """The attributes that the constructor works out from its arguments, and that stay."""
 
-    _by_forward: ClassVar[tuple[str, ...]] = ("_infer", "_live")
-    _by_backward: ClassVar[tuple[str, ...]] = ("gradients",)
-    """What does the same as `forward` or `backward` of the class that has it, but sooner."""
+    _shortcuts: ClassVar[dict[str, tuple[str, ...]]] = {
+        "forward": ("_infer", "_live"),
+        "backward": ("gradients",),
+    }
+    """By a method, those that do the same as it does in the class that has them, but sooner."""
 
     _plan: Callable[["Plan", int], int] | None = None
     """The `plan` of `Fixed` where a layer without parameters has one: its method."""
@@ -171,12 +173,12 @@ class Layer(ABC):
     _calls: Calls | None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Let a class that overrides `forward` or `backward` be called, and trained, by its own.
+        """Let a class that overrides a pass be called, and trained, by its own.
 
         It may have them from a class beside the layer, too.
         """
         super().__init_subclass__(**kwargs)
-        for method, others in (("forward", cls._by_forward), ("backward", cls._by_backward)):
+        for method, others in cls._shortcuts.items():
             for name in others:
                 if _depth(cls, method) < _depth(cls, name):
                     setattr(cls, name, getattr(Layer, name))
@@ -367,6 +369,7 @@ class Layer(ABC):
 
     def run_backward(self, dy: NDArray, dstate: Any, cache: Any) -> tuple[NDArray, Any, Arrays]:
         """Return dx, the gradient of the state before the first step, and those of parameters."""
+        self._refuse_steps()
         dx, grads = self.backward(dy, cache)
         return dx, (), grads
 
@@ -593,6 +596,16 @@ class Layer(ABC):
 def _depth(cls: type, name: str) -> int:
     """Return how far from a class the one stands, among those it derives from, that has a name."""
     return next(i for i, found in enumerate(cls.__mro__) if name in vars(found))
+
+
+@lru_cache(maxsize=256)
+def in_step(cls: type[Layer]) -> bool:
+    """Return whether a class has passes by steps that none over whole sequences overrides."""
+    if cls.run is Layer.run or cls.run_backward is Layer.run_backward:
+        return False
+    passes = ("step", "run", "forward"), ("run_backward", "backward")
+    depths = ([_depth(cls, name) for name in names] for names in passes)
+    return all(found == sorted(found) for found in depths)
 
 
 def _check_named(must: str, arrays: Any) -> None:

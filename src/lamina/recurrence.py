@@ -14,7 +14,7 @@ from .arguments import say
 from .arrays import reverse_steps
 from .calls import Live, by_steps, has_all
 from .dropout import Dropout
-from .layer import SETTLED, Arrays, ByName, Fixed, Layer, NDArray, Parameter, Shape
+from .layer import SETTLED, Arrays, ByName, Fixed, Layer, NDArray, Parameter, Shape, in_step
 
 if TYPE_CHECKING:
     from .engine.program import Plan
@@ -46,6 +46,7 @@ class Recurrent(Layer):
     """
 
     settable = SETTLED
+    _shortcuts = Layer._shortcuts | {"run": ("_infer", "_live"), "run_backward": ("gradients",)}
     derived = frozenset((
         "gates", "weight_names", "varied", "has_bias", "shapes", "cell", "dropouts",
         "recurrent_dropouts",
@@ -152,7 +153,7 @@ class Recurrent(Layer):
     @property
     def stepwise(self) -> bool:  # type: ignore[override]
         """Whether the layer may `step`: not where a direction starts at the end."""
-        return not self.bidirectional
+        return in_step(type(self)) and not self.bidirectional
 
     def children(self) -> dict[str, Layer]:
         """Return the Dropout layers, between layers and of states, by name."""
@@ -264,7 +265,8 @@ class Recurrent(Layer):
         """Return dx, shape (N, T, I), and the gradients of the parameters."""
         shape, _, functions, layers, trace = arguments.cached(self, cache, 5)
         ((_, cells), *more) = layers
-        if more or len(cells) > 1 or trace or not hasattr(functions, "backward"):
+        own = type(self).run_backward is not Recurrent.run_backward
+        if more or len(cells) > 1 or trace or own or not hasattr(functions, "backward"):
             dx, _, grads = self.run_backward(dy, None, cache)
             return dx, grads
         dy = arguments.gradient(self, dy, shape, self.dtype)  # what comes mostly, sooner

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from .. import arguments, initializers
 from ..kernels import functions, kernel
-from ..layer import Arrays, Fixed, NDArray, Shape
+from ..layer import Arrays, Fixed, NDArray, Shape, in_step
 from ..windows import MODES, Pads
 from . import streaming
 from .convolving import Convolving
@@ -176,7 +176,8 @@ class Conv1d(_Conv):
     @property
     def stepwise(self) -> bool:  # type: ignore[override]
         """Whether the layer may `run` and `step`: with causal zeros and a stride of 1."""
-        return (self.padding, self.stride, self.padding_mode) == ("causal", (1,), "zeros")
+        as_built = (self.padding, self.stride, self.padding_mode) == ("causal", (1,), "zeros")
+        return as_built and in_step(type(self))
 
     @property
     def _ring(self) -> Ring:
