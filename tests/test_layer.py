@@ -571,3 +571,10 @@ def test_a_subclass_without_dtype_has_that_of_the_layer(kind, arguments):
     wide = layer.astype(np.float64)
     assert wide.initialize(0).dtype == np.float64
     assert {a.dtype for a in wide.params.values()} == {np.dtype(np.float64)}
+
+
+def test_a_layer_that_was_given_a_bias():
+    layer = lm.LSTM(2, 3, bias=False)
+    layer.params["bias"] = np.zeros(12, np.float32)
+    with pytest.raises(ValueError, match=r"bias has become an array of .*, expected none;"):
+        layer(np.ones((1, 4, 2), np.float32))

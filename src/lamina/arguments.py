@@ -252,19 +252,20 @@ def parameters(owner: Any, shape: tuple[int, ...], outputs: int) -> tuple[NDArra
     return weight, bias
 
 
-def parameter(owner: Any, name: str, a: NDArray | None, shape: tuple[int, ...] | None) -> None:
-    """Check one of a layer's own arrays."""
+def parameter(owner: Any, name: str, a: NDArray | None, shape: tuple[int, ...] | None) -> NDArray:
+    """Return one of a layer's own arrays, checked; it was built without where there is no shape."""
     if a is None:
         raise ValueError(
             f"{say(owner)}: it has lost its {name}, an array of shape {shape}; "
             "put one back, or build another layer"
         )
     if a.shape != shape or a.dtype != owner.dtype or a.dtype not in FLOATS:
+        expected = "none" if shape is None else f"{shape} and {owner.dtype}"
         raise ValueError(
             f"{say(owner)}: {name} has become an array of shape {a.shape} and dtype {a.dtype}, "
-            f"expected {shape} and {owner.dtype}; an assignment, layer.{name} = array, "
-            "would have refused it"
+            f"expected {expected}; an assignment, layer.{name} = array, would have refused it"
         )
+    return a
 
 
 def gradient(
