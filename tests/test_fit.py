@@ -452,6 +452,16 @@ class TestCallbacks:
         train(model, moons(), epochs=10, callbacks=keep, early_stopping=rule)
         assert_same_state(state(lm.load(tmp_path / "best.safetensors")), state(model))
 
+    def test_may_put_new_parameters_in_place(self):
+        model, drawn = mlp(), lm.Linear(16, 2, rng=7)
+
+        def anew(history, model):
+            if history.epochs == 1:
+                model[2].initialize(7)
+
+        train(model, moons(), callbacks=anew)
+        assert differs(state(drawn), state(model[2])) == {"weight", "bias"}
+
     def test_an_interrupt_passes_through(self):
         def interrupt(history, model):
             raise KeyboardInterrupt

@@ -211,6 +211,7 @@ def fit(
             stop = watch is not None and watch.look(history, model)
             for callback in callbacks:
                 stop |= bool(callback(history, model))
+            update.take()
             if stop:
                 break
     if watch is not None:
@@ -230,10 +231,18 @@ class _Update:
         trainable: str | Iterable[str],
     ) -> None:
         self.model, self.loss, self.metric, self.optimizer = model, loss, metric, optimizer
-        patterns = as_patterns("fit", "trainable", trainable)
-        refuse_idle("fit", "trainable", patterns, model.params)
-        self.params = {name: p for name, p in model.params.items() if matches(patterns, name)}
-        self.before = {name: p.copy() for name, p in self.params.items()}
+        self.patterns = as_patterns("fit", "trainable", trainable)
+        refuse_idle("fit", "trainable", self.patterns, model.params)
+        self.params: Arrays = {}
+        self.before: Arrays = {}
+        self.take()
+
+    def take(self) -> None:
+        """Take the parameters to change, where the model has others than those taken before."""
+        params = {n: p for n, p in self.model.params.items() if matches(self.patterns, n)}
+        if [*map(id, params.values())] != [*map(id, self.params.values())]:
+            self.params = params
+            self.before = {name: p.copy() for name, p in params.items()}
 
     def parts(self, group: list[Batch]) -> Iterable[list[Batch]]:
         """Return what each update that a group of batches makes is from: one from all of it."""
