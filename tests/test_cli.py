@@ -3,6 +3,7 @@ import struct
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -114,7 +115,7 @@ class TestTrain:
             (["digits", "--epochs", "0"], "'0' is not an integer of 1 or more"),
             (["digits", "--batch-size", "many"], "'many' is not an integer of 1 or more"),
             (["digits", "--seed", "-1"], "'-1' is not an integer of 0 or more"),
-            (["digits", "--out", "no/such/folder"], "there is no folder no/such"),
+            (["digits", "--out", "no/such/folder"], "no/such/folder: there is no folder "),
             (["digits", "--out", "."], "is a folder, expected the name of a file"),
             (["digits", "--out", "x" * 300], "xxx: File name too long"),
             (
@@ -126,11 +127,18 @@ class TestTrain:
     def test_refuses(self, here, capsys, arguments, message):
         assert message in refusal(capsys, "train", *arguments)
 
-    @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
-    def test_refuses_a_folder_that_may_not_be_written(self, here, capsys):
-        (here / "kept").mkdir(mode=0o500)
-        line = refusal(capsys, "train", "digits", "--out", "kept/m")
-        assert line == "lamina: kept/m: may not be written; name a file in another folder"
+    @pytest.mark.skipif(os.name != "posix", reason="links and devices")
+    def test_refuses_a_folder_that_may_not_be_written(self, here, capsys, monkeypatch):
+        kept = here / "kept"  # root may write anywhere
+        monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != kept)
+        kept.mkdir()
+        (kept / "old").touch()
+        (here / "link").symlink_to(kept / "new")
+        for out in "kept/new", "kept/old", "link":  # save writes a file beside, and moves it
+            line = refusal(capsys, "train", "digits", "--out", out)
+            assert line == f"lamina: {out}: may not be written; name a file in another folder\n"
+        cli.refuse_target(Path("kept/old"))  # which is opened
+        cli.refuse_target(Path(os.devnull), beside=True)
 
     def test_a_training_that_diverges(self, here, capsys, monkeypatch):
         recipe = replace(models.RECIPES["digits"]["mlp"], lr=1e38)
@@ -178,7 +186,7 @@ class TestPredict:
             (["model", "huge.npy"], "lamina: huge.npy: not a whole .npy file: "),
             (["model", "wide.npy"], "x has 13 features in its last axis (shape (2, 5, 13))"),
             (["model", "x.npy", "--lengths", "x.npy"], "lengths"),
-            (["model", "x.npy", "--out", "no/classes.npy"], "there is no folder no"),
+            (["model", "x.npy", "--out", "no/classes.npy"], "no/classes.npy: there is no folder "),
             (["steps", "x.npy"], "gives y of shape (370, 29, 12), expected (samples, classes)"),
             (["mine", "x.npy"], "lamina: mine: "),
         ],

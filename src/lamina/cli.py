@@ -178,7 +178,7 @@ def train(given: argparse.Namespace) -> int:
     if name not in recipes:
         raise UsageError(f"no model {name!r} for {given.set}; there are {', '.join(recipes)}")
     out = Path(given.out or f"{given.set}-{name}.safetensors")
-    refuse_target(out)
+    refuse_target(out, beside=True)
     if given.plot:
         refuse_plot(Path(given.plot))
 
@@ -247,14 +247,19 @@ def accuracy(model: Any, split: data.Split) -> float:
     return float(found.metric)
 
 
-def refuse_target(path: Path) -> None:
-    """Refuse a file that could not be written, before there is anything to write."""
+def refuse_target(path: Path, *, beside: bool = False) -> None:
+    """Refuse a file that could not be written, before there is anything to write.
+
+    `save` writes a file `beside` the one that is there; what else there is, is opened.
+    """
     with refusing():  # the system, too long a name
-        if not path.parent.is_dir():
-            raise UsageError(f"{path}: there is no folder {path.parent}")
-        if path.is_dir():
+        real = Path(os.path.realpath(path))
+        if not real.parent.is_dir():
+            raise UsageError(f"{path}: there is no folder {real.parent}")
+        if real.is_dir():
             raise UsageError(f"{path}: is a folder, expected the name of a file")
-        if not (os.access(path.parent, os.W_OK) or os.access(path, os.W_OK)):
+        opened = real.exists() and not (beside and real.is_file())
+        if not os.access(real if opened else real.parent, os.W_OK):
             raise UsageError(f"{path}: may not be written; name a file in another folder")
 
 
@@ -350,7 +355,7 @@ def demo(given: argparse.Namespace) -> int:
     folder = Path(given.out_dir)
     reached = {}
     for name in DEMO:
-        refuse_target(folder / f"{name}.safetensors")
+        refuse_target(folder / f"{name}.safetensors", beside=True)
     for name in DEMO:
         split = read(name, FASHION_MNIST)
         model, _ = learn(next(iter(RECIPES[name].values())), split, seed=0)
