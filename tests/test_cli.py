@@ -127,6 +127,13 @@ class TestTrain:
     def test_refuses(self, here, capsys, arguments, message):
         assert message in refusal(capsys, "train", *arguments)
 
+    def test_the_rate_falls_over_all_updates(self):
+        x, y = lm.data.digits().train
+        split = lm.data.Split((x[:9], y[:9]), (x[:9], y[:9]))
+        recipe = models.RECIPES["digits"]["mlp"]
+        _, history = cli.learn(recipe, split, seed=0, epochs=1, batch_size=4)  # 4 and 5 samples
+        assert history.lr == [pytest.approx(recipe.lr / 2)]
+
     @pytest.mark.skipif(os.name != "posix", reason="links and devices")
     def test_refuses_a_folder_that_may_not_be_written(self, here, capsys, monkeypatch):
         kept = here / "kept"  # root may write anywhere

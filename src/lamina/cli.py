@@ -6,7 +6,6 @@ standard error, where what it was given cannot be used; 130 where it was interru
 
 import argparse
 import io
-import math
 import os
 import platform
 import sys
@@ -24,6 +23,7 @@ from .layer import NDArray
 from .models import RECIPES, Recipe
 from .parts import CrossEntropy
 from .train import AdamW, Cosine, History, evaluate, fit, load, predict, save
+from .train.batches import cuts
 
 FASHION_MNIST: Final = "/usr/share/datasets/fashion-mnist"
 """Where Debian's package dataset-fashion-mnist puts its files."""
@@ -224,7 +224,7 @@ def learn(
     model = recipe.network().initialize(seed)
     x, y = split.train
     model.summary((1, *(x[0] if isinstance(x, tuple) else x).shape[1:]))
-    updates = epochs * math.ceil(len(y) / batch_size)
+    updates = epochs * len(cuts(len(y), batch_size))
     with refusing():
         history = fit(
             model,

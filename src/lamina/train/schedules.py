@@ -107,7 +107,8 @@ class Cosine(Constructed):
     lr : float
         η, at least 0.
     steps : int
-        T, in updates: as a rule all of the training, ``epochs * ceil(samples / batch_size)``.
+        T, in updates: as a rule all of the training, epochs times the batches of each. Of
+        `lamina.fit` these are ``ceil(samples / batch_size)``, one fewer if that leaves one sample.
     end : float
         The learning rate from update T on.
 
