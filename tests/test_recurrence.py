@@ -429,6 +429,20 @@ def test_a_bidirectional_layer_runs_but_does_not_step(kind):
 
 
 @every_kind
+@pytest.mark.parametrize("name", ["dropout_0", "recurrent_dropout", "recurrent_dropout_1"])
+def test_a_layer_that_drops_at_inference_does_not_step(kind, name):
+    layer = kind(layers=2, dropout=0.5, recurrent_dropout=0.5)
+    x = random("x", (N, T, F))
+    usual = layer(x)
+    layer.children()[name].always = True
+    assert not np.array_equal(layer(x), usual)
+    assert not layer.stepwise
+    for model in layer, layer.for_inference():
+        with pytest.raises(TypeError, match=r"^Dropout\(.*always=True\): cannot go step by step"):
+            model.step(x[:, 0], None)
+
+
+@every_kind
 def test_refuses_numbers_of_sequences(kind):
     with pytest.raises(ValueError, match=r"\(3, 2.*: n must be at least 0, got -1"):
         kind().initial_state(-1)

@@ -152,8 +152,20 @@ class Recurrent(Layer):
 
     @property
     def stepwise(self) -> bool:  # type: ignore[override]
-        """Whether the layer may `step`: not where a direction starts at the end."""
-        return in_step(type(self)) and not self.bidirectional
+        """Whether the layer may `step`: not where a direction starts at the end.
+
+        Nor where a Dropout inside drops at inference, too.
+        """
+        return in_step(type(self)) and not (self.bidirectional or self._drops)
+
+    @property
+    def _drops(self) -> bool:
+        return any(child.always for child in (*self.dropouts, *self.recurrent_dropouts))
+
+    def _refuse_steps(self) -> None:
+        for child in (*self.dropouts, *self.recurrent_dropouts):
+            child._refuse_steps()
+        super()._refuse_steps()
 
     def children(self) -> dict[str, Layer]:
         """Return the Dropout layers, between layers and of states, by name."""
@@ -353,10 +365,10 @@ class Recurrent(Layer):
             if self._share(functions):
                 both = functions.padded(x, lengths, self.out_features)
             for reverse, suffix in enumerate(self._suffixes(layer)):
-                mask = None
-                if self.recurrent_dropouts and (training or self.recurrent_dropouts[0].always):
-                    mask = self._draw_mask(len(after), len(x), sample_ids)
-                start, turn = before[len(after)], reverse and not reverses
+                mask, place = None, len(after)
+                if self.recurrent_dropouts and (training or self.recurrent_dropouts[place].always):
+                    mask = self._draw_mask(place, len(x), sample_ids)
+                start, turn = before[place], reverse and not reverses
                 turned = reverse_steps(x, lengths) if turn else x
                 options = {"lengths": lengths, "mask": mask}
                 if reverse and not turn:
@@ -524,8 +536,7 @@ class Recurrent(Layer):
     ) -> Callable[["Plan", int], int] | None:
         """Return how to plan the whole from how each layer and direction is, if all can be."""
         plans = {suffix: one for suffix, one in given.items() if one is not None}
-        drops = any(child.always for child in (*self.dropouts, *self.recurrent_dropouts))
-        if drops or len(plans) < len(given):
+        if self._drops or len(plans) < len(given):
             return None
 
         def whole(plan: "Plan", x: int) -> int:
