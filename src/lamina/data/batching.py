@@ -46,5 +46,7 @@ def batches(
     [[2, 4], [3, 0, 1]]
     """
     cut = Batches("batches", data, batch_size, dtype=None)
+    if cut.whole is None:
+        raise TypeError(f"batches: data must be (x, y), arrays to cut, got {type(data).__name__}")
     epoch = cut.epoch(generator(rng) if shuffle else None)
     return ((some.x if some.lengths is None else (some.x, some.lengths), some.y) for some in epoch)
