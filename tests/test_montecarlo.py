@@ -100,6 +100,16 @@ def test_recurrent_layers_drop_inside(layer, options):
     assert_close(lm.mc(model, x, 3, lengths=lengths, rng=0, batch_size=1), ys, np.float64)
 
 
+def test_integers_where_the_first_layer_drops():
+    drops = lm.Sequential(lm.Embedding(10, 4), lm.Dropout(0.5))
+    model = lm.Concat(drops, lm.Embedding(10, 3))
+    ids = np.array([[1, 2, 3], [4, 5, 6]])
+    ys = lm.mc(model, ids, 3, lengths=[3, 1], rng=0)
+    assert (ys[0, 0, :, :4] != ys[1, 0, :, :4]).any()
+    assert_same(ys[:, 1, :1, 4:], np.stack([lm.predict(model, ids)[1, :1, 4:]] * 3))
+    assert not ys[:, 1, 1:].any()
+
+
 def test_a_layer_alone():
     ys = lm.mc(lm.Dropout(0.5), np.ones((2, 50), np.float32), 4, rng=0)
     assert set(np.unique(ys)) == {0.0, 2.0}

@@ -84,14 +84,16 @@ def mc(
             "mc: the model has no Dropout that drops, so that all passes would be the same; "
             "predict(model, x) gives their y"
         )
-    before = Sequential(*layers[:first]).for_inference()
+    before = Sequential(*layers[:first]).for_inference() if first else None
     after = Sequential(*layers[first:]).for_inference()
     dropouts = _dropouts(after._model)
     ys: list[list[NDArray]] = [[] for _ in range(n)]
     for start, stop in cuts(len(x), batch_size):
         some: Any = None if lengths is None else lengths[start:stop]
-        given = before(x[start:stop], **before._accepted(some, None))
-        some = None if some is None else before.output_lengths(some)
+        given = x[start:stop]
+        if before is not None:
+            given = before(given, **before._accepted(some, None))
+            some = None if some is None else before.output_lengths(some)
         options = after._accepted(some, np.arange(start, stop))
         for i, found in enumerate(ys):
             for dropout in dropouts:  # which draws a mask in each of its places
