@@ -639,6 +639,20 @@ def test_refuses_data(data, error, message):
 
 
 @pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (np.eye(3)[[0, 1, 2, 0]], r"weights has 2 entries, but y \(shape \(4, 3\)\) has 3 classes"),
+        ([0, 1, 2, 0], r"weights has 2 entries, but y \(shape \(4, 3\)\) has 3 classes"),
+        ([0.0, 1.0, 2.0, 0.0], "if it holds classes, make them integers"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused_by_the_loss_itself(target, message):
+    loss, data = lm.CrossEntropy(weights=[1, 2]), (np.ones((4, 2)), target)
+    with pytest.raises(ValueError, match=message):
+        train(lm.Linear(2, 3), data, loss=loss)
+
+
+@pytest.mark.parametrize(
     ("options", "error", "message"),
     [
         ({"epochs": 0}, ValueError, "fit: epochs must be at least 1, got 0"),

@@ -395,8 +395,12 @@ class CrossEntropy(_Loss):
         target = np.asarray(target)
         lengths = None if lengths is None else np.asarray(lengths)
         weights = np.asarray(self.weights)
-        shape = target.shape if target.dtype.kind == "f" else (*target.shape, len(weights))
-        each = mask_steps(self._shares(target, shape, lengths) @ weights, lengths)
+        rows = target.shape[:-1] if target.dtype.kind == "f" else target.shape
+        try:
+            shares = self._shares(target, (*rows, len(weights)), lengths)
+        except (ValueError, TypeError):  # a call, which has y, says what is wrong
+            return super().count(target, lengths)
+        each = mask_steps(shares @ weights, lengths)
         return float(np.sum(each)) / (math.prod(each.shape[1 if lengths is None else 2 :]) or 1)
 
     def _goal(self, y: NDArray, target: NDArray, lengths: NDArray | None) -> NDArray:
