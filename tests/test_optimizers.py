@@ -14,7 +14,7 @@ import lamina as lm
 from contract import assert_close, assert_same, random
 from lamina.engine import memory
 from lamina.engine.threads import threads
-from lamina.train import fused
+from lamina.train import Optimizer, fused
 
 NAMES = {"0.weight": (4, 3), "0.bias": (3,), "1.gamma": (3,), "2.weight": (3, 2)}
 
@@ -590,6 +590,36 @@ def test_a_norm_whose_square_overflows(block):
     with block():
         lm.SGD(1.0, clip_norm=1.0).step(params, {"w": np.array([3e200, 4e200])})
     np.testing.assert_allclose(params["w"], [-0.6, -0.8])
+
+
+class Plain(Optimizer):
+    def update(self, p, g, lr, slots):
+        p -= lr * g
+
+
+class Upwards(lm.SGD):
+    def update(self, p, g, lr, slots):
+        super().update(p, -g, lr, slots)
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.1])
+def test_an_optimizer_of_ones_own_trains(clip_norm):
+    found = []
+    options = {"weight_decay": 0.1, "groups": {"2.*": {"lr": 0.05}}, "clip_norm": clip_norm}
+    for make in Plain, lm.SGD:
+        model = lm.Sequential(lm.Linear(3, 4), lm.Tanh(), lm.Linear(4, 2), rng=0)
+        data, loss = (random("x", (8, 3)), np.arange(8) % 2), lm.CrossEntropy()
+        optimizer = make(lm.Cosine(0.5, 6), **options)
+        lm.fit(model, data, loss=loss, optimizer=optimizer, epochs=3, batch_size=4)
+        found.append(model.params)
+    for name, p in found[0].items():
+        assert_close(p, found[1][name], np.float32)
+
+
+def test_an_update_that_is_overridden_is_the_one_that_is_made():
+    theta = {"theta": np.ones(3, np.float32)}
+    Upwards(0.5).step(theta, {"theta": np.ones(3, np.float32)})
+    assert_same(theta["theta"], np.full(3, 1.5, np.float32))
 
 
 def test_patterns_from_an_iterator():

@@ -180,7 +180,7 @@ class Layer(ABC):
         super().__init_subclass__(**kwargs)
         for method, others in cls._shortcuts.items():
             for name in others:
-                if _depth(cls, method) < _depth(cls, name):
+                if depth(cls, method) < depth(cls, name):
                     setattr(cls, name, getattr(Layer, name))
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
@@ -593,7 +593,7 @@ class Layer(ABC):
         return f"{type(self).__name__}({', '.join(said)})"
 
 
-def _depth(cls: type, name: str) -> int:
+def depth(cls: type, name: str) -> int:
     """Return how far from a class the one stands, among those it derives from, that has a name."""
     return next(i for i, found in enumerate(cls.__mro__) if name in vars(found))
 
@@ -604,7 +604,7 @@ def in_step(cls: type[Layer]) -> bool:
     if cls.run is Layer.run or cls.run_backward is Layer.run_backward:
         return False
     passes = ("step", "run", "forward"), ("run_backward", "backward")
-    depths = ([_depth(cls, name) for name in names] for names in passes)
+    depths = ([depth(cls, name) for name in names] for names in passes)
     return all(found == sorted(found) for found in depths)
 
 

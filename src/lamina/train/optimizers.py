@@ -21,7 +21,7 @@ import numpy as np
 
 from .. import kernels
 from ..arguments import FLOATS, Constructed, choice, flag, limit, number, positive, say
-from ..layer import Arrays, Layer, NDArray
+from ..layer import Arrays, Layer, NDArray, depth
 from .names import as_patterns, matches, refuse_idle
 from .schedules import Schedule, rate
 
@@ -34,6 +34,9 @@ COUNT: Final = "updates"
 @dataclass(eq=False)
 class Optimizer(Constructed, ABC):
     """What the optimizers share; each brings its slots and its update.
+
+    An optimizer of your own needs `update`, and `new_slots` where it remembers something; decay,
+    groups and clipping are there, and `fit` takes it.
 
     Parameters
     ----------
@@ -55,6 +58,20 @@ class Optimizer(Constructed, ABC):
         How many updates were made.
     slots : dict of str to dict of str to array
         What the optimizer remembers, by the parameter's name, then by its own.
+
+    Examples
+    --------
+    >>> class Signed(Optimizer):
+    ...     def new_slots(self, p):
+    ...         return {"mean": np.zeros_like(p)}
+    ...
+    ...     def update(self, p, g, lr, slots):
+    ...         slots["mean"] += 0.1 * (g - slots["mean"])
+    ...         p -= lr * np.sign(slots["mean"])
+    >>> theta = {"theta": np.array([1.0, -2.0])}
+    >>> Signed(0.5).step(theta, {"theta": np.array([2.0, -3.0])})
+    >>> theta["theta"]
+    array([ 0.5, -1.5])
     """
 
     OPTIONS: ClassVar = ("lr", "weight_decay")
@@ -164,27 +181,42 @@ class Optimizer(Constructed, ABC):
             plan.before[i][...] = p
             g = g if scale == 1 else g * scale  # (1)
             g = self._decay(p, g, kind.lr, kind.decay) if kind.decay else g
-            self._update(p, g, kind.lr, self.slots[plan.names[i]])
+            self.update(p, g, kind.lr, self.slots[plan.names[i]])
             finite &= bool(np.isfinite(p).all())
         self.steps += 1
         return finite
 
-    @abstractmethod
-    def _slots(self, p: NDArray) -> Arrays:
-        """Return the slots of a parameter before its first update, by name."""
+    def new_slots(self, p: NDArray) -> Arrays:
+        """Return the slots of a parameter before its first update, by name; here none.
+
+        They have its shape, but for one named ``"updates"``, ``np.zeros((), np.int64)``, in which
+        its updates are counted, the one that is made included.
+        """
+        return {}
 
     @abstractmethod
-    def _update(self, p: NDArray, g: NDArray, lr: float, slots: Arrays) -> None:
-        """Write the new values into a parameter and its slots."""
+    def update(self, p: NDArray, g: NDArray, lr: float, slots: Arrays) -> None:
+        """Write the new values into a parameter and its slots.
+
+        Parameters
+        ----------
+        p : array
+            The parameter.
+        g : array, of the shape of p
+            Its gradient, clipped and with that of the weight decay; to be read only.
+        lr : float
+            η of this update.
+        slots : dict of str to array
+        """
 
     @property
-    @abstractmethod
-    def _rule(self) -> str:
-        """The name of the same update in fused.py."""
+    def _rule(self) -> str | None:
+        """The name of the same update in fused.py, where it is one of those."""
+        return None
 
-    @abstractmethod
     def _numbers(self, lr: float, slots: Arrays) -> list[float]:
         """Return its numbers; the slots are those of a parameter before this update."""
+        return []
 
     def _decay_numbers(self, lr: float, decay: float) -> tuple[float, float]:
         """Return what share of p is added to the gradient, and what share of p is kept."""
@@ -371,10 +403,12 @@ class SGD(Optimizer):
         if flag("SGD", "nesterov", self.nesterov) and not self.momentum:
             raise ValueError("SGD: nesterov=True needs a momentum above 0")
 
-    def _slots(self, p: NDArray) -> Arrays:
+    def new_slots(self, p: NDArray) -> Arrays:
+        """Return the slots of a parameter before its first update, by name."""
         return {"velocity": np.zeros_like(p)} if self.momentum else {}
 
-    def _update(self, p: NDArray, g: NDArray, lr: float, slots: Arrays) -> None:
+    def update(self, p: NDArray, g: NDArray, lr: float, slots: Arrays) -> None:
+        """Write the new values into a parameter and its slots."""
         if self.momentum:
             v = slots["velocity"]
             v *= self.momentum
@@ -450,14 +484,16 @@ class Adam(Optimizer):
             _below_one(owner, "betas", beta)
         positive(owner, "eps", self.eps)
 
-    def _slots(self, p: NDArray) -> Arrays:
+    def new_slots(self, p: NDArray) -> Arrays:
+        """Return the slots of a parameter before its first update, by name."""
         return {
             "mean": np.zeros_like(p),
             "square": np.zeros_like(p),
             COUNT: np.zeros((), np.int64),
         }
 
-    def _update(self, p: NDArray, g: NDArray, lr: float, slots: Arrays) -> None:
+    def update(self, p: NDArray, g: NDArray, lr: float, slots: Arrays) -> None:
+        """Write the new values into a parameter and its slots."""
         beta1, beta2 = self.betas
         m, s = slots["mean"], slots["square"]
         t = int(slots[COUNT])
@@ -580,10 +616,12 @@ class RMSprop(Optimizer):
         _below_one("RMSprop", "alpha", self.alpha)
         positive("RMSprop", "eps", self.eps)
 
-    def _slots(self, p: NDArray) -> Arrays:
+    def new_slots(self, p: NDArray) -> Arrays:
+        """Return the slots of a parameter before its first update, by name."""
         return {"square": np.zeros_like(p)}
 
-    def _update(self, p: NDArray, g: NDArray, lr: float, slots: Arrays) -> None:
+    def update(self, p: NDArray, g: NDArray, lr: float, slots: Arrays) -> None:
+        """Write the new values into a parameter and its slots."""
         s = slots["square"]
         s *= self.alpha
         s += (1 - self.alpha) * g * g
@@ -639,11 +677,13 @@ class _Plan:
 
     def __init__(self, optimizer: Optimizer, params: Arrays, before: Arrays) -> None:
         self.key: list[Any] = []
+        cls = type(optimizer)  # one that overrides `update` has no other
+        self.rule = optimizer._rule if depth(cls, "_rule") <= depth(cls, "update") else None
         self.before = [before[name] for name in params]
         self.names, self.arrays = list(params), list(params.values())
         self.slots: list[Arrays] = []
         for name, p in params.items():
-            wanted, own = optimizer._slots(p), optimizer.slots.setdefault(name, {})
+            wanted, own = optimizer.new_slots(p), optimizer.slots.setdefault(name, {})
             for slot, a in wanted.items():
                 own.setdefault(slot, a)  # an option that was set anew may want one more
             self.slots.append({slot: own[slot] for slot in wanted})
@@ -662,14 +702,15 @@ class _Plan:
             self.kinds.append(kind)
             by_dtype.setdefault(dtype, {}).update(dict.fromkeys(members, kind))
         self.others = by_dtype.pop(None, {})
-        self.tables = [_Table(optimizer._rule, self, of) for of in by_dtype.values()]
+        self.tables = [_Table(self.rule, self, of) for of in by_dtype.values() if self.rule]
 
     def _dtype(self, i: int) -> Any:
         """Return the dtype of a parameter that kernels can change, None for others."""
         p = self.arrays[i]
         arrays = (p, self.before[i], *self.moments(i))
         lie_well = all(a.flags.carray and a.dtype == p.dtype for a in arrays)
-        return p.dtype if kernels.used() and p.dtype in FLOATS and lie_well else None
+        known = kernels.used() and self.rule is not None
+        return p.dtype if known and p.dtype in FLOATS and lie_well else None
 
     def moments(self, i: int) -> list[NDArray]:
         """Return the slots of a parameter that have its shape."""
