@@ -53,6 +53,13 @@ def test_sets_are_read_anew(load):
     assert (x[0] if isinstance(x, tuple) else x).max() > 0
 
 
+def test_a_split_unpacks():
+    split = lm.data.vowels()
+    train, test = split
+    assert train is split.train
+    assert test is split.test
+
+
 def test_a_split_cannot_change():
     with pytest.raises(AttributeError, match="cannot assign"):
         lm.data.digits().train = None

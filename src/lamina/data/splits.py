@@ -1,5 +1,6 @@
 """A data set in two parts: one to train on, one to test on."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,11 @@ class Split:
 
     train: tuple[Any, NDArray]
     test: tuple[Any, NDArray]
+
+    def __iter__(self) -> Iterator[tuple[Any, NDArray]]:
+        """Give the two: ``(x, y), (x_test, y_test) = lamina.data.digits()``."""
+        yield self.train
+        yield self.test
 
 
 def stratified(y: npt.ArrayLike, share: float = 0.2, seed: int = 0) -> tuple[NDArray, NDArray]:

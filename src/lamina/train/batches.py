@@ -117,7 +117,7 @@ class Batches:
     ) -> None:
         self.owner, self.dtype = owner, dtype
         self.batch_size = arguments.integer(owner, "batch_size", batch_size)
-        in_memory = isinstance(data, tuple) or not isinstance(data, Iterable)
+        in_memory = isinstance(data, (tuple, Split)) or not isinstance(data, Iterable)
         self.whole = batch(owner, data, dtype) if in_memory else None
         self.source = data
         if passes > 1 and isinstance(data, Iterator):
