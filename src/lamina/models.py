@@ -70,22 +70,11 @@ def perceptron(features: int, hidden: int) -> Sequential:
     )
 
 
-def speaker_lstm() -> Sequential:
-    """Build an LSTM in both directions over normalised coefficients, its outputs averaged."""
+def speaker(kind: type[LSTM | RNN]) -> Sequential:
+    """Build a recurrent layer over normalised coefficients, both ways, its outputs averaged."""
     return Sequential(
         BatchNorm(12),
-        LSTM(12, 32, bidirectional=True),
-        MeanSteps(),
-        Dropout(0.3),
-        Linear(64, 9),
-    )
-
-
-def speaker_rnn() -> Sequential:
-    """Build what `speaker_lstm` does with a plain recurrent layer."""
-    return Sequential(
-        BatchNorm(12),
-        RNN(12, 32, bidirectional=True),
+        kind(12, 32, bidirectional=True),
         MeanSteps(),
         Dropout(0.3),
         Linear(64, 9),
@@ -126,8 +115,8 @@ RECIPES: Final[dict[str, dict[str, Recipe]]] = {
         "mlp": Recipe(lambda: perceptron(64, 128), 2e-3, 0.01, 40, 32),
     },
     "vowels": {
-        "lstm": Recipe(speaker_lstm, 5e-3, 0.01, 40, 30),
-        "rnn": Recipe(speaker_rnn, 5e-3, 0.01, 40, 30),
+        "lstm": Recipe(lambda: speaker(LSTM), 5e-3, 0.01, 40, 30),
+        "rnn": Recipe(lambda: speaker(RNN), 5e-3, 0.01, 40, 30),
     },
     "fashion-mnist": {
         "conv": Recipe(lambda: image_convolutions(28, (8, 16)), 2e-3, 0.01, 3, 128),

@@ -112,11 +112,9 @@ def _own(y: NDArray, steps: Steps, weights: Weights) -> NDArray:
     return y[..., -outputs:] if steps.reverse else y[..., :outputs]
 
 
-def step(
-    cell: Cell, x_t: NDArray, state: State, given: Given, mask: NDArray | None = None
-) -> State:
+def step(cell: Cell, x_t: NDArray, state: State, given: Given) -> State:
     """Return the state after one step: x_t has shape (N, I)."""
-    return infer(cell, x_t[:, None], state, given, mask=mask)[1]
+    return infer(cell, x_t[:, None], state, given)[1]
 
 
 def forward(

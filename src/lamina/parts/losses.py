@@ -455,9 +455,7 @@ class CrossEntropy(_Loss):
                     "if it holds classes, make them integers: target.astype(np.int64)"
                 )
             target = mask_steps(target, lengths)
-            sums = np.sum(target, axis=-1, dtype=np.float64)
-            good = (np.abs(sums - 1) <= SHARES_TOLERANCE) & np.all(target >= 0, axis=-1)
-            if np.any(mask_steps(~good, lengths)):
+            if np.any(mask_steps(~are_shares(target), lengths)):
                 raise ValueError(
                     f"{self}: each target's shares of the classes must be at least 0 and sum to 1"
                 )
@@ -496,6 +494,13 @@ class CrossEntropy(_Loss):
                 f"{self}: classes must lie in 0 ... {classes - 1}, "
                 f"got {target.min()} ... {target.max()}{cure}"
             )
+
+
+def are_shares(target: NDArray) -> NDArray:
+    """Return whether each row holds shares of the classes: at least 0, with the sum 1."""
+    sums = np.sum(target, axis=-1, dtype=np.float64)
+    found: NDArray = (np.abs(sums - 1) <= SHARES_TOLERANCE) & np.all(target >= 0, axis=-1)
+    return found
 
 
 def _weights(owner: _Loss, name: str, value: npt.ArrayLike) -> float | tuple[float, ...]:

@@ -21,11 +21,10 @@ def step(
     x_t: NDArray,
     state: State,
     weights: tuple[NDArray, NDArray, NDArray | None],
-    mask: NDArray | None = None,
     activation: str = "tanh",
 ) -> passes.State:
     """Return the state after one step: x_t has shape (N, I), weights are (W_x, W_h, b)."""
-    return passes.step(CELLS[activation], x_t, state, weights, mask)
+    return passes.step(CELLS[activation], x_t, state, weights)
 
 
 def infer(

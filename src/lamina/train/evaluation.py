@@ -12,7 +12,7 @@ from ..arguments import lengths as checked_lengths
 from ..arrays import is_step
 from ..containers import lengths_after
 from ..layer import Layer, NDArray, check_layer
-from ..parts.losses import SHARES_TOLERANCE, BinaryCrossEntropy
+from ..parts.losses import BinaryCrossEntropy, are_shares
 from .batches import Batches, Data, cuts, inputs, samples
 
 Loss: TypeAlias = Callable[..., tuple[float, NDArray]]
@@ -148,8 +148,8 @@ def _check_answers(y: NDArray, target: NDArray) -> None:
 
 def _check_shares(target: NDArray) -> None:
     """Check the shares of classes."""
-    sums = np.sum(target, axis=-1, dtype=np.float64)
-    if not np.all(np.abs(sums - 1) <= SHARES_TOLERANCE) or not np.all(target >= 0):
+    if not np.all(are_shares(target)):
+        sums = np.sum(target, axis=-1, dtype=np.float64)
         raise ValueError(
             "accuracy: target has y's shape, expected shares of the classes, at least 0, with the "
             f"sum 1 in each row; the sums are {np.min(sums):g} ... {np.max(sums):g}; if each value "

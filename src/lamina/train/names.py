@@ -24,12 +24,10 @@ def matches(patterns: str | Iterable[str], name: str) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def refuse_idle(
-    owner: str, argument: str, patterns: str | Iterable[str], names: Iterable[str]
-) -> None:
+def refuse_idle(owner: str, argument: str, patterns: Iterable[str], names: Iterable[str]) -> None:
     """Raise a ValueError where a pattern fits none of `names`: most often it is mistyped."""
     names = list(names)
-    for pattern in (patterns,) if isinstance(patterns, str) else patterns:
+    for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise ValueError(
                 f"{owner}: {argument} {pattern!r} fits no parameter; the parameters are "
