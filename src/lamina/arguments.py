@@ -252,8 +252,8 @@ def parameters(owner: Any, shape: tuple[int, ...], outputs: int) -> tuple[NDArra
     return weight, bias
 
 
-def parameter(owner: Any, name: str, a: NDArray | None, shape: tuple[int, ...] | None) -> NDArray:
-    """Return one of a layer's own arrays, checked; it was built without where there is no shape."""
+def parameter(owner: Any, name: str, a: NDArray | None, shape: tuple[int, ...] | None) -> None:
+    """Check one of a layer's own arrays; without a shape the layer was built without it."""
     if a is None:
         raise ValueError(
             f"{say(owner)}: it has lost its {name}, an array of shape {shape}; "
@@ -265,7 +265,6 @@ def parameter(owner: Any, name: str, a: NDArray | None, shape: tuple[int, ...] |
             f"{say(owner)}: {name} has become an array of shape {a.shape} and dtype {a.dtype}, "
             f"expected {expected}; an assignment, layer.{name} = array, would have refused it"
         )
-    return a
 
 
 def gradient(
