@@ -474,17 +474,21 @@ def test_what_cannot_be_written_leaves_no_file(error, tmp_path, monkeypatch):
 
 
 def test_folders_that_nobody_uses_are_removed(tmp_path, monkeypatch):
+    """Those that were made here alone, and of what lies in them what was written here."""
     monkeypatch.setenv("LAMINA_CACHE_DIR", str(tmp_path))
-    ours = jit.sources()
-    for name, days in ((ours, 99), ("a" * 24, 31), ("b" * 24, 29), ("notes", 99), ("c" * 23, 99)):
-        (tmp_path / name / "within").mkdir(parents=True)
-        (tmp_path / name / "within" / "file").touch()
+    ours, old, late, shared = jit.sources(), *(f"lamina-{c * 24}" for c in "abc")
+    others = ("a" * 24, "lamina-notes")
+    for name, days in ((ours, 99), (old, 31), (late, 29), (shared, 31), *((n, 99) for n in others)):
+        (tmp_path / name).mkdir()
+        for file in ("tile-float32.code", "tile-float32.123", ".123"):
+            (tmp_path / name / file).touch()
+        if name == shared:
+            (tmp_path / name / "thesis").touch()
         then = time.time() - days * 86400
         os.utime(tmp_path / name, (then, then))
     assert jit.folder.__wrapped__() == tmp_path / ours
-    left = {path.name for path in tmp_path.iterdir()}
-    assert left == {ours, "b" * 24, "notes", "c" * 23}
-    assert (tmp_path / ours / "within" / "file").exists()
+    left = {path.name: len([*path.iterdir()]) for path in tmp_path.iterdir()}
+    assert left == {ours: 3, late: 3, shared: 1, **dict.fromkeys(others, 3)}
 
 
 def test_no_cache_is_no_error(tmp_path):

@@ -10,7 +10,6 @@ import gc
 import hashlib
 import os
 import re
-import shutil
 import struct
 import sys
 import threading
@@ -89,7 +88,7 @@ UNUSED: Final = 30 * 24 * 3600
 
 @cache
 def sources() -> str:
-    """Return a hash of all engine and kernel sources and of what compiles them."""
+    """Name all engine and kernel sources, and what compiles them, by a hash."""
     digest = hashlib.sha256()
     package = Path(__file__).parent.parent
     for path in sorted(package.glob("*/*.py")):
@@ -98,7 +97,7 @@ def sources() -> str:
             digest.update(source)
     versions = (sys.version_info[:2], version("numba"), llvm.llvm_version_info, *cpu())
     digest.update(repr(versions).encode())
-    return digest.hexdigest()[:24]
+    return f"lamina-{digest.hexdigest()[:24]}"
 
 
 @cache
@@ -129,10 +128,13 @@ def folder() -> Path | None:
 def _tidy(path: Path) -> None:
     """Remove the folders beside `path` that no process has begun to use, or written to, of late."""
     for other in path.parent.iterdir():
-        if other != path and re.fullmatch("[0-9a-f]{24}", other.name):
+        if other != path and re.fullmatch("lamina-[0-9a-f]{24}", other.name):
             with contextlib.suppress(OSError):  # it may be another's, or gone by now
                 if other.stat().st_mtime < time.time() - UNUSED:
-                    shutil.rmtree(other, ignore_errors=True)
+                    for file in other.iterdir():
+                        if re.search(r"\.(code|\d+)$", file.name):  # what this module writes
+                            file.unlink()
+                    other.rmdir()
 
 
 def _read(path: Path) -> bytes | None:
