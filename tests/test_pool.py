@@ -119,13 +119,18 @@ def test_numbers_of_jobs_begin_anew(own, bits):
         assert reversed_often(3, 5)
 
 
+def sleepers(own, count):
+    """Return how many workers sleep, as soon as they are so many."""
+    deadline = time.monotonic() + 20
+    while len(set(own.asleep)) < count and time.monotonic() < deadline:
+        time.sleep(0.001)
+    return len(set(own.asleep))
+
+
 def test_workers_sleep_and_wake(own):
     for _ in range(3):
         assert reversed_often(3, 2)
-        deadline = time.monotonic() + 60
-        while len(own.asleep) < 2 and time.monotonic() < deadline:
-            time.sleep(0.001)
-        assert len(own.asleep) == 2
+        assert sleepers(own, 2) == 2
 
 
 def test_a_caller_does_not_wait_for_workers(own, monkeypatch):
@@ -178,6 +183,7 @@ def test_an_interrupt_at_any_moment_leaves_the_pool_to_others(own):
 
     assert reversed_often(3, 2)
     for moment in range(1000):
+        assert sleepers(own, 2) == 2
         left = moment
         try:
             sys.setprofile(interrupt)
@@ -244,6 +250,7 @@ def test_a_fork_has_threads_of_its_own():
                 right = reversed_often(3, 2) and len(pool._pool.workers) == 2
                 os._exit(0 if right else 1)
             assert os.waitpid(child, 0)[1] == 0
+        pool._pool.free.release()
         """)
 
 

@@ -189,7 +189,8 @@ class Pool:
         self.closed = True
         for worker in self.workers:
             while worker.is_alive():
-                self._wake()
+                with self.free:
+                    self._wake()
                 worker.join(0.01)
 
     def _hire(self, count: int) -> None:
@@ -205,10 +206,14 @@ class Pool:
                 return
 
     def _wake(self) -> None:
+        """Wake all workers. Who calls holds `free`: nobody else takes gates off the list."""
         if self.asleep:
             self.cpu = _cpu()
         while self.asleep:
-            self.asleep.pop().release()
+            gate = self.asleep[0]
+            if gate.locked():
+                gate.release()
+            del self.asleep[0]  # a signal may come before: to wake it once more does no harm
 
     def _work(self) -> None:
         gate = threading.Lock()
