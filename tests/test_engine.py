@@ -1115,6 +1115,27 @@ def test_a_generator_ends_in_another_context_than_it_began_in(copied):
     assert threads.chosen() is None
 
 
+@pytest.mark.parametrize("order", [*itertools.permutations(range(3))])
+def test_generators_end_in_any_order(order):
+    """The innermost block that goes on holds; of other settings they know nothing."""
+
+    def generate(block):
+        with block:
+            yield
+
+    blocks = threads.threads(1), threads.threads(2), lm.formulas(), threads.threads(3)
+    first, second, _, third = generators = [generate(block) for block in blocks]
+    for generator in generators:
+        next(generator)
+    running = {1: first, 2: second, 3: third}
+    for i in order:
+        running.pop(i + 1).close()
+        assert threads.chosen() == max(running, default=None)
+        assert lm.kernels.by_formulas()
+    generators[2].close()
+    assert not lm.kernels.by_formulas()
+
+
 @pytest.mark.parametrize(("given", "expected"), [("1", 1), ("2", 2), ("4000", 3)])
 def test_lamina_threads(monkeypatch, tmp_path, given, expected):
     monkeypatch.setattr(threads, "CONTROL", tmp_path)

@@ -35,12 +35,17 @@ class Block(Generic[T]):
         self.variable.set(self.value)
 
     def __exit__(self, *error: Any) -> None:
-        entered = _entered.get()
+        entered = [*_entered.get()]
         found = [i for i, (block, _) in enumerate(entered) if block is self]
         if found:  # a web server may end a generator in another context than it began in
-            last = found[-1]
-            _entered.set(entered[:last] + entered[last + 1 :])
-            self.variable.set(entered[last][1])
+            _, before = entered.pop(found[-1])
+            for i, (block, _) in enumerate(entered[found[-1] :], found[-1]):
+                if block.variable is self.variable:  # a generator may end after another began
+                    entered[i] = block, before
+                    break
+            else:
+                self.variable.set(before)
+            _entered.set(tuple(entered))
 
     def __del__(self) -> None:
         if not self.used:
