@@ -6,6 +6,7 @@ What changes for a whole process runs in a process of its own.
 import errno
 import importlib.util
 import os
+import py_compile
 import re
 import shutil
 import subprocess
@@ -442,8 +443,8 @@ def test_a_folder_that_can_only_be_read_is_read(tmp_path, monkeypatch):
 
     monkeypatch.setenv("LAMINA_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(Path, "touch", refuse)
-    (tmp_path / jit.sources()).mkdir()
-    assert jit.folder.__wrapped__() == tmp_path / jit.sources()
+    (tmp_path / jit.KEY).mkdir()
+    assert jit.folder.__wrapped__() == tmp_path / jit.KEY
 
 
 def test_a_user_without_a_home_has_no_folder(tmp_path, monkeypatch):
@@ -458,7 +459,7 @@ def test_a_user_without_a_home_has_no_folder(tmp_path, monkeypatch):
 def test_a_folder_stays_where_it_is_when_the_process_moves(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LAMINA_CACHE_DIR", "cache")
-    assert jit.folder.__wrapped__() == tmp_path / "cache" / jit.sources()
+    assert jit.folder.__wrapped__() == tmp_path / "cache" / jit.KEY
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), KeyboardInterrupt()])
@@ -476,7 +477,7 @@ def test_what_cannot_be_written_leaves_no_file(error, tmp_path, monkeypatch):
 def test_folders_that_nobody_uses_are_removed(tmp_path, monkeypatch):
     """Those that were made here alone, and of what lies in them what was written here."""
     monkeypatch.setenv("LAMINA_CACHE_DIR", str(tmp_path))
-    ours, old, late, shared = jit.sources(), *(f"lamina-{c * 24}" for c in "abc")
+    ours, old, late, shared = jit.KEY, *(f"lamina-{c * 24}" for c in "abc")
     others = ("a" * 24, "lamina-notes")
     for name, days in ((ours, 99), (old, 31), (late, 29), (shared, 31), *((n, 99) for n in others)):
         (tmp_path / name).mkdir()
@@ -530,23 +531,67 @@ def test_where_the_cache_lies(tmp_path, monkeypatch):
     monkeypatch.setenv("LAMINA_CACHE_DIR", "")  # empty as if it was not there
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert jit.folder.__wrapped__() == tmp_path / "xdg" / "lamina" / jit.sources()
+    assert jit.folder.__wrapped__() == tmp_path / "xdg" / "lamina" / jit.KEY
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert jit.folder.__wrapped__() == tmp_path / "home" / ".cache" / "lamina" / jit.sources()
-    assert not list((tmp_path / "xdg" / "lamina" / jit.sources()).iterdir())
+    assert jit.folder.__wrapped__() == tmp_path / "home" / ".cache" / "lamina" / jit.KEY
+    assert not list((tmp_path / "xdg" / "lamina" / jit.KEY).iterdir())
 
 
-def test_the_cache_knows_sources_and_cpu(tmp_path, monkeypatch):
-    package = tmp_path / "lamina"
-    shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__", "*.npz"))
-    spec = importlib.util.spec_from_file_location(
-        "lamina.engine.another", package / "engine" / "jit.py"
-    )
-    other = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(other)
-    key = other.sources.__wrapped__
+def another(package, file="jit.py"):
+    """Return the jit of a copy of the package."""
+    path = package / "engine" / file
+    spec = importlib.util.spec_from_file_location("lamina.engine.another", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def package(tmp_path):
+    """Copy the package."""
+    ignored = shutil.ignore_patterns("__pycache__", "*.npz")
+    return shutil.copytree(PACKAGE, tmp_path / "lamina", ignore=ignored)
+
+
+@pytest.mark.parametrize("change", ["none", "edited", "gone"])
+def test_the_cache_is_for_the_sources_that_were_imported(change, package, tmp_path, monkeypatch):
+    """Where one changes, what is imported afterwards may be either."""
+    monkeypatch.setenv("LAMINA_CACHE_DIR", str(tmp_path / "cache"))
+    other, emitted = another(package), []
+
+    def emit():
+        emitted.append(1)
+        return packing.copy.emit(np.dtype(np.float32))
+
+    other.native("first", emit, "copy")
+    cell = package / "lstm" / "cell.py"
+    if change == "edited":
+        cell.write_text(cell.read_text() + "\n# changed\n")
+    elif change == "gone":
+        cell.unlink()
+    for name in ("first", "second"):
+        assert other.native(name, emit, "copy")
+    same = change == "none"
+    assert len(emitted) == (2 if same else 3)
+    files = {path.name for path in other.folder().iterdir()}
+    assert files == {"first.code", *["second.code"] * same}
+
+
+def test_without_sources_there_is_no_cache(package, tmp_path, monkeypatch):
+    monkeypatch.setenv("LAMINA_CACHE_DIR", str(tmp_path / "cache"))
+    engine = package / "engine"
+    py_compile.compile(engine / "jit.py", engine / "jit.pyc")
+    for path in package.glob("*/*.py"):
+        path.unlink()
+    assert another(package, "jit.pyc").folder() is None
+    assert not (tmp_path / "cache").exists()
+
+
+def test_the_cache_knows_sources_and_cpu(package, monkeypatch):
+    other = another(package)
+    key = other.sources
     before = key()
-    assert before == jit.sources()
+    assert before == jit.KEY
     writes = re.compile(r"@jit\.|\bCode\b|\bEach\(|\bllvmlite\b")  # kernels, or IR
     kernels = [p for p in PACKAGE.glob("*/**/*.py") if writes.search(p.read_text())]
     assert {"batchnorm/columns.py", "lstm/cell.py", "parts/sums_kernel.py"} <= {
@@ -564,6 +609,7 @@ def test_the_cache_knows_sources_and_cpu(tmp_path, monkeypatch):
         ("version", lambda package: "another"),
         ("llvm", SimpleNamespace(llvm_version_info=(0, 0, 0))),
         ("sys", SimpleNamespace(version_info=(3, 0))),
+        ("HEADER", 32),
     ):
         with monkeypatch.context() as changed:
             changed.setattr(other, name, value)

@@ -86,18 +86,33 @@ UNUSED: Final = 30 * 24 * 3600
 """Seconds after which compiled code of other sources, or of another CPU, is removed."""
 
 
-@cache
+FILES: Final = sorted(Path(__file__).parent.parent.glob("*/*.py"))
+"""All sources; none where the package came without."""
+
+
+def stamps() -> list[tuple[int, int]]:
+    """Return when each source was written, and its size; nothing where one is gone."""
+    try:
+        return [(found.st_mtime_ns, found.st_size) for found in map(os.stat, FILES)]
+    except OSError:
+        return []
+
+
 def sources() -> str:
     """Name all engine and kernel sources, and what compiles them, by a hash."""
     digest = hashlib.sha256()
-    package = Path(__file__).parent.parent
-    for path in sorted(package.glob("*/*.py")):
+    for path in FILES:
         source = path.read_bytes()
         if path.parent.name == "engine" or b"engine" in source:
             digest.update(source)
-    versions = (sys.version_info[:2], version("numba"), llvm.llvm_version_info, *cpu())
+    versions = (sys.version_info[:2], HEADER, version("numba"), llvm.llvm_version_info, *cpu())
     digest.update(repr(versions).encode())
     return f"lamina-{digest.hexdigest()[:24]}"
+
+
+STAMPS: Final = stamps()
+KEY: Final = sources() if FILES else ""
+"""What is imported later may be of other sources: then the stamps are others, too."""
 
 
 @cache
@@ -106,6 +121,8 @@ def folder() -> Path | None:
 
     LAMINA_CACHE_DIR names its parent; by default it lies in the user's cache folder.
     """
+    if not KEY:
+        return None
     parent = os.environ.get("LAMINA_CACHE_DIR")
     if not parent:
         parent = os.path.join(
@@ -113,7 +130,7 @@ def folder() -> Path | None:
         )
         if parent.startswith("~"):  # a user without a home
             return None
-    path = Path(os.path.abspath(parent), sources())
+    path = Path(os.path.abspath(parent), KEY)
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / f".{os.getpid()}"
@@ -196,8 +213,8 @@ def native(name: str, emit: Callable[[], str], function: str) -> int:
         Returns the IR, where it was not compiled before.
     function : str
     """
-    parent = folder()
-    path = parent / f"{name}.code" if parent and name else None
+    parent = folder() if name and stamps() == STAMPS else None
+    path = parent / f"{name}.code" if parent else None
     code = None if path is None else _read(path)
     if code is None:
         with _uncollected():
