@@ -693,6 +693,43 @@ COMPILE = """
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_fork_while_another_thread_binds_a_call():
+    run(
+        "-c",
+        """
+    import os, signal, threading
+    import numpy as np
+    from lamina.engine import pool
+    from lamina.linear import kernel
+
+    inside, leave, in_order = threading.Event(), threading.Event(), pool.in_order
+
+    def forward(m, n):
+        kernel.forward(np.ones((m, 8), np.float32), np.ones((8, n), np.float32))
+
+    def slow(*calls):
+        inside.set()
+        leave.wait()
+        return in_order(*calls)
+
+    forward(2, 8)
+    pool.in_order = slow
+    other = threading.Thread(target=forward, args=(3, 9))
+    other.start()
+    inside.wait()
+    pool.in_order = in_order
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        forward(4, 10)
+        os._exit(0)
+    leave.set()
+    assert os.waitpid(child, 0)[1] == 0
+    """,
+    )
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 def test_a_fork_waits_until_nobody_compiles():
     script = """
         import time

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from functools import lru_cache, partial
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from ..arrays import mask_steps, scale
 from ..engine import matmul, pool
+from ..engine.cached import cached_property
 from ..engine.jit import held
 from ..engine.matmul import are_contiguous, column_sums, contiguous, machine_of, product
 from ..engine.memory import empty

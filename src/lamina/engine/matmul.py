@@ -12,7 +12,7 @@ blocking nor the grid changes a bit.
 """
 
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import jit, pool, threads
+from .cached import cached_property
 from .few import MOST, few_panels, few_rows, few_rows_past, few_sums, few_terms, few_turned
 from .jit import address, call, held
 from .memory import ALIAS, ALIGNMENT, LINE, past_caches, workspace

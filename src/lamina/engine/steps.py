@@ -12,13 +12,14 @@ else step by step (stride 1). Cost follows the real steps.
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from . import jit, pool, threads
+from .cached import cached_property
 from .jit import call, held, item
 from .matmul import contiguous, machine_of, pack_panel
 from .memory import ALIAS, LINE, empty

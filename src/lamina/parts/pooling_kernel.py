@@ -11,7 +11,7 @@ places in rising order, as in the formula, so threads change no bit.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from functools import lru_cache, partial
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -20,6 +20,7 @@ from llvmlite import ir
 
 from ..arrays import mask_steps
 from ..engine import jit, pool, program
+from ..engine.cached import cached_property
 from ..engine.jit import Address, Code, Constants, address, call, data, item
 from ..engine.loops import for_range
 from ..engine.matmul import contiguous
