@@ -5,6 +5,7 @@ Steps here are sums of arrays and a number, in NumPy.
 
 import gc
 import itertools
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -166,3 +167,19 @@ def test_steps_that_are_ready_find_x_and_y_of_each_call(rows, count):
     with ThreadPoolExecutor(4) as pool:
         for y, other in zip(8 * first, pool.map(fixed, 8 * xs), strict=True):
             assert_same(other, y)
+
+
+def test_the_scratch_of_a_single_step_lives_on(monkeypatch):
+    """Empty as it is: a kernel looks up where it lies."""
+    found, room = [], program._room
+
+    def noted(programs):
+        space, scratch = room(programs)
+        found.append(weakref.ref(scratch))
+        return space, scratch
+
+    monkeypatch.setattr(program, "_room", noted)
+    plan = Plan((2, 8), F32)
+    run = Program(plan, plan.multiply(0, matmul.Given(np.eye(8, dtype=F32)), (2, 8)))
+    assert_same(run(np.ones((2, 8), F32)), np.ones((2, 8), F32))
+    assert {scratch().size for scratch in found} == {0}

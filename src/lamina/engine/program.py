@@ -202,9 +202,9 @@ class Program:
         """Return all steps as one run, if they are, with no other arrays than x and y: or None."""
         if self.places or self.plan.scratch or self.result != self.y:
             return None
-        memory = self.memory(*_room([self]))
-        found = [run for run, numbers in memory.runs if numbers is None]
-        return found[0] if len(found) == len(memory.runs) == 1 else None
+        self.kept = self.memory(*_room([self]))  # the run looks up its scratch, empty or not
+        found = [run for run, numbers in self.kept.runs if numbers is None]
+        return found[0] if len(found) == len(self.kept.runs) == 1 else None
 
     def _arrays(self, memory: Memory, x: NDArray, y: NDArray) -> list[Any]:
         """Return all arrays of a call."""
