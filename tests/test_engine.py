@@ -1146,6 +1146,27 @@ def test_lamina_threads(monkeypatch, tmp_path, given, expected):
     assert threads.available.__wrapped__() == 3
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_fork_counts_its_own_cores():
+    script = """if True:
+        import os
+        from pathlib import Path
+        from lamina.engine import threads
+
+        threads.CONTROL = Path("nowhere")
+        os.sched_getaffinity = lambda process: {0, 1, 2}
+        assert threads.count() == 3
+        os.sched_getaffinity = lambda process: {1}
+        child = os.fork()
+        if child == 0:
+            os._exit(threads.count())
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+        assert threads.count() == 3
+    """
+    environment = {name: v for name, v in os.environ.items() if name != "LAMINA_THREADS"}
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True)
+
+
 @pytest.mark.parametrize(
     ("files", "expected"),
     [

@@ -43,6 +43,10 @@ def available() -> int:
     return min(int(given), most)
 
 
+if hasattr(os, "register_at_fork"):  # a child may be bound to cores of its own
+    os.register_at_fork(after_in_child=available.cache_clear)
+
+
 def count() -> int:
     """Return how many threads a kernel may use here and now."""
     chosen, most = _chosen.get(), available()
