@@ -105,6 +105,18 @@ def test_no_more_is_let_go_than_must_be(monkeypatch):
     assert not any(memory._waiting.values())
 
 
+def test_what_another_thread_takes_meanwhile_is_not_let_go(monkeypatch):
+    class Taken(list):
+        def __len__(self):
+            return 1  # there was one a moment ago
+
+    monkeypatch.setattr(memory, "MOST", 0)
+    monkeypatch.setitem(memory._waiting, 2**20, Taken())
+    made = memory._made
+    memory._let_go()
+    assert memory._made == made
+
+
 def test_a_step_of_training_takes_no_more_than_the_one_before_left():
     def block():
         body = lm.Sequential(lm.Conv2d(16, 16, 3, padding=1), lm.BatchNorm(16), lm.ReLU())

@@ -95,8 +95,11 @@ def _let_go() -> None:
     global _made
     excess = sum(size * len(blocks) for size, blocks in list(_waiting.items())) - MOST
     for size, blocks in list(_waiting.items()):
-        while excess > 0 and blocks:
-            del blocks[:1]
+        while excess > 0:
+            try:
+                blocks.pop(0)
+            except IndexError:  # another thread may have taken the last one
+                break
             excess -= size
             _made -= size
 
