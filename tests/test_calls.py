@@ -33,7 +33,19 @@ def test_planned_at_the_second_call(layer):
     x = np.ones((2, 5), np.float32)
     for count in range(2):
         layer(x)
-        assert [known is not None for known in layer._calls.known.values()] == [count == 1]
+        assert [hasattr(known, "run") for known in layer._calls.known.values()] == [count == 1]
+
+
+def test_not_planned_where_parameters_are_replaced_between_calls(monkeypatch):
+    planned = []
+    monkeypatch.setattr(lm.calls, "_planned", lambda kind, layer: planned.append(kind))
+    layer, x = lm.Linear(5, 4, rng=0), np.ones((2, 5), np.float32)
+    for _ in range(5):
+        layer.params["weight"] = layer.params["weight"] / 2
+        layer(x)
+    assert not planned
+    layer(x)
+    assert len(planned) == 1
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -93,23 +93,28 @@ class Calls:
     """The calls of a layer that were planned; a copy of the layer plans its own."""
 
     def __init__(self) -> None:
-        self.known: dict[Kind, Known | None] = {}
+        self.known: dict[Kind, Known | list[int]] = {}  # or the parameters it came with, by id
 
     def program(self, x: NDArray, layer: "Layer", *options: bool) -> Call | None:
         """Return a function of x that does what the layer does of it, if there is one.
 
-        There is for a kind that comes for the second time, if the layer takes such an x.
+        There is for a kind that comes for the second time with the same parameters, if the layer
+        takes such an x.
         """
         kind = x.shape, x.dtype, chosen(), by_formulas(), flushing(), options
         known = self.known.get(kind)
-        if known is not None and known.serves(layer):
+        if isinstance(known, Known) and known.serves(layer):
             return known.run
-        if known is None and kind in self.known:
-            known = self.known[kind] = _planned(kind, layer)
-            return None if known is None else known.run
+        arrays = [*map(id, layer._params.values())]
+        if known == arrays:
+            planned = _planned(kind, layer)
+            if planned is None:
+                return None
+            self.known[kind] = planned
+            return planned.run
         if known is not None or len(self.known) >= KINDS:
             self.known.clear()  # other plans, too, would hold on to arrays that were replaced
-        self.known[kind] = None
+        self.known[kind] = arrays
         return None
 
     def __reduce__(self) -> tuple[type[Self], tuple[()]]:
