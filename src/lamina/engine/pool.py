@@ -1,10 +1,11 @@
 """The threads that share the parts of a kernel.
 
 Whoever is free takes the next part: the caller too, and all of them where nobody else comes in
-time, so that no call waits for a thread that has not begun; on a busy machine a call takes at worst
-the time of one thread. Which thread computes a part changes nothing of the result. A worker looks
-for work for about 1 ms, longer than Python takes from one call of a network to the next, then
-sleeps until a call wakes it: maybe on the core of the caller, where it has to wait for that.
+time, so that no call waits for a thread that has not begun: on a busy machine a call takes the time
+of one thread, and waits for a part that the system let another begin and then halted. Which thread
+computes a part changes nothing of the result. A worker looks for work for about 1 ms, longer than
+Python takes from one call of a network to the next, then sleeps until a call wakes it: maybe on the
+core of the caller, where it has to wait for that.
 """
 
 import atexit
