@@ -23,7 +23,7 @@ from . import jit, pool, threads
 from .cached import cached_property
 from .few import MOST, few_panels, few_rows, few_rows_past, few_sums, few_terms, few_turned
 from .jit import address, call, held
-from .memory import ALIAS, ALIGNMENT, LINE, past_caches, workspace
+from .memory import ALIAS, LINE, lasting, past_caches, workspace
 from .packing import copy, spread, transpose
 from .tile import lanes, last_vectors, panel_vectors, tallest, tile, tile_packing
 
@@ -490,8 +490,8 @@ def pack(b: NDArray, b_row: int, b_col: int, n: int, k: int) -> Packed:
     """Return B packed, to stand in the place of b in `matmul`; of the strides, one is 1."""
     machine = machine_of(b.dtype)
     vectors = -(-n // machine.lane)
-    panels = np.zeros(vectors * machine.lane * k + ALIGNMENT // machine.size, b.dtype)
-    panels = panels[-panels.ctypes.data % ALIGNMENT // machine.size :]
+    panels = lasting(vectors * machine.lane * k, b.dtype)
+    panels[...] = 0
     for v in range(0, vectors if k else 0, machine.wide):
         width, j = min(machine.wide, vectors - v), v * machine.lane
         columns = min(n - j, width * machine.lane)
