@@ -243,6 +243,8 @@ class Layer(ABC):
     def forward(self, x: NDArray, *, training: bool = False) -> tuple[NDArray, Any]:
         """Return y and the cache that `backward` needs.
 
+        The cache may hold x and y themselves: write into neither before `backward`.
+
         A layer that sequences pass through takes ``lengths=`` as well, one whose output depends
         on the identity of samples ``sample_ids=``; containers hand both on to those that do.
         """
