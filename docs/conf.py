@@ -25,6 +25,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.doctest",
     "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
     "sphinx_copybutton",
     "sphinx_design",
     "sphinxcontrib.katex",
@@ -128,9 +129,24 @@ def show_blocks(app, what, name, module, options, lines):
     lines[:] = shown
 
 
+def show_sources_of_ours_alone(app, env):
+    """Leave out what types of Python's own, by which some of ours are said, are written in."""
+    for name in [name for name in env._viewcode_modules if name.split(".")[0] != "lamina"]:
+        del env._viewcode_modules[name]
+
+
+def leave_out_ways_back(app, pagename, templatename, context, doctree):
+    """Leave out of source pages the links to the reference, which has names of its own for some."""
+    if pagename.startswith("_modules/"):
+        back = r'<a class="viewcode-back".*?</a>'
+        context["body"] = re.sub(back, "", context["body"])
+
+
 def setup(app):
     """Register with Sphinx."""
     app.connect("doctree-resolved", keep_signs)
     app.connect("autodoc-skip-member", leave_out_what_every_layer_says)
     app.connect("autodoc-process-docstring", show_blocks)
+    app.connect("env-updated", show_sources_of_ours_alone)
+    app.connect("html-page-context", leave_out_ways_back)
     app.connect("html-page-context", give_captions_a_level, priority=900)

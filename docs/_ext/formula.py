@@ -129,7 +129,10 @@ class Formula(SphinxDirective):
             block = nodes.literal_block("", dedent("\n".join(code)), language="python")
             block["classes"].append("formula")
             where = nodes.paragraph(classes=["formula-source"])
-            where += nodes.literal(text=f"{layer}/formula.py")
+            file = nodes.literal(text=f"{layer}/formula.py")
+            up = "../" * self.env.docname.count("/")
+            source = f"{up}_modules/lamina/{layer}/formula.html"
+            where += nodes.reference("", "", file, refuri=source, internal=True)
             if name:
                 where += [nodes.Text(" · "), nodes.literal(text=name)]
             result.append(nodes.container("", block, where, classes=["formula-code"]))
