@@ -44,7 +44,7 @@ autodoc_member_order = "bysource"
 autodoc_default_options = {
     "special-members": "__call__",
     # What is of use to a layer itself alone:
-    "exclude-members": "derived, gates, settable, varied, weight_names",
+    "exclude-members": "derived, settable, varied, weight_names",
 }
 autodoc_typehints = "none"  # the docstrings have types and shapes
 napoleon_google_docstring = False

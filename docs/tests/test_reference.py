@@ -1,6 +1,8 @@
 """The reference of the built site has an entry for every public member."""
 
 import inspect
+import re
+import sys
 import zlib
 
 import serve
@@ -38,6 +40,19 @@ def test_every_member_has_an_entry():
     assert len(owners) > 40
     wanted = {f"lamina.{owner.__name__}.{name}" for owner in owners for name in members(owner)}
     assert {"lamina.Dropout.forward", "lamina.LSTM.forward", "lamina.Layer.walk"} <= wanted
+    assert not sorted(wanted - ENTRIES)
+
+
+def test_every_function_of_a_formula_has_an_entry():
+    formulas = [f for path, f in sys.modules.items() if re.fullmatch(r"lamina\..*\.formula", path)]
+    assert len(formulas) == 8
+    wanted = {
+        f"{f.__name__}.{name}"
+        for f in formulas
+        for name, member in vars(f).items()
+        if getattr(member, "__module__", None) == f.__name__ and not name.startswith("_")
+    }
+    assert {"lamina.dropout.formula.keep_mask", "lamina.lstm.formula.gates"} <= wanted
     assert not sorted(wanted - ENTRIES)
 
 
