@@ -88,3 +88,14 @@ def test_the_factor_at_inference_is_the_probability_to_keep(rate):
     assert_same(layer(x), x * (1 - rate))
     assert abs(mean_of_training - (1 - rate)) < five_sigma
     assert (abs(mean_of_training - rate) < five_sigma) == (rate == 0.5)
+
+
+def test_the_page_s_mask_drops_half_whatever_the_rate():
+    rate, x, rng = 0.2, np.ones((400, 500)), np.random.default_rng(0)
+    five_sigma = 5 * np.sqrt(0.25 / x.size)
+    page = rng.integers(0, high=2, size=x.shape)
+    assert abs(page.mean() - 0.5) < five_sigma
+    right = rng.random(x.shape) >= rate
+    assert abs(right.mean() - (1 - rate)) < five_sigma
+    y, _ = lm.Dropout(rate).forward(x, training=True, mask=right)
+    assert_same(y, x * right / (1 - rate))
