@@ -41,7 +41,7 @@
       out.push(text(bx + D.c[1] * U / 2, 9, b, { class: "lf-head" }), text(ax, cy - 11, a, { class: "lf-head lf-start" }), text(bx + D.c[1] * U + 6, cy + 8, c.split(",")[0], { class: "lf-head lf-start" }));
       return {
         panels: [{ w: bx + D.c[1] * U + 34, h: cy + h + 4, label: "a register tile, the elements that it reads at this step, and its sums", svg: out.join("") }],
-        say: `Step ${k + 1} of ${terms(D)}${D.parts.length ? `, segment ${s + 1}: ${D.parts[s]}` : ""}. Read: ${rows} elements, one for each ${D.row} of the tile, and ${wide} weights. Computed: ${rows * wide} multiply-adds, into ${rows * wide} sums that stay in registers until the last step.`,
+        say: `Step ${k + 1} of ${terms(D)}${D.parts.length ? `, ${D.parts[s]}` : ""}. Read: ${rows} elements, one for each ${D.row} of the tile, and ${wide} weights. Computed: ${rows * wide} multiply-adds, into ${rows * wide} sums that stay in registers until the last step.`,
       };
     },
   });
