@@ -349,9 +349,8 @@ class LayerContract:
         layer, x = case.layer(np.float32), case.x(np.float32)
         expected = passes(layer, x, case.options)
         copies = {"deepcopy": copy.deepcopy(layer), "pickle": pickle.loads(pickle.dumps(layer))}
-        if hasattr(lm, "save"):
-            lm.save(layer, tmp_path / "layer.safetensors")
-            copies["save and load"] = lm.load(tmp_path / "layer.safetensors")
+        lm.save(layer, tmp_path / "layer.safetensors")
+        copies["save and load"] = lm.load(tmp_path / "layer.safetensors")
         for how, other in copies.items():
             for name, a in passes(other, x, case.options).items():
                 assert_same(a, expected[name], f"{how}: {name}")
