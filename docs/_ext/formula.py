@@ -1,7 +1,8 @@
 """``{formula} layer 3 4p``: the lines of a layer's formula.py that implement (3) and (4p).
 
 formula.py repeats the number of an equation beside the code that computes it. A page that derives
-the equations of a layer must show each of them: what is left out is a warning, and so an error.
+the equations of a layer must show each of them, those at the head of formula.py too: what is left
+out is a warning, and so an error.
 """
 
 import ast
@@ -35,6 +36,11 @@ def numbers(line: str) -> set[str]:
     if not (mark and code.strip()):
         return set()
     return set(re.findall(r"\((\d+[a-z]?)\)", comment))
+
+
+def stated(text: str) -> set[str]:
+    """Return the equations that stand, numbered, at the head of a module."""
+    return set(re.findall(r"  \((\d+[a-z]?)\)$", ast.get_docstring(ast.parse(text)) or "", re.M))
 
 
 def in_order(number: str) -> tuple[int, str]:
@@ -113,8 +119,8 @@ class Formula(SphinxDirective):
         shown = sorted({s for s in shown if only in (None, s[2])})
         if not shown:
             raise self.error(f"{path}: no such equations in {only}")
-        seen = self.env.metadata[self.env.docname].setdefault("equations", [layer, set()])
-        seen[1].update(asked)
+        seen = self.env.metadata[self.env.docname].setdefault("equations", {})
+        seen.setdefault(layer, set()).update(asked)
         result: list[nodes.Node] = []
         for name in dict.fromkeys(s[2] for s in shown):
             code: list[str] = []
@@ -142,14 +148,13 @@ class Formula(SphinxDirective):
 def check(app: Sphinx, env: Any) -> None:
     """Warn of equations that a page on a layer does not show."""
     for page, metadata in env.metadata.items():
-        if "equations" not in metadata:
-            continue
-        layer, shown = metadata["equations"]
-        missing = ", ".join(sorted(set(equations(layer)) - shown, key=in_order))
-        if missing:
-            logger.warning(
-                "equations of %s that it does not show: %s", layer, missing, location=page
-            )
+        for layer, shown in metadata.get("equations", {}).items():
+            wanted = stated((SOURCE / layer / "formula.py").read_text()) | set(equations(layer))
+            missing = ", ".join(sorted(wanted - shown, key=in_order))
+            if missing:
+                logger.warning(
+                    "equations of %s that it does not show: %s", layer, missing, location=page
+                )
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
