@@ -307,6 +307,34 @@ def test_refuses_classes():
             loss(y, [[1.0, 0, 0], bad])
 
 
+@pytest.mark.parametrize(
+    ("loss", "y", "target", "cure"),
+    [
+        (lm.MeanSquaredError(), (6, 1), np.zeros(6), r"; give it .*: target.reshape\(y.shape\)"),
+        (lm.MeanSquaredError(), (6, 5, 2), np.zeros((6, 2, 5)), ""),
+        (lm.MeanSquaredError(), (6, 2), np.zeros(6), ""),
+        (lm.MeanSquaredError(), (6, 5, 1), np.zeros((6, 1)), r"; y has an answer a step .*"),
+        (lm.CrossEntropy(), (6, 5, 2), np.zeros(6, int), r"; y has an answer a step .*"),
+        (lm.CrossEntropy(), (6, 5, 2), np.eye(2)[[0] * 6], r"; y has an answer a step .*"),
+        (lm.CrossEntropy(), (6, 2), np.eye(3)[[0] * 6], ""),
+        (lm.CrossEntropy(), (6, 2), np.zeros((6, 1)), r"; .*integers: target.astype\(np.int64\)"),
+        (lm.CrossEntropy(), (6, 2), np.zeros((6, 3), int), ""),
+        (lm.CrossEntropy(), (6, 1), [0, 1] * 3, r"; for one output take BinaryCrossEntropy\(\)"),
+    ],
+)
+def test_cures_of_targets_are_those_that_work(loss, y, target, cure):
+    with pytest.raises(ValueError, match=rf"^[^;]*{cure}$"):
+        loss(np.zeros(y), target)
+
+
+def test_booleans_are_cast_to_what_their_shape_says():
+    y, target = np.zeros((2, 3)), np.eye(3, dtype=bool)[:2]
+    with pytest.raises(TypeError, match=r"dtype bool, .*; cast it: target.astype\(y.dtype\)$"):
+        lm.CrossEntropy()(y, target)
+    with pytest.raises(TypeError, match=r"dtype bool, .*; cast it: target.astype\(np.int64\)$"):
+        lm.CrossEntropy()(y, target[:, 0])
+
+
 def test_refuses_options():
     takes = r"it takes \(label_smoothing=0.0, weights=None\)$"
     for wrong in ("weight", "reduction", "ignore_index"):
@@ -321,6 +349,10 @@ def test_refuses_options():
             ValueError, match=r"CrossEntropy: weights must be finite numbers, at le"
         ):
             lm.CrossEntropy(weights=bad)
+    with pytest.raises(
+        ValueError, match=r"got \{0: 1, 1: 2\}; give a list, one entry a class in o"
+    ):
+        lm.CrossEntropy(weights={0: 1, 1: 2})
     with pytest.raises(ValueError, match=r"weights must have one entry a class"):
         lm.CrossEntropy(weights=2.0)
     with pytest.raises(ValueError, match=r"weights has 2 entries, but y \(shape \(1, 3\)\) has 3"):

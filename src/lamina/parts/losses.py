@@ -160,8 +160,8 @@ class _Pointwise(_Loss):
             raise TypeError(f"{self}: target has dtype {target.dtype}, expected real numbers")
         if target.shape != y.shape:
             raise ValueError(
-                f"{self}: target has shape {target.shape}, expected {y.shape}, the shape of y; "
-                "give it the same axes: target.reshape(y.shape)"
+                f"{self}: target has shape {target.shape}, expected {y.shape}, the shape of y"
+                f"{_shape_cure(target.shape, y.shape)}"
             )
         found: NDArray = mask_steps(target, lengths).astype(y.dtype, copy=False)
         return found
@@ -443,16 +443,20 @@ class CrossEntropy(_Loss):
     def _shares(self, target: NDArray, shape: Shape, lengths: NDArray | None) -> NDArray:
         """Check the target for y of that shape; return t, of that shape, from either form."""
         if target.dtype.kind not in "iuf":
+            cast = "y.dtype" if target.shape == shape else "np.int64"
             raise TypeError(
                 f"{self}: target has dtype {target.dtype}, expected integers (classes) or floats "
                 "(shares of the classes)"
-                f"{'; cast it: target.astype(np.int64)' if target.dtype.kind == 'b' else ''}"
+                f"{f'; cast it: target.astype({cast})' if target.dtype.kind == 'b' else ''}"
             )
         if target.dtype.kind == "f":
             if target.shape != shape:
+                cure = _shape_cure(target.shape, shape)
+                if math.prod(target.shape) == math.prod(shape[:-1]):
+                    cure = "; if it holds classes, make them integers: target.astype(np.int64)"
                 raise ValueError(
-                    f"{self}: target has shape {target.shape}, expected {shape}, the shape of y; "
-                    "if it holds classes, make them integers: target.astype(np.int64)"
+                    f"{self}: target has shape {target.shape}, expected {shape}, the shape of y"
+                    f"{cure}"
                 )
             target = mask_steps(target, lengths)
             if np.any(mask_steps(~are_shares(target), lengths)):
@@ -473,27 +477,48 @@ class CrossEntropy(_Loss):
 
     def _check_shape(self, target: NDArray, shape: Shape) -> None:
         if target.shape != shape[:-1]:
-            cure = "if it holds shares of the classes, make them floats: target.astype(y.dtype)"
-            if target.shape == (*shape[:-1], 1):
-                cure = "take its only column: target[..., 0]"
+            cure = _one_a_sample(target.shape, shape)
+            if target.shape == shape:
+                cure = (
+                    "; if it holds shares of the classes, make them floats: target.astype(y.dtype)"
+                )
+            elif target.shape == (*shape[:-1], 1):
+                cure = "; take its only column: target[..., 0]"
             elif len(shape) > 2 and target.shape == (shape[0], *shape[2:]):
-                cure = "the classes of y seem to come second: np.moveaxis(y, 1, -1)"
+                cure = "; the classes of y seem to come second: np.moveaxis(y, 1, -1)"
             raise ValueError(
                 f"{self}: target has shape {target.shape}, expected {shape[:-1]}, a class for each "
-                f"row of y (shape {shape}); {cure}"
+                f"row of y (shape {shape}){cure}"
             )
 
     def _check_range(self, target: NDArray, classes: int) -> None:
         if target.size and not (target.min() >= 0 and target.max() < classes):
-            cure = (
-                "; padding is told by lengths=, and other rows without a class are left out"
-                if target.min() < 0
-                else ""
-            )
+            cure = ""
+            if classes == 1:
+                cure = "; for one output take BinaryCrossEntropy()"
+            elif target.min() < 0:
+                cure = "; padding is told by lengths=, and other rows without a class are left out"
             raise ValueError(
                 f"{self}: classes must lie in 0 ... {classes - 1}, "
                 f"got {target.min()} ... {target.max()}{cure}"
             )
+
+
+def _shape_cure(target: Shape, shape: Shape) -> str:
+    """Return how a target of another shape than y's is mended, where that is known."""
+    if [n for n in target if n != 1] == [n for n in shape if n != 1]:
+        return "; give it the same axes: target.reshape(y.shape)"
+    return _one_a_sample(target, shape)
+
+
+def _one_a_sample(target: Shape, shape: Shape) -> str:
+    """Return what to do where y has steps or places, and the target one answer a sample."""
+    if len(shape) < 3 or target not in (shape[:1], (shape[0], 1), (shape[0], shape[-1])):
+        return ""
+    return (
+        "; y has an answer a step (or place): LastStep(), MeanSteps() or GlobalAvgPool() leave "
+        "one a sample"
+    )
 
 
 def are_shares(target: NDArray) -> NDArray:
@@ -508,7 +533,9 @@ def _weights(owner: _Loss, name: str, value: npt.ArrayLike) -> float | tuple[flo
     found = np.asarray(value)
     good = found.dtype.kind in "iuf" and found.ndim < 2
     if not (good and np.all(np.isfinite(found) & (found >= 0))):
+        cure = "; give a list, one entry a class in order" if isinstance(value, dict) else ""
         raise ValueError(
             f"{type(owner).__name__}: {name} must be finite numbers, at least 0, got {value!r}"
+            f"{cure}"
         )
     return tuple(map(float, found)) if found.ndim else float(found)
