@@ -629,6 +629,12 @@ X, Y = moons(8)
         ((X + 1j, Y), TypeError, "x must be an array of real numbers, got dtype complex128"),
         ((np.ma.masked_array(X), Y), TypeError, "x is a masked array, whose mask would be lost"),
         ((1.0, Y), ValueError, "x must have samples along its first axis, got 1.0"),
+        (
+            (X[:, 0], Y),
+            ValueError,
+            r"x has shape \(8,\), .*; x\[:, None\] has .*, x\[None\] is one",
+        ),
+        (([1.0] * 8, Y), ValueError, r"; np\.asarray\(x\)\[:, None\] has one feature a sample"),
         (((X, [2] * 7), Y), ValueError, r"fit: lengths has shape \(7,\), expected \(8,\)"),
         (((X, [9] * 8), Y), ValueError, r"fit: lengths must lie in 0 \.\.\. 2"),
     ],

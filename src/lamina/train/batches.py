@@ -90,6 +90,12 @@ def inputs(owner: str, name: str, x: Any, dtype: np.dtype[Any] | None) -> NDArra
         )
     if not found.ndim:
         raise ValueError(f"{owner}: {name} must have samples along its first axis, got {x!r}")
+    if name == "x" and found.ndim == 1 and found.dtype.kind == "f":
+        given = name if isinstance(x, np.ndarray) else "np.asarray(x)"
+        raise ValueError(
+            f"{owner}: x has shape {found.shape}, expected (N, ...), batch first; {given}[:, None] "
+            f"has one feature a sample, {given}[None] is one sample"
+        )
     return found.astype(dtype, copy=False) if found.dtype.kind == "f" and dtype else found
 
 
