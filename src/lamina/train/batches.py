@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Self, TypeAlias
+from numbers import Number
+from typing import Any, Final, Self, TypeAlias
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from ..layer import NDArray
 
 Data: TypeAlias = tuple[Any, Any] | Iterable[tuple[Any, Any]]
 """``(x, y)`` as a tuple, or an iterable of such batches; x is an array or ``(x, lengths)``."""
+
+NUMBER_CLASSES: Final = "; number the classes: np.unique(y, return_inverse=True)[1]"
 
 
 @dataclass(frozen=True)
@@ -80,13 +83,11 @@ def inputs(owner: str, name: str, x: Any, dtype: np.dtype[Any] | None) -> NDArra
     """Return an array of samples, floats cast to `dtype`, integers as they are."""
     found = arguments.as_array(owner, name, x)
     if found.dtype.kind not in "fiub":
-        cure = ""
-        if found.dtype.kind == "O":
-            cure = "; join sequences of unequal lengths by lamina.data.pad"
-        elif found.dtype.kind == "U" and name == "y":
-            cure = "; number the classes: np.unique(y, return_inverse=True)[1]"
+        said = _said_of_objects(name, found) if found.dtype.kind == "O" else ""
+        if found.dtype.kind == "U" and name == "y":
+            said = NUMBER_CLASSES
         raise TypeError(
-            f"{owner}: {name} must be an array of real numbers, got dtype {found.dtype}{cure}"
+            f"{owner}: {name} must be an array of real numbers, got dtype {found.dtype}{said}"
         )
     if not found.ndim:
         raise ValueError(f"{owner}: {name} must have samples along its first axis, got {x!r}")
@@ -97,6 +98,20 @@ def inputs(owner: str, name: str, x: Any, dtype: np.dtype[Any] | None) -> NDArra
             f"has one feature a sample, {given}[None] is one sample"
         )
     return found.astype(dtype, copy=False) if found.dtype.kind == "f" and dtype else found
+
+
+def _said_of_objects(name: str, a: NDArray) -> str:
+    """Return what an array of objects holds beside numbers, and what is done about it."""
+    strange = (v for v in a.flat if not isinstance(v, (Number, np.bool_)))
+    first = next(strange, None)
+    kind = type(first).__name__
+    if isinstance(first, str):
+        return f", holds {kind}, {first!r}{NUMBER_CLASSES if name == 'y' else ''}"
+    if a.ndim and hasattr(first, "__len__"):
+        return f", holds {kind}; join sequences of unequal lengths by lamina.data.pad"
+    if first is None or kind == "NAType":
+        return f"; make it floats, np.asarray({name}, np.float32), missing values filled first"
+    return f", holds {kind}"
 
 
 def samples(
