@@ -616,6 +616,9 @@ X, Y = moons(8)
         ([], ValueError, "fit: the data has no batches"),
         (X, TypeError, r"data must be \(x, y\), .* or an iterable of such batches; got ndarray"),
         (5, TypeError, r"data must be \(x, y\), .*; got int"),
+        ([X, Y], TypeError, r"data must be \(x, y\), a tuple; got a list of these two"),
+        ([(X, [2] * 8), Y], TypeError, r"data must be \(x, y\), a tuple; got a list of these two"),
+        ({"x": X, "y": Y}, TypeError, r"data must be \(x, y\), .*; got dict"),
         ((X, Y, Y), TypeError, r"data must be \(x, y\), .*; got tuple of 3 entries$"),
         (
             lm.data.Split((X, Y), (X, Y)),
@@ -623,6 +626,7 @@ X, Y = moons(8)
             r"got Split; give it one of its parts, split\.train say",
         ),
         (((X, Y), (X, Y)), TypeError, "x and y must be arrays; put several batches in a list"),
+        ((X, (X, [2] * 8)), TypeError, r"padded targets, .*, give the array alone: pad\(y\)\[0\]"),
         ((X, Y.astype(str)), TypeError, "y must be .* got dtype <U21; number the classes: np.uni"),
         (([[1.0], [1.0, 2.0]], [0, 1]), ValueError, "fit: x is no array, .*; join .*data.pad"),
         (

@@ -67,7 +67,10 @@ def batch(owner: str, data: Any, dtype: np.dtype[Any] | None) -> Batch:
     x, y = data
     x, lengths = x if isinstance(x, tuple) and len(x) == 2 else (x, None)
     if isinstance(x, tuple) or isinstance(y, tuple):
-        raise TypeError(f"{owner}: x and y must be arrays; put several batches in a list")
+        raise TypeError(
+            f"{owner}: x and y must be arrays; put several batches in a list; "
+            "of padded targets, whose lengths are those of x, give the array alone: pad(y)[0]"
+        )
     x, y = inputs(owner, "x", x, dtype), inputs(owner, "y", y, dtype)
     if len(x) != len(y):
         raise ValueError(
@@ -138,7 +141,9 @@ class Batches:
     ) -> None:
         self.owner, self.dtype = owner, dtype
         self.batch_size = arguments.integer(owner, "batch_size", batch_size)
-        in_memory = isinstance(data, (tuple, Split)) or not isinstance(data, Iterable)
+        if isinstance(data, list) and len(data) == 2 and not all(map(_is_pair, data)):
+            raise TypeError(f"{owner}: data must be (x, y), a tuple; got a list of these two")
+        in_memory = isinstance(data, (tuple, Split, dict)) or not isinstance(data, Iterable)
         self.whole = batch(owner, data, dtype) if in_memory else None
         self.source = data
         if passes > 1 and isinstance(data, Iterator):
@@ -169,6 +174,10 @@ class Batches:
             yield batch(self.owner, given, self.dtype)
         if empty:
             raise ValueError(f"{self.owner}: the data has no batches")
+
+
+def _is_pair(given: Any) -> bool:
+    return isinstance(given, (tuple, list)) and len(given) == 2
 
 
 def cuts(n: int, size: int) -> list[tuple[int, int]]:
