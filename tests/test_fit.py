@@ -442,6 +442,16 @@ class TestCallbacks:
         assert history.epochs == 2
         assert seen == [1, 0, 2, 0]
 
+    @pytest.mark.parametrize("returned", [None, False, np.False_])
+    def test_go_on(self, returned):
+        assert train(mlp(), moons(), epochs=2, callbacks=lambda h, m: returned).epochs == 2
+
+    @pytest.mark.parametrize("returned", [3, 0, (None, 0.5), np.ones(2), ""])
+    def test_that_return_something_else_are_refused(self, returned):
+        said = f"fit: a callback returned {type(returned).__name__}; return True to end the train"
+        with pytest.raises(TypeError, match=said):
+            train(mlp(), moons(), epochs=2, callbacks=lambda h, m: returned)
+
     def test_may_keep_the_best(self, tmp_path):
         def keep(history, model):
             if history.best_epoch == history.epochs:

@@ -33,7 +33,7 @@ from .schedules import rate
 from .stopping import EarlyStopping, Watch, put_back
 
 Callback: TypeAlias = Callable[[History, Layer], Any]
-"""``callback(history, model)``, called after each epoch; something true ends the training."""
+"""``callback(history, model)``, called after each epoch; True ends the training."""
 
 
 @spoken("data is one argument, (x, y)")
@@ -99,8 +99,8 @@ def fit(
         Patterns of the names of the parameters to change, ``"4.*"`` say; the others stay as they
         are. Buffers are not parameters: to keep BatchNorm's, build it with ``frozen=True``.
     callbacks : iterable of callables, or one
-        Each is called as ``callback(history, model)`` after each epoch; where one returns something
-        true, training ends there.
+        Each is called as ``callback(history, model)`` after each epoch; where one returns True,
+        training ends there.
     early_stopping : EarlyStopping, optional
     progress : bool, optional
         Whether to show a bar; by default where standard error is a terminal.
@@ -210,7 +210,7 @@ def fit(
             )
             stop = watch is not None and watch.look(history, model)
             for callback in callbacks:
-                stop |= bool(callback(history, model))
+                stop |= _ends(callback(history, model))
             update.take()
             if stop:
                 break
@@ -334,6 +334,16 @@ def _groups(batches: Batches, size: int, seed: int, epoch: int) -> Iterator[list
     epoch_batches = batches.epoch(np.random.default_rng([seed, epoch]))
     while group := list(islice(epoch_batches, size)):
         yield group
+
+
+def _ends(returned: Any) -> bool:
+    """Return whether what a callback returned ends the training."""
+    if not isinstance(returned, (bool, np.bool_, type(None))):
+        raise TypeError(
+            f"fit: a callback returned {type(returned).__name__}; return True to end the training, "
+            "or nothing"
+        )
+    return bool(returned)
 
 
 def _watch(rule: EarlyStopping | None, metric: bool, validation: bool) -> Watch | None:
