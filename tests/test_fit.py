@@ -767,6 +767,47 @@ def test_refuses_a_loss_without_a_gradient():
             call()
 
 
+def test_refuses_a_loss_that_takes_too_little():
+    def loss(y, target):
+        return 0.0, np.zeros_like(y)
+
+    x, said = (
+        np.ones((4, 3, 2)),
+        r"^a loss is called as loss\(y, target, lengths=, normalizer=\); <",
+    )
+    for call in (
+        lambda: train(mlp(), moons(), loss=loss, accumulate=2),
+        lambda: lm.evaluate(lm.RNN(2, 2), ((x, [3] * 4), x), loss=loss),
+    ):
+        with pytest.raises(TypeError, match=said):
+            call()
+
+
+def test_an_error_within_a_loss_passes_through():
+    def loss(y, target):
+        raise TypeError("its own")
+
+    with pytest.raises(TypeError, match=r"^its own$"):
+        train(mlp(), moons(), loss=loss)
+
+
+@pytest.mark.parametrize(
+    ("change", "got"),
+    [
+        (np.float64, r"shape \(8, 2\) and dtype float64; cast it: dy.astype\(y.dtype\)$"),
+        (lambda dy: dy[0], r"shape \(2,\) and dtype float32$"),
+        (lambda dy: None, "NoneType$"),
+    ],
+)
+def test_refuses_a_loss_whose_dy_is_not_like_y(change, got):
+    def loss(y, target):
+        return 0.0, change(np.zeros_like(y))
+
+    said = r"a loss must return dy as an array of y's shape \(8, 2\) and dtype float32; <function "
+    with pytest.raises(TypeError, match=f"{said}.*loss.* returned {got}"):
+        train(mlp(), (X, Y), loss=loss)
+
+
 @pytest.mark.parametrize("value", [None, 1j, "low", np.ones(2)])
 def test_refuses_a_loss_or_a_metric_that_is_no_number(value):
     def loss(y, target):

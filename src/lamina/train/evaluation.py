@@ -1,7 +1,7 @@
 """A trained model at work: predict, evaluate, accuracy."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -256,7 +256,7 @@ def score(model: Layer, batches: Batches, loss: Loss | None, metric: Metric | No
         lengths = lengths_after(model, batch.lengths)
         if loss is not None:
             options = {} if lengths is None else {"lengths": lengths}
-            value, _ = with_gradient(loss, loss(y, batch.y, **options))
+            value, _ = with_gradient(loss, y, batch.y, options)
             losses.add(value, loss_count(loss, batch.y, lengths))
         if metric is not None:
             metrics.add(measured(metric, y, batch.y, lengths), real_count(batch.y, lengths))
@@ -271,14 +271,30 @@ def check_loss(owner: str, loss: Any) -> None:
         raise TypeError(f"{owner}: loss must be a loss, CrossEntropy() say, got {loss!r}")
 
 
-def with_gradient(loss: Loss, found: Any) -> tuple[float, NDArray]:
-    """Return the value and the gradient that a loss found; one of the user's may return less."""
+def with_gradient(
+    loss: Loss, y: NDArray, target: NDArray, options: dict[str, Any]
+) -> tuple[float, NDArray]:
+    """Return the value and the gradient that a loss finds; one of the user's may return less."""
+    try:
+        found: Any = loss(y, target, **options)
+    except TypeError:
+        said = "a loss is called as loss(y, target, lengths=, normalizer=)"
+        check_called(said, loss, 2, options)
+        raise
     if not isinstance(found, (tuple, list)) or len(found) != 2:
         raise TypeError(
             f"a loss must return its value and dy, its gradient by y; {loss!r} returned "
             f"{type(found).__name__}"
         )
     value, dy = found
+    if not isinstance(dy, np.ndarray) or dy.shape != y.shape or dy.dtype != y.dtype:
+        is_array = isinstance(dy, np.ndarray)
+        got = f"shape {dy.shape} and dtype {dy.dtype}" if is_array else type(dy).__name__
+        cure = "; cast it: dy.astype(y.dtype)" if is_array and dy.shape == y.shape else ""
+        raise TypeError(
+            f"a loss must return dy as an array of y's shape {y.shape} and dtype {y.dtype}; "
+            f"{loss!r} returned {got}{cure}"
+        )
     return _as_number(f"a loss must return its value as a number; {loss!r}", value), dy
 
 
@@ -314,14 +330,16 @@ def as_metric(owner: str, metric: Metric | str | None, loss: Loss | None) -> Met
     )
 
 
-def check_called(said: str, function: Callable[..., Any], count: int) -> None:
-    """Refuse a function of the user's that cannot be called with so many arguments."""
+def check_called(
+    said: str, function: Callable[..., Any], count: int, options: Iterable[str] = ()
+) -> None:
+    """Refuse a function of the user's that cannot be called with so many arguments and options."""
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # of some functions in C it is not known
         return
     try:
-        signature.bind(*[None] * count)
+        signature.bind(*[None] * count, **dict.fromkeys(options))
     except TypeError as error:
         raise TypeError(f"{said}; {function!r}: {error}") from None
 

@@ -67,8 +67,8 @@ def fit(
         batches, gone through anew each epoch in its own order.
     loss : callable
         One of Lamina's, or ``loss(y, target, lengths=None, normalizer=None)`` that returns the loss
-        and its gradient dy. `lengths` are those of the model's output; it and `normalizer` are
-        given only where there are any.
+        and its gradient dy, of y's shape and dtype. `lengths` are those of the model's output; it
+        and `normalizer` are given only where there are any.
     optimizer : Optimizer
         It keeps its state: a second training with the same one goes on where the first ended.
     epochs : int
@@ -280,7 +280,7 @@ class _Update:
             options: dict[str, Any] = {} if n is None else {"lengths": n}
             if len(group) > 1:
                 options["normalizer"] = count
-            value, dy = with_gradient(self.loss, self.loss(y, batch.y, **options))
+            value, dy = with_gradient(self.loss, y, batch.y, options)
             if not np.isfinite(value):
                 raise FloatingPointError(
                     f"the loss is {value}; lower the learning rate or set clip_norm=, and look for "
