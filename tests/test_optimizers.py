@@ -290,7 +290,7 @@ def test_refuses_a_parameter_that_is_read_only_and_writes_nothing(make, planned)
         optimizer.step(theta, grads(0))
     before, slots = copy.deepcopy(theta), copy.deepcopy(optimizer.slots)
     theta["2.weight"].flags.writeable = False
-    with pytest.raises(ValueError, match=r"the parameter 2.weight is read-only; leave it out, or"):
+    with pytest.raises(ValueError, match=r"2.weight is read-only; leave .*copy.deepcopy\(model\)$"):
         optimizer.step(theta, grads(1))
     for name, p in theta.items():
         assert_same(p, before[name])

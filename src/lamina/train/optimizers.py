@@ -265,8 +265,8 @@ class Optimizer(Constructed, ABC):
                 )
             if not p.flags.writeable:
                 raise ValueError(
-                    f"{owner}: the parameter {name} is read-only; leave it out, or let it be "
-                    "written: a.flags.writeable = True"
+                    f"{owner}: the parameter {name} is read-only; leave it out, or train a "
+                    "copy, which can be written: copy.deepcopy(model)"
                 )
 
     def _gradients(self, params: Arrays, grads: Arrays) -> list[NDArray]:
