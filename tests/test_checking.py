@@ -133,9 +133,30 @@ def test_wrong_numbers(layer, lines):
         assert re.search(line, str(caught.value)), str(caught.value)
 
 
+class WritesForward(Square):
+    def forward(self, x, *, training=False):
+        x *= 2
+        return super().forward(x.copy(), training=training)
+
+
+class WritesBackward(Square):
+    def backward(self, dy, x):
+        dy *= 2
+        return super().backward(dy, x)
+
+
+class WritesIntoItsCache(Square):
+    def backward(self, dy, x):
+        x *= 2
+        return super().backward(dy, x / 2)
+
+
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
+        (WritesForward(), r"WritesForward\(\): forward wrote into x; work on a copy$"),
+        (WritesBackward(), r"WritesBackward\(\): backward wrote into dy; work on a copy$"),
+        (WritesIntoItsCache(), r"WritesIntoItsCache\(\): backward wrote into x; work on a copy$"),
         (NoDx(), r"NoDx\(\): backward gave no gradient of x"),
         (NoGradient(), r"NoGradient\(\): backward gave no gradient of w"),
         (

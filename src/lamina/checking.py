@@ -108,7 +108,7 @@ def check(
     ------
     CheckError
         A gradient or the twin is off, and the message is the report; or an array that the layer
-        gave is missing or of another shape or dtype.
+        gave is missing or of another shape or dtype, or one that it was given is changed.
 
     References
     ----------
@@ -172,7 +172,10 @@ class _Probe:
         self._fits("y", self.y, self.y.shape)
 
     def _forward(self, layer: Layer, x: NDArray) -> tuple[NDArray, Any]:
-        return as_pair(layer, "forward", copy.deepcopy(layer).forward(x, **self.options))
+        before = x.copy()
+        pair = as_pair(layer, "forward", copy.deepcopy(layer).forward(x, **self.options))
+        self._unchanged("forward wrote into x", x, before)
+        return pair
 
     @property
     def arrays(self) -> dict[str, NDArray]:
@@ -181,8 +184,10 @@ class _Probe:
 
     def gradients(self, u: NDArray) -> dict[str, NDArray]:
         """Return the gradients of <y, u> by name."""
-        returned = self.layer.backward(u.astype(self.dtype), self.cache)
-        dx, grads = as_pair(self.layer, "backward", returned)
+        x, dy = self.x.copy(), u.astype(self.dtype)
+        dx, grads = as_pair(self.layer, "backward", self.layer.backward(dy, self.cache))
+        self._unchanged("backward wrote into dy", dy, u.astype(self.dtype))
+        self._unchanged("backward wrote into x", self.x, x)
         unknown = sorted(set(grads) - set(self.layer.params))
         if unknown:
             raise CheckError(
@@ -196,6 +201,10 @@ class _Probe:
                 raise CheckError(f"{self.layer!r}: backward gave no gradient of {name}")
             self._fits(f"the gradient of {name}", found[name], a.shape)
         return {name: found[name] for name in self.arrays}
+
+    def _unchanged(self, what: str, a: NDArray, before: NDArray) -> None:
+        if not np.array_equal(a, before, equal_nan=True):
+            raise CheckError(f"{self.layer!r}: {what}; work on a copy")
 
     def _fits(self, what: str, a: NDArray, shape: tuple[int, ...]) -> None:
         if a.shape != shape:
