@@ -15,7 +15,8 @@ _formulas: ContextVar[bool] = ContextVar("lamina_formulas", default=False)
 def formulas() -> Block[bool]:
     """Let layers compute by their formulas within a block: the code that their pages show.
 
-    It is slower; results agree with those of the kernels to rounding.
+    It is slower; results agree with those of the kernels to rounding. It holds for the thread (or
+    task) that enters it.
 
     Examples
     --------

@@ -56,7 +56,8 @@ def count() -> int:
 def threads(n: int) -> Block[int | None]:
     """Let kernels use `n` threads within a block; results have the same bits for any n.
 
-    For a whole process, set the environment variable LAMINA_THREADS.
+    It holds for the thread (or task) that enters it: in a pool, each does. For a whole process, set
+    the environment variable LAMINA_THREADS.
 
     Parameters
     ----------
