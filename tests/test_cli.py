@@ -88,6 +88,23 @@ class TestTrain:
         assert (here / "history.PNG").read_bytes().startswith(b"\x89PNG")
         assert (here / "digits-mlp.safetensors").exists()
 
+    def test_saves_though_nobody_reads_what_it_prints(self, here, monkeypatch):
+        def broken(*said):
+            raise BrokenPipeError
+
+        monkeypatch.setattr(cli, "print", broken, raising=False)
+        command = ["train", "digits", "--model", "mlp", "--epochs", "1"]
+        with pytest.raises(BrokenPipeError):
+            cli.train(cli.parser().parse_args(command))
+        assert lm.load("digits-mlp.safetensors").output_shape((1, 8, 8, 1)) == (1, 10)
+
+    def test_refuses_one_name_for_model_and_image(self, here, capsys):
+        pytest.importorskip("matplotlib")
+        line = refusal(capsys, "train", "digits", "--out", "same.png", "--plot", "./same.png")
+        assert line == (
+            "lamina: ./same.png: is the name of two files of this command; name another one\n"
+        )
+
     def test_refuses_an_image_that_cannot_be_drawn(self, here, capsys):
         pytest.importorskip("matplotlib")
         line = refusal(capsys, "train", "digits", "--plot", "history.txt")
@@ -194,6 +211,9 @@ class TestPredict:
             (["model", "wide.npy"], "x has 13 features in its last axis (shape (2, 5, 13))"),
             (["model", "x.npy", "--lengths", "x.npy"], "lengths"),
             (["model", "x.npy", "--out", "no/classes.npy"], "no/classes.npy: there is no folder "),
+            (["model", "x.npy", "--out", "./model"], "lamina: ./model: is the name of two files"),
+            (["model", "x.npy", "--out", "x.npy"], "lamina: x.npy: is the name of two files of"),
+            (["model", "x.npy", "--lengths", "l", "--out", "l"], "lamina: l: is the name of two"),
             (["steps", "x.npy"], "gives y of shape (370, 29, 12), expected (samples, classes)"),
             (["mine", "x.npy"], "lamina: mine: "),
         ],

@@ -181,13 +181,14 @@ def train(given: argparse.Namespace) -> int:
     refuse_target(out, beside=True)
     if given.plot:
         refuse_plot(Path(given.plot))
+        refuse_same(given.plot, out)
 
     split = read(given.set, given.data_dir)
     model, history = learn(recipes[name], split, given.seed, given.epochs, given.batch_size)
-    print(f"{given.set}: test accuracy {accuracy(model, split):.3f}")
+    reached = accuracy(model, split)
     with refusing():
-        save(model, out)
-    print(f"saved {out}")
+        save(model, out)  # before a line that nobody may be there to read
+    print(f"{given.set}: test accuracy {reached:.3f}\nsaved {out}")
     if given.plot:
         with refusing():
             draw(history, given.plot)
@@ -263,6 +264,12 @@ def refuse_target(path: Path, *, beside: bool = False) -> None:
             raise UsageError(f"{path}: may not be written; name a file in another folder")
 
 
+def refuse_same(target: str, *others: Any) -> None:
+    """Refuse a file to write that would take the place of another one of the command's."""
+    if os.path.realpath(target) in map(os.path.realpath, others):
+        raise UsageError(f"{target}: is the name of two files of this command; name another one")
+
+
 def refuse_plot(path: Path) -> None:
     """Refuse an image that could not be drawn."""
     refuse_target(path)
@@ -284,6 +291,7 @@ def classify(given: argparse.Namespace) -> int:
     """Print or write the classes that a saved model gives to samples."""
     if given.out:
         refuse_target(Path(given.out))
+        refuse_same(given.out, given.model, given.input, given.lengths or given.input)
     with refusing():
         model = load(given.model)
     x = array(given.input)
