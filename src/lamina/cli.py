@@ -313,7 +313,17 @@ def classify(given: argparse.Namespace) -> int:
 def array(path: str) -> NDArray:
     """Read an array from a .npy file; nothing in the file is run."""
     with refusing(), open(path, "rb") as file, refusing(f"{path}: not a whole .npy file: "):
-        found: NDArray = np.lib.format.read_array(file, allow_pickle=False)
+        source = (
+            file if file.seekable() else io.BytesIO(file.read())
+        )  # to NumPy, a pipe has no place
+        try:
+            found: NDArray = np.lib.format.read_array(source, allow_pickle=False)
+        except ValueError as error:
+            if "allow_pickle" in str(error):
+                raise UsageError(
+                    f"{path}: holds Python objects; save an array of numbers"
+                ) from error
+            raise
     return found
 
 
