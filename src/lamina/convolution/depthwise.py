@@ -22,7 +22,7 @@ are the rows of X copied, once each, to a ring of slots.
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +37,6 @@ from ..engine.taps import (
     most_rows,
     most_taps,
     rows_together,
-    serves,
     split,
     sums_abreast,
     tallest,
@@ -47,11 +46,9 @@ from ..engine.taps import (
 from ..engine.tile import lanes
 from ..windows import Ints, Windows, pad
 from .bound import LISTS, PANELS, WORK, Part
+from .case import Case
 from .direct import APART, PLANS, zeros_of
 from .weights import CHUNKS, added
-
-if TYPE_CHECKING:
-    from .kernel import Case
 
 NDArray = npt.NDArray[Any]
 
@@ -64,11 +61,6 @@ _LISTS: Final = 7
 tile, ..."""
 _HELD: Final = _LISTS - 1
 """... and which row of X each slot holds."""
-
-
-def fits(channels: int, outputs: int, groups: int, dtype: np.dtype[Any]) -> bool:
-    """Return whether the groups are as small as this file serves."""
-    return groups > 1 and serves(channels // groups, outputs // groups, dtype)
 
 
 # What meets what
@@ -501,7 +493,7 @@ def goes_past(inputs: int, outputs: int, y: NDArray) -> bool:
 
 
 def part(
-    case: "Case", arrays: tuple[int, int, int, int | None], relu: bool, past: bool, back: bool
+    case: Case, arrays: tuple[int, int, int, int | None], relu: bool, past: bool, back: bool
 ) -> Part:
     """Return what writes y, or for `back` dx: x is dy then, and y is dx.
 
@@ -618,7 +610,7 @@ def _weights(
                             ))  # fmt: skip
 
 
-def part_of_dw(case: "Case", x: int, dy: int, dw: int) -> Part:
+def part_of_dw(case: Case, x: int, dy: int, dw: int) -> Part:
     """Return what writes dW: sums over chunks of a fixed size, added in their order.
 
     x, dy and dw are which of the arrays that come later they are.

@@ -11,13 +11,12 @@ from ...engine.matmul import are_contiguous, column_sums, contiguous
 from ...engine.program import Plan
 from ...engine.threads import count as count_threads
 from ...windows import Ints, Pads, Windows, each
+from ..case import Case, case_of
 from ..direct import PLANS
 from ..kernel import (
     BackWeights,
-    Case,
     Live,
     Parameters,
-    case_of,
     dw_of,
     dx_of,
     pack_back,
