@@ -64,10 +64,14 @@ def page(context, base_url):
 
 
 def pages():
-    """Return the path of every page of the site but those that list its contents."""
+    """Return the path of every page of the site but those that list its contents.
+
+    Of the pages of source files, which are made alike, it is one.
+    """
     found = (path.relative_to(serve.SITE) for path in serve.SITE.rglob("*.html"))
     aside = {"genindex.html", "search.html", "py-modindex.html"}
-    return sorted(f"/{p}" for p in found if p.parts[0] != "_static" and p.name not in aside)
+    of_site = [p for p in found if p.parts[0][0] != "_" and p.name not in aside]
+    return sorted(f"/{p}" for p in [*of_site, Path("_modules/lamina/linear/formula.html")])
 
 
 AXE = (Path(__file__).parents[1] / "node_modules" / "axe-core" / "axe.min.js").read_text()
