@@ -14,7 +14,7 @@ import pytest
 
 import lamina as lm
 from contract import EPS, assert_close, assert_same, random
-from lamina.engine import dots, few, jit, matmul, packing, patches, taps, threads, tile
+from lamina.engine import dots, few, jit, matmul, memory, packing, patches, taps, threads, tile
 from lamina.engine.jit import Address
 from lamina.engine.matmul import contiguous
 from lamina.engine.memory import aligned
@@ -940,7 +940,7 @@ def test_what_is_packed_beforehand_gives_the_same_bits(dtype):
         b = random("b", (k, n), dtype)
         packed = matmul.pack(b, n, 1, n, k)
         assert (packed.n, packed.k) == (n, k)
-        assert packed.panels.ctypes.data % matmul.ALIGNMENT == 0
+        assert packed.panels.ctypes.data % memory.ALIGNMENT == 0
         for m in (1, 2, 3, 7, 40):
             a = random("a", (m, k), dtype)
             c = np.full((m, n), np.nan, dtype)
