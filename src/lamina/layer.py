@@ -168,8 +168,9 @@ class Layer(ABC):
     _params: Arrays
     _buffers: Arrays
     _config: dict[str, Any]
-    _dtype: np.dtype[Any] | None = None
-    """The dtype that a layer with parameters was built for, by itself or by a subclass."""
+    _dtype: type[np.generic] | None = None
+    """What a layer with parameters was built for, by itself or by a subclass: no np.dtype, of which
+    copies are others."""
     _calls: Calls | None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -537,7 +538,7 @@ class Layer(ABC):
                 if a.dtype.kind == "f" and a.dtype != dtype:
                     arrays[name] = cast.setdefault(id(a), placed(a, dtype))
         if self._dtype is not None:
-            self._dtype = dtype
+            self._dtype = dtype.type
         if "dtype" in self._config:
             self._config["dtype"] = dtype
 

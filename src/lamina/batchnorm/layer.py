@@ -193,7 +193,7 @@ class BatchNorm(Layer):
         self.frozen = _frozen(self, frozen)
         self.update = _update(self, update)
         self.init = arguments.choice(self, "init", init, initializers.PRESETS)
-        self._dtype = arguments.float_dtype(self, dtype)
+        self._dtype = arguments.float_dtype(self, dtype).type
         self.initialize(rng)
 
     @property

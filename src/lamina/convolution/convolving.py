@@ -41,7 +41,7 @@ class Convolving(Affine, Windowed):
                 )
         self.has_bias = arguments.flag(self, "bias", bias)
         self.init = arguments.choice(self, "init", init, initializers.PRESETS)
-        self._dtype = arguments.float_dtype(self, dtype)
+        self._dtype = arguments.float_dtype(self, dtype).type
 
     @property
     def _features(self) -> int:

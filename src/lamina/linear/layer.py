@@ -86,7 +86,7 @@ class Linear(Affine):
         self.out_features = arguments.integer(self, "out_features", out_features)
         self.has_bias = arguments.flag(self, "bias", bias)
         self.init = arguments.choice(self, "init", init, initializers.PRESETS)
-        self._dtype = arguments.float_dtype(self, dtype)
+        self._dtype = arguments.float_dtype(self, dtype).type
         self.initialize(rng)
 
     def initialize(self, rng: initializers.RNG = None) -> Self:

@@ -105,7 +105,7 @@ class Embedding(Layer):
                 )
         self.padding_index = padding_index
         self.init = arguments.choice(self, "init", init, initializers.PRESETS)
-        self._dtype = arguments.float_dtype(self, dtype)
+        self._dtype = arguments.float_dtype(self, dtype).type
         self.initialize(rng)
 
     def initialize(self, rng: initializers.RNG = None) -> Self:
