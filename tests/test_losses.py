@@ -381,3 +381,14 @@ def test_the_layout_of_y_changes_no_bit(loss):
     again, dy_again = loss(np.asfortranarray(y), classes)
     assert value == again
     np.testing.assert_array_equal(dy, dy_again)
+
+
+def test_the_weight_of_a_batch_has_the_same_bits_however_targets_lie():
+    rng = np.random.default_rng(0)
+    loss = lm.CrossEntropy(weights=rng.random(33))
+    for _ in range(20):
+        y, target = rng.standard_normal((7, 33)), rng.random((7, 33))
+        target /= target.sum(axis=1, keepdims=True)
+        (value, dy), (other, other_dy) = loss(y, target), loss(y, np.asfortranarray(target))
+        assert value == other
+        np.testing.assert_array_equal(dy, other_dy)

@@ -792,3 +792,30 @@ def test_flops(kind):
     assert deep.flops((N, T, F)) == 2 * N * T * 2 * G * H * ((F + H) + (2 * H + H))
     with pytest.raises(ValueError, match=r"x has 2 axes \(shape \(.*\)\), expected 3: batch first"):
         deep.flops((N, F))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: lm.GRU(65, 17, rng=0),
+        lambda: lm.LSTM(65, 17, layer_norm=True, rng=0),
+        lambda: lm.RNN(65, 17, clip=1.0, bidirectional=True, rng=0),
+        lambda: lm.LSTM(65, 17, rng=0),
+    ],
+)
+def test_same_bits_however_arrays_lie(make):
+    layer, rng = make(), np.random.default_rng(0)
+    x = rng.standard_normal((3, 20, 65)).astype(np.float32)
+    state = tuple(
+        tuple(rng.standard_normal(a.shape).astype(np.float32) for a in one)
+        for one in layer.initial_state(3)
+    )
+    found = []
+    for lie in (np.ascontiguousarray, np.asfortranarray, lambda a: a[::-1].copy()[::-1]):
+        before, dafter = (tuple(tuple(map(lie, one)) for one in state) for _ in range(2))
+        y, end, cache = layer.run(lie(x), before, training=True)
+        dx, dstate, grads = layer.run_backward(lie(y), dafter, cache)
+        found.append([y, dx, *grads.values(), *(a for one in (*end, *dstate) for a in one)])
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            assert_same(a, b)

@@ -109,7 +109,7 @@ class Recurrent(Layer):
         choices = (None, *initializers.PRESETS)
         arguments.choice(self, "recurrent_init", recurrent_init, choices)
         self.recurrent_init = recurrent_init or ("torch" if init == "torch" else "orthogonal")
-        self._dtype = arguments.float_dtype(self, dtype)
+        self._dtype = arguments.float_dtype(self, dtype).type
         self.cell = cell
         gaps = self.layers - 1 if self.dropout else 0
         self.dropouts = [Dropout(self.dropout, rng=initializers.BLANK) for _ in range(gaps)]
@@ -351,6 +351,8 @@ class Recurrent(Layer):
             before = _copied(before)
         functions = self._functions()
         reverses = getattr(functions, "REVERSES", False)
+        if not reverses:  # a formula, whose sums NumPy orders by how x lies
+            x = np.ascontiguousarray(x)
         run = functions.run if keep else getattr(functions, "infer", functions.run)
         after: list[tuple[NDArray, ...]] = []
         caches = []
@@ -414,6 +416,8 @@ class Recurrent(Layer):
         dbefore: list[tuple[NDArray, ...]] = []
         grads: Arrays = {}
         reverses = getattr(functions, "REVERSES", False)
+        if not reverses:
+            dy = np.ascontiguousarray(dy)
         for layer in reversed(range(self.layers)):
             dropped, cells = caches[layer]
             dys = [dy, dy] if self._share(functions) else self._split(dy)
@@ -605,7 +609,7 @@ class Recurrent(Layer):
                         f"{say(self)}: {name}[{k}][{j}], {names[j]}, has shape {a.shape}, "
                         f"expected {expected}: a row for each of the {n} sequences"
                     )
-                arrays.append(a)
+                arrays.append(np.ascontiguousarray(a))
             checked.append(tuple(arrays))
         return tuple(checked)
 

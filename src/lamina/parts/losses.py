@@ -392,7 +392,7 @@ class CrossEntropy(_Loss):
         """Return K of a batch: its samples or, with lengths, its real steps; or their weight."""
         if self.weights is None:
             return super().count(target, lengths)
-        target = np.asarray(target)
+        target = np.ascontiguousarray(target)  # as in `_mean`
         lengths = None if lengths is None else np.asarray(lengths)
         weights = np.asarray(self.weights)
         rows = target.shape[:-1] if target.dtype.kind == "f" else target.shape
