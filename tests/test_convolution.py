@@ -813,3 +813,16 @@ def test_nothing_of_what_stood_in_memory_is_left_in_packed_weights(dtype, monkey
     weight = random("weight", (1, 3, 3, 16, 2 * lanes(np.dtype(dtype)) - 1), dtype)
     for pack in (direct.pack, winograd.pack):
         assert np.isfinite(pack(weight).panels).all()
+
+
+def test_a_stride_beyond_the_end_of_x():
+    layer = lm.Conv1d(4, 3, 3, stride=10**5, rng=0)
+    x = np.random.default_rng(0).standard_normal((2, 9, 4)).astype(np.float32)
+    y, cache = layer.forward(x, training=True)
+    dx, grads = layer.backward(y, cache)
+    with lm.formulas():
+        expected, cache = layer.forward(x, training=True)
+        expected_dx, expected_grads = layer.backward(y, cache)
+    assert_close(y, expected, np.float32)
+    assert_close(dx, expected_dx, np.float32)
+    assert_close(grads["weight"], expected_grads["weight"], np.float32)

@@ -283,11 +283,13 @@ def _best(
     vectors, loads = -(-reach * o // lane), 2 if o % lane else 1
     found = []
     for width in range(1, rows + 1):
-        if height := tallest(width, widest):
-            tiles, blocks = -(-columns // height), -(-rows // width)
-            sums = columns / tiles * width
-            once = max(sums / 2, 0.55 * (loads * columns / tiles + width), 4.3) + 0.5
-            found.append((tiles * blocks * (vectors * once + (2 * sums + 30) / met), width))
+        height = tallest(width, widest)
+        if not height:  # nor is there for wider ones, of which a large stride has many
+            break
+        tiles, blocks = -(-columns // height), -(-rows // width)
+        sums = columns / tiles * width
+        once = max(sums / 2, 0.55 * (loads * columns / tiles + width), 4.3) + 0.5
+        found.append((tiles * blocks * (vectors * once + (2 * sums + 30) / met), width))
     across, width = min(found)
     return across + 2 * columns * o / lane / met, width
 
