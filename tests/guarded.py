@@ -26,7 +26,7 @@ import numpy as np
 import elements
 import problems
 from lamina.convolution import depthwise
-from lamina.engine import jit, matmul, pool, tile
+from lamina.engine import jit, matmul, memory, pool, tile
 from lamina.linear import kernel
 
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -42,15 +42,29 @@ def empty(shape: Any, dtype: Any = np.float64) -> np.ndarray:
     dtype, shape = np.dtype(dtype), tuple(map(int, np.atleast_1d(shape)))
     size = math.prod(shape) * dtype.itemsize
     pages = max(1, -(-size // mmap.PAGESIZE))
-    memory = mmap.mmap(-1, (pages + 2) * mmap.PAGESIZE)
-    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    pages_of = mmap.mmap(-1, (pages + 2) * mmap.PAGESIZE)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(pages_of))
     for page in (0, pages + 1):
         if LIBC.mprotect(start + page * mmap.PAGESIZE, mmap.PAGESIZE, 0):
             raise OSError(ctypes.get_errno(), "mprotect")
     offset = (pages + 1) * mmap.PAGESIZE - size if next(at_end) else mmap.PAGESIZE
-    array = np.ndarray(shape, dtype, memory, offset)
+    array = np.ndarray(shape, dtype, pages_of, offset)
     array[...] = np.nan if dtype.kind == "f" else 1 << 5 * dtype.itemsize
     return array
+
+
+def aligned(shape: Any, dtype: Any) -> np.ndarray:
+    """Return such an array, in memory of whole lines of the cache."""
+    dtype, count = np.dtype(dtype), math.prod(np.atleast_1d(shape))
+    a_line = memory.LINE // dtype.itemsize
+    return empty(-(-count // a_line) * a_line, dtype)[:count].reshape(shape)
+
+
+def is_guarded(a: Any) -> bool:
+    """Return whether an array, or what it is a view of, lies in guarded memory."""
+    while isinstance(a, np.ndarray):
+        a = a.base
+    return isinstance(a, mmap.mmap)
 
 
 def copy(a: np.ndarray) -> np.ndarray:
@@ -81,8 +95,8 @@ def guard() -> None:
         if hasattr(module, "workspace"):
             module.workspace = empty
         if hasattr(module, "aligned"):
-            module.aligned = empty
-        if hasattr(module, "ALIGNMENT"):
+            module.aligned = aligned
+        if hasattr(module, "ALIGNMENT") and not hasattr(module, "aligned"):
             module.ALIGNMENT = 1  # no room for it at the end of an array
         if hasattr(module, "WORKSPACE"):
             module.WORKSPACE = -1  # each is as large as it has to be
@@ -99,10 +113,7 @@ def guarded_call(
 
     # What is guarded must stay where it is, for the kernels may know its address, too.
     def held(given: tuple[Any, ...]) -> list[Any]:
-        return [
-            copy(a) if isinstance(a, np.ndarray) and not isinstance(a.base, mmap.mmap) else a
-            for a in given
-        ]
+        return [copy(a) if isinstance(a, np.ndarray) and not is_guarded(a) else a for a in given]
 
     return call(kernel, count, jit.Arguments(*held(fixed.arguments)), *held(arguments))
 

@@ -5,6 +5,7 @@ products, |fl(Σ a b) - Σ a b| <= n ε Σ |a| |b|, element by element (N. J. Hi
 Stability of Numerical Algorithms*, sec. 3.1). The formulas on absolute values give Σ |a| |b|.
 """
 
+import contextlib
 import math
 import sys
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from lamina.convolution import kernel as convolution_kernel
 from lamina.convolution import winograd
 from lamina.convolution.transposed import formula as transposed_formula
 from lamina.convolution.transposed import kernel as transposed_kernel
-from lamina.engine import threads
+from lamina.engine import program, threads
 from lamina.linear import formula as linear_formula
 from lamina.linear import kernel as linear_kernel
 from lamina.windows import MODES, Windows, each, pairs
@@ -97,15 +98,20 @@ def passes(module: Any, problem: Problem, arrays: dict[str, Any], dy: Any) -> di
     return {"y": y, "dx": dx, **grads}
 
 
-def inferred(problem: Problem, arrays: dict[str, Any], relu: bool) -> np.ndarray:
-    """Y from weights that were prepared beforehand."""
+def inferred(problem: Problem, arrays: dict[str, Any], relu: bool) -> list[np.ndarray]:
+    """Y from weights that were prepared beforehand, called and, where it can be, planned."""
     kernel, options = LAYERS[problem.layer][0], dict(problem.options)
     padding = ()
     if problem.layer == "convolution":
         options.pop("padding", None)
         padding = (problem.windows.pads,)
     run = kernel.fixed(arrays["weight"], arrays.get("bias"), relu, **options)
-    return run(arrays["x"], arrays.get("lengths"), *padding)
+    found = [run(arrays["x"], arrays.get("lengths"), *padding)]
+    if problem.lengths is None and 0 not in problem.x and len(problem.x) > 1:
+        plan = program.Plan(problem.x, np.dtype(problem.dtype))
+        with contextlib.suppress(program.PlanError):
+            found.append(program.Program(plan, run.plan(plan, 0, *padding))(arrays["x"]))
+    return found
 
 
 def random_dy(problem: Problem, seed: int = 0) -> np.ndarray:
@@ -137,7 +143,8 @@ def check(problem: Problem, seed: int = 0, layouts: tuple[str, ...] = ("plain",)
     size = passes(formula, problem, absolute, np.abs(dy.astype(np.float64)))
     for relu in (False, True) if hasattr(kernel, "fixed") else ():
         y = np.maximum(found["y"], 0) if relu else found["y"]
-        assert_same(inferred(problem, given, relu), y, "y from prepared weights")
+        for prepared in inferred(problem, given, relu):
+            assert_same(prepared, y, "y from prepared weights")
     assert found.keys() == expected.keys()
     for name, a in found.items():
         assert (a.shape, a.dtype) == (expected[name].shape, problem.dtype), name
