@@ -1,5 +1,7 @@
 """Every page of the built site."""
 
+import re
+
 import pytest
 
 from conftest import AXE, PATIENCE, pages, watched
@@ -84,9 +86,11 @@ def test_links_lead_somewhere(page, base_url):
                 seen.setdefault(link, path)
     for link, source in seen.items():
         target, _, anchor = link.partition("#")
-        if target not in ids:  # a picture, say
-            assert page.request.get(target).ok, f"{source}: {link}"
-            ids[target] = set()
+        if target not in ids:  # a source file, or a picture
+            answer = page.request.get(target)
+            assert answer.ok, f"{source}: {link}"
+            text = answer.text() if target.endswith(".html") else ""
+            ids[target] = set(re.findall(r'\bid="([^"]*)"', text))
         assert not anchor or anchor in ids[target], f"{source}: {link}"
 
 
