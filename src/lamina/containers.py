@@ -28,15 +28,15 @@ class _Caches(list[Any]):
 
     Attributes
     ----------
-    shapes : sequence of tuple of int
+    shapes : list of tuple of int
         Those of the outputs of branches.
     once : bool
         Whether this way back is the last: what a layer kept is let go behind it.
     """
 
-    def __init__(self, caches: Iterable[Any] = (), shapes: Iterable[Shape] = ()) -> None:
-        super().__init__(caches)
-        self.shapes = list(shapes)
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: list[Shape] = []
         self.once = False
 
     @contextlib.contextmanager
@@ -140,7 +140,7 @@ class Container(Layer):
         if any(c is _Used for c in caches):
             raise ValueError(
                 f"{type(self).__name__}: cache was used up by gradients(dy, cache), which lets go "
-                "what it needs no more; use backward(dy, cache) before, which does not, or forward"
+                "what it needs no more; call backward(dy, cache), which does not, or forward anew"
             )
         return caches
 
