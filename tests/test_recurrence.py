@@ -816,6 +816,11 @@ def test_same_bits_however_arrays_lie(make):
         y, end, cache = layer.run(lie(x), before, training=True)
         dx, dstate, grads = layer.run_backward(lie(y), dafter, cache)
         found.append([y, dx, *grads.values(), *(a for one in (*end, *dstate) for a in one)])
+        _, cache = layer.forward(lie(x), training=True)
+        dx, grads = layer.backward(lie(y), cache)
+        found[-1] += [dx, *grads.values()]
+        if layer.stepwise:
+            found[-1].append(layer.step(lie(x[:, 0]), before)[0])
     for other in found[1:]:
         for a, b in zip(found[0], other, strict=True):
             assert_same(a, b)

@@ -313,9 +313,8 @@ def classify(given: argparse.Namespace) -> int:
 def array(path: str) -> NDArray:
     """Read an array from a .npy file; nothing in the file is run."""
     with refusing(), open(path, "rb") as file, refusing(f"{path}: not a whole .npy file: "):
-        source = (
-            file if file.seekable() else io.BytesIO(file.read())
-        )  # to NumPy, a pipe has no place
+        # A pipe has no place that NumPy could ask for.
+        source = file if file.seekable() else io.BytesIO(file.read())
         try:
             found: NDArray = np.lib.format.read_array(source, allow_pickle=False)
         except ValueError as error:

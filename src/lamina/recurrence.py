@@ -282,7 +282,7 @@ class Recurrent(Layer):
             dx, _, grads = self.run_backward(dy, None, cache)
             return dx, grads
         dy = arguments.gradient(self, dy, shape, self.dtype)  # what comes mostly, sooner
-        found: tuple[NDArray, Arrays] = functions.backward(dy, cells[0])
+        found: tuple[NDArray, Arrays] = functions.backward(np.ascontiguousarray(dy), cells[0])
         return found
 
     def gradients(self, dy: NDArray, cache: Any) -> Arrays:
@@ -351,8 +351,7 @@ class Recurrent(Layer):
             before = _copied(before)
         functions = self._functions()
         reverses = getattr(functions, "REVERSES", False)
-        if not reverses:  # a formula, whose sums NumPy orders by how x lies
-            x = np.ascontiguousarray(x)
+        x = np.ascontiguousarray(x)  # for the order of NumPy's sums follows how it lies
         run = functions.run if keep else getattr(functions, "infer", functions.run)
         after: list[tuple[NDArray, ...]] = []
         caches = []
@@ -416,8 +415,7 @@ class Recurrent(Layer):
         dbefore: list[tuple[NDArray, ...]] = []
         grads: Arrays = {}
         reverses = getattr(functions, "REVERSES", False)
-        if not reverses:
-            dy = np.ascontiguousarray(dy)
+        dy = np.ascontiguousarray(dy)
         for layer in reversed(range(self.layers)):
             dropped, cells = caches[layer]
             dys = [dy, dy] if self._share(functions) else self._split(dy)
@@ -452,7 +450,7 @@ class Recurrent(Layer):
         self._refuse_steps()
         y_t = arguments.array(self, "x_t", x_t, self.dtype)
         arguments.features(self, y_t.shape, self.in_features, ndim=2)
-        functions = self._functions()
+        y_t, functions = np.ascontiguousarray(y_t), self._functions()
         after = []
         for layer, before in enumerate(self._checked_state("state", state, len(y_t))):
             (suffix,) = self._suffixes(layer)
