@@ -293,7 +293,8 @@ class Layer(ABC):
     def for_inference(self) -> "Inference":
         """Return this layer, or model, as it is now, for calls and steps alone, where it is faster.
 
-        Its weights are packed once. A `BatchNorm` after a convolution or a `Linear` goes into their
+        Its weights are packed once, but for transposed convolutions in groups, which read them as
+        they are. A `BatchNorm` after a convolution or a `Linear` goes into their
         weights, a `ReLU` into their kernel, and what does nothing at inference, as `Dropout`, is
         left out. y agrees with this layer's to rounding. Arrays are read-only copies: to train on
         changes nothing here.
