@@ -2,6 +2,8 @@ import os
 
 # Test processes share the cores; threads that wait by spinning would keep them from each other.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# JAX compiles much here and computes little.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 
 def pytest_generate_tests(metafunc):

@@ -468,5 +468,5 @@ class FormulaContract:
             def loss(some):
                 return jnp.sum(self.module.forward(**{**arrays, **some}, **case.options)[0] * dy)
 
-            for name, a in jax.grad(loss)({n: arrays[n] for n in names}).items():
+            for name, a in jax.jit(jax.grad(loss))({n: arrays[n] for n in names}).items():
                 assert_close(np.asarray(a), expected[name], np.float64, what=f"autograd of {name}")

@@ -72,6 +72,12 @@ class Problem:
         return Windows(self.weight[:rank], stride, dilation, pads)
 
     @property
+    def products(self) -> int:
+        """How many products the sums of y have in all."""
+        positions = self.x if self.layer == "transposed" else self.y
+        return math.prod(positions[:-1]) * math.prod(self.weight)
+
+    @property
     def may_be_winograd(self) -> bool:
         """Whether it is a convolution that Winograd's products may compute."""
         *taps, c, o = self.weight
@@ -331,9 +337,11 @@ def transposed(rng: Any, most: int = 40) -> Problem:
 MAKES = (linear, convolution, transposed)
 
 
-def sweep(seed: int, counts: tuple[int, ...], most: int = 40) -> None:
-    """Check so many random problems of each of `MAKES`."""
+def sweep(seed: int, counts: tuple[int, ...], most: int = 40, products: float = math.inf) -> None:
+    """Check random problems, so many of each of `MAKES`, of at most so many `products`."""
     rng = np.random.default_rng(seed)
     for make, count in zip(MAKES, counts, strict=True):
         for i in range(count):
-            check(make(rng, most), i, tuple(rng.permutation(LAYOUTS)) if i % 2 else ("plain",))
+            while (problem := make(rng, most)).products > products:
+                pass
+            check(problem, i, tuple(rng.permutation(LAYOUTS)) if i % 2 else ("plain",))

@@ -376,9 +376,9 @@ def test_kernels_as_plain_python():
 
         assert jit.DISABLED and tile.tile("float32") is tile.twin
         assert isinstance(matmul._part, types.FunctionType)
-        problems.sweep(2, (60, 60, 30), 6)
+        problems.sweep(2, (60, 60, 30), 6, 1_000_000)
         problems.cut(3)
-        problems.sweep(3, (20, 20, 10), 6)
+        problems.sweep(3, (20, 20, 10), 6, 1_000_000)
         model = lm.Sequential(lm.ConvTranspose2d(2, 3, 3, stride=2, rng=0), lm.ReLU())
         x = np.random.default_rng(0).standard_normal((1, 3, 4, 2), np.float32)
         assert (model.for_inference()(x) == model(x)).all()
