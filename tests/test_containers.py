@@ -156,6 +156,25 @@ def test_sequential_residual_and_concat_by_hand():
     assert_same(lm.Sequential()(x), x)
 
 
+def test_branches_may_give_scalars():
+    class Twice(lm.Layer):
+        def forward(self, x, *, training=False):
+            return 2 * x, None  # of an array without axes, NumPy makes a scalar
+
+        def backward(self, dy, cache):
+            return 2 * dy, {}
+
+    x = np.array(-1.5, np.float32)
+    for model, expected in (
+        (lm.Residual(Twice()), (-4.5, -4.5, 3)),
+        (lm.Residual(Twice(), Twice()), (-6, -6, 4)),
+        (lm.Sequential(lm.Residual(Twice()), lm.ReLU()), (0, 0, 0)),
+    ):
+        y, cache = model.forward(x, training=True)
+        dx, _ = model.backward(np.ones_like(x), cache)
+        assert (model(x), y, dx) == expected
+
+
 def test_branches_on_integers_have_no_dx():
     model = lm.Concat(lm.Embedding(7, 3, rng=0), lm.Embedding(7, 2, rng=1))
     y, cache = model.forward(np.array([1, 5]))

@@ -3,6 +3,7 @@
 from functools import partial
 from typing import Any, Final
 
+import numpy as np
 import numpy.typing as npt
 
 from ..arguments import FLOATS
@@ -20,6 +21,7 @@ def _add_relu(e: Any, b: Any, x: Any, y: Any, number: Any) -> Any:
 
 
 def _sum(code: elements.Each, name: str, a: NDArray, b: NDArray) -> NDArray:
+    a, b = np.asarray(a), np.asarray(b)  # of arrays without axes, NumPy makes scalars
     if a.dtype != b.dtype or a.dtype not in FLOATS or a.shape != b.shape:
         found: NDArray = getattr(formula, name)(a, b)
         return found
