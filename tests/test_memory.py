@@ -57,6 +57,18 @@ def test_memory_is_used_again_when_the_last_view_dies():
     assert address(memory.empty((1000, 301), F4)) == first
 
 
+def test_what_waits_serves_half_its_size_and_the_least_that_is_enough_goes_first():
+    first, second = memory.empty((1000, 400), F4), memory.empty((1000, 300), F4)
+    places = [address(a) for a in (first, second)]
+    del first, second
+    gc.collect()
+    smallest = memory.empty((1000, 100), F4)
+    assert address(smallest) not in places
+    a, b = (memory.empty((1000, 250), F4) for _ in range(2))
+    assert [address(b), address(a)] == places
+    assert not any(memory._waiting.values())
+
+
 def test_what_somebody_makes_of_a_lease_gives_no_block_back():
     a = memory.empty((1000, 300), F4)
     copy, view = a.base.copy(), a.base[:100]

@@ -104,6 +104,15 @@ def _let_go() -> None:
             _made -= size
 
 
+def _another(size: int) -> _Block:
+    """Return the least block that waits and is larger, up to twice as large, or a new one."""
+    for larger in sorted(_waiting):
+        if size < larger <= 2 * size:
+            with contextlib.suppress(KeyError, IndexError):  # another thread may have taken it
+                return _waiting[larger].pop()
+    return _block(size)
+
+
 def _block(size: int) -> _Block:
     """Return a new block."""
     global _made
@@ -125,7 +134,7 @@ def empty(shape: tuple[int, ...] | int, dtype: np.dtype[Any]) -> NDArray:
     try:
         block = _waiting[rounded].pop()
     except (KeyError, IndexError):
-        block = _block(rounded)
+        block = _another(rounded)
     return np.ndarray(shape, dtype, block.view(_Lease), -pointer(block) % ALIGNMENT)
 
 
