@@ -1,4 +1,5 @@
 import copy
+import functools
 import operator
 import pickle
 import re
@@ -645,6 +646,49 @@ def test_gradients_let_go_what_layers_kept_and_backward_does_not():
     for way in model.gradients, model.backward:
         with pytest.raises(ValueError, match=r"Sequential: cache was used up by gradients"):
             way(np.ones_like(y), cache)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda own, linear: lm.Residual(linear),
+        lambda own, linear: lm.Residual(lm.Identity(), linear),
+        lambda own, linear: lm.Residual(lm.Dropout(0.0), lm.BatchNorm(5)),
+        lambda own, linear: lm.Residual(lm.Flatten(), lm.Sequential()),
+        lambda own, linear: lm.Residual(own),
+        lambda own, linear: lm.Residual(lm.Identity(), lm.Sequential(own, linear)),
+        lambda own, linear: lm.Residual(lm.Sequential(linear, own), own),
+        lambda own, linear: lm.Residual(lm.Residual(own), lm.Residual(linear)),
+        lambda own, linear: lm.Concat(own, lm.Identity(), linear, own, linear),
+    ],
+)
+@pytest.mark.parametrize("of_class", [True, False])
+def test_gradients_add_into_no_array_that_somebody_else_holds(build, of_class):
+    held = []
+
+    def backward(self, dy, cache):
+        dx, grads = lm.Linear.backward(self, dy, cache)
+        held.append((dx, dx.copy()))
+        return dx, grads
+
+    class Own(lm.Linear):
+        pass
+
+    own, linear = Own(5, 5, rng=0), lm.Linear(5, 5, rng=1)
+    if of_class:
+        Own.backward = backward
+    else:
+        own.backward = functools.partial(backward, own)
+    model, x = build(own, linear), random("x", (33, 5), np.float32)
+    y, cache = model.forward(x, training=True)
+    dy = random("dy", y.shape, np.float32)
+    held.append((dy, dy.copy()))
+    dys, layers = model._split(dy, cache.shapes), model.children().values()
+    parts = [layer.backward(d, c)[0] for layer, d, c in zip(layers, dys, cache, strict=True)]
+    expected = functools.reduce(operator.add, parts)
+    assert_same(model.backward(dy, cache)[0], expected)
+    for array, values in held:
+        assert_same(array, values)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -161,6 +161,24 @@ def test_a_step_of_training_takes_no_more_than_the_one_before_left():
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize(
+    "branches",
+    [
+        lambda layer: (layer, None),
+        lambda layer: (lm.Identity(), layer),
+        lambda layer: (lm.BatchNorm(64), None),
+        lambda layer: (lm.Sequential(lm.Sequential(layer)), None),
+    ],
+)
+def test_a_sum_of_gradients_takes_the_place_of_one(branches):
+    model = lm.Residual(*branches(lm.Linear(64, 64, rng=0)))
+    y, cache = model.forward(np.ones((2000, 64), np.float32), training=True)
+    memory._waiting.clear()
+    dx, _ = model.backward(y, cache)
+    gc.collect()
+    assert not memory._waiting.get(dx.base.base.nbytes)
+
+
 def test_no_block_is_given_out_twice():
     wrong = []
 

@@ -1,22 +1,26 @@
 """Layers made of layers: Sequential, Residual, Concat. They present the protocol of Layer."""
 
 import contextlib
-import functools
 import textwrap
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NoReturn, TypeVar, overload
+from typing import Any, Final, NoReturn, TypeVar, overload
 
 import numpy as np
 
 from . import kernels
+from .affine import Affine
 from .arguments import array, cached, say, short
+from .batchnorm import BatchNorm
 from .initializers import RNG
 from .layer import Arrays, ByName, Fused, Layer, NDArray, Shape, as_pair, in_step
 from .parts import sums
 from .parts.activations import Identity, ReLU
 
 T = TypeVar("T")
+
+_NEW: Final = Affine.backward, BatchNorm.backward
+"""Methods that return a dx which nobody else holds: others may, or return dy itself."""
 
 
 class _Used:
@@ -477,7 +481,7 @@ class _Parallel(Container):
         for i, (name, layer, d) in enumerate(self._ways_back(dy, caches)):
             with within(self, name):
                 dx, grads[name] = as_pair(layer, "backward", caches.back(i, layer.backward, d))
-            dxs.append(dx)
+            dxs.append((dx, _gives_new(layer)))
         return _sum(dxs), self._gather(grads)
 
     def gradients(self, dy: NDArray, cache: Any) -> Arrays:
@@ -529,7 +533,7 @@ class _Parallel(Container):
         ):
             with within(self, name):
                 dx, d0, grads[name] = layer.run_backward(d, ds, c)
-            dxs.append(dx)
+            dxs.append((dx, False))
             before.append(d0)
         return _sum(dxs), tuple(before), self._gather(grads)
 
@@ -692,15 +696,32 @@ def _fused_at(layers: list[tuple[str, Layer]], i: int) -> bool:
     return i + 2 == count or not layers[i + 1][1]._fuses(layers[i + 2][1])
 
 
-def _sum(dxs: list[Any]) -> Any:
-    """Return the sum of the branches' dx; None, as of integers, where all are None."""
-    found = [dx for dx in dxs if dx is not None]
-    return functools.reduce(_add, found) if found else None
+def _gives_new(layer: Layer) -> bool:
+    """Return whether nobody but the caller holds the dx that `backward` of a layer returns."""
+    method = getattr(layer.backward, "__func__", None)
+    if method is Sequential.backward:
+        return _gives_new(next(iter(layer.children().values())))
+    return method in _NEW
 
 
-def _add(a: NDArray, b: NDArray) -> NDArray:
-    """Return a + b."""
-    total: NDArray = kernels.beside(sums.__name__).add(a, b)
+def _sum(dxs: list[tuple[Any, bool]]) -> Any:
+    """Return the sum of the branches' dx; None, as of integers, where all are None.
+
+    It takes the place of one that is new, as is told beside each.
+    """
+    total, is_new = None, False
+    for dx, new in dxs:
+        if total is None:
+            total, is_new = dx, new
+        elif dx is not None:
+            into = total if is_new else dx if new else None
+            total, is_new = _add(total, dx, into), True
+    return total
+
+
+def _add(a: NDArray, b: NDArray, into: NDArray | None = None) -> NDArray:
+    """Return a + b; `into` is that one of them whose place it may take."""
+    total: NDArray = kernels.beside(sums.__name__).add(a, b, into)
     return total
 
 

@@ -4,8 +4,8 @@ from ..arrays import Array
 from .activations import relu
 
 
-def add(a: Array, b: Array) -> Array:
-    """Return a + b."""
+def add(a: Array, b: Array, into: Array | None = None) -> Array:
+    """Return a + b; kernels may write it `into` one of the two."""
     return a + b
 
 

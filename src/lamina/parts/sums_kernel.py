@@ -20,12 +20,14 @@ def _add_relu(e: Any, b: Any, x: Any, y: Any, number: Any) -> Any:
     return (b.select(b.fcmp_ordered("<=", total, zero), zero, total),)  # NaN goes through
 
 
-def _sum(code: elements.Each, name: str, a: NDArray, b: NDArray) -> NDArray:
+def _sum(
+    code: elements.Each, name: str, a: NDArray, b: NDArray, into: NDArray | None = None
+) -> NDArray:
     a, b = np.asarray(a), np.asarray(b)  # of arrays without axes, NumPy makes scalars
     if a.dtype != b.dtype or a.dtype not in FLOATS or a.shape != b.shape:
         found: NDArray = getattr(formula, name)(a, b)
         return found
-    y = empty(a.shape, a.dtype)
+    y = empty(a.shape, a.dtype) if into is None or not into.flags.carray else into
     elements.run(code, (contiguous(a), contiguous(b), y))
     return y
 
