@@ -254,3 +254,21 @@ def test_memory_stays_flat_over_a_thousand_shapes():
     )
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 16
+
+
+@pytest.mark.parametrize("layer", [lm.MaxPool1d(3), lm.GlobalMaxPool(), lm.AvgPool1d(3, stride=1)])
+def test_pools_keep_tables_of_few_long_signals(layer):
+    def step(size):
+        y, cache = layer.forward(np.zeros((1, size, 1), np.float32), training=True)
+        layer.backward(y, cache)
+
+    tracemalloc.start()
+    try:
+        for size in range(5000, 5020):
+            step(size)
+        before = tracemalloc.get_traced_memory()[0]
+        for size in range(5020, 5060):
+            step(size)
+        assert tracemalloc.get_traced_memory()[0] - before < 2**20
+    finally:
+        tracemalloc.stop()

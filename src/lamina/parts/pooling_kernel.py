@@ -9,10 +9,10 @@ places in rising order, as in the formula, so threads change no bit.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,7 @@ from ..engine.threads import count as count_threads
 from ..windows import Ints, Pads, Windows
 
 NDArray = npt.NDArray[Any]
+R = TypeVar("R")
 _i64 = ir.IntType(64)
 
 SERIAL: Final = 32_768
@@ -43,7 +44,10 @@ AT_ONCE: Final = 8
 MANY: Final = 4
 """From so many sequences a thread on, none of them is cut."""
 SHAPES: Final = 256
-"""For how many shapes tables are kept."""
+"""For how many shapes tables are kept, ..."""
+LONG: Final = 2**12
+FEW: Final = 8
+"""... and for how many with an axis so long: a table has a row an element."""
 
 RUN: Final = 5
 """What a run is: its first term or window, the count, the first place; its first element, its
@@ -446,6 +450,22 @@ def _tables(sizes: Ints, windows: Windows, lengths: NDArray | None, fits: NDArra
     return tables._replace(forward=(forward, *tables.forward[1:]), back=(back, *tables.back[1:]))
 
 
+class _Kept(Generic[R]):
+    """A function of a shape, and of more, whose results hold tables and are kept."""
+
+    def __init__(self, function: Callable[..., R]) -> None:
+        self.usual, self.long = lru_cache(SHAPES)(function), lru_cache(FEW)(function)
+
+    def __call__(self, shape: Ints, *others: Hashable) -> R:
+        """Return what the function does."""
+        return (self.usual if max(shape) < LONG else self.long)(shape, *others)
+
+    def cache_clear(self) -> None:
+        """Forget all, as of `lru_cache`."""
+        self.usual.cache_clear()
+        self.long.cache_clear()
+
+
 def _three(axes: Sequence[int], missing: int = 1) -> Ints:
     """Return a number for each of three axes; sequences have the first, images the first and last.
 
@@ -455,7 +475,7 @@ def _three(axes: Sequence[int], missing: int = 1) -> Ints:
     return first, *(missing,) * (RANK - len(axes)), *rest
 
 
-@lru_cache(SHAPES)
+@_Kept
 def _usual(sizes: Ints, windows: Windows) -> Tables:
     window, stride = _three(windows.size), _three(windows.stride)
     befores = _three([before for before, _ in windows.pads], 0)
@@ -581,7 +601,7 @@ def _forward(
     """Return y and the cache; `fits` windows are on each sequence, by default all that can be."""
     x = contiguous(x)
     windows, tables, shape, run = _usual_forward(
-        code, x.shape, x.dtype, pool_size, stride, padding, _parts(x.shape)
+        x.shape, code, x.dtype, pool_size, stride, padding, _parts(x.shape)
     )
     if lengths is not None:
         fits = windows.output_lengths(lengths) if fits is None else fits
@@ -607,9 +627,9 @@ def _bind_forward(
     return y, _bind(code, *sides, x, y, dtype, parts)
 
 
-@lru_cache(SHAPES)
+@_Kept
 def _usual_forward(
-    code: Code, x: Ints, dtype: np.dtype[Any], pool_size: Ints, stride: Ints, padding: Pads,
+    x: Ints, code: Code, dtype: np.dtype[Any], pool_size: Ints, stride: Ints, padding: Pads,
     parts: int,
 ) -> tuple[Windows, Tables, Ints, _Bound]:  # fmt: skip
     """Return the windows, how they lie, and the same where there are no lengths."""
@@ -647,7 +667,7 @@ def _backward(dy: NDArray, cache: Cache, divisor: int = 1) -> NDArray:
     if windows is None:
         run = _bind_backward(code, tables, dy.shape, shape, dy.dtype, parts, divisor)
     else:
-        run = _usual_backward(code, windows, dy.shape, shape, dy.dtype, parts, divisor)
+        run = _usual_backward(shape, code, windows, dy.shape, dy.dtype, parts, divisor)
     run(dy, dy if places is None else places, dx, dx)
     return dx
 
@@ -662,9 +682,9 @@ def _bind_backward(
     return _bind(code, *sides, dy, dx, dtype, parts, divisor)
 
 
-@lru_cache(SHAPES)
+@_Kept
 def _usual_backward(
-    code: Code, windows: Windows, dy: Ints, dx: Ints, dtype: np.dtype[Any], parts: int, divisor: int
+    dx: Ints, code: Code, windows: Windows, dy: Ints, dtype: np.dtype[Any], parts: int, divisor: int
 ) -> _Bound:
     windows, dy, dx = _as_images(parts, windows, dy, dx)
     return _bind_backward(code, _usual(dx[1:-1], windows), dy, dx, dtype, parts, divisor)
