@@ -1,3 +1,4 @@
+import io
 import os
 import struct
 import subprocess
@@ -207,6 +208,23 @@ class TestPredict:
         assert main(command) == 0
         assert not capsys.readouterr().out
         assert_same(np.load("classes.npy"), self.expected)
+
+    @pytest.mark.usefixtures("model")
+    @pytest.mark.skipif(os.name != "posix", reason="pipes with a name")
+    def test_writes_classes_into_a_pipe(self, here):
+        os.mkfifo("pipe")
+        found = []
+        reading = threading.Thread(target=lambda: found.append((here / "pipe").read_bytes()))
+        reading.start()
+        assert main(["predict", "model", "x.npy", "--lengths", "lengths.npy", "--out", "pipe"]) == 0
+        reading.join()
+        assert_same(np.load(io.BytesIO(found[0])), self.expected)
+
+    @pytest.mark.usefixtures("model")
+    @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+    def test_names_the_file_that_takes_nothing(self, capsys):
+        command = ["predict", "model", "x.npy", "--lengths", "lengths.npy", "--out", "/dev/full"]
+        assert "lamina: /dev/full: No space left on device" in refusal(capsys, *command)
 
     @pytest.mark.usefixtures("model")
     @pytest.mark.parametrize(

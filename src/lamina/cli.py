@@ -42,8 +42,8 @@ def refusing(what: str = "") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        named = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        raise UsageError(named) from error
+        named = f"{error.filename}: " if error.filename else what
+        raise UsageError(f"{named}{error.strerror or error}") from error
     except (ValueError, TypeError, ImportError, ArithmeticError, MemoryError) as error:
         said = " ".join([str(error) or type(error).__name__, *getattr(error, "__notes__", [])])
         raise UsageError(f"{what}{said}") from error
@@ -186,11 +186,11 @@ def train(given: argparse.Namespace) -> int:
     split = read(given.set, given.data_dir)
     model, history = learn(recipes[name], split, given.seed, given.epochs, given.batch_size)
     reached = accuracy(model, split)
-    with refusing():
+    with refusing(f"{out}: "):
         save(model, out)  # before a line that nobody may be there to read
     print(f"{given.set}: test accuracy {reached:.3f}\nsaved {out}")
     if given.plot:
-        with refusing():
+        with refusing(f"{given.plot}: "):
             draw(history, given.plot)
         print(f"drew {given.plot}")
     return 0
@@ -303,8 +303,10 @@ def classify(given: argparse.Namespace) -> int:
     # One output is the logit of a yes-or-no question.
     classes = np.argmax(y, axis=1) if y.shape[1] > 1 else (y[:, 0] > 0).astype(np.int64)
     if given.out:
-        with refusing(), open(given.out, "wb") as file:
-            np.save(file, classes)
+        file = io.BytesIO()  # a pipe has no place that NumPy could ask for
+        np.save(file, classes)
+        with refusing(f"{given.out}: "):
+            Path(given.out).write_bytes(file.getbuffer())
     else:
         np.savetxt(sys.stdout, classes, fmt="%d")
     return 0
@@ -377,7 +379,7 @@ def demo(given: argparse.Namespace) -> int:
         split = read(name, FASHION_MNIST)
         model, _ = learn(next(iter(RECIPES[name].values())), split, seed=0)
         path = folder / f"{name}.safetensors"
-        with refusing():
+        with refusing(f"{path}: "):
             save(model, path)
             reached[name] = accuracy(load(path), split)
         print(f"saved {path} and loaded it\n")
