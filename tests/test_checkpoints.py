@@ -261,6 +261,11 @@ class TestSaving:
         assert pipe.is_fifo()
         assert repr(lm.load(path)) == "ReLU()"
 
+    @pytest.mark.skipif(os.name != "posix", reason="needs devices")
+    def test_names_what_is_no_file(self):
+        with pytest.raises(OSError, match=r"not a file, .*'/dev/null'"):
+            lm.load("/dev/null")
+
     def test_a_new_file_has_the_usual_permissions(self, path):
         lm.save(lm.ReLU(), path)
         usual = path.with_name("usual")

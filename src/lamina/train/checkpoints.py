@@ -5,6 +5,7 @@ has one entry, ``"lamina"``, whose text `architecture` explains. Any reader of s
 arrays; nothing in the file is ever run.
 """
 
+import errno
 import math
 import os
 import secrets
@@ -164,6 +165,8 @@ def _reading(path: str | os.PathLike[str]) -> Iterator[None]:
 
     with open(path, "rb"):  # what the system refuses, it says best itself
         pass
+    if not os.path.isfile(path):  # and a pipe would be waited for
+        raise OSError(errno.ENODEV, "not a file, which could be mapped", os.fspath(path))
     try:
         yield
     except ArchitectureError as error:
