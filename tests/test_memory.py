@@ -256,10 +256,19 @@ def test_memory_stays_flat_over_a_thousand_shapes():
     assert float(done.stdout) < 16
 
 
-@pytest.mark.parametrize("layer", [lm.MaxPool1d(3), lm.GlobalMaxPool(), lm.AvgPool1d(3, stride=1)])
-def test_pools_keep_tables_of_few_long_signals(layer):
+@pytest.mark.parametrize(
+    ("layer", "axis"),
+    [
+        (lm.MaxPool1d(3), 1),
+        (lm.GlobalMaxPool(), 1),
+        (lm.AvgPool1d(3, stride=1), 1),
+        (lm.Dropout(0.5, rng=0), 0),
+    ],
+)
+def test_what_grows_with_a_signal_or_a_batch_is_kept_for_few(layer, axis):
     def step(size):
-        y, cache = layer.forward(np.zeros((1, size, 1), np.float32), training=True)
+        x = np.zeros((1, size, 1), np.float32)
+        y, cache = layer.forward(np.moveaxis(x, 1, axis), training=True)
         layer.backward(y, cache)
 
     tracemalloc.start()

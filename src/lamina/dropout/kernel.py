@@ -34,7 +34,9 @@ CHUNK: Final = 8192
 SERIAL: Final = 16_384
 """Up to so many units a call stays on one core: a second one would cost more."""
 KEPT: Final = 64
-"""For how many sizes and rates it is kept what follows from them."""
+"""For how many sizes and rates it is kept what follows from them, ..."""
+FEW: Final = 8
+"""... and for how many sizes what has a number a sample."""
 
 
 class Cache(NamedTuple):
@@ -347,7 +349,6 @@ def _bound(
     if threshold == 2**32 or size == 0:
         return lambda x, keep, lengths=None: np.zeros(shape, dtype)
     n, units = shape[0], size // shape[0]
-    places, all_units = np.arange(n, dtype=np.uint64), np.full(n, units)
     parts, constants = 1 if size <= SERIAL else threads, _numbers(affine, dtype)
     past = units * dtype.itemsize % ALIGNMENT == 0 and past_caches(2, size * dtype.itemsize)
     fixed = parts, dtype.itemsize, code[past](dtype), n, units, threshold, held(constants)
@@ -355,7 +356,7 @@ def _bound(
     run = pool.in_order(pool.Ready(_drop, parts, arguments, constants))
 
     def dropped(x: NDArray, keep: Draw, lengths: NDArray | None = None) -> NDArray:
-        y, ids, real = empty(shape, dtype), places, all_units
+        y, (ids, real) = empty(shape, dtype), _all(n, units)
         if lengths is not None:
             for sample, length in zip(y, lengths.tolist(), strict=True):
                 sample[length:] = 0
@@ -366,6 +367,12 @@ def _bound(
         return y
 
     return dropped
+
+
+@lru_cache(FEW)
+def _all(n: int, units: int) -> tuple[NDArray, NDArray]:
+    """Return the places of all samples, and how many units of each are real."""
+    return np.arange(n, dtype=np.uint64), np.full(n, units)
 
 
 @lru_cache(KEPT)
