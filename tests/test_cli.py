@@ -221,6 +221,15 @@ class TestPredict:
         assert_same(np.load(io.BytesIO(found[0])), self.expected)
 
     @pytest.mark.usefixtures("model")
+    def test_refuses_to_name_a_class_by_nan(self, capsys):
+        x = np.load("x.npy")
+        x[[5, 7]] = np.nan
+        np.save("x.npy", x)
+        assert "model gives NaN for 2 samples of x.npy, the first of them sample 5" in refusal(
+            capsys, "predict", "model", "x.npy"
+        )
+
+    @pytest.mark.usefixtures("model")
     @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
     def test_names_the_file_that_takes_nothing(self, capsys):
         command = ["predict", "model", "x.npy", "--lengths", "lengths.npy", "--out", "/dev/full"]

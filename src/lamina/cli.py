@@ -300,6 +300,11 @@ def classify(given: argparse.Namespace) -> int:
         y = predict(model, x, lengths=lengths)
     if y.ndim != 2:
         raise UsageError(f"{given.model} gives y of shape {y.shape}, expected (samples, classes)")
+    if (lost := np.flatnonzero(np.isnan(y).any(axis=1))).size:
+        raise UsageError(
+            f"{given.model} gives NaN for {lost.size} samples of {given.input}, the first of them"
+            f" sample {lost[0]}: look for NaN and infinity in x and in the model's parameters"
+        )
     # One output is the logit of a yes-or-no question.
     classes = np.argmax(y, axis=1) if y.shape[1] > 1 else (y[:, 0] > 0).astype(np.int64)
     if given.out:
