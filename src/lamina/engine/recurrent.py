@@ -43,12 +43,12 @@ from .program import Plan, PlanError
 from .steps import (
     AHEAD,
     Kept,
-    KeptBySteps,
     Pass,
     Steps,
     Weights,
     columns_of,
     gather,
+    kept_by_steps,
     pack,
     places,
     product,
@@ -446,7 +446,7 @@ def choose(
     )  # fmt: skip
 
 
-@KeptBySteps
+@kept_by_steps
 def _chosen(
     steps: Steps, cell: Code, dtype: np.dtype[Any], inputs: int, outputs: int, columns: int,
     inner: int | None, bias: bool, before: bool, cells: bool, masked: bool, keep: bool, sides: int,
@@ -610,7 +610,7 @@ def backward(
     return dx, grads, da
 
 
-@KeptBySteps
+@kept_by_steps
 def _back(
     steps: Steps, cell: Code, dtype: np.dtype[Any], inputs: int, outputs: int, columns: int,
     inner: int | None, masked: bool, of_x: bool, sides: int, count: int, flushing: int,

@@ -10,16 +10,16 @@ step t is first[t] + r · stride in either: where all sequences have T steps, th
 else step by step (stride 1). Cost follows the real steps.
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from . import jit, pool, threads
-from .cached import cached_property
+from .cached import KeptBySize, cached_property
 from .jit import call, held, item
 from .matmul import contiguous, machine_of, pack_panel
 from .memory import ALIAS, LINE, empty
@@ -205,20 +205,9 @@ def _ragged(n: int, steps: int, lengths: bytes, reverse: bool) -> Steps:
     return Steps(n, steps, np.frombuffer(lengths, np.int64), reverse)
 
 
-class KeptBySteps(Generic[R]):
-    """A function whose results, which hold on to steps, are kept for as many as are known."""
-
-    def __init__(self, function: Callable[..., R]) -> None:
-        self.usual, self.ragged = lru_cache(KNOWN)(function), lru_cache(RAGGED)(function)
-
-    def __call__(self, steps: Steps, *others: Hashable) -> R:
-        """Return what the function does."""
-        return (self.usual if steps.lengths is None else self.ragged)(steps, *others)
-
-    def cache_clear(self) -> None:
-        """Forget all, as of `lru_cache`."""
-        self.usual.cache_clear()
-        self.ragged.cache_clear()
+def kept_by_steps(function: Callable[..., R]) -> KeptBySize[R]:
+    """Keep results of a function, which hold on to steps, for as many steps as are known."""
+    return KeptBySize(function, KNOWN, RAGGED, lambda steps: steps.lengths is not None)
 
 
 @jit.kernel

@@ -9,10 +9,10 @@ places in rising order, as in the formula, so threads change no bit.
 """
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ from llvmlite import ir
 
 from ..arrays import mask_steps
 from ..engine import jit, pool, program
-from ..engine.cached import cached_property
+from ..engine.cached import KeptBySize, cached_property
 from ..engine.jit import Address, Code, Constants, address, call, data, item
 from ..engine.loops import for_range
 from ..engine.matmul import contiguous
@@ -450,20 +450,9 @@ def _tables(sizes: Ints, windows: Windows, lengths: NDArray | None, fits: NDArra
     return tables._replace(forward=(forward, *tables.forward[1:]), back=(back, *tables.back[1:]))
 
 
-class _Kept(Generic[R]):
-    """A function of a shape, and of more, whose results hold tables and are kept."""
-
-    def __init__(self, function: Callable[..., R]) -> None:
-        self.usual, self.long = lru_cache(SHAPES)(function), lru_cache(FEW)(function)
-
-    def __call__(self, shape: Ints, *others: Hashable) -> R:
-        """Return what the function does."""
-        return (self.usual if max(shape) < LONG else self.long)(shape, *others)
-
-    def cache_clear(self) -> None:
-        """Forget all, as of `lru_cache`."""
-        self.usual.cache_clear()
-        self.long.cache_clear()
+def _kept(function: Callable[..., R]) -> KeptBySize[R]:
+    """Keep results of a function of a shape, which hold on to tables."""
+    return KeptBySize(function, SHAPES, FEW, lambda shape: max(shape) >= LONG)
 
 
 def _three(axes: Sequence[int], missing: int = 1) -> Ints:
@@ -475,7 +464,7 @@ def _three(axes: Sequence[int], missing: int = 1) -> Ints:
     return first, *(missing,) * (RANK - len(axes)), *rest
 
 
-@_Kept
+@_kept
 def _usual(sizes: Ints, windows: Windows) -> Tables:
     window, stride = _three(windows.size), _three(windows.stride)
     befores = _three([before for before, _ in windows.pads], 0)
@@ -627,7 +616,7 @@ def _bind_forward(
     return y, _bind(code, *sides, x, y, dtype, parts)
 
 
-@_Kept
+@_kept
 def _usual_forward(
     x: Ints, code: Code, dtype: np.dtype[Any], pool_size: Ints, stride: Ints, padding: Pads,
     parts: int,
@@ -682,7 +671,7 @@ def _bind_backward(
     return _bind(code, *sides, dy, dx, dtype, parts, divisor)
 
 
-@_Kept
+@_kept
 def _usual_backward(
     dx: Ints, code: Code, windows: Windows, dy: Ints, dtype: np.dtype[Any], parts: int, divisor: int
 ) -> _Bound:
