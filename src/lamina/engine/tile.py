@@ -153,6 +153,8 @@ class Emitter:
     def at(self, b: ir.IRBuilder, pointer: ir.Value, elements: ir.Value | int) -> ir.Value:
         """Return the pointer to an element."""
         if isinstance(elements, int):
+            if elements == 0:
+                return pointer
             elements = _i64(elements)
         return b.gep(pointer, [elements], source_etype=self.scalar)
 
@@ -168,7 +170,7 @@ class Emitter:
             f"llvm.masked.load.{self.suffix}.p0", self.vector,
             [_pointer, _i32, self.mask, self.vector],
         )  # fmt: skip
-        return b.call(call, [pointer, _i32(self.align), mask, self.vector(0.0)])
+        return b.call(call, [pointer, _i32(self.align), mask, self.vector(None)])
 
     def store(
         self, b: ir.IRBuilder, value: ir.Value, pointer: ir.Value, mask: ir.Value | None
@@ -225,10 +227,8 @@ class Emitter:
 
     def spread(self, b: ir.IRBuilder, scalar: ir.Value, vector: ir.Type) -> ir.Value:
         """Return a vector with the scalar in every lane."""
-        undefined = ir.Constant(vector, ir.Undefined)
-        first = b.insert_element(undefined, scalar, _i32(0))
-        zeros = ir.Constant(ir.VectorType(_i32, vector.count), None)
-        return b.shuffle_vector(first, undefined, zeros)
+        first = b.insert_element(vector(None), scalar, _i32(0))
+        return b.shuffle_vector(first, first, ir.VectorType(_i32, vector.count)(None))
 
     def first_lanes(self, b: ir.IRBuilder, count: ir.Value) -> ir.Value:
         """Return the mask of the first `count` lanes."""
