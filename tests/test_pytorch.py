@@ -280,3 +280,19 @@ def test_settings():
     close(lm.AvgPool2d(3, 2, padding=1)(x), expected)
     model = nn.Linear(4, 3)
     assert len(model.state_dict()) == len(lm.Linear(4, 3).params)
+
+
+def test_tensors_that_are_no_arrays():
+    """Weights and x may be tensors; where NumPy takes none, PyTorch's reason is passed on."""
+    linear, weight = lm.Linear(4, 3), torch.tensor(draw(4, 3), requires_grad=True)
+    linear.weight = weight.detach()
+    close(linear.weight, weight)
+    for x, message in (
+        (torch.ones(2, 4).bfloat16(), r"BFloat16; cast it: x\.float\(\)"),
+        (torch.ones(2, 4, requires_grad=True), r"requires grad\. Use tensor\.detach\(\)"),
+        (torch.ones(2, 4).to_sparse(), r"Use Tensor\.to_dense\(\)"),
+    ):
+        with pytest.raises(TypeError, match=rf"^Linear\(4, 3\): x does not .*{message}"):
+            linear(x)
+    with pytest.raises(TypeError, match=r"^Linear\(4, 3\): weight .*cast it: weight\.float\(\)"):
+        linear.weight = weight.bfloat16().detach()

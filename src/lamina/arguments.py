@@ -184,6 +184,9 @@ def as_array(owner: object, name: str, x: Any) -> NDArray:
         raise TypeError(f"{say(owner)}: {name} is a sparse matrix; fill it: {name}.toarray()")
     try:
         return np.asarray(x)
+    except (TypeError, RuntimeError) as error:  # a tensor of PyTorch mostly says how to mend it
+        cure = f"; cast it: {name}.float()" if "ScalarType" in str(error) else ""
+        raise TypeError(f"{say(owner)}: {name} does not become an array: {error}{cure}") from error
     except ValueError as error:
         if isinstance(x, tuple) and len(x) == 2 and sum(isinstance(a, np.ndarray) for a in x) == 1:
             raise TypeError(
