@@ -147,3 +147,26 @@ def test_padding(theirs, ours):
         (expected,) = run(kind, 1, [x], kernel_shape=[3, 4], **options)
         layer = pool((3, 4), stride=(2, 1), padding=ours)
         close(layer(last), expected.transpose(0, 2, 3, 1))
+
+
+@pytest.mark.parametrize("auto_pad", ["SAME_UPPER", "SAME_LOWER"])
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (4, 3), (1, 2)])
+def test_padding_of_transposed_convolutions(kernel, stride, auto_pad):
+    """As Conv's, but where the stride is above the kernel."""
+    x, weight = draw(2, 4, 5), draw(4, 3, kernel)
+    options = {"strides": [stride], "auto_pad": auto_pad}
+    (expected,) = run("ConvTranspose", 1, [x, weight], **options)
+    padding = auto_pad.lower().removesuffix("_upper") if stride <= kernel else "valid"
+    transposed = lm.ConvTranspose1d(4, 3, kernel, stride=stride, padding=padding, bias=False)
+    transposed.weight = weight.transpose(2, 1, 0)
+    close(transposed(x.transpose(0, 2, 1)), expected.transpose(0, 2, 1))
+
+
+@pytest.mark.parametrize("size", [7, 8])
+def test_ceil_mode(size):
+    x = draw(2, 3, size, size + 1)
+    for kind, pool in (("MaxPool", lm.MaxPool2d), ("AveragePool", lm.AvgPool2d)):
+        options = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 0, 0, 1]}
+        (expected,) = run(kind, 1, [x], ceil_mode=1, **options)
+        layer = pool(3, stride=2, padding=((1, 1), (0, 2)))
+        close(layer(x.transpose(0, 2, 3, 1)), expected.transpose(0, 2, 3, 1))

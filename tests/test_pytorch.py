@@ -278,8 +278,22 @@ def test_settings():
     x = draw(2, 5, 6, 3)
     expected = nn.AvgPool2d(3, 2, 1, count_include_pad=False)(first(x)).permute(0, 2, 3, 1)
     close(lm.AvgPool2d(3, 2, padding=1)(x), expected)
+    mean = lm.Conv2d(3, 3, 3, stride=2, padding=1, groups=3, bias=False)
+    mean.weight = np.full(mean.weight.shape, 1 / 9)
+    close(mean(x), nn.AvgPool2d(3, 2, 1)(first(x)).permute(0, 2, 3, 1))
     model = nn.Linear(4, 3)
     assert len(model.state_dict()) == len(lm.Linear(4, 3).params)
+
+
+@pytest.mark.parametrize("size", [5, 6, 7, 8])
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [(2, 2, 0), (3, 2, 0), (3, 2, 1)])
+def test_ceil_mode(kernel, stride, padding, size):
+    """Where the padding that stands for it is taken, there are as many windows, and the same."""
+    x, more = draw(2, size, size + 1, 3), (padding, padding + stride - 1)
+    for kind, options in (("MaxPool2d", {}), ("AvgPool2d", {"count_include_pad": False})):
+        theirs = getattr(nn, kind)(kernel, stride, padding, ceil_mode=True, **options)
+        ours = getattr(lm, kind)(kernel, stride=stride, padding=(more, more))
+        close(ours(x), theirs(first(x)).permute(0, 2, 3, 1))
 
 
 def test_tensors_that_are_no_arrays():
