@@ -118,6 +118,18 @@ def test_sizes_of_transposed_convolutions(kernel, stride, padding):
     close(ours(x), theirs(x))
 
 
+@pytest.mark.parametrize(
+    ("kernel", "stride", "more"), [(2, 2, 0), (2, 2, 1), (3, 2, 1), (4, 2, 1), (5, 3, 2)]
+)
+def test_same_padding_with_an_output_padding(kernel, stride, more):
+    x = draw(2, 5, 3)
+    theirs = made(K.Conv1DTranspose(4, kernel, stride, "same", output_padding=more), x)
+    padding = ((kernel // 2 - (more + 1) // 2, kernel // 2 - more // 2),)
+    ours = lm.ConvTranspose1d(3, 4, kernel, stride=stride, padding=padding)
+    ours.weight, ours.bias = theirs.get_weights()
+    close(ours(x), theirs(x))
+
+
 def test_masks_and_lengths():
     x, lengths = draw(3, 6, 4), np.array([6, 3, 1])
     real = np.arange(6) < lengths[:, None]
