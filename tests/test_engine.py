@@ -1,6 +1,7 @@
 """The engine against NumPy and against its own twins in plain Python."""
 
 import contextvars
+import copy
 import ctypes
 import itertools
 import os
@@ -1076,6 +1077,12 @@ def test_a_block_without_with_warns(block):
     assert caught[0].filename == __file__
     with block() as nothing:
         assert nothing is None
+
+
+def test_a_block_is_not_copied():
+    block = lm.threads(1)
+    with block, pytest.raises(TypeError, match="pickle"):
+        copy.deepcopy(block)
 
 
 def test_a_block_holds_for_its_own_thread(eight):

@@ -25,6 +25,8 @@ class Block(Generic[T]):
         What the user called to get it: one that is never entered warns that it changed nothing.
     """
 
+    used = True  # of one that was never made: an attempt to copy it
+
     def __init__(self, variable: ContextVar[T], value: T, call: str) -> None:
         self.variable, self.value, self.call = variable, value, call
         self.used = False
