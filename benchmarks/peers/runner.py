@@ -121,6 +121,7 @@ class Runner:
     def peak(self, form: str, which: Pass) -> int:
         """Return the most memory that a pass takes, with all that it needs, and forget the case."""
         kept, self.forms = self.forms[form].passes[which], {}
+        self.library.release()  # what the check of the values left
         for _ in range(2):
             kept()
         _trim()
