@@ -1,3 +1,4 @@
+import errno
 import io
 import os
 import struct
@@ -219,6 +220,18 @@ class TestPredict:
         assert main(["predict", "model", "x.npy", "--lengths", "lengths.npy", "--out", "pipe"]) == 0
         reading.join()
         assert_same(np.load(io.BytesIO(found[0])), self.expected)
+
+    @pytest.mark.usefixtures("model")
+    def test_classes_are_written_whole_or_not_at_all(self, here, capsys, monkeypatch):
+        (here / "classes.npy").write_bytes(b"of before")
+
+        def full(file):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(os, "fsync", full)
+        command = ["predict", "model", "x.npy", "--lengths", "lengths.npy", "--out", "classes.npy"]
+        assert "classes.npy: No space left on device" in refusal(capsys, *command)
+        assert (here / "classes.npy").read_bytes() == b"of before"
 
     @pytest.mark.usefixtures("model")
     def test_refuses_to_name_a_class_by_nan(self, capsys):

@@ -24,6 +24,7 @@ from .models import RECIPES, Recipe
 from .parts import CrossEntropy
 from .train import AdamW, Cosine, History, evaluate, fit, load, predict, save
 from .train.batches import cuts
+from .train.checkpoints import write_whole
 
 FASHION_MNIST: Final = "/usr/share/datasets/fashion-mnist"
 """Where Debian's package dataset-fashion-mnist puts its files."""
@@ -251,7 +252,7 @@ def accuracy(model: Any, split: data.Split) -> float:
 def refuse_target(path: Path, *, beside: bool = False) -> None:
     """Refuse a file that could not be written, before there is anything to write.
 
-    `save` writes a file `beside` the one that is there; what else there is, is opened.
+    A file may be written `beside` the one that is there; what else there is, is opened.
     """
     with refusing():  # the system, too long a name
         real = Path(os.path.realpath(path))
@@ -290,7 +291,7 @@ def draw(history: History, path: str) -> None:
 def classify(given: argparse.Namespace) -> int:
     """Print or write the classes that a saved model gives to samples."""
     if given.out:
-        refuse_target(Path(given.out))
+        refuse_target(Path(given.out), beside=True)
         refuse_same(given.out, given.model, given.input, given.lengths or given.input)
     with refusing():
         model = load(given.model)
@@ -311,7 +312,7 @@ def classify(given: argparse.Namespace) -> int:
         file = io.BytesIO()  # a pipe has no place that NumPy could ask for
         np.save(file, classes)
         with refusing(f"{given.out}: "):
-            Path(given.out).write_bytes(file.getbuffer())
+            write_whole(given.out, file.getvalue())
     else:
         np.savetxt(sys.stdout, classes, fmt="%d")
     return 0

@@ -85,7 +85,7 @@ def save(model: Layer, path: str | os.PathLike[str]) -> None:
         raise ValueError("save: the model cannot be saved: layers are nested too deep") from None
     from safetensors.numpy import save as as_bytes  # compiled: a browser's Python has none
 
-    _write(path, as_bytes(arrays, {"lamina": text}))
+    write_whole(path, as_bytes(arrays, {"lamina": text}))
 
 
 def _refuse_shared(model: Layer) -> None:
@@ -198,7 +198,7 @@ def _compare(expected: Shapes, found: Shapes) -> None:
             )
 
 
-def _write(path: str | os.PathLike[str], data: bytes) -> None:
+def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
     """Write a file that is whole or not there, even if the power fails."""
     path = os.fspath(path)  # an integer would be an open file
     if os.path.exists(path) and not os.path.isfile(path):  # a pipe or a device stays one
