@@ -5,6 +5,7 @@ import contextlib
 import datetime
 import json
 import signal
+import statistics
 import sys
 import tempfile
 import traceback
@@ -25,6 +26,7 @@ Forms = dict[str, dict[str, dict[str, list[float]]]]
 """By form, pass, and what was measured: a value for each round."""
 Times = dict[str, Forms]
 """The same by library."""
+COMPILED: Final = "pytorch_compiled"
 BESIDE: Final[Mapping[str, Callable[[int], Any]]] = {
     "starts": lambda threads: starts.measure(),
     "denormals": lambda threads: denormals.measure(),
@@ -43,15 +45,27 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, help="how often each case is measured")
     parser.add_argument("--seconds", type=float, help="for how long in each round")
     parser.add_argument(
+        "--compiled",
+        choices=("all", "networks"),
+        default="all",
+        help="what torch.compile is measured beside; to compile takes more time than all the rest",
+    )
+    parser.add_argument(
         "--out",
         type=Path,
-        help="where to write; docs/, and results.json beside the benchmarks, where all is measured;"
-        " else build/benchmarks/",
+        help="the page to write, with picture and JSON beside it; docs/benchmarks.md where all is "
+        "measured, else build/benchmarks/benchmarks.md",
+    )
+    parser.add_argument(
+        "--again", type=Path, metavar="JSON", help="measure nothing: the page of a run that was"
     )
     given = parser.parse_args()
+    if given.again:
+        write(json.loads(given.again.read_text(encoding="utf-8")), given.again.with_suffix(".md"))
+        return
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # to be asked to end is no accident
     whole = given.layer is None and not given.quick and not given.accuracy
-    out = given.out or Path("docs" if whole else "build/benchmarks")
+    out = given.out or Path("docs" if whole else "build/benchmarks") / "benchmarks.md"
     chosen = [
         case
         for case in CASES
@@ -62,21 +76,31 @@ def main() -> None:
     rounds = given.rounds or (2 if given.quick else 3)
     seconds = given.seconds or (0.05 if given.quick else 0.15)
     beside = BESIDE if whole else ("accuracy",) if given.accuracy else ()
-    run = measure(chosen, rounds, seconds, beside)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "benchmarks.md").write_text(report.page(run), encoding="utf-8")
-    (out / "benchmarks.svg").write_text(chart.draw(run), encoding="utf-8")
-    data = (Path(__file__).parent if whole and given.out is None else out) / "results.json"
-    data.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
-    print(f"Wrote {out / 'benchmarks.md'}, {out / 'benchmarks.svg'} and {data}")
+    run = measure(chosen, rounds, seconds, beside, given.compiled == "all")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.with_suffix(".json").write_text(json.dumps(run) + "\n", encoding="utf-8")
+    write(run, out)
     if "stopped" in run:
         sys.exit(f"Stopped {run['stopped']}")
 
 
+def write(run: Mapping[str, Any], page: Path) -> None:
+    """Write the page of a run, and its picture beside it."""
+    page.write_text(report.page(run, page.stem), encoding="utf-8")
+    page.with_suffix(".svg").write_text(chart.draw(run), encoding="utf-8")
+    print(f"Wrote {page} and {page.with_suffix('.svg')}, from {page.with_suffix('.json')}")
+
+
 def measure(
-    cases: Sequence[Case], rounds: int, seconds: float, beside: Iterable[str] = ()
+    cases: Sequence[Case],
+    rounds: int,
+    seconds: float,
+    beside: Iterable[str] = (),
+    compiled: bool = True,
 ) -> dict[str, Any]:
-    """Return what results.json holds: limits, what is `BESIDE` the cases, and their times.
+    """Return what the JSON of a run holds: limits, what is `BESIDE` the cases, and their times.
+
+    torch.compile is left out but for networks unless all is to be `compiled`.
 
     Whatever ends it early, Ctrl-C or an accident, leaves the cases that were measured until then.
     """
@@ -102,15 +126,19 @@ def measure(
         with started(threads) as (present, versions, left_out):
             run["versions"], run["left_out"] = versions, left_out
             run["titles"] = {peer.name: peer.title for peer in present}
+            fewer = present if compiled else [peer for peer in present if peer.name != COMPILED]
+            if fewer != present:
+                run["left_out"]["torch.compile"] = "but for networks, to take less time"
             for i, case in enumerate(cases, start=1):
                 print(f"[{i}/{len(cases)}] {case.layer} {case.name}", flush=True)
-                times, failures = turns(case, present, rounds, seconds, found)
+                here = present if isinstance(case, Network) else fewer
+                times, failures = turns(case, here, rounds, seconds, found)
                 run["cases"][case.name] = {
                     "layer": case.layer,
                     "times": times,
                     "failures": failures,
-                    "workspace": workspace(case, present, failures),
-                    "peaks": peaks(case, present, times),
+                    "workspace": workspace(case, here, failures),
+                    "peaks": peaks(case, here, times),
                 }
                 for name, reason in failures.items():
                     print(f"    {name}: {reason}", flush=True)
@@ -198,7 +226,9 @@ def peaks(case: Case, present: Sequence[Peer], times: Times) -> dict[str, int]:
     for peer in present:
         forms = times.get(peer.name)
         if forms:
-            fastest = min(forms, key=lambda form: min(forms[form][case.which]["medians"]))
+            fastest = min(
+                forms, key=lambda form: statistics.median(forms[form][case.which]["medians"])
+            )
             found[peer.name] = peer.ask("peak", form=fastest, which=case.which)["bytes"]
     return found
 

@@ -18,7 +18,7 @@ from .convolution import Convolution
 from .linear import Linear
 
 Run: TypeAlias = Mapping[str, Any]
-"""What results.json holds."""
+"""What the JSON of a run holds."""
 
 LAMINA: Final = "lamina_layers"
 PACKED: Final = "onnx_runtime"

@@ -55,6 +55,12 @@ class BatchNorm(Case):
         """Return the share of the limit that is the bar of a pass: of what no cache holds."""
         return 1 / 1.3 if self.working_set("forward") > 2**25 else 0
 
+    def draw(self, rng: np.random.Generator) -> dict[str, NDArray]:
+        """Return x, the parameters and dy, random; dy does not cancel in sums over the batch."""
+        given = super().draw(rng)
+        given["dy"] += 1
+        return given
+
     def layer_of(self) -> lm.BatchNorm:
         """Return Lamina's layer."""
         return lm.BatchNorm(self.x[-1], dtype=self.dtype)

@@ -32,7 +32,8 @@ class Kind:
     steps : tuple of int
         The batches of training.
     ragged : bool
-        Whether samples are sequences of different lengths, up to x's, with a class a step.
+        Whether samples are sequences of different lengths, up to x's, with a class a step; all
+        layers work step by step.
     """
 
     family: str
@@ -88,8 +89,10 @@ class Network(Case):
         return ("y",) if which == "forward" else ("y", *self.parameters)
 
     def flops(self, which: Pass) -> int:
-        """Return the floating-point operations of a pass."""
+        """Return the floating-point operations of a pass: of the steps that are there alone."""
         forward = _model(self.kind).flops(self.shapes["x"])
+        if self.of.ragged:
+            forward = forward * sum(self._lengths()) // (self.batch * self.of.x[0])
         return forward * (3 if which == "both" else 1)
 
     def ratio_wanted(self, which: Pass) -> float:
@@ -107,8 +110,7 @@ class Network(Case):
         given = {"x": rng.standard_normal(shapes["x"], np.float32)}
         given["target"] = rng.integers(0, shapes["y"][-1], shapes["y"][:-1])
         if self.of.ragged:
-            given["lengths"] = rng.integers(5, shapes["x"][1] + 1, self.batch)
-            given["lengths"][0] = shapes["x"][1]
+            given["lengths"] = rng.permutation(self._lengths())
         statistics = {name: a for name, a in model.buffers.items() if "running" in name}
         given |= model.params | statistics
         for name in model.params:
@@ -117,6 +119,10 @@ class Network(Case):
         return {
             name: a.astype(self.dtype) if a.dtype == np.float32 else a for name, a in given.items()
         }
+
+    def _lengths(self) -> list[int]:
+        """Return how many steps the sequences have, from all of x down to 5."""
+        return np.linspace(self.of.x[0], 5, self.batch).astype(int).tolist()
 
     def layer_of(self, given: Mapping[str, NDArray]) -> lm.Sequential:
         """Return Lamina's network, with the parameters and statistics that were drawn."""

@@ -29,10 +29,9 @@ NARROW: Final = 17
 """So few input channels leave the sums of a convolution short."""
 TERM: Final = (
     "Bare, the large tile is at 98 to 100% of the peak. What is lost lies around it: in the time "
-    "of 128 operations memory gives some ten bytes, so that what is copied to panels, or added up "
-    "block by block, is waited for, the longer the more others use level 3 and memory at the same "
-    "time. The fastest of the other libraries wait, too: a Zen 5 has them at 0.85 to 0.98 of the "
-    "peak."
+    "of 128 operations memory gives ten to twenty bytes, so that what is copied to panels, or "
+    "added up block by block, is waited for, the longer the more others use level 3 and memory at "
+    "the same time. The other libraries wait, too."
 )
 """What holds for all sums."""
 

@@ -27,8 +27,8 @@ METHOD: Final = """\
 - Each library is a process of its own, on all threads. They go in turns, case by case, several
   rounds; while one is measured the others are stopped. Before its turn all cores must reach nine
   tenths of the machine's peak, which is waited for up to a second: a shared host takes cores
-  away. Times are medians over the calls of a round, then over rounds; results.json has those of
-  every round, and minima.
+  away. Times are medians over the calls of a round, then over rounds; those of every round, and
+  minima, are in the JSON file of the page's name, beside it in the repository.
 - Networks are trained by a step after the other on one batch: forward, cross-entropy, backward,
   update. Their inference is Lamina's `for_inference` alone. They are compared with Lamina's own
   network in float64, without Dropout.
@@ -37,10 +37,11 @@ METHOD: Final = """\
   arguments and packing of weights are inside the clock, as is memory for the results. Data are
   channels last.
 - PyTorch's modules are given data channels first and channels last, and the better of the two
-  counts; torch.compile channels last. JAX computes channels last, under `jit`. ONNX Runtime's
-  sessions keep weights packed; the better counts of `run` and of a session that writes into the
-  same memory each time. Where Lamina's `for_inference` was measured, it is what stands against
-  ONNX Runtime, and the layer itself against the others.
+  counts; torch.compile channels last, its weights packed once where a network infers for batches.
+  JAX computes channels last, under `jit`. ONNX Runtime's sessions keep weights packed; the better
+  counts of `run` and of a session that writes into the same memory each time. Where Lamina's
+  `for_inference` was measured, it is what stands against ONNX Runtime, and the layer itself against
+  the others.
 - The *limit* of a case is the greater of two times: its arithmetic at the machine's peak; its bytes
   at the bandwidth of its working set. A multiply-add counts as two operations, with the zeros of
   padding, as is usual: a library that passes over them may go beyond 100%. So may Lamina in
@@ -53,16 +54,16 @@ METHOD: Final = """\
 """
 
 
-def page(run: Run) -> str:
-    """Return the page of a run."""
+def page(run: Run, name: str = "benchmarks") -> str:
+    """Return the page of a run; its picture is a file of that name."""
     found = {which: list(results(run, which)) for which in PASSES}
     parts = [
-        "# Benchmarks",
+        "# Benchmarks" if name == "benchmarks" else f"# Benchmarks: {run['machine']['cpu']}",
         "*Written by `make bench`; times in microseconds, medians.*",
         "\n".join(_machine(run)),
         "## Limits of this machine",
         "\n".join(_limits(run)),
-        "![The share of its limit that each case reaches](benchmarks.svg)",
+        f"![The share of its limit that each case reaches]({name}.svg)",
         METHOD.rstrip(),
     ]
     for layer in LAYERS:
@@ -241,7 +242,8 @@ def _below(run: Run, found: Sequence[Result]) -> Iterator[str]:
         "of one sample with 256 outputs or more, 77% of the bandwidth; beside the arrays of a "
         "convolution, 32 MiB or a tenth of x; the means, the starts and the ragged batches (1.1 "
         "times the share of their steps, a ratio of 5) above. What misses one stands under the "
-        "reason for it."
+        "reason for it, found by measuring and counting on the machines of these pages: figures "
+        "within a reason are not of this run."
     )
     by_reason: dict[Reason, list[str]] = {reason: [] for reason in REASONS}
     for result in found:

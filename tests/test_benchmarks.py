@@ -6,6 +6,7 @@ import signal
 import sys
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -62,7 +63,7 @@ SMALL = [
 
 
 def run_with(share, ratio, **more):
-    """Return what results.json might hold: Lamina at a share of each limit, all others behind."""
+    """Return what a run might come to: Lamina at a share of each limit, all others behind."""
     cases = {}
     for case in CASES:
         times = {}
@@ -254,6 +255,28 @@ def test_undropped_sees_a_wrong_rate_and_a_wrong_scale():
     assert np.isnan(case.undropped(2 * x, x)).all()
 
 
+def test_jax_draws_for_float32_in_32_bits():
+    jax = pytest.importorskip("jax")
+    jax_jit = importlib.import_module("benchmarks.peers.jax_jit")
+    before = jax.config.jax_enable_x64
+    try:
+        for dtype in ("float64", "float32"):
+            case = Dropout(family="", x=(8, 4), dtype=dtype)
+            (form,) = jax_jit.forms(case, reference.inputs(case)).values()
+            assert form.passes["forward"]().dtype == dtype
+            assert jax.random.uniform(jax.random.key(0)).dtype == dtype
+    finally:
+        jax.config.update("jax_enable_x64", before)
+
+
+def test_operations_of_ragged_sequences_are_of_their_steps():
+    case = Network(family="", kind="tagger", batch=4, which="forward")
+    lengths = reference.inputs(case)["lengths"]
+    assert sorted(lengths) == [5, 23, 41, 60]
+    whole = case.layer_of(reference.inputs(case)).flops(case.shapes["x"])
+    assert case.flops("forward") == whole * sum(lengths) // (4 * 60)
+
+
 def test_distance_sees_one_wrong_element():
     exact = np.ones((100, 100))
     wrong = exact.copy()
@@ -419,6 +442,17 @@ class TestRun:
 
 
 class TestPage:
+    PAGES = Path(__file__).parent.parent / "docs"
+
+    @pytest.mark.parametrize("data", sorted(PAGES.glob("benchmarks*.json")), ids=lambda p: p.stem)
+    def test_is_of_its_run(self, data, tmp_path, monkeypatch):
+        written = tmp_path / data.name
+        written.write_bytes(data.read_bytes())
+        monkeypatch.setattr(sys, "argv", ["benchmarks", "--again", str(written)])
+        main.main()
+        for suffix in (".md", ".svg"):
+            assert written.with_suffix(suffix).read_text() == data.with_suffix(suffix).read_text()
+
     def test_tables(self):
         run = run_with(0.5, 2.0)
         name = CASES[0].name

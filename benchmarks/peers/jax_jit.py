@@ -18,8 +18,6 @@ from ..recurrent import Recurrence
 from . import network_jax, normal_jax, parts_jax, recurrent_jax, runner
 from .runner import Form, NDArray
 
-jax.config.update("jax_enable_x64", True)  # allows float64; float32 stays what it is
-
 _AXES = ("W", "HW", "DHW")
 
 
@@ -36,6 +34,8 @@ def release() -> None:
 
 def forms(case: Case, given: Mapping[str, NDArray]) -> dict[str, Form]:
     """Return the function, and its value with its gradients."""
+    # With float64 allowed, what is drawn for an x of float32 would be drawn in 64 bits.
+    jax.config.update("jax_enable_x64", case.dtype == "float64")
     if isinstance(case, Network):
         return network_jax.forms(case, given)
     if isinstance(case, Part):

@@ -125,8 +125,9 @@ class Graph:
             if "lengths" in self.given:
                 inputs.append("lengths")
             h = self.node("LSTM", inputs, f"{depth}h", **options)
-            by_step = self.node("Transpose", [h], f"{depth}t", perm=[0, 2, 1, 3])
-            x = self.node("Reshape", [by_step, shape], depth)
+            if layer.bidirectional:
+                h = self.node("Transpose", [h], f"{depth}t", perm=[0, 2, 1, 3])
+            x = self.node("Reshape", [h, shape], depth)
         return x
 
 

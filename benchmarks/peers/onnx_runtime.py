@@ -43,7 +43,7 @@ def forms(case: Case, given: Mapping[str, NDArray]) -> dict[str, Form]:
     shape = list(case.shapes["y"])
     if isinstance(case, Recurrence):
         x = np.ascontiguousarray(x.swapaxes(0, 1))
-        shape[:2] = shape[1::-1]
+        shape = recurrent_onnx.result(case)
         session = onnx_session.start(recurrent_onnx.model(case, given))
     else:
         if isinstance(case, (Convolution, Pool)):
@@ -71,7 +71,7 @@ def forms(case: Case, given: Mapping[str, NDArray]) -> dict[str, Form]:
     def restore(name: str, array: NDArray) -> NDArray:
         array = array if isinstance(array, np.ndarray) else array.numpy()
         if isinstance(case, Recurrence):
-            return array.swapaxes(0, 1)
+            return array.reshape(case.steps, case.batch, -1).swapaxes(0, 1)
         return np.moveaxis(array, axis, -1).reshape(case.shapes["y"])
 
     return {

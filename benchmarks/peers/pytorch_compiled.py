@@ -36,6 +36,8 @@ def release() -> None:
 def forms(case: Case, given: Mapping[str, NDArray]) -> dict[str, Form]:
     """Return the compiled module."""
     if isinstance(case, Network):
+        # Weights packed once, as by for_inference: faster for batches, slower for one sample.
+        torch._inductor.config.freezing = case.which == "forward" and case.batch > 1
         layouts = {"channels last": torch.channels_last}
         return network_pytorch.forms(case, given, layouts, compile)
     if isinstance(case, Part):

@@ -9,8 +9,15 @@ from ..recurrent import Recurrence
 from .runner import NDArray
 
 
+def result(case: Recurrence) -> list[int]:
+    """Return the shape of y: as the last node of one direction has it, without a copy."""
+    if case.bidirectional:
+        return [case.steps, case.batch, 2 * case.hidden]
+    return [case.steps, 1, case.batch, case.hidden]
+
+
 def model(case: Recurrence, given: Mapping[str, NDArray]) -> bytes:
-    """Return the graph of a case: x, steps first, to y, steps first."""
+    """Return the graph of a case: x, steps first, to y of shape (T, 1, N, H), or (T, N, 2 H)."""
     nodes, constants = [], []
 
     def constant(name: str, array: NDArray) -> str:
@@ -24,7 +31,7 @@ def model(case: Recurrence, given: Mapping[str, NDArray]) -> bytes:
         return np.concatenate([i_f_g_o[k] for k in order], axis=-1).T
 
     suffixes, d = case.suffixes(), case.directions
-    shape = constant("shape", np.array([case.steps, case.batch, d * case.hidden]))
+    shape = [case.steps, case.batch, d * case.hidden]
     source = "x"
     for k in range(case.layers):
         ends = suffixes[k * d : k * d + d]
@@ -38,16 +45,21 @@ def model(case: Recurrence, given: Mapping[str, NDArray]) -> bytes:
         if case.bidirectional:
             options["direction"] = "bidirectional"
         kind = case.layer.upper()
-        nodes.append(helper.make_node(kind, [source, *names], [f"h{k}"], **options))
-        nodes.append(helper.make_node("Transpose", [f"h{k}"], [f"t{k}"], perm=[0, 2, 1, 3]))
-        source = "y" if k == case.layers - 1 else f"y{k}"
-        nodes.append(helper.make_node("Reshape", [f"t{k}", shape], [source]))
-    size = [case.steps, case.batch, case.inputs], [case.steps, case.batch, d * case.hidden]
+        last = k == case.layers - 1
+        h = "y" if last and d == 1 else f"h{k}"
+        nodes.append(helper.make_node(kind, [source, *names], [h], **options))
+        if d == 2:
+            nodes.append(helper.make_node("Transpose", [h], [f"t{k}"], perm=[0, 2, 1, 3]))
+            h = f"t{k}"
+        if h != "y":
+            source = "y" if last else f"y{k}"
+            size = constant(f"s{k}", np.array(shape))
+            nodes.append(helper.make_node("Reshape", [h, size], [source]))
     graph = helper.make_graph(
         nodes,
         "case",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, size[0])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, size[1])],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [*shape[:2], case.inputs])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, result(case))],
         constants,
     )
     opset = [helper.make_opsetid("", 17)]

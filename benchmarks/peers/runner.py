@@ -170,7 +170,8 @@ def clock(call: Callable[[], Any], seconds: float) -> dict[str, float]:
             times.append(now() - start)
     finally:
         gc.enable()
-    return {"median": statistics.median(times), "minimum": min(times), "calls": len(times)}
+    median, least = (round(t, 9) for t in (statistics.median(times), min(times)))
+    return {"median": median, "minimum": least, "calls": len(times)}
 
 
 def serve(library: Any) -> None:
