@@ -19,9 +19,9 @@ Clipping to κ: y = a within [-κ, κ], with slope 1 where |a| <= κ, else 0.
 Normalisation of a vector v of n values (J. Ba, J. Kiros, G. Hinton, *Layer Normalization* (2016),
 eq. 3 and 4), γ being its gain:
 
-    μ = Σ v / n,  s² = Σ (v - μ)² / n + ε,  w = (v - μ) / s,  y = γ ⊙ w         (1)
+    μ = Σ v / n,  s = 1 / √(Σ (v - μ)² / n + ε),  w = s (v - μ),  y = γ ⊙ w     (1)
     dγ = Σ over rows dy ⊙ w,  dw = γ ⊙ dy                                       (2)
-    dv = (dw - Σ dw / n - w ⊙ Σ (dw ⊙ w) / n) / s                               (3)
+    dv = s (dw - Σ dw / n - w ⊙ Σ (dw ⊙ w) / n)                                 (3)
 """
 
 from collections.abc import Callable, Mapping
@@ -103,8 +103,8 @@ def normalize(v: Array, gamma: Array | None) -> tuple[Array, Any]:
         return v, None
     xp = namespace(v)
     v = v - xp.mean(v, axis=1, keepdims=True)
-    s = xp.sqrt(xp.mean(v * v, axis=1, keepdims=True) + EPSILON)
-    w = v / s
+    s = 1 / xp.sqrt(xp.mean(v * v, axis=1, keepdims=True) + EPSILON)
+    w = s * v
     return gamma * w, (w, s, gamma)  # (1)
 
 
@@ -116,7 +116,7 @@ def normalize_backward(dy: Array, cache: Any) -> tuple[Array, Array]:
     xp = namespace(dy)
     dw = gamma * dy
     mean, slope = (xp.mean(a, axis=1, keepdims=True) for a in (dw, dw * w))
-    return (dw - mean - w * slope) / s, xp.sum(dy * w, axis=0)  # (2), (3)
+    return s * (dw - mean - w * slope), xp.sum(dy * w, axis=0)  # (2), (3)
 
 
 def run(
