@@ -198,6 +198,7 @@ def modules() -> list[Any]:
         "dropout",
         "rnn",
         "lstm",
+        "gru",
         "parts",
         "train",
     )

@@ -1,4 +1,4 @@
-"""Random arguments of the kernels of RNN and LSTM, and what they must give.
+"""Random arguments of the kernels of RNN, LSTM and GRU, and what they must give.
 
 They are held against their formulas in float64. Weights are so small that a rounding error does
 not grow from step to step.
@@ -14,11 +14,25 @@ import numpy as np
 import problems
 from contract import EPS, assert_same
 from lamina.arrays import reverse_steps
+from lamina.gru import formula as gru_formula
+from lamina.gru import kernel as gru_kernel
 from lamina.lstm import formula as lstm_formula
 from lamina.lstm import kernel as lstm_kernel
 from lamina.rnn import formula as rnn_formula
 from lamina.rnn import kernel as rnn_kernel
 from problems import lay_out
+
+MODULES = {
+    "rnn": (rnn_kernel, rnn_formula),
+    "lstm": (lstm_kernel, lstm_formula),
+    "gru": (gru_kernel, gru_formula),
+}
+GATES = {"rnn": 1, "lstm": 4, "gru": 3}
+WEIGHTS = {
+    "rnn": ("weight_x", "weight_h", "bias"),
+    "lstm": ("weight_x", "weight_h", "bias", "weight_p"),
+    "gru": ("weight_x", "weight_h", "bias", "bias_h"),
+}
 
 
 @dataclass(frozen=True)
@@ -45,9 +59,7 @@ class Recurrence:
     @property
     def modules(self) -> tuple[ModuleType, ModuleType]:
         """The kernel and the formula."""
-        if self.layer == "lstm":
-            return lstm_kernel, lstm_formula
-        return rnn_kernel, rnn_formula
+        return MODULES[self.layer]
 
     @property
     def outputs(self) -> int:
@@ -56,13 +68,12 @@ class Recurrence:
 
     @property
     def options(self) -> dict[str, Any]:
-        return {} if self.layer == "lstm" else {"activation": self.activation}
+        return {"activation": self.activation} if self.layer == "rnn" else {}
 
     def arrays(self, seed: int = 0) -> dict[str, Any]:
         """x, the weights, the mask, dy, and the states: "h", "c", "dh" and "dc"."""
         rng = np.random.default_rng(seed)
-        gates = 4 if self.layer == "lstm" else 1
-        h, columns = self.outputs, gates * self.hidden
+        h, columns = self.outputs, GATES[self.layer] * self.hidden
         shapes = {
             "x": (self.n, self.steps, self.inputs),
             "weight_x": (self.inputs, columns),
@@ -70,9 +81,10 @@ class Recurrence:
             "dy": (self.n, self.steps, h),
         }
         shapes |= dict.fromkeys(("h", "dh"), (self.n, h))
-        if gates == 4:
+        if self.layer == "lstm":
             shapes |= dict.fromkeys(("c", "dc"), (self.n, self.hidden))
         shapes |= {"bias": (columns,)} if self.bias else {}
+        shapes |= {"bias_h": (h,)} if self.bias and self.layer == "gru" else {}
         shapes |= {"weight_p": (self.hidden, h)} if self.projection else {}
         arrays = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
         for name in ("weight_x", "weight_h", "weight_p"):
@@ -153,8 +165,7 @@ class Recurrence:
         """Hold weights that were packed beforehand to the bits of y: as a whole, and in steps."""
         if self.reverse or not self.n:
             return
-        names = ("weight_x", "weight_h", "bias", "weight_p")[: 4 if self.layer == "lstm" else 3]
-        cell = self.modules[0].fixed(*map(arrays.get, names), **self.options)
+        cell = self.modules[0].fixed(*map(arrays.get, WEIGHTS[self.layer]), **self.options)
         state = tuple(arrays[name] for name in ("h", "c") if name in arrays)
         x, lengths, mask = (arrays.get(name) for name in ("x", "lengths", "mask"))
         assert_same(cell.infer(x, state, lengths=lengths, mask=mask)[0], y, "y of packed weights")
@@ -165,7 +176,7 @@ class Recurrence:
 
 def recurrence(rng: Any, most: int = 40) -> Recurrence:
     """A batch of sequences, some of one length, some ragged."""
-    layer = str(rng.choice(["lstm", "rnn"]))
+    layer = str(rng.choice(["lstm", "rnn", "gru"]))
     n, hidden, inputs = problems.ragged(rng, 20), problems.ragged(rng, most), ragged_inputs(rng)
     steps = int(rng.integers(1, 9)) if rng.random() < 0.8 else int(rng.integers(30, 80))
     if rng.random() < 0.05:

@@ -142,6 +142,7 @@ class TestCases:
             "dropout",
             "rnn",
             "lstm",
+            "gru",
             "activations",
             "pooling",
             "losses",

@@ -24,6 +24,7 @@ import pytest
 import lamina
 from lamina.convolution import winograd
 from lamina.engine import dots, few, jit, packing, recurrent, taps, tile
+from lamina.gru import cell as gru_cell
 from lamina.lstm import cell as lstm_cell
 from lamina.rnn import cell as rnn_cell
 from lamina.train import fused
@@ -322,7 +323,8 @@ def test_dot_products_are_vector_code(target, dtype):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_cells_are_vector_code(target, dtype):
-    codes = [recurrent.affine, lstm_cell.forward, lstm_cell.backward]
+    codes = [recurrent.affine]
+    codes += [code for cell in (lstm_cell, gru_cell) for code in (cell.forward, cell.backward)]
     codes += [*rnn_cell.forward.values(), *rnn_cell.backward.values()]
     for maps in (winograd.transforms_of(3, 3), winograd.transforms_of(5, 5)):
         codes += [maps.of_x, maps.of_weight, maps.to_y_relu]

@@ -1,4 +1,4 @@
-"""The kernels of RNN and LSTM against their formulas, and their bits."""
+"""The kernels of RNN, LSTM and GRU against their formulas, and their bits."""
 
 import itertools
 import platform
@@ -14,7 +14,7 @@ from contract import assert_close, assert_same
 from lamina.engine import columns, outer, pool, recurrent, threads
 from lamina.engine.matmul import column_sums, matmul
 from problems import LAYOUTS
-from recurrences import Recurrence, recurrence
+from recurrences import WEIGHTS, Recurrence, recurrence
 
 SITUATIONS = {
     "lstm": Recurrence("lstm", 13, 6, 5, 24),
@@ -30,6 +30,11 @@ SITUATIONS = {
     "rnn, lengths": Recurrence("rnn", 5, 8, 6, 20, lengths=(0, 8, 2, 3, 8), masked=True),
     "rnn, few": Recurrence("rnn", 1, 90, 12, 64),
     "rnn, a unit": Recurrence("rnn", 3, 5, 2, 1),
+    "gru": Recurrence("gru", 13, 6, 5, 24),
+    "gru, float64": Recurrence("gru", 5, 7, 9, 17, "float64", bias=False),
+    "gru, lengths": Recurrence("gru", 5, 8, 6, 20, lengths=(0, 8, 2, 3, 8), masked=True),
+    "gru, few": Recurrence("gru", 2, 70, 12, 16, masked=True, reverse=True, shared=True),
+    "gru, one": Recurrence("gru", 1, 9, 12, 64),
     "lstm, in reverse": Recurrence(
         "lstm", 9, 7, 6, 20, lengths=(3, 0, 7, 1, 7, 2, 5, 0, 6), reverse=True
     ),
@@ -51,7 +56,7 @@ def test_against_the_formula(problem):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("name", ["lstm", "lstm, projected", "rnn, lengths"])
+@pytest.mark.parametrize("name", ["lstm", "lstm, projected", "rnn, lengths", "gru, lengths"])
 def test_layouts_of_memory(name, layout):
     SITUATIONS[name].check(0, (layout,))
 
@@ -63,7 +68,7 @@ def test_any_problem():
 
 
 @pytest.mark.parametrize("lengths", [None, (0, 0, 0)])
-@pytest.mark.parametrize("layer", ["lstm", "rnn"])
+@pytest.mark.parametrize("layer", ["lstm", "rnn", "gru"])
 def test_nothing_to_go_through(layer, lengths):
     Recurrence(layer, 3, 4 if lengths else 0, 5, 6, lengths=lengths).check()
     Recurrence(layer, 0, 4, 5, 6, lengths=() if lengths else None).check()
@@ -93,7 +98,7 @@ def test_same_bits_of_a_sequence_in_any_batch_at_any_place(problem):
                 assert_same(found[name], whole[name][places], f"{name} of {places}")
 
 
-@pytest.mark.parametrize("name", ["lstm, lengths", "rnn, lengths"])
+@pytest.mark.parametrize("name", ["lstm, lengths", "rnn, lengths", "gru, lengths"])
 def test_same_bits_of_a_sequence_without_its_padding(name):
     problem = SITUATIONS[name]
     kernel, _ = problem.modules
@@ -158,8 +163,7 @@ def test_step_has_the_bits_of_run(problem):
     arrays = problem.arrays()
     whole = problem.passes(kernel, arrays)
     state = tuple(arrays[name] for name in ("h", "c") if name in arrays)
-    weights = [arrays.get(name) for name in ("weight_x", "weight_h", "bias", "weight_p")]
-    weights = tuple(weights if problem.layer == "lstm" else weights[:3])
+    weights = tuple(map(arrays.get, WEIGHTS[problem.layer]))
     for t in range(problem.steps):
         state = kernel.step(arrays["x"][:, t], state, weights, **problem.options)
         assert_same(state[0], whole["y"][:, t], f"step {t}")
@@ -214,7 +218,7 @@ def test_dx_of_rows_that_lie_apart(parts):
 # Memory
 
 
-@pytest.mark.parametrize(("layer", "most"), [("lstm", 6), ("rnn", 1)])
+@pytest.mark.parametrize(("layer", "most"), [("lstm", 6), ("gru", 6), ("rnn", 1)])
 def test_a_cache_keeps_few_numbers_a_step_and_unit(layer, most):
     problem = Recurrence(layer, 4, 10, 8, 32)
     kernel, _ = problem.modules

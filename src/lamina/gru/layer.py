@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import arguments, initializers
+from ..kernels import functions
 from ..layer import Arrays, Parameter
 from ..recurrence import WEIGHTS, Recurrent
 from . import formula
@@ -84,7 +85,8 @@ class GRU(Recurrent):
     (N, H). A bidirectional layer does not `step`, and its windows cannot be joined: the reverse
     direction comes from the end.
 
-    GRU runs on its formula; it has no kernel.
+    ``reset="before"`` has no kernel: it runs on its formula. With ``"after"``, whose kernel pads
+    weights with zeros, an infinity in x gives NaN.
 
     Raises
     ------
@@ -139,11 +141,13 @@ class GRU(Recurrent):
         rng: initializers.RNG = None,
     ) -> None:
         self.reset = arguments.choice(self, "reset", reset, ("after", "before"))
+        varied = self.reset == "before"
         super().__init__(
             in_features,
             hidden,
             gates=3,
             weight_names=(*WEIGHTS, "bias_h"),
+            varied=varied,
             layers=layers,
             bidirectional=bidirectional,
             merge=merge,
@@ -154,12 +158,12 @@ class GRU(Recurrent):
             recurrent_init=recurrent_init,
             dtype=dtype,
             rng=rng,
-            reset=self.reset,
+            **({"reset": self.reset} if varied else {}),
         )
 
     def _functions(self) -> ModuleType:
         """Return the module whose `run`, `run_backward`, `step` and `trace` compute the layer."""
-        return formula
+        return formula if self.varied else functions(__name__)
 
     def _draw(self, inputs: int, rng: np.random.Generator) -> Arrays:
         """Draw the parameters of one layer in one direction, by name."""
