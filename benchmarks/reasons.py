@@ -17,7 +17,6 @@ from .convolution import Convolution
 from .dropout import Dropout
 from .linear import Linear
 from .losses import Loss
-from .lstm import LSTM
 from .networks import Network
 from .optimizers import Update
 from .pooling import Pool
@@ -160,8 +159,9 @@ REASONS: Final = (
         "The limit counts products alone. The gates, five exponentials and divisions a unit, take "
         "a tenth of the time of the products of 128 features and units, a fifth with 64 of each. "
         "Weights are packed within the call; those of 1024 units, 34 MB, are more than level 3 "
-        "holds, and each step reads them. " + TERM,
-        _of(LSTM),
+        "holds, and each step reads them. A GRU's products are a third more than the limit counts. "
+        + TERM,
+        _of(Recurrence, lambda case: case.gates > 1),
     ),
     Reason(
         "Steps of an RNN",

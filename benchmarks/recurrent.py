@@ -1,4 +1,4 @@
-"""What the cases of RNN and LSTM share."""
+"""What the cases of RNN, LSTM and GRU share."""
 
 import math
 from collections.abc import Mapping
@@ -81,9 +81,9 @@ class Recurrence(Case):
         """Return the share of the limit that is the bar of a pass: large cases have one."""
         return self.shares[which] if self.hidden >= 128 and self.batch >= 32 else 0
 
-    def layer_of(self) -> "lm.RNN | lm.LSTM":
+    def layer_of(self) -> "lm.RNN | lm.LSTM | lm.GRU":
         """Return Lamina's layer."""
-        kind = {"rnn": lm.RNN, "lstm": lm.LSTM}[self.layer]
+        kind = {"rnn": lm.RNN, "lstm": lm.LSTM, "gru": lm.GRU}[self.layer]
         return kind(
             self.inputs, self.hidden, layers=self.layers, bidirectional=self.bidirectional,
             dtype=self.dtype, rng=0,

@@ -1,4 +1,4 @@
-"""RNN and LSTM in JAX: `lax.scan` over the steps, with x W_x before it or in it."""
+"""RNN, LSTM and GRU in JAX: `lax.scan` over the steps, with x W_x before it or in it."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,12 +19,19 @@ def forms(case: Recurrence, given: Mapping[str, NDArray]) -> dict[str, Form]:
 
 def _form(case: Recurrence, given: Mapping[str, NDArray], before: bool) -> Form:
     def layer(x: jax.Array, weights: tuple[jax.Array, ...], reverse: bool) -> jax.Array:
-        weight_x, weight_h, bias = weights
+        weight_x, weight_h, bias, *more = weights
         zero = jnp.zeros((case.batch, case.hidden), x.dtype)
 
         def step(state: Any, x_t: jax.Array) -> tuple[Any, jax.Array]:
             h, c = state
-            a = (x_t if before else x_t @ weight_x + bias) + h @ weight_h
+            of_x = x_t if before else x_t @ weight_x + bias
+            if case.layer == "gru":
+                of_h = h @ weight_h
+                r, z = jnp.split(jax.nn.sigmoid((of_x + of_h)[:, : -case.hidden]), 2, axis=-1)
+                v = of_h[:, -case.hidden :] + more[0]
+                h = (1 - z) * jnp.tanh(of_x[:, -case.hidden :] + r * v) + z * h
+                return (h, c), h
+            a = of_x + h @ weight_h
             if case.layer == "rnn":
                 h = jnp.tanh(a)
                 return (h, c), h
@@ -38,10 +45,12 @@ def _form(case: Recurrence, given: Mapping[str, NDArray], before: bool) -> Form:
 
     def function(x: jax.Array, *parameters: jax.Array) -> jax.Array:
         y = x.swapaxes(0, 1)
-        for k in range(0, 3 * case.layers * case.directions, 3 * case.directions):
+        by_name = dict(zip(case.parameters, parameters, strict=True))
+        kinds, ends = ("weight_x", "weight_h", "bias", "bias_h"), case.suffixes()
+        for k in range(0, len(ends), case.directions):
             ys = [
-                layer(y, parameters[k + 3 * d : k + 3 * d + 3], d == 1)
-                for d in range(case.directions)
+                layer(y, tuple(by_name[n + end] for n in kinds if n + end in by_name), d == 1)
+                for d, end in enumerate(ends[k : k + case.directions])
             ]
             y = jnp.concatenate(ys, axis=-1)
         return y.swapaxes(0, 1)

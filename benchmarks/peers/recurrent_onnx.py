@@ -1,6 +1,7 @@
-"""RNN and LSTM as graphs of ONNX."""
+"""RNN, LSTM and GRU as graphs of ONNX."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
@@ -25,10 +26,10 @@ def model(case: Recurrence, given: Mapping[str, NDArray]) -> bytes:
         return name
 
     def theirs(array: NDArray) -> NDArray:
-        """Gates in their order, i o f g, of the last axis; then transposed."""
-        i_f_g_o = np.split(array, case.gates, axis=-1)
-        order = (0, 3, 1, 2) if case.gates == 4 else (0,)
-        return np.concatenate([i_f_g_o[k] for k in order], axis=-1).T
+        """Gates in their order, i o f g or z r n, of the last axis; then transposed."""
+        ours = np.split(array, case.gates, axis=-1)
+        order = {1: (0,), 3: (1, 0, 2), 4: (0, 3, 1, 2)}[case.gates]
+        return np.concatenate([ours[k] for k in order], axis=-1).T
 
     suffixes, d = case.suffixes(), case.directions
     shape = [case.steps, case.batch, d * case.hidden]
@@ -40,8 +41,12 @@ def model(case: Recurrence, given: Mapping[str, NDArray]) -> bytes:
             constant(f"r{k}", np.stack([theirs(given[f"weight_h{end}"]) for end in ends])),
         ]
         biases = np.stack([theirs(given[f"bias{end}"]) for end in ends])
-        names.append(constant(f"b{k}", np.concatenate([biases, 0 * biases], axis=1)))
-        options = {"hidden_size": case.hidden}
+        of_h = 0 * biases
+        options: dict[str, Any] = {"hidden_size": case.hidden}
+        if case.layer == "gru":
+            of_h[:, -case.hidden :] = np.stack([given[f"bias_h{end}"] for end in ends])
+            options["linear_before_reset"] = 1
+        names.append(constant(f"b{k}", np.concatenate([biases, of_h], axis=1)))
         if case.bidirectional:
             options["direction"] = "bidirectional"
         kind = case.layer.upper()

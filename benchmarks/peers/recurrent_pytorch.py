@@ -1,4 +1,4 @@
-"""PyTorch's RNN and LSTM, batch first and steps first."""
+"""PyTorch's RNN, LSTM and GRU, batch first and steps first."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -28,7 +28,7 @@ def forms(
 def _form(
     case: Recurrence, given: Mapping[str, NDArray], batch_first: bool, wrap: Callable[..., Any]
 ) -> Form:
-    kind = {"rnn": torch.nn.RNN, "lstm": torch.nn.LSTM}[case.layer]
+    kind = {"rnn": torch.nn.RNN, "lstm": torch.nn.LSTM, "gru": torch.nn.GRU}[case.layer]
     module = kind(
         case.inputs, case.hidden, case.layers, batch_first=batch_first,
         bidirectional=case.bidirectional, dtype=getattr(torch, case.dtype),
@@ -36,27 +36,33 @@ def _form(
     parameters = dict(module.named_parameters())
     for name, parameter in parameters.items():
         parameter.data.zero_()
-        if name.startswith("bias_hh"):
+        if name.startswith("bias_hh") and case.layer != "gru":
             parameter.requires_grad_(False)  # one bias is enough
-    watched_parameters = []
+    watched: dict[str, torch.Tensor] = {}
     for k, suffix in enumerate(case.suffixes()):
         end = f"_l{k // case.directions}" + ("_reverse" if k % case.directions else "")
         for name, theirs in _NAMES.items():
             parameter = parameters[theirs + end]
             parameter.data = torch.from_numpy(np.ascontiguousarray(given[name + suffix].T))
-            watched_parameters.append(parameter)
+            watched[name + suffix] = parameter
+        if case.layer == "gru":
+            watched[f"bias_h{suffix}"] = parameters["bias_hh" + end]
+            watched[f"bias_h{suffix}"].data[-case.hidden :] = torch.from_numpy(
+                given[f"bias_h{suffix}"]
+            )
 
     def laid_out(name: str) -> torch.Tensor:
         array = given[name] if batch_first else given[name].swapaxes(0, 1)
         return torch.from_numpy(np.array(array, order="C"))
 
-    x, dy, watched = laid_out("x"), laid_out("dy"), laid_out("x").requires_grad_()
-    run, differentiated = wrap(module), [watched, *watched_parameters]
+    x, dy = laid_out("x"), laid_out("dy")
+    run, differentiated = wrap(module), [laid_out("x").requires_grad_()]
+    differentiated += [watched[name] for name in case.parameters]
 
     def restore(name: str, result: torch.Tensor) -> NDArray:
         array: NDArray = result.detach().numpy()
         if name in ("y", "dx"):
             return array if batch_first else array.swapaxes(0, 1)
-        return array.T
+        return array[-case.hidden :] if name.startswith("bias_h") else array.T
 
     return Form(passes(lambda x: run(x)[0], x, differentiated, dy), restore)
