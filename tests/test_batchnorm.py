@@ -535,6 +535,10 @@ def test_recalibrate(unbiased, cut):
         assert_close(model[0].running_var, in_parts["0.running_var"], np.float64)
     with pytest.raises(TypeError, match=r"recalibrate: data must be \(x, y\)"):
         lm.recalibrate(model, 3)
+    with pytest.raises(TypeError, match=r"recalibrate: .* got Split; give it one of its parts"):
+        lm.recalibrate(model, lm.data.Split((x, y), (x, y)))
+    with pytest.raises(TypeError, match=r"recalibrate: .* got dict"):
+        lm.recalibrate(model, {"x": x})
 
 
 def test_recalibrate_writes_all_or_nothing():

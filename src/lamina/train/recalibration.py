@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from ..arguments import say
 from ..batchnorm import BatchNorm, formula
+from ..data.splits import Split
 from ..layer import Layer, check_layer
 from .batches import Batches, Data
 
@@ -57,7 +58,7 @@ def recalibrate(model: Layer, data: npt.ArrayLike | Data, *, batch_size: int = 2
     check_layer("recalibrate", model)
     if isinstance(data, (np.ndarray, tuple)):
         data = _paired(data)
-    elif isinstance(data, Iterable):
+    elif isinstance(data, Iterable) and not isinstance(data, (Split, dict)):
         data = map(_paired, data)
     batches = Batches("recalibrate", data, batch_size, model.dtype)
     probe = copy.deepcopy(model)  # whose passes may count and draw as they like
