@@ -541,6 +541,14 @@ def test_recalibrate(unbiased, cut):
         lm.recalibrate(model, {"x": x})
 
 
+def test_recalibrate_far_from_zero():
+    """A batch's mean is rounded in float32; what that leaves out must not be lost."""
+    layer = lm.BatchNorm(1)
+    x = (1e6 + 0.25 * random("x", (8192, 1))).astype(np.float32)
+    lm.recalibrate(layer, x, batch_size=16)
+    assert_close(layer.running_var, x.astype(np.float64).var(axis=0, ddof=1), np.float32)
+
+
 def test_recalibrate_writes_all_or_nothing():
     model = lm.Sequential(lm.BatchNorm(3, dtype=np.float64), lm.BatchNorm(3, dtype=np.float64))
     model[1].running_var.flags.writeable = False

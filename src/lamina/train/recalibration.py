@@ -11,7 +11,7 @@ import numpy.typing as npt
 from ..arguments import say
 from ..batchnorm import BatchNorm, formula
 from ..data.splits import Split
-from ..layer import Layer, check_layer
+from ..layer import Layer, NDArray, check_layer
 from .batches import Batches, Data
 
 
@@ -71,7 +71,7 @@ def recalibrate(model: Layer, data: npt.ArrayLike | Data, *, batch_size: int = 2
         if layer.running and layer.update and not layer.frozen:
             original._check_writeable()
             found.append((name, original, []))
-            vars(layer)["_forward"] = partial(_note, layer._forward, found[-1][-1])
+            vars(layer)["_forward"] = partial(_note, layer, layer._forward, found[-1][-1])
     with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is found and said below
         for batch in batches.epoch():
             probe.forward(batch.x, **probe._accepted(batch.lengths, None), training=True)
@@ -95,15 +95,18 @@ def _values(layer: BatchNorm, parts: list[formula.Statistics]) -> tuple[Any, Any
     return whole.mean + whole.rest, whole.var * unbiased
 
 
-def _note(forward: Any, parts: list[formula.Statistics], *given: Any, **options: Any) -> Any:
+def _note(
+    layer: BatchNorm,
+    forward: Any,
+    parts: list[formula.Statistics],
+    x: NDArray,
+    lengths: Any,
+    *given: Any,
+    **options: Any,
+) -> Any:
     """Pass a batch through a layer, and note its statistics."""
-    y, cache = forward(*given, **options)
-    *_, found = cache
-    mean, var, count = found.mean, found.var, found.M
-    parts.append(
-        formula.Statistics(mean, np.zeros_like(mean), var * var.dtype.type(count), int(count))
-    )
-    return y, cache
+    parts.append(layer.stats(x, lengths=lengths))
+    return forward(x, lengths, *given, **options)
 
 
 def _paired(x: Any) -> Any:
