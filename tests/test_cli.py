@@ -108,10 +108,14 @@ class TestTrain:
             "lamina: ./same.png: is the name of two files of this command; name another one\n"
         )
 
-    def test_refuses_an_image_that_cannot_be_drawn(self, here, capsys):
+    def test_refuses_an_image_that_cannot_be_drawn(self, here, capsys, monkeypatch):
         pytest.importorskip("matplotlib")
         line = refusal(capsys, "train", "digits", "--plot", "history.txt")
-        assert line.startswith("lamina: history.txt: no image is called '.txt'; there are ")
+        assert line.startswith("lamina: history.txt: Format 'txt' is not supported (supported")
+        monkeypatch.setenv("PATH", "")
+        line = refusal(capsys, "train", "digits", "--plot", "history.pgf")
+        assert line.startswith("lamina: history.pgf: 'xelatex' not found")
+        assert not any(here.iterdir())
 
     def test_says_what_a_plot_needs(self, here, capsys, monkeypatch):
         monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
@@ -263,6 +267,7 @@ class TestPredict:
                 ["model", "objects.npy"],
                 "lamina: objects.npy: holds Python objects; save an array of n",
             ),
+            (["model", "damaged.npy"], "lamina: damaged.npy: not a whole .npy file: "),
             (["model", "huge.npy"], "lamina: huge.npy: not a whole .npy file: "),
             (["model", "wide.npy"], "x has 13 features in its last axis (shape (2, 5, 13))"),
             (["model", "x.npy", "--lengths", "x.npy"], "lengths"),
@@ -277,6 +282,7 @@ class TestPredict:
     def test_refuses(self, here, capsys, arguments, message):
         (here / "empty").touch()
         (here / "cut.npy").write_bytes((here / "x.npy").read_bytes()[:-5])
+        (here / "damaged.npy").write_bytes((here / "x.npy").read_bytes().replace(b")", b"(", 1))
         np.save("objects.npy", np.array([{}]))
         header = str({"descr": "<f4", "fortran_order": False, "shape": (2**70,)}).encode()
         (here / "huge.npy").write_bytes(

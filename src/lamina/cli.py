@@ -45,7 +45,9 @@ def refusing(what: str = "") -> Iterator[None]:
     except OSError as error:
         named = f"{error.filename}: " if error.filename else what
         raise UsageError(f"{named}{error.strerror or error}") from error
-    except (ValueError, TypeError, ImportError, ArithmeticError, MemoryError) as error:
+    except (
+        ValueError, TypeError, ImportError, ArithmeticError, MemoryError, RuntimeError
+    ) as error:  # fmt: skip
         said = " ".join([str(error) or type(error).__name__, *getattr(error, "__notes__", [])])
         raise UsageError(f"{what}{said}") from error
 
@@ -276,11 +278,10 @@ def refuse_plot(path: Path) -> None:
     refuse_target(path)
     with refusing("--plot needs matplotlib, pip install matplotlib: "):
         from matplotlib.figure import Figure
-    known = Figure().canvas.get_supported_filetypes()
-    if path.suffix[1:].lower() not in known:
-        raise UsageError(
-            f"{path}: no image is called {path.suffix!r}; there are {', '.join(known)}"
-        )
+    trial = Figure()
+    trial.text(0, 0, "loss")  # which some kinds leave to LaTeX
+    with refusing(f"{path}: "):
+        trial.savefig(os.devnull, format=path.suffix[1:].lower())
 
 
 def draw(history: History, path: str) -> None:
@@ -320,17 +321,18 @@ def classify(given: argparse.Namespace) -> int:
 
 def array(path: str) -> NDArray:
     """Read an array from a .npy file; nothing in the file is run."""
-    with refusing(), open(path, "rb") as file, refusing(f"{path}: not a whole .npy file: "):
+    with refusing(f"{path}: "), open(path, "rb") as file:
         # A pipe has no place that NumPy could ask for.
         source = file if file.seekable() else io.BytesIO(file.read())
         try:
             found: NDArray = np.lib.format.read_array(source, allow_pickle=False)
-        except ValueError as error:
-            if "allow_pickle" in str(error):
-                raise UsageError(
-                    f"{path}: holds Python objects; save an array of numbers"
-                ) from error
+        except OSError:
             raise
+        except Exception as error:  # a damaged header is parsed as Python, which may raise any
+            said = f"not a whole .npy file: {str(error) or type(error).__name__}"
+            if "allow_pickle" in str(error):
+                said = "holds Python objects; save an array of numbers"
+            raise UsageError(f"{path}: {said}") from error
     return found
 
 
