@@ -131,6 +131,10 @@ class TestTrain:
         assert "found neither train-images-idx3-ubyte nor" in line
         assert "--data-dir" in line
 
+    def test_refuses_a_folder_that_is_not_read(self, here, capsys):
+        line = refusal(capsys, "train", "digits", "--data-dir", "nowhere")
+        assert line == ("lamina: --data-dir is for fashion-mnist; digits is read from a package\n")
+
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [

@@ -96,9 +96,7 @@ def parser() -> Parser:
         "--seed", type=at_least(0), default=0, help="of all that is drawn (default: %(default)s)"
     )
     sub.add_argument(
-        "--data-dir",
-        default=FASHION_MNIST,
-        help="the folder of fashion-mnist's files (default: %(default)s)",
+        "--data-dir", help=f"the folder of fashion-mnist's files (default: {FASHION_MNIST})"
     )
     sub.add_argument("--out", help="the file to save (default: SET-MODEL.safetensors)")
     sub.add_argument("--plot", help="draw loss and accuracy into this image; needs matplotlib")
@@ -180,6 +178,8 @@ def train(given: argparse.Namespace) -> int:
     name = given.model or next(iter(recipes))
     if name not in recipes:
         raise UsageError(f"no model {name!r} for {given.set}; there are {', '.join(recipes)}")
+    if given.data_dir and given.set != "fashion-mnist":
+        raise UsageError(f"--data-dir is for fashion-mnist; {given.set} is read from a package")
     out = Path(given.out or f"{given.set}-{name}.safetensors")
     refuse_target(out, beside=True)
     if given.plot:
@@ -199,7 +199,7 @@ def train(given: argparse.Namespace) -> int:
     return 0
 
 
-def read(name: str, folder: str) -> data.Split:
+def read(name: str, folder: str | None = None) -> data.Split:
     """Return the set of a name."""
     with refusing():
         if name == "digits":
@@ -209,7 +209,7 @@ def read(name: str, folder: str) -> data.Split:
         if name == "mnist1d":
             return data.mnist1d()
         try:
-            return data.idx(folder)
+            return data.idx(folder or FASHION_MNIST)
         except FileNotFoundError as error:
             raise UsageError(
                 f"{error}; install Debian's dataset-fashion-mnist or name the folder: --data-dir"
@@ -384,7 +384,7 @@ def demo(given: argparse.Namespace) -> int:
     for name in DEMO:
         refuse_target(folder / f"{name}.safetensors", beside=True)
     for name in DEMO:
-        split = read(name, FASHION_MNIST)
+        split = read(name)
         model, _ = learn(next(iter(RECIPES[name].values())), split, seed=0)
         path = folder / f"{name}.safetensors"
         with refusing(f"{path}: "):
