@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -153,13 +155,14 @@ def test_the_sum_is_taken_in_float64():
 
 def test_a_class_is_a_share_of_one():
     y, target = random("y", (6, 5)), classes((6,))
-    for loss in (lm.CrossEntropy(), lm.CrossEntropy(0.1, CLASSES)):
+    for name in ("ce", "ce, smooth", "ce, weights", "ce, all"):
+        loss, _ = LOSSES[name]
         with lm.formulas():
             value, dy = loss(y, target)
             same, dsame = loss(y, np.eye(5)[target])
         assert value == same
         assert_same(dy, dsame)
-        value, dy = loss(y, target)  # classes alone have a kernel
+        value, dy = loss(y, target)  # classes have a kernel
         assert value == pytest.approx(same, rel=1e-14)
         assert_close(dy, dsame, np.float64, terms=1)
 
@@ -186,6 +189,20 @@ def test_an_impossible_class_may_have_the_logit_minus_infinity():
     value, dy = lm.CrossEntropy()(y, [2])
     assert value == pytest.approx(np.log(2))
     np.testing.assert_allclose(dy, [[0.5, 0, -0.5]])
+    loss = lm.CrossEntropy(weights=(1, 0, 1))
+    value, dy = loss(np.concatenate([y, y]), [1, 2])
+    assert value == pytest.approx(np.log(2))
+    np.testing.assert_allclose(dy, [[0, 0, 0], [0.5, 0, -0.5]])
+
+
+def test_counting_classes_takes_no_array_of_all_of_them():
+    loss, target = lm.CrossEntropy(weights=np.full(32_000, 0.5)), np.arange(64)
+    tracemalloc.start()
+    try:
+        assert loss.count(target) == 32
+        assert tracemalloc.get_traced_memory()[1] < 64 * 32_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_classes_of_no_weight():

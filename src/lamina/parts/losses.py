@@ -395,34 +395,35 @@ class CrossEntropy(_Loss):
         target = np.ascontiguousarray(target)  # as in `_mean`
         lengths = None if lengths is None else np.asarray(lengths)
         weights = np.asarray(self.weights)
-        rows = target.shape[:-1] if target.dtype.kind == "f" else target.shape
         try:
-            shares = self._shares(target, (*rows, len(weights)), lengths)
+            if target.dtype.kind in "iu":
+                each = weights[self._classes(target, (*target.shape, len(weights)), lengths)]
+            else:
+                shape = (*target.shape[:-1], len(weights))
+                each = self._shares(target, shape, lengths) @ weights
         except (ValueError, TypeError):  # a call, which has y, says what is wrong
             return super().count(target, lengths)
-        each = mask_steps(shares @ weights, lengths)
+        each = mask_steps(each, lengths)
         return float(np.sum(each)) / (math.prod(each.shape[1 if lengths is None else 2 :]) or 1)
 
     def _goal(self, y: NDArray, target: NDArray, lengths: NDArray | None) -> NDArray:
         """Check the target; return q of (5), or the classes themselves, which kernels take."""
-        plain = not self.label_smoothing and self.weights is None
-        if plain and target.dtype.kind in "iu" and kernels.used():
+        classes = y.shape[-1]
+        weights = None if self.weights is None else np.asarray(self.weights, y.dtype)
+        if weights is not None and len(weights) != classes:
+            raise ValueError(
+                f"{self}: weights has {len(weights)} entries, but y (shape {y.shape}) has "
+                f"{classes} classes"
+            )
+        alone = not self.label_smoothing or weights is None
+        if alone and target.dtype.kind in "iu" and kernels.used():
             self._check_shape(target, y.shape)
             found: NDArray = mask_steps(target, lengths)
             return found
-        classes = y.shape[-1]
         shares = self._shares(target, y.shape, lengths).astype(y.dtype)
         if self.label_smoothing:
             shares = (1 - self.label_smoothing) * shares + self.label_smoothing / classes
-        if self.weights is not None:
-            weights = np.asarray(self.weights, y.dtype)
-            if len(weights) != classes:
-                raise ValueError(
-                    f"{self}: weights has {len(weights)} entries, but y (shape {y.shape}) has "
-                    f"{classes} classes"
-                )
-            shares = shares * weights
-        return shares
+        return shares if weights is None else shares * weights
 
     def _terms(self, y: NDArray, goal: NDArray) -> tuple[NDArray, NDArray]:
         return cross_entropy(y, goal)
@@ -432,9 +433,21 @@ class CrossEntropy(_Loss):
     ) -> tuple[float, NDArray]:
         if goal.dtype.kind not in "iu":
             return super()._mean(y, goal, lengths, total)
-        if y.size == 0:
+        if y.size == 0 or self.label_smoothing or self.weights is not None:
             self._check_range(goal, y.shape[-1])
+        y = np.ascontiguousarray(y)
         terms, dy = kernels.beside(__name__).cross_entropy_of_classes(y, goal, total)
+        if self.label_smoothing:  # l − s Σ_c y_c/C + s y_k of the class k
+            own, share = self.label_smoothing, self.label_smoothing / y.shape[-1]
+            at = np.arange(goal.size), goal.ravel()
+            terms += own * y.reshape(-1, y.shape[-1])[at].reshape(goal.shape)
+            terms -= share * np.sum(y, axis=-1)
+            dy.reshape(-1, y.shape[-1])[at] += own / total
+            dy -= share / total
+        elif self.weights is not None:
+            w = np.asarray(self.weights, y.dtype)[goal]
+            terms = np.multiply(w, terms, out=np.zeros_like(terms), where=w > 0)  # but for 0 ∞
+            dy *= w[..., None]
         value = float(mask_steps(terms, lengths).sum(dtype=np.float64)) / total
         if math.isnan(value):  # as with a class out of range
             self._check_range(goal, y.shape[-1])
