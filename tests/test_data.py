@@ -273,6 +273,8 @@ class TestBatches:
             lm.data.batches((self.data[0], self.data[1][1:]))
         with pytest.raises(TypeError, match="rng"):
             lm.data.batches(self.data, shuffle=True, rng="0")
+        with pytest.raises(ValueError, match=r"batches: rng draws the order .* set shuffle=True"):
+            lm.data.batches(self.data, rng=0)
         for several in ([self.data], list(self.data)):  # which fit takes for batches already cut
             with pytest.raises(TypeError, match=r"^batches: data must be .* got (a )?list"):
                 lm.data.batches(several)

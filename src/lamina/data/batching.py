@@ -27,7 +27,7 @@ def batches(
     shuffle : bool
         Whether in an order that `rng` draws, or as they are.
     rng : int, numpy.random.Generator or None
-        None draws fresh entropy.
+        None draws fresh entropy. Goes with ``shuffle=True``.
 
     Returns
     -------
@@ -37,7 +37,8 @@ def batches(
     Raises
     ------
     ValueError, TypeError
-        `data` is not of that form, `batch_size` no positive integer, or `rng` none.
+        `data` is not of that form, `batch_size` no positive integer, or `rng` none; `rng` is
+        given without ``shuffle=True``.
 
     Examples
     --------
@@ -48,5 +49,9 @@ def batches(
     cut = Batches("batches", data, batch_size, dtype=None)
     if cut.whole is None:
         raise TypeError(f"batches: data must be (x, y), arrays to cut, got {type(data).__name__}")
+    if rng is not None and not shuffle:
+        raise ValueError(
+            "batches: rng draws the order of samples; set shuffle=True, or leave it out"
+        )
     epoch = cut.epoch(generator(rng) if shuffle else None)
     return ((some.x if some.lengths is None else (some.x, some.lengths), some.y) for some in epoch)
