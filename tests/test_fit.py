@@ -167,6 +167,15 @@ class TestAccumulation:
         loss = lm.CrossEntropy(weights=(0.3, 2.0), label_smoothing=0.1)
         self.agree(lambda: mlp(np.float64), moons(70), loss=loss)
 
+    def test_of_steps_to_ignore(self):
+        def make():
+            layers = lm.LSTM(1, 4, dtype=np.float64), lm.Linear(4, 2, dtype=np.float64)
+            return lm.Sequential(*layers, rng=0)
+
+        (x, lengths), y = rising(70)
+        y = np.where(np.random.default_rng(1).random((70, 8)) < 0.6, 255, y[:, None])
+        self.agree(make, ((x, lengths), y), loss=lm.CrossEntropy(ignore=255))
+
     def test_of_sequences(self):
         def make():
             layers = lm.LSTM(1, 4, dtype=np.float64), lm.Linear(4, 2, dtype=np.float64)
@@ -527,6 +536,23 @@ class TestPredictAndEvaluate:
             )
             assert loss == pytest.approx(expected)
             assert metric == pytest.approx(lm.accuracy(y, target, lengths))
+
+    def test_evaluate_leaves_out_what_the_loss_ignores(self):
+        (x, lengths), y = rising(20)
+        target = np.where(np.random.default_rng(1).random((20, 8)) < 0.6, -100, y[:, None])
+        model = lm.Sequential(lm.LSTM(1, 2, dtype=np.float64), rng=0)
+        real = (np.arange(8) < lengths[:, None]) & (target >= 0)
+        rows, classes = model(x, lengths=lengths)[real], target[real]
+        expected, _ = lm.CrossEntropy()(rows, classes)
+        loss, metric = lm.evaluate(
+            model,
+            ((x, lengths), target),
+            loss=lm.CrossEntropy(ignore=-100),
+            metric="accuracy",
+            batch_size=3,
+        )
+        assert loss == pytest.approx(expected)
+        assert metric == pytest.approx(lm.accuracy(rows, classes))
 
     def test_evaluate_needs_a_question(self):
         with pytest.raises(ValueError, match="evaluate: nothing to evaluate"):

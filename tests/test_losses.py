@@ -15,6 +15,12 @@ def classes(shape):
     return np.random.default_rng(1).integers(0, 5, shape)
 
 
+def some_classes(shape):
+    """Classes, and -100 in the place of one of them."""
+    found = classes(shape)
+    return np.where(found == 2, -100, found)
+
+
 def shares(shape):
     return np.random.default_rng(2).dirichlet(np.ones(shape[-1]), shape[:-1])
 
@@ -30,6 +36,15 @@ LOSSES = {
     "ce, shares": (lm.CrossEntropy(), shares),
     "ce, smooth": (lm.CrossEntropy(0.2), lambda shape: classes(shape[:-1])),
     "ce, weights": (lm.CrossEntropy(weights=CLASSES), lambda shape: classes(shape[:-1])),
+    "ce, ignore": (lm.CrossEntropy(ignore=-100), lambda shape: some_classes(shape[:-1])),
+    "ce, smooth, ignore": (
+        lm.CrossEntropy(0.2, ignore=-100),
+        lambda shape: some_classes(shape[:-1]),
+    ),
+    "ce, weights, ignore": (
+        lm.CrossEntropy(weights=CLASSES, ignore=-100),
+        lambda shape: some_classes(shape[:-1]),
+    ),
     "ce, all": (lm.CrossEntropy(0.2, CLASSES), shares),
 }
 each_loss = pytest.mark.parametrize("name", LOSSES)
@@ -114,15 +129,15 @@ def test_parts_of_a_batch_add_to_the_whole(name, lengths):
 def test_count(name):
     loss, draw = LOSSES[name]
     target, lengths = draw((4, 3, 5)), [2, 0, 3, 1]
-    weighted = isinstance(loss, lm.CrossEntropy) and loss.weights is not None
-    if weighted:
-        shares = np.eye(5)[target] if target.dtype.kind == "i" else target
-        weights = shares @ np.array(CLASSES)
-        assert loss.count(target) == pytest.approx(weights.mean(axis=1).sum())
-        real = np.arange(3) < np.array(lengths)[:, None]
-        assert loss.count(target, lengths) == pytest.approx(weights[real].sum())
-    else:
-        assert (loss.count(target), loss.count(target, lengths)) == (4, 6)
+    weights = np.ones((4, 3))
+    if isinstance(loss, lm.CrossEntropy) and loss.weights is not None:
+        known = np.eye(5)[target % 5] if target.dtype.kind == "i" else target
+        weights = known @ np.array(CLASSES)
+    if "ignore" in name:
+        weights[target == -100] = 0
+    assert loss.count(target) == pytest.approx(weights.mean(axis=1).sum())
+    real = np.arange(3) < np.array(lengths)[:, None]
+    assert loss.count(target, lengths) == pytest.approx(weights[real].sum())
 
 
 @each_loss
@@ -212,6 +227,39 @@ def test_classes_of_no_weight():
     assert not dy.any()
 
 
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.2}, {"weights": CLASSES}])
+@pytest.mark.parametrize("mark", [-100, 255, 2])
+def test_rows_to_ignore(mark, options):
+    """A row to ignore is as one that is not there, whatever y holds there."""
+    y, target = random("y", (6, 4, 5)), classes((6, 4))
+    kept = target != 2
+    target[~kept] = mark
+    loss = lm.CrossEntropy(ignore=mark, **options)
+    expected, dexpected = lm.CrossEntropy(**options)(y[kept], target[kept])
+    y[~kept] = np.nan
+    with lm.formulas():
+        by_formula = loss(y, target)
+    for value, dy in (loss(y, target), by_formula):
+        assert value == pytest.approx(expected, rel=1e-13)
+        assert_close(dy[kept], dexpected, np.float64, terms=1)
+        assert_same(dy[~kept], np.zeros_like(dy[~kept]))
+    value, dy = loss(y, np.full((6, 4), mark))
+    assert (value, loss.count(np.full((6, 4), mark))) == (0, 0)
+    assert_same(dy, np.zeros_like(y))
+    with pytest.raises(ValueError, match=r"classes must lie in 0 ... 4, got 0 ... 7"):
+        loss(y, np.where(kept, target * 0 + 7, mark))
+
+
+def test_marks_of_rows_may_be_any_integers():
+    y, target = random("y", (4, 5)), np.array([0, 255, 1, 255], np.uint8)
+    value, _ = lm.CrossEntropy(ignore=255)(y, target)
+    signed = np.where(target == 255, -1, target.astype(int))
+    assert value == lm.CrossEntropy(ignore=-1)(y, signed)[0]
+    assert lm.CrossEntropy(ignore=-1)(y[::2], target[::2])[0] == value
+    with pytest.raises(TypeError, match=r"ignore must be an integer, got 2.5"):
+        lm.CrossEntropy(ignore=2.5)
+
+
 @pytest.mark.peers
 @pytest.mark.parametrize("shape", [(6, 5), (4, 3, 5)])
 def test_pytorch_gives_the_same(shape):
@@ -227,6 +275,9 @@ def test_pytorch_gives_the_same(shape):
         "ce, shares": nn.CrossEntropyLoss(),
         "ce, smooth": nn.CrossEntropyLoss(label_smoothing=0.2),
         "ce, weights": nn.CrossEntropyLoss(weight=weights),
+        "ce, ignore": nn.CrossEntropyLoss(),
+        "ce, smooth, ignore": nn.CrossEntropyLoss(label_smoothing=0.2),
+        "ce, weights, ignore": nn.CrossEntropyLoss(weight=weights),
     }
     smooth = "ce, smooth and weights"
     theirs[smooth] = nn.CrossEntropyLoss(weight=weights, label_smoothing=0.2)
@@ -353,7 +404,7 @@ def test_booleans_are_cast_to_what_their_shape_says():
 
 
 def test_refuses_options():
-    takes = r"it takes \(label_smoothing=0.0, weights=None\)$"
+    takes = r"it takes \(label_smoothing=0.0, weights=None, ignore=None\)$"
     for wrong in ("weight", "reduction", "ignore_index"):
         with pytest.raises(TypeError, match=rf"^CrossEntropy: got an .* '{wrong}'; {takes}"):
             lm.CrossEntropy(**{wrong: None})
@@ -386,7 +437,7 @@ def test_reprs():
     assert repr(lm.MeanSquaredError()) == "MeanSquaredError()"
     assert repr(lm.Huber(2)) == "Huber(delta=2.0)"
     assert repr(lm.CrossEntropy(weights=np.array([1, 2]))) == (
-        "CrossEntropy(label_smoothing=0.0, weights=(1.0, 2.0))"
+        "CrossEntropy(label_smoothing=0.0, weights=(1.0, 2.0), ignore=None)"
     )
     assert repr(lm.BinaryCrossEntropy()) == "BinaryCrossEntropy(pos_weight=None)"
 

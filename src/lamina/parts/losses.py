@@ -20,8 +20,9 @@ The mean goes over all samples or, with lengths, all real steps n, each of R ter
     L = 1/(K R) Σ_n Σ_r l[n, r]                                ∂L/∂y = (∂l/∂y)/(K R)             (8)
 
 K is the number of samples or of real steps. Where classes have weights, a sample or step counts as
-the mean weight of its R targets' classes. A normalizer stands in for K where a batch is part of a
-larger one: the K of all parts together, whose losses and gradients then add to those of the whole.
+the mean weight of its R targets' classes; a row to ignore weighs 0. A normalizer stands in for K
+where a batch is part of a larger one: the K of all parts together, whose losses and gradients then
+add to those of the whole.
 """
 
 import math
@@ -343,6 +344,8 @@ class CrossEntropy(_Loss):
     weights : array, shape (C,), optional
         w, at least 0: how much each class weighs. The mean is then the weighted one: a sample or
         step counts in K as its class weighs.
+    ignore : int, optional
+        What marks rows without a class, 255 say: they count for nothing, and dy is 0 there.
 
     Notes
     -----
@@ -372,10 +375,17 @@ class CrossEntropy(_Loss):
     0.287682
     >>> dy
     array([[ 0.25, -0.25]])
+
+    Pixels or tokens without a class are left out:
+
+    >>> value, dy = CrossEntropy(ignore=255)(np.array([[0.0, np.log(3.0)], [5.0, 6.0]]), [1, 255])
+    >>> round(value, 6)
+    0.287682
     """
 
     label_smoothing: float = 0.0
     weights: npt.ArrayLike | None = None
+    ignore: int | None = None
 
     _own_axes = 1
 
@@ -387,52 +397,76 @@ class CrossEntropy(_Loss):
             self.weights = _weights(self, "weights", self.weights)
             if not isinstance(self.weights, tuple):
                 raise ValueError(f"{self}: weights must have one entry a class")
+        if self.ignore is not None:
+            self.ignore = arguments.integer(self, "ignore", self.ignore, least=-(2**63))
 
     def count(self, target: npt.ArrayLike, lengths: Any = None) -> float:
         """Return K of a batch: its samples or, with lengths, its real steps; or their weight."""
-        if self.weights is None:
-            return super().count(target, lengths)
         target = np.ascontiguousarray(target)  # as in `_mean`
-        lengths = None if lengths is None else np.asarray(lengths)
-        weights = np.asarray(self.weights)
-        try:
-            if target.dtype.kind in "iu":
-                each = weights[self._classes(target, (*target.shape, len(weights)), lengths)]
-            else:
-                shape = (*target.shape[:-1], len(weights))
-                each = self._shares(target, shape, lengths) @ weights
-        except (ValueError, TypeError):  # a call, which has y, says what is wrong
+        kept = self._kept(target)
+        if self.weights is None and kept is None:
             return super().count(target, lengths)
+        lengths = None if lengths is None else np.asarray(lengths)
+        each: Any = 1.0 if kept is None else kept.astype(np.float64)
+        if self.weights is not None:
+            weights = np.asarray(self.weights)
+            try:
+                if target.dtype.kind in "iu":
+                    classes = self._classes(target, (*target.shape, len(weights)), lengths)
+                    each = each * weights[classes]
+                else:
+                    shape = (*target.shape[:-1], len(weights))
+                    each = self._shares(target, shape, lengths) @ weights
+            except (ValueError, TypeError):  # a call, which has y, says what is wrong
+                return super().count(target, lengths)
         each = mask_steps(each, lengths)
         return float(np.sum(each)) / (math.prod(each.shape[1 if lengths is None else 2 :]) or 1)
+
+    def _kept(self, target: NDArray) -> NDArray | None:
+        """Return where a target does not say to ignore a row; None where it cannot."""
+        if self.ignore is None or target.dtype.kind not in "iu":
+            return None
+        found: NDArray = target != self.ignore
+        return found
 
     def _goal(self, y: NDArray, target: NDArray, lengths: NDArray | None) -> NDArray:
         """Check the target; return q of (5), or the classes themselves, which kernels take."""
         classes = y.shape[-1]
         weights = None if self.weights is None else np.asarray(self.weights, y.dtype)
+        alone = not self.label_smoothing or weights is None
+        if alone and target.dtype.kind in "iu" and kernels.used():
+            self._check_shape(target, y.shape)
+            goal: NDArray = mask_steps(target, lengths)
+        else:
+            goal = self._shares(target, y.shape, lengths).astype(y.dtype)
         if weights is not None and len(weights) != classes:
             raise ValueError(
                 f"{self}: weights has {len(weights)} entries, but y (shape {y.shape}) has "
                 f"{classes} classes"
             )
-        alone = not self.label_smoothing or weights is None
-        if alone and target.dtype.kind in "iu" and kernels.used():
-            self._check_shape(target, y.shape)
-            found: NDArray = mask_steps(target, lengths)
-            return found
-        shares = self._shares(target, y.shape, lengths).astype(y.dtype)
+        if goal.dtype.kind in "iu":
+            return goal
         if self.label_smoothing:
-            shares = (1 - self.label_smoothing) * shares + self.label_smoothing / classes
-        return shares if weights is None else shares * weights
+            goal = (1 - self.label_smoothing) * goal + self.label_smoothing / classes
+        if weights is not None:
+            goal = goal * weights
+        kept = self._kept(target)
+        return goal if kept is None else goal * kept[..., None]
 
     def _terms(self, y: NDArray, goal: NDArray) -> tuple[NDArray, NDArray]:
-        return cross_entropy(y, goal)
+        terms, dy = cross_entropy(y, goal)
+        if self.ignore is not None:
+            dy[~goal.any(axis=-1)] = 0  # whatever y holds there
+        return terms, dy
 
     def _mean(
         self, y: NDArray, goal: NDArray, lengths: NDArray | None, total: float
     ) -> tuple[float, NDArray]:
         if goal.dtype.kind not in "iu":
             return super()._mean(y, goal, lengths, total)
+        kept = self._kept(goal)
+        if kept is not None:
+            goal = np.where(kept, goal, 0)
         if y.size == 0 or self.label_smoothing or self.weights is not None:
             self._check_range(goal, y.shape[-1])
         y = np.ascontiguousarray(y)
@@ -448,6 +482,9 @@ class CrossEntropy(_Loss):
             w = np.asarray(self.weights, y.dtype)[goal]
             terms = np.multiply(w, terms, out=np.zeros_like(terms), where=w > 0)  # but for 0 ∞
             dy *= w[..., None]
+        if kept is not None:
+            terms[~kept] = 0
+            dy[~kept] = 0
         value = float(mask_steps(terms, lengths).sum(dtype=np.float64)) / total
         if math.isnan(value):  # as with a class out of range
             self._check_range(goal, y.shape[-1])
@@ -482,9 +519,10 @@ class CrossEntropy(_Loss):
         return one_hot
 
     def _classes(self, target: NDArray, shape: Shape, lengths: NDArray | None) -> NDArray:
-        """Check the classes for y of that shape; return them, with any one in the padding."""
+        """Check the classes for y of that shape; return them, with any one where none counts."""
         self._check_shape(target, shape)
-        found: NDArray = mask_steps(target, lengths)
+        kept = self._kept(target)
+        found: NDArray = mask_steps(target if kept is None else np.where(kept, target, 0), lengths)
         self._check_range(found, shape[-1])
         return found
 
@@ -510,7 +548,7 @@ class CrossEntropy(_Loss):
             if classes == 1:
                 cure = "; for one output take BinaryCrossEntropy()"
             elif target.min() < 0:
-                cure = "; padding is told by lengths=, and other rows without a class are left out"
+                cure = "; padding is told by lengths=, other rows without a class by ignore="
             raise ValueError(
                 f"{self}: classes must lie in 0 ... {classes - 1}, "
                 f"got {target.min()} ... {target.max()}{cure}"

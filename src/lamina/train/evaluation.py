@@ -12,7 +12,7 @@ from ..arguments import lengths as checked_lengths
 from ..arrays import is_step
 from ..containers import lengths_after
 from ..layer import Layer, NDArray, check_layer
-from ..parts.losses import BinaryCrossEntropy, are_shares
+from ..parts.losses import BinaryCrossEntropy, CrossEntropy, are_shares
 from .batches import Batches, Data, cuts, inputs, samples
 
 Loss: TypeAlias = Callable[..., tuple[float, NDArray]]
@@ -163,6 +163,21 @@ def _each_answer(y: NDArray, target: NDArray, lengths: NDArray | None) -> float:
     return accuracy(y[..., None], target[..., None], lengths)
 
 
+class _AccuracyOfKept:
+    """The share of right classes among the rows that a CrossEntropy does not ignore."""
+
+    def __init__(self, ignore: int) -> None:
+        self.ignore, self.count = ignore, CrossEntropy(ignore=ignore).count
+
+    def __call__(self, y: NDArray, target: NDArray, lengths: NDArray | None) -> float:
+        if target.dtype.kind == "f":
+            return accuracy(y, target, lengths)
+        kept = target != self.ignore
+        if lengths is not None:
+            kept &= is_step(target, lengths)
+        return accuracy(y[kept], target[kept])
+
+
 def predict(
     model: Layer, x: npt.ArrayLike, *, lengths: npt.ArrayLike | None = None, batch_size: int = 256
 ) -> NDArray:
@@ -259,7 +274,7 @@ def score(model: Layer, batches: Batches, loss: Loss | None, metric: Metric | No
             value, _ = with_gradient(loss, y, batch.y, options)
             losses.add(value, loss_count(loss, batch.y, lengths))
         if metric is not None:
-            metrics.add(measured(metric, y, batch.y, lengths), real_count(batch.y, lengths))
+            metrics.add(*measured(metric, y, batch.y, lengths))
     return Evaluation(
         None if loss is None else losses.value, None if metric is None else metrics.value
     )
@@ -298,10 +313,16 @@ def with_gradient(
     return _as_number(f"a loss must return its value as a number; {loss!r}", value), dy
 
 
-def measured(metric: Metric, y: NDArray, target: NDArray, lengths: NDArray | None) -> float:
-    """Return what a metric finds; one of the user's may return no number."""
+def measured(
+    metric: Metric, y: NDArray, target: NDArray, lengths: NDArray | None
+) -> tuple[float, float]:
+    """Return what a metric finds and how much it counts; one of the user's may return no number."""
     found = metric(y, target, lengths)
-    return _as_number(f"a metric must return a number, a mean; {metric!r}", found)
+    count = metric.count if isinstance(metric, _AccuracyOfKept) else real_count
+    return (
+        _as_number(f"a metric must return a number, a mean; {metric!r}", found),
+        count(target, lengths),
+    )
 
 
 def _as_number(said: str, value: Any) -> float:
@@ -324,6 +345,8 @@ def as_metric(owner: str, metric: Metric | str | None, loss: Loss | None) -> Met
         )
         return metric
     if metric == "accuracy":
+        if isinstance(loss, CrossEntropy) and loss.ignore is not None:
+            return _AccuracyOfKept(loss.ignore)
         return _each_answer if isinstance(loss, BinaryCrossEntropy) else accuracy
     raise ValueError(
         f'{owner}: metric must be "accuracy" or a function of y, target and lengths, got {metric!r}'

@@ -22,7 +22,6 @@ from .evaluation import (
     check_loss,
     loss_count,
     measured,
-    real_count,
     score,
     with_gradient,
 )
@@ -89,7 +88,8 @@ def fit(
     metric : callable or "accuracy", optional
         ``metric(y, target, lengths)``, a mean over samples or real steps, with the lengths of y or
         None; its mean over the batches is reported. "accuracy" is `lamina.accuracy`, with
-        `BinaryCrossEntropy` that of each answer.
+        `BinaryCrossEntropy` that of each answer, with `CrossEntropy` that of what it does not
+        ignore.
     validation : (x, y) or iterable of such batches, optional
         Evaluated after each epoch.
     seed : int
@@ -291,7 +291,7 @@ class _Update:
                 grads[name] = grads[name] + g if name in grads else g
             total += value
             if self.metric is not None:
-                metrics.add(measured(self.metric, y, batch.y, n), real_count(batch.y, n))
+                metrics.add(*measured(self.metric, y, batch.y, n))
         losses.add(total, count)
         return grads
 
