@@ -326,6 +326,24 @@ def test_refuses_a_group_that_fits_nothing():
         run(optimizer)
 
 
+def test_refuses_a_decay_that_spares_all():
+    params = {"0.weight": np.ones(2), "0.bias": np.ones(2)}
+    groups = {"*bias": {"weight_decay": 0.5}}
+    with pytest.raises(
+        ValueError, match=r"SGD: group '\*bias' sets a weight_decay .*no_decay=\(\)"
+    ):
+        lm.SGD(0.1, groups=groups).step(params, params)
+    assert (params["0.bias"] == 1).all()
+    still = {name: np.zeros(2) for name in params}
+    for fine in (
+        lm.SGD(0.1, groups=groups, no_decay=()),
+        lm.SGD(0.1, groups={"0.*": {"weight_decay": 0.5}}),
+        lm.SGD(0.1, groups={"*bias": {"weight_decay": 0, "lr": 0.2}}),
+    ):
+        fine.step(params, still)
+    assert_same(params["0.bias"], np.full(2, 0.95))
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [

@@ -132,7 +132,8 @@ class Optimizer(Constructed, ABC):
             A gradient holds NaN or infinity.
         ValueError
             A gradient is missing or has another shape; a parameter is read-only; a group's pattern
-            fits no parameter; the slots belong to other parameters; a learning rate is none.
+            fits no parameter, or its weight decay only such as `no_decay` spares; the slots belong
+            to other parameters; a learning rate is none.
         TypeError
             Parameters or gradients are no dict, or one of them is no array of such numbers.
         """
@@ -143,6 +144,7 @@ class Optimizer(Constructed, ABC):
         self._check_dicts(params, grads)
         if self.steps == 0:
             refuse_idle(type(self).__name__, "group", self.groups, params)
+            self._check_decay(params)
         plan = self._plan
         if plan is not None and plan.key != self._key(params, before):
             plan = None  # arrays, patterns or the rule have changed
@@ -248,6 +250,16 @@ class Optimizer(Constructed, ABC):
                 f"{owner}: grads must be a dict of arrays by name, what backward returns beside "
                 f"dx, got {type(grads).__name__}"
             )
+
+    def _check_decay(self, params: Arrays) -> None:
+        """Refuse groups whose weight decay none of the parameters gets."""
+        for pattern, settings in self.groups.items():
+            names = (name for name in params if matches(pattern, name))
+            if settings.get("weight_decay") and all(matches(self.no_decay, n) for n in names):
+                raise ValueError(
+                    f"{type(self).__name__}: group {pattern!r} sets a weight_decay for parameters "
+                    "that no_decay spares; no_decay=() spares none"
+                )
 
     def _check_params(self, params: Arrays) -> None:
         """Refuse parameters that cannot be changed in place."""
