@@ -344,6 +344,16 @@ def test_refuses_a_decay_that_spares_all():
     assert_same(params["0.bias"], np.full(2, 0.95))
 
 
+def test_refuses_two_names_of_one_array():
+    a = np.ones((2, 2))
+    for other in (a, a.T, a[:]):
+        with pytest.raises(ValueError, match="SGD: a and b are one array; leave one of them out"):
+            lm.SGD(0.1).step({"a": a, "b": other}, {"a": a, "b": a})
+    assert (a == 1).all()
+    none = np.ones(0)
+    lm.SGD(0.1).step({"a": none, "b": none}, {"a": none, "b": none})
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [

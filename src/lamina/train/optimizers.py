@@ -131,9 +131,9 @@ class Optimizer(Constructed, ABC):
         FloatingPointError
             A gradient holds NaN or infinity.
         ValueError
-            A gradient is missing or has another shape; a parameter is read-only; a group's pattern
-            fits no parameter, or its weight decay only such as `no_decay` spares; the slots belong
-            to other parameters; a learning rate is none.
+            A gradient is missing or has another shape; a parameter is read-only, or in `params`
+            twice; a group's pattern fits no parameter, or its weight decay only such as `no_decay`
+            spares; the slots belong to other parameters; a learning rate is none.
         TypeError
             Parameters or gradients are no dict, or one of them is no array of such numbers.
         """
@@ -264,6 +264,7 @@ class Optimizer(Constructed, ABC):
     def _check_params(self, params: Arrays) -> None:
         """Refuse parameters that cannot be changed in place."""
         owner = type(self).__name__
+        names: dict[int, str] = {}
         for name, p in params.items():
             if not isinstance(p, np.ndarray):
                 raise TypeError(
@@ -279,6 +280,12 @@ class Optimizer(Constructed, ABC):
                 raise ValueError(
                     f"{owner}: the parameter {name} is read-only; leave it out, or train a "
                     "copy, which can be written: copy.deepcopy(model)"
+                )
+            other = names.setdefault(p.ctypes.data, name) if p.size else name
+            if other != name:
+                raise ValueError(
+                    f"{owner}: {other} and {name} are one array; leave one of them out, and add "
+                    "its gradient to the other's"
                 )
 
     def _gradients(self, params: Arrays, grads: Arrays) -> list[NDArray]:
