@@ -730,6 +730,7 @@ def test_weights_that_do_not_fit_are_refused_by_the_loss_itself(target, message)
             r"fit: metric is called as metric\(y, target,",
         ),
         ({"trainable": "7.*"}, ValueError, r"fit: trainable '7.\*' fits no parameter; .* 0.weight"),
+        ({"trainable": []}, ValueError, "fit: trainable has no pattern, so nothing would change"),
         ({"trainable": None}, TypeError, "fit: trainable must be a pattern .*, got None"),
         ({"trainable": [3]}, TypeError, r"fit: trainable must be a pattern of names .*, got \[3\]"),
         ({"trainable": ["0.*", "b"]}, ValueError, "fit: trainable 'b' fits no parameter"),

@@ -232,6 +232,8 @@ class _Update:
     ) -> None:
         self.model, self.loss, self.metric, self.optimizer = model, loss, metric, optimizer
         self.patterns = as_patterns("fit", "trainable", trainable)
+        if not self.patterns:
+            raise ValueError("fit: trainable has no pattern, so nothing would change; leave it out")
         refuse_idle("fit", "trainable", self.patterns, model.params)
         self.params: Arrays = {}
         self.before: Arrays = {}
