@@ -2,6 +2,7 @@ import copy
 import dataclasses
 import json
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -142,6 +143,25 @@ class TestSameBits:
         train(one, (x, y))
         train(two, (x.astype(np.float32), y))
         assert_same_state(state(one), state(two))
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3])
+def test_a_training_goes_on_as_if_it_had_not_been_stopped(stop, tmp_path):
+    def begin():
+        layers = lm.Linear(2, 8), lm.BatchNorm(8), lm.ReLU(), lm.Dropout(0.3), lm.Linear(8, 2)
+        return lm.Sequential(*layers, rng=0), lm.AdamW(lm.Cosine(0.02, 12), clip_norm=1.0)
+
+    model, optimizer = begin()
+    whole = train(model, moons(), optimizer=optimizer, batch_size=32)
+    expected = state(model)
+    model, optimizer = begin()
+    first = train(model, moons(), optimizer=optimizer, batch_size=32, epochs=stop)
+    lm.save(model, tmp_path / "model")
+    saved = pickle.dumps(optimizer)
+    model, optimizer = lm.load(tmp_path / "model"), pickle.loads(saved)
+    rest = train(model, moons(), optimizer=optimizer, batch_size=32, first_epoch=stop)
+    assert_same_state(state(model), expected)
+    assert first.loss + rest.loss == whole.loss
 
 
 class TestAccumulation:
@@ -719,6 +739,12 @@ def test_weights_that_do_not_fit_are_refused_by_the_loss_itself(target, message)
     ("options", "error", "message"),
     [
         ({"epochs": 0}, ValueError, "fit: epochs must be at least 1, got 0"),
+        ({"first_epoch": -1}, ValueError, "fit: first_epoch must be at least 0, got -1"),
+        (
+            {"first_epoch": 4},
+            ValueError,
+            "fit: first_epoch is 4, expected at most epochs, 3, which",
+        ),
         ({"batch_size": 0}, ValueError, "fit: batch_size must be at least 1, got 0"),
         ({"batch_size": 2.5}, TypeError, "fit: batch_size must be an integer, got 2.5"),
         ({"accumulate": 0}, ValueError, "fit: accumulate must be at least 1"),

@@ -43,6 +43,7 @@ def fit(
     loss: Loss,
     optimizer: Optimizer,
     epochs: int,
+    first_epoch: int = 0,
     batch_size: int = 32,
     accumulate: int = 1,
     bptt: int | None = None,
@@ -72,6 +73,9 @@ def fit(
         It keeps its state: a second training with the same one goes on where the first ended.
     epochs : int
         How often to go through the data.
+    first_epoch : int
+        How many of these epochs a training that was stopped has behind it: with its model and its
+        optimizer, this one goes on as if it had not been. (`early_stopping` begins anew.)
     batch_size : int
         Samples a batch, where data is ``(x, y)``. The last batch of an epoch has what is left; a
         single sample left over joins the batch before, since batch statistics of one are none.
@@ -108,6 +112,7 @@ def fit(
     Returns
     -------
     History
+        Of the epochs from `first_epoch` on.
 
     Raises
     ------
@@ -138,6 +143,13 @@ def fit(
         raise TypeError(f"fit: optimizer must be an optimizer, Adam(1e-3) say, got {optimizer!r}")
     check_loss("fit", loss)
     epochs = integer("fit", "epochs", epochs)
+    first_epoch = integer("fit", "first_epoch", first_epoch, least=0)
+    if first_epoch > epochs:
+        raise ValueError(
+            f"fit: first_epoch is {first_epoch}, expected at most epochs, {epochs}, which counts "
+            "those before it too"
+        )
+    passes = epochs - first_epoch
     accumulate = integer("fit", "accumulate", accumulate)
     seed = integer("fit", "seed", seed, least=0)
     metric = as_metric("fit", metric, loss)
@@ -150,11 +162,11 @@ def fit(
         )
     for callback in callbacks:
         check_called("fit: a callback is called as callback(history, model)", callback, 2)
-    batches = Batches("fit", data, batch_size, model.dtype, epochs)
+    batches = Batches("fit", data, batch_size, model.dtype, passes)
     held_out = (
         None
         if validation is None
-        else Batches("fit: validation", validation, batch_size, model.dtype, epochs)
+        else Batches("fit: validation", validation, batch_size, model.dtype, passes)
     )
     watch = _watch(early_stopping, metric is not None, held_out is not None)
     if bptt is not None:
@@ -172,13 +184,13 @@ def fit(
         else _TruncatedUpdate(bptt, model, loss, metric, optimizer, trainable)
     )
     history = History()
-    total = None if batches.samples is None else epochs * batches.samples
+    total = None if batches.samples is None else passes * batches.samples
     disable = None if progress is None else not progress
     with (
         tqdm(total=total, unit=" samples", unit_scale=True, disable=disable) as bar,
         np.errstate(over="ignore", invalid="ignore"),  # what comes of it is found and said below
     ):
-        for epoch in range(epochs):
+        for epoch in range(first_epoch, epochs):
             start = time.perf_counter()
             bar.set_description(f"epoch {epoch + 1}/{epochs}", refresh=False)
             losses, metrics = Mean(), Mean()
