@@ -7,10 +7,6 @@ import lamina as lm
 from lamina.train.schedules import rate
 
 
-def test_constant():
-    assert [lm.Constant(0.3)(t) for t in (0, 10**9)] == [0.3, 0.3]
-
-
 def test_step_decay():
     schedule = lm.StepDecay(1.0, every=3, factor=0.5)
     assert [schedule(t) for t in range(8)] == [1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25]
@@ -67,7 +63,7 @@ def test_any_function_is_a_schedule():
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: lm.Constant(-1), ValueError, "Constant: lr must lie in"),
+        (lambda: lm.StepDecay(-1, 5), ValueError, "StepDecay: lr must lie in"),
         (lambda: lm.StepDecay(1, every=0), ValueError, "StepDecay: every must be at least 1"),
         (lambda: lm.StepDecay(1, 5, factor=-1), ValueError, "StepDecay: factor must lie in"),
         (lambda: lm.Cosine("1", 5), TypeError, "Cosine: lr must be a number, got '1'"),

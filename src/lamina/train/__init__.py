@@ -6,14 +6,13 @@ from .fit import fit
 from .history import History
 from .optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
 from .recalibration import recalibrate
-from .schedules import Constant, Cosine, StepDecay, WarmUp
+from .schedules import Cosine, StepDecay, WarmUp
 from .stopping import EarlyStopping
 
 __all__ = [
     "SGD",
     "Adam",
     "AdamW",
-    "Constant",
     "Cosine",
     "EarlyStopping",
     "Evaluation",

@@ -22,38 +22,6 @@ def rate(lr: float | Schedule, t: int) -> float:
 
 
 @dataclass(frozen=True)
-class Constant(Constructed):
-    r"""Always the same learning rate.
-
-    .. math:: \eta_t = \eta
-
-    Parameters
-    ----------
-    lr : float
-        η, at least 0.
-
-    Raises
-    ------
-    ValueError, TypeError
-        A learning rate is below 0.
-
-    Examples
-    --------
-    >>> Constant(0.1)(1000)
-    0.1
-    """
-
-    lr: float
-
-    def __post_init__(self) -> None:
-        number("Constant", "lr", self.lr, 0)
-
-    def __call__(self, t: int) -> float:
-        """Return the learning rate of update t."""
-        return self.lr
-
-
-@dataclass(frozen=True)
 class StepDecay(Constructed):
     r"""A learning rate that falls by a factor every so many updates.
 
