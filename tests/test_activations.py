@@ -200,6 +200,15 @@ def test_tanh_approximation_of_gelu_is_close():
 
 
 @pytest.mark.peers
+def test_autograd_of_the_sigmoid_at_0():
+    """Where its two forms meet."""
+    torch = pytest.importorskip("torch")
+    x = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    activations.sigmoid(x)[0].sum().backward()
+    assert (x.grad == 0.25).all()
+
+
+@pytest.mark.peers
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(
     ("layer", "name", "options"),

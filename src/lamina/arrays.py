@@ -76,8 +76,11 @@ def scale(a: Array, mask: Array | None) -> Array:
 
 
 def sigmoid(a: Array) -> Array:
-    """Return σ(a) = (1 + tanh(a / 2)) / 2: a form in which no a overflows."""
-    return 0.5 * namespace(a).tanh(0.5 * a) + 0.5
+    """Return σ(a) = 1 / (1 + e⁻ᵃ); where a < 0, eᵃ / (1 + eᵃ), for e⁻ᵃ may overflow."""
+    xp = namespace(a)
+    left = a < 0
+    e = xp.exp(xp.where(left, a, -a))  # at most 1
+    return xp.where(left, e, xp.ones_like(e)) / (1 + e)
 
 
 def stack_steps(steps: list[Array], like: Array) -> Array:

@@ -45,13 +45,11 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from llvmlite import ir
 
 from .loops import for_range
 from .tile import Emitter
 
-NDArray = npt.NDArray[Any]
 _i64 = ir.IntType(64)
 
 
@@ -286,10 +284,3 @@ class Functions(Emitter):
             done = b.add(done, b.mul(turns, _i64(count)))
         with b.if_then(partly):
             body(b, b.mul(whole, _i64(self.lanes)), self.first_lanes(b, last))
-
-
-def logistic(a: NDArray) -> NDArray:
-    """Return σ(a) by equation (2), in NumPy."""
-    u = np.exp(-np.abs(a))
-    found: NDArray = np.where(a < 0, u, np.ones_like(u)) / (1 + u)
-    return found

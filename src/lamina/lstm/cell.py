@@ -6,9 +6,10 @@ from typing import Any, Final
 import numpy as np
 from llvmlite import ir
 
+from ..arrays import sigmoid
 from ..engine.jit import Address, Code, item
 from ..engine.loops import for_range
-from ..engine.pointwise import Functions, logistic
+from ..engine.pointwise import Functions
 from ..engine.tile import lanes
 
 _i64 = ir.IntType(64)
@@ -87,7 +88,7 @@ def _forward_twin(
     units = (vectors - 1) * lanes(s.dtype) + last
     for r in range(rows):
         i, f, g, o = (a.row(r * lda + q * hidden, units) for q in range(4))
-        i, f, g, o = logistic(i), logistic(f), np.tanh(g), logistic(o)
+        i, f, g, o = sigmoid(i), sigmoid(f), np.tanh(g), sigmoid(o)
         c_r = c.row(r * c_row, units)
         if keep:
             c_before.row(r * gap * hidden, units)[...] = c_r

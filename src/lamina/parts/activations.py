@@ -26,6 +26,7 @@ from typing import Any
 
 from .. import arguments, kernels
 from ..arrays import Array, mask_steps, namespace
+from ..arrays import sigmoid as logistic
 from ..calls import Live, by_steps
 from ..dropout import Dropout
 from ..layer import SETTLED, Arrays, Fused, Layer, NDArray, Shape
@@ -63,9 +64,7 @@ def leaky_relu_backward(dy: Array, cache: Any) -> Array:
 
 def sigmoid(x: Array) -> tuple[Array, Array]:
     """Return y, which is the cache of `sigmoid_backward` too."""
-    xp = namespace(x)
-    e = xp.exp(-xp.abs(x))  # at most 1
-    y = xp.where(x < 0, e, xp.ones_like(e)) / (1 + e)  # (3)
+    y = logistic(x)  # (3)
     return y, y
 
 
@@ -106,7 +105,7 @@ def gelu_tanh(x: Array) -> tuple[Array, Any]:
     xp = namespace(x)
     x = xp.clip(x, min=-100.0)  # σ is 0 there, but infinity times 0 is none
     z = xp.clip(x, max=100.0)  # σ is 1 there, and x³ may overflow
-    s, _ = sigmoid(ROOT_8_OVER_PI * (z + 0.044715 * z * z * z))  # (8)
+    s = logistic(ROOT_8_OVER_PI * (z + 0.044715 * z * z * z))  # (8)
     return x * s, (z, s)  # (7)
 
 

@@ -34,9 +34,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import arguments, kernels
-from ..arrays import Array, mask_steps, namespace
+from ..arrays import Array, mask_steps, namespace, sigmoid
 from ..layer import NDArray, Shape
-from .activations import sigmoid
 
 SHARES_TOLERANCE = 1e-3
 """How far the sum of a target's shares may be from 1: float16 shares are rounded by 5e-4."""
@@ -62,7 +61,7 @@ def binary_cross_entropy(y: Array, target: Array, weight: Array | float) -> tupl
     softplus, softplus_of_minus = xp.clip(y, min=0.0) + rest, xp.clip(-y, min=0.0) + rest  # (4)
     positive = weight * target
     loss = positive * softplus_of_minus + (1 - target) * softplus
-    return loss, (1 - target) * sigmoid(y)[0] - positive * sigmoid(-y)[0]  # (3)
+    return loss, (1 - target) * sigmoid(y) - positive * sigmoid(-y)  # (3)
 
 
 def cross_entropy(y: Array, target: Array) -> tuple[Array, Array]:

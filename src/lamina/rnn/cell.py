@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
 
+from ..arrays import sigmoid
 from ..engine.jit import Address, Code, item
 from ..engine.loops import for_range
-from ..engine.pointwise import Functions, logistic
+from ..engine.pointwise import Functions
 from ..engine.tile import lanes
 from .formula import SLOPES
 
@@ -128,7 +129,7 @@ def _backward_twin(
 _TWINS: Final[dict[str, Callable[[NDArray], NDArray]]] = {
     "tanh": np.tanh,
     "relu": lambda a: np.where(a <= 0, np.zeros_like(a), a),
-    "sigmoid": logistic,
+    "sigmoid": sigmoid,
 }
 
 forward: Final = {
