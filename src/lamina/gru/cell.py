@@ -10,9 +10,10 @@ from typing import Any, Final
 import numpy as np
 from llvmlite import ir
 
+from ..arrays import sigmoid
 from ..engine.jit import Address, Code, item
 from ..engine.loops import for_range
-from ..engine.pointwise import Functions, logistic
+from ..engine.pointwise import Functions
 from ..engine.tile import lanes
 
 _i64 = ir.IntType(64)
@@ -96,7 +97,7 @@ def _forward_twin(
     units = (vectors - 1) * lanes(s.dtype) + last
     for k in range(rows):
         a_r, a_z, a_n, v = (a.row(k * lda + q * hidden, units) for q in range(4))
-        r, z = logistic(a_r), logistic(a_z)
+        r, z = sigmoid(a_r), sigmoid(a_z)
         n = np.tanh(a_n + r * v)
         h = c.row(k * c_row, units)
         if keep:
