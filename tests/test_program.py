@@ -127,6 +127,10 @@ def test_large_memory_is_not_kept(monkeypatch):
     run = Program(plan, result)
     assert_same(run(x), y)
     assert not run.waiting
+    plan = Plan((3, 5), F32)
+    run = Program(plan, plan.add((3, 5), add, 0, scratch=program.KEPT + 1))
+    run(x)
+    assert not run.waiting
 
 
 @pytest.mark.parametrize(("calls", "kept"), [(2, 2), (3, 3), (9, 3), (40, 5)])
@@ -142,7 +146,7 @@ def test_memory_of_many_calls_at_once_is_let_go(calls, kept, monkeypatch):
     first = plan.add((2, 5), add, 0, scratch=100)
     run = Program(plan, plan.add((2, 5), add, first))
     monkeypatch.setattr(program, "AT_ONCE", 3)
-    monkeypatch.setattr(program, "KEPT", max(kept, 4) * (run.size + 100) if kept > 3 else run.size)
+    monkeypatch.setattr(program, "KEPT", (kept if kept > 3 else 1) * (run.size + 100))
     run(np.zeros((2, 5), F32))
     assert len(run.waiting) == kept
 

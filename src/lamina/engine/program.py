@@ -31,12 +31,12 @@ Prepare: TypeAlias = Callable[..., Ready | None]
 """`prepare(*sources, target, scratch)` returns a step as a call that is ready, if it can be one,
 for what `held` says of the arrays: it takes less time than what runs."""
 
-KEPT: Final = 2**24
-"""The most bytes that a program keeps from call to call; beyond, to ask for memory takes no time
-beside the work on it."""
 AT_ONCE: Final = os.cpu_count() or 1
 """For how many calls at once a program keeps memory, if it is more than `KEPT` in all: it may be
 called from hundreds of threads, but more than that find no core."""
+KEPT: Final = 2**21 * max(AT_ONCE, 8)
+"""The most bytes that a program keeps from call to call, those in which threads work among them;
+beyond, to ask for memory takes no time beside the work on it."""
 _BYTE: Final = np.dtype(np.uint8)
 
 
@@ -274,8 +274,8 @@ class Microbatches:
 
 def _keeps(waiting: Sequence[Any], program: Program) -> bool:
     """Tell whether the memory of one more call of a program may wait for the next."""
-    count, size = len(waiting), program.size
-    return size <= KEPT and (count < AT_ONCE or count * (size + program.plan.scratch) < KEPT)
+    count, size = len(waiting), program.size + program.plan.scratch
+    return size <= KEPT and (count < AT_ONCE or count * size < KEPT)
 
 
 def _room(programs: Sequence[Program]) -> tuple[NDArray, NDArray]:
