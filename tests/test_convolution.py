@@ -1,3 +1,4 @@
+import gc
 import itertools
 import re
 import types
@@ -19,7 +20,7 @@ from contract import (
     random,
 )
 from lamina.arrays import namespace
-from lamina.convolution import direct, formula, streaming, winograd
+from lamina.convolution import direct, formula, phases, streaming, winograd
 from lamina.convolution import kernel as kernels
 from lamina.engine.tile import lanes
 from problems import forget
@@ -721,6 +722,15 @@ def test_weights_larger_than_the_caches_are_used_by_parts(monkeypatch, padding):
     fixed = kernels.fixed(layer.weight, layer.bias, stride=2)
     assert_same(fixed(x, None, ((padding, padding),) * 2), expected)
     forget()
+
+
+def test_large_plans_are_few():
+    layer = lm.ConvTranspose2d(2, 16, 9, stride=9, rng=0)
+    for n in range(1, 8):
+        layer(np.zeros((1, n, 1, 2), np.float32))
+    plans = [a for a in gc.get_objects() if type(a) is phases.Gradient]
+    large = [plan for plan in plans if len(plan.correlations) == 81]
+    assert len(large) == phases.FEW
 
 
 def of_winograd(shape, outputs, taps=(3, 3), **options):

@@ -3,13 +3,14 @@
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from ..arrays import mask_steps, scale
 from ..engine import matmul, pool
+from ..engine.cached import KeptBySize
 from ..engine.jit import held
 from ..engine.matmul import are_contiguous, column_sums, contiguous, machine_of, product
 from ..engine.memory import empty
@@ -27,6 +28,7 @@ from .weights import Chunks
 NDArray = npt.NDArray[Any]
 _Weights: TypeAlias = NDArray | direct.Packed | matmul.Packed
 BackWeights: TypeAlias = NDArray | Phases | matmul.Packed
+R = TypeVar("R")
 
 _NUMPY_MODES: Final = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
@@ -286,7 +288,14 @@ def _plan(case: Case, edges: Ints | None) -> Correlation:
     )
 
 
-@lru_cache(PLANS)
+def _kept_by_phases(function: Callable[..., R]) -> KeptBySize[R]:
+    """Keep results of a function of a case: the strides are how many phases dX has."""
+    return KeptBySize(
+        function, PLANS, phases.FEW, lambda case: math.prod(case.windows.stride) > phases.MANY
+    )
+
+
+@_kept_by_phases
 def _plan_dx(case: Case, given: bool) -> Gradient:
     """Plan dx by phases, with weights packed beforehand if they are given so."""
     x, weight, dy = case.volumes
@@ -373,7 +382,7 @@ def _y(case: Case, edges: Ints | None, bias: bool, relu: bool, past: bool) -> Bo
     return Bound(case.dtype, direct.part(plan, x, weight, y, start if bias else None, relu, given))
 
 
-@lru_cache(PLANS)
+@_kept_by_phases
 def _dx(case: Case, bias: bool, relu: bool, given: bool, past: bool) -> Bound:
     """Return a function of dy, dx, maybe what `_starts` gives, and the weight that writes dx.
 
@@ -393,7 +402,7 @@ def _dw(case: Case) -> Bound:
     return Bound(case.dtype, _part_of_dw(case, x, dy, dw))
 
 
-@lru_cache(PLANS)
+@_kept_by_phases
 def _back(case: Case, of_x: bool, of_bias: bool, past: bool) -> Bound:
     """Return a function of dy, x, the weight, dx, dw and db that writes what is asked for, and dw.
 

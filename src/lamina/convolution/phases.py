@@ -30,6 +30,10 @@ NDArray = npt.NDArray[Any]
 Phases: TypeAlias = dict[tuple[Ints, ...], Packed]
 """Weights packed beforehand, by the taps on the three axes that a phase meets."""
 
+MANY: Final = 64
+"""With more phases than that a plan is large,"""
+FEW: Final = 4
+"""and so few of its kind are kept."""
 ALONE: Final = 2**16
 """So many elements of dX, or fewer, are filled on one core."""
 
