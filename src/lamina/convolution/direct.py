@@ -32,7 +32,7 @@ import numpy.typing as npt
 from ..engine import jit, pool
 from ..engine.jit import Arguments, Late, Task, address, call, data, int64
 from ..engine.matmul import SERIAL, SERIAL_PLANNED, grid, machine_of, pack_panel
-from ..engine.memory import ALIGNMENT, LEVEL_2, LEVEL_3, aligned
+from ..engine.memory import ALIGNMENT, LEVEL_2, LEVEL_3, lasting
 from ..windows import Ints
 from .bound import LISTS, PANELS, WORK, Part
 
@@ -665,7 +665,7 @@ def pack(weight: NDArray) -> Packed:
         weight.dtype, 1, edges,
     )  # fmt: skip
     count = len(edges) - 1
-    panels = aligned(count * packing.panel, weight.dtype)
+    panels = lasting(count * packing.panel, weight.dtype)
     pack_panels(packing, weight, 0, count, panels)
     panels.flags.writeable = False
     return Packed(edges, panels)

@@ -6,7 +6,7 @@ once a step. h stands twice, for some read the one before while others write the
 a thread first takes what the step after hands on to its units, then goes through its cells.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
@@ -17,7 +17,7 @@ from . import jit, pool
 from .few import few_rows
 from .jit import Code, address, call, held, int64, item
 from .matmul import BEFORE, IN_PLACE, WITHIN, machine_of
-from .memory import empty
+from .memory import aligned, lasting
 from .mode import flush as flush_code
 from .steps import (
     AHEAD,
@@ -227,15 +227,17 @@ def _backward(part: int, at: int) -> None:
     call(set_mode, (flush, 1, modes + g * 8))
 
 
-def _panels(matrix: NDArray, gates: int, parts: int, width: int) -> NDArray:
-    """Return the columns of each gate and part in panels.
+def _panels(
+    matrix: NDArray, gates: int, parts: int, width: int, take: Callable[..., NDArray]
+) -> NDArray:
+    """Return the columns of each gate and part in panels, whose memory is of `take`.
 
     Gates take whole vectors; the first column u of a part is at element u · k of its gate.
     """
     machine, (k, columns) = machine_of(matrix.dtype), matrix.shape
     hidden = columns // gates
     vectors = -(-hidden // machine.lane)
-    panels = empty(k * gates * vectors * machine.lane, matrix.dtype)
+    panels = take(k * gates * vectors * machine.lane, matrix.dtype)
     for g in range(parts):
         u0, u1 = vectors * g // parts * machine.lane, vectors * (g + 1) // parts * machine.lane
         for q in range(gates):
@@ -369,7 +371,9 @@ def _known(weights: Weights, name: str, gates: int, parts: int, width: int) -> N
     key, known = (name, parts, width), weights.panels
     if known is not None and key in known:
         return known[key]
-    panels = _panels(getattr(weights, name), gates, parts, width)
+    take = aligned if known is None else lasting
+    panels = _panels(getattr(weights, name), gates, parts, width, take)
     if known is not None:
+        panels.flags.writeable = False
         known[key] = panels
     return panels

@@ -35,7 +35,7 @@ from .jit import Address, Code, address, call, held, int64, item
 from .loops import for_range
 from .matmul import BEFORE, IN_PLACE, WITHIN, machine_of
 from .matmul import product as matrix_product
-from .memory import LINE, empty, workspace
+from .memory import LINE, empty, lasting, placed, workspace
 from .mode import flush as flush_code
 from .outer import outer
 from .pointwise import Functions
@@ -322,7 +322,7 @@ def _packed(matrices: list[NDArray], width: int, known: dict[tuple[Any, ...], ND
         return known[key]
     machine = machine_of(matrices[0].dtype)
     tall, columns = sum(map(len, matrices)), matrices[0].shape[1]
-    panels = empty(tall * -(-columns // machine.lane) * machine.lane, matrices[0].dtype)
+    panels = lasting(tall * -(-columns // machine.lane) * machine.lane, matrices[0].dtype)
     k0 = 0
     for matrix in matrices:
         k = len(matrix)
@@ -331,6 +331,7 @@ def _packed(matrices: list[NDArray], width: int, known: dict[tuple[Any, ...], ND
             machine.zeros_at, address(matrix), columns, 1, address(panels),
         )  # fmt: skip
         k0 += k
+    panels.flags.writeable = False
     known[key] = panels
     return panels
 
@@ -344,7 +345,7 @@ def _fixed_panels(matrices: list[NDArray], wide: int) -> NDArray:
     for j in range(0, whole.shape[1], lanes):
         part = whole[:, j : j + lanes]
         parts.append(np.pad(part, ((0, 0), (0, -part.shape[1] % machine.lane))).ravel())
-    panels = np.concatenate(parts)
+    panels = placed(np.concatenate(parts), whole.dtype)
     panels.flags.writeable = False
     return panels
 
