@@ -193,6 +193,20 @@ def test_a_flag_is_true_or_false(name):
     assert make(bias=1).has_bias is True
 
 
+@pytest.mark.parametrize(
+    "layer", [lm.Conv1d(1, 1, 2, rng=0), lm.ConvTranspose1d(1, 1, 2, rng=0), lm.MaxPool1d(2)]
+)
+def test_lengths_to_follow(layer):
+    for lengths, error, message in (
+        ([2.7, 3.0], TypeError, r"integers, got dtype float64; cast them: lengths.astype"),
+        ([True, False], TypeError, r"integers, got dtype bool; a mask has them as mask.sum"),
+        ([3, -1], ValueError, r"at least 0, got -1"),
+    ):
+        with pytest.raises(error, match=rf"^\w+\(.*\): lengths must be {message}"):
+            layer.output_lengths(lengths)
+    assert_same(layer.output_lengths([]), np.zeros(0, np.int64))
+
+
 def test_sizes_that_no_memory_holds():
     for make in (lambda: lm.Linear(2**40, 2**40), lambda: lm.Conv2d(2**20, 2**20, 2**20)):
         with pytest.raises((MemoryError, ValueError)):

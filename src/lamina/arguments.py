@@ -305,6 +305,30 @@ def lengths(owner: object, lengths: Any, x: NDArray, ndim: int = 3) -> NDArray |
             f"{say(owner)}: lengths go with x of shape (N, T, ...), {ndim} axes or more; "
             f"x has shape {x.shape}"
         )
+    found = _whole(owner, lengths)
+    if found.shape != x.shape[:1]:
+        raise ValueError(
+            f"{say(owner)}: lengths has shape {found.shape}, expected {x.shape[:1]}, "
+            f"one length a sample of x (shape {x.shape})"
+        )
+    if found.size and not (found.min() >= 0 and found.max() <= x.shape[1]):
+        raise ValueError(
+            f"{say(owner)}: lengths must lie in 0 ... {x.shape[1]}, the steps of x; "
+            f"got {found.min()} ... {found.max()}"
+        )
+    return found.astype(np.int64)
+
+
+def steps(owner: object, lengths: Any) -> NDArray:
+    """Return `lengths`, of sequences of any number of steps, as an integer array."""
+    found = _whole(owner, lengths)
+    if found.size and found.min() < 0:
+        raise ValueError(f"{say(owner)}: lengths must be at least 0, got {found.min()}")
+    return found.astype(np.int64)
+
+
+def _whole(owner: object, lengths: Any) -> NDArray:
+    """Return `lengths` as an array of whatever integers."""
     found = as_array(owner, "lengths", lengths)
     if found.size == 0 and found.ndim == 1:
         found = found.astype(np.int64)
@@ -317,17 +341,7 @@ def lengths(owner: object, lengths: Any, x: NDArray, ndim: int = 3) -> NDArray |
             f"{say(owner)}: lengths must be integers, got dtype {found.dtype}"
             f"{cures.get(found.dtype.kind, '')}"
         )
-    if found.shape != x.shape[:1]:
-        raise ValueError(
-            f"{say(owner)}: lengths has shape {found.shape}, expected {x.shape[:1]}, "
-            f"one length a sample of x (shape {x.shape})"
-        )
-    if found.size and not (found.min() >= 0 and found.max() <= x.shape[1]):
-        raise ValueError(
-            f"{say(owner)}: lengths must lie in 0 ... {x.shape[1]}, the steps of x; "
-            f"got {found.min()} ... {found.max()}"
-        )
-    return found.astype(np.int64)
+    return found
 
 
 def no_lengths(owner: object, lengths: Any, reason: str) -> None:

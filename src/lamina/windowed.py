@@ -5,8 +5,6 @@ from abc import abstractmethod
 from functools import lru_cache
 from typing import Any, ClassVar, Final
 
-import numpy as np
-
 from . import arguments
 from .layer import SETTLED, Layer, NDArray, Shape
 from .windows import NAMES, Ints, Pads, Windows, resolve
@@ -126,8 +124,8 @@ class Windowed(Layer):
         """Return how often the windows fit on each sequence: 0 where it is too short."""
         self._served(lengths)
         # Where lengths are served, the padding is the same for every length.
-        windows = self._windows((1,))
-        found: NDArray | None = windows.output_lengths(np.asarray(lengths, np.int64))
+        windows, lengths = self._windows((1,)), arguments.steps(self, lengths)
+        found: NDArray | None = windows.output_lengths(lengths)
         return found
 
 

@@ -113,7 +113,7 @@ class _ConvTranspose(Convolving):
     def output_lengths(self, lengths: NDArray) -> NDArray | None:
         """Return how many steps each sequence gives: 0 where the padding leaves none."""
         self._served(lengths)
-        outputs = np.asarray(lengths, np.int64)
+        outputs = arguments.steps(self, lengths)
         found: NDArray | None = self._windows().input_lengths(outputs, self._more)
         return found
 
