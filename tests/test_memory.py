@@ -96,16 +96,26 @@ def test_what_waits_is_bounded():
 def test_what_waits_is_let_go_where_memory_is_short(monkeypatch):
     class Block(memory._Block):
         def __new__(cls, *arguments):
-            if memory._waiting:
+            if any(memory._waiting.values()):
                 raise MemoryError
             return super().__new__(memory._Block, *arguments)
 
     memory.empty(2**20, F4)
     gc.collect()
-    (before,) = memory._waiting
+    (size,) = memory._waiting
+    made = memory._made
     monkeypatch.setattr(memory, "_Block", Block)
     assert memory.empty(2**21, F4).size == 2**21
-    assert before not in memory._waiting
+    assert not memory._waiting[size]
+    ((larger, _),) = ((n, blocks) for n, blocks in memory._waiting.items() if blocks)
+    assert memory._made == made - size + larger
+
+
+def test_memory_that_there_is_not_counts_for_nothing():
+    made = memory._made
+    with pytest.raises(MemoryError):
+        memory.empty(10**15, np.dtype(np.uint8))
+    assert memory._made == made
 
 
 def test_no_more_is_let_go_than_must_be(monkeypatch):
@@ -127,7 +137,7 @@ def test_what_another_thread_takes_meanwhile_is_not_let_go(monkeypatch):
     monkeypatch.setattr(memory, "MOST", 0)
     monkeypatch.setitem(memory._waiting, 2**20, Taken())
     made = memory._made
-    memory._let_go()
+    memory._let_go(memory.MOST)
     assert memory._made == made
 
 

@@ -83,17 +83,17 @@ class _Lease(_Block):
             return  # a copy, or a view, that somebody made of a lease
         _waiting.setdefault(block.nbytes, []).append(block)
         if _made > MOST:
-            _let_go()
+            _let_go(MOST)
 
 
 _waiting: dict[int, list[_Block]] = {}  # blocks that nobody uses, by size
 _made = 0  # the bytes of all blocks, used or not; maybe more, where some were thrown away
 
 
-def _let_go() -> None:
-    """Keep no more bytes waiting than `MOST`."""
+def _let_go(most: int) -> None:
+    """Keep no more bytes waiting than that."""
     global _made
-    excess = sum(size * len(blocks) for size, blocks in list(_waiting.items())) - MOST
+    excess = sum(size * len(blocks) for size, blocks in list(_waiting.items())) - most
     for size, blocks in list(_waiting.items()):
         while excess > 0:
             try:
@@ -116,12 +116,13 @@ def _another(size: int) -> _Block:
 def _block(size: int) -> _Block:
     """Return a new block."""
     global _made
-    _made += size
     try:
-        return _Block(size, np.uint8)
+        block = _Block(size, np.uint8)
     except MemoryError:
-        _waiting.clear()  # there may be enough without what waits
-        return _Block(size, np.uint8)
+        _let_go(0)  # there may be enough without what waits
+        block = _Block(size, np.uint8)
+    _made += size
+    return block
 
 
 def empty(shape: tuple[int, ...] | int, dtype: np.dtype[Any]) -> NDArray:
