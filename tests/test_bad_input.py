@@ -211,6 +211,18 @@ def test_sizes_that_no_memory_holds():
     for make in (lambda: lm.Linear(2**40, 2**40), lambda: lm.Conv2d(2**20, 2**20, 2**20)):
         with pytest.raises((MemoryError, ValueError)):
             make()
+    x = np.zeros((1, 2, 1), np.float32)
+    for layer in (
+        lm.Conv1d(1, 1, 1, padding=2**62),
+        lm.Conv1d(1, 1, 1, padding=2**40, stride=2**40),
+        lm.Conv1d(1, 1, 1, stride=2**70),
+        lm.Conv1d(1, 1, 2, dilation=2**64, padding=2**63),
+        lm.MaxPool1d(1, stride=2**70),
+        lm.ConvTranspose1d(1, 1, 1, stride=2**62),
+        lm.ConvTranspose1d(1, 1, 2, dilation=2**64, padding=2**63),
+    ):
+        with pytest.raises(ValueError, match=r"1d\(.*\): stride .* elements that any memory holds"):
+            layer(x)
     nothing = as_strided(np.zeros(4, np.float32), (2**50, 4), (0, 4))
     with pytest.raises((MemoryError, ValueError)):
         lm.Linear(4, 3)(nothing)

@@ -11,6 +11,8 @@ from .windows import NAMES, Ints, Pads, Windows, resolve
 
 SHAPES: Final = 256
 """For how many shapes it is kept how windows lie on them."""
+MOST: Final = 2**40
+"""Elements between batch and channels: no memory holds more, and with no more nothing overflows."""
 
 
 class Windowed(Layer):
@@ -141,6 +143,8 @@ def _windows(
 @lru_cache(SHAPES)
 def _refusal(windows: Windows, padding_mode: str, sizes: Ints) -> str | None:
     """Return why windows do not fit on axes of `sizes`, or None."""
+    if found := overflow(windows, sizes):
+        return found
     for axis, (size, span, pair) in enumerate(
         zip(sizes, windows.spans, windows.pads, strict=True), start=1
     ):
@@ -163,3 +167,14 @@ def _refusal(windows: Windows, padding_mode: str, sizes: Ints) -> str | None:
                 'padding_mode="zeros"'
             )
     return None
+
+
+def overflow(windows: Windows, sizes: Ints) -> str | None:
+    """Return why windows on axes of `sizes` lead beyond what memory holds, or None."""
+    padded = (size + sum(pair) for size, pair in zip(sizes, windows.pads, strict=True))
+    if math.prod(padded) <= MOST >= max(windows.stride):
+        return None
+    return (
+        f"stride {windows.stride}, dilation {windows.dilation} and padding {windows.pads} lead "
+        f"beyond the {MOST} elements that any memory holds; use smaller ones"
+    )

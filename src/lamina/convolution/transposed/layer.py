@@ -11,6 +11,7 @@ import numpy.typing as npt
 from ... import arguments, initializers
 from ...kernels import functions, kernel
 from ...layer import Fixed, NDArray, Shape
+from ...windowed import overflow
 from ...windows import Ints, Windows
 from ..convolving import Convolving
 
@@ -91,8 +92,10 @@ class _ConvTranspose(Convolving):
         return self._windows().inputs(sizes, self._more)
 
     def _fit(self, sizes: Ints) -> None:
-        """Check that the padding leaves something of each axis."""
+        """Check that the padding leaves something of each axis, and no more than memory holds."""
         pads, found = self._windows().pads, self._outputs(sizes)
+        if refusal := overflow(self._windows(), found):
+            raise ValueError(f"{arguments.say(self)}: {refusal}")
         for axis, (size, pair, left) in enumerate(zip(sizes, pads, found, strict=True), start=1):
             if size and left < 1:
                 raise ValueError(
