@@ -583,7 +583,7 @@ def test_without_sources_there_is_no_cache(package, tmp_path, monkeypatch):
     monkeypatch.setenv("LAMINA_CACHE_DIR", str(tmp_path / "cache"))
     engine = package / "engine"
     py_compile.compile(engine / "jit.py", engine / "jit.pyc")
-    for path in package.glob("*/*.py"):
+    for path in package.glob("*/**/*.py"):
         path.unlink()
     assert another(package, "jit.pyc").folder() is None
     assert not (tmp_path / "cache").exists()
@@ -599,7 +599,8 @@ def test_the_cache_knows_sources_and_cpu(package, monkeypatch):
     assert {"batchnorm/columns.py", "lstm/cell.py", "parts/sums_kernel.py"} <= {
         p.relative_to(PACKAGE).as_posix() for p in kernels
     }
-    for path in (*PACKAGE.glob("engine/*.py"), *kernels):
+    deep = PACKAGE / "convolution" / "transposed" / "kernel.py"
+    for path in (*PACKAGE.glob("engine/*.py"), *kernels, deep):
         changed = package / path.relative_to(PACKAGE)
         changed.write_text(changed.read_text() + "\n# changed\n")
         after = key()

@@ -86,8 +86,8 @@ UNUSED: Final = 30 * 24 * 3600
 """Seconds after which compiled code of other sources, or of another CPU, is removed."""
 
 
-FILES: Final = sorted(Path(__file__).parent.parent.glob("*/*.py"))
-"""All sources; none where the package came without."""
+FILES: Final = sorted(Path(__file__).parent.parent.glob("*/**/*.py"))
+"""All sources in folders, as kernels are; none where the package came without."""
 
 
 def stamps() -> list[tuple[int, int]]:
