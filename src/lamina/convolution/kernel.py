@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, Self, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -183,11 +183,15 @@ def scaled(weight: NDArray, factors: NDArray | None) -> NDArray:
     return found.astype(weight.dtype, copy=False)
 
 
-class Live:
+class Live(Parameters):
     """What a forward pass is with parameters whose values may change: nothing is packed."""
 
-    weight: NDArray
-    bias: NDArray | None
+    @classmethod
+    def of(
+        cls, weight: NDArray, bias: NDArray | None, relu: bool = False, **options: Any
+    ) -> Self | None:
+        """Return it for parameters; None where they lie apart."""
+        return cls(weight, bias, relu, **options) if are_contiguous(weight, bias) else None
 
     def _weights(self, case: Case) -> NDArray:
         return self.weight
@@ -214,12 +218,8 @@ class _LiveForward(Live, Forward):
 fixed: Final = Forward
 """`fixed(weight, bias, relu, ...)`: the forward pass with parameters that stay, packed once."""
 
-
-def live(
-    weight: NDArray, bias: NDArray | None, relu: bool = False, **options: Any
-) -> _LiveForward | None:
-    """Return the same with parameters whose values may change; None where they lie apart."""
-    return _LiveForward(weight, bias, relu, **options) if are_contiguous(weight, bias) else None
+live: Final = _LiveForward.of
+"""The same with parameters whose values may change."""
 
 
 def step(z: NDArray, weight: NDArray, bias: NDArray | None = None, *, groups: int = 1) -> NDArray:

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...arrays import mask_steps
-from ...engine.matmul import are_contiguous, column_sums, contiguous
+from ...engine.matmul import column_sums, contiguous
 from ...engine.program import Plan
 from ...engine.threads import count as count_threads
 from ...windows import Ints, Pads, Windows, each
@@ -135,9 +135,5 @@ class _LiveForward(Live, Forward):
 fixed: Final = Forward
 """`fixed(weight, bias, relu, ...)`: the forward pass with parameters that stay, packed once."""
 
-
-def live(
-    weight: NDArray, bias: NDArray | None, relu: bool = False, **options: Any
-) -> _LiveForward | None:
-    """Return the same with parameters whose values may change; None where they lie apart."""
-    return _LiveForward(weight, bias, relu, **options) if are_contiguous(weight, bias) else None
+live: Final = _LiveForward.of
+"""The same with parameters whose values may change."""
