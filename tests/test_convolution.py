@@ -825,6 +825,13 @@ def test_nothing_of_what_stood_in_memory_is_left_in_packed_weights(dtype, monkey
         assert np.isfinite(pack(weight).panels).all()
 
 
+def test_packed_weights_keep_nothing_that_was_worked_in():
+    lane = lanes(np.dtype(np.float32))
+    panels = winograd.pack(np.ones((1, 3, 3, 64, lane - 1), np.float32)).panels
+    assert panels.size == 16 * 64 * lane
+    assert panels.base.nbytes <= panels.nbytes + 64
+
+
 def test_a_stride_beyond_the_end_of_x():
     layer = lm.Conv1d(4, 3, 3, stride=10**5, rng=0)
     x = np.random.default_rng(0).standard_normal((2, 9, 4)).astype(np.float32)

@@ -52,7 +52,7 @@ import numpy.typing as npt
 from ..engine import jit
 from ..engine.jit import Arguments, Task, call, data, int64
 from ..engine.matmul import SERIAL, SERIAL_PLANNED, grid, machine_of, pack_panel
-from ..engine.memory import LEVEL_2, LINE, lasting
+from ..engine.memory import LEVEL_2, LINE, lasting, placed
 from ..engine.patches import Matrix, patches
 from ..windows import Ints
 from .blocks import bounds, count, cut
@@ -494,8 +494,10 @@ def pack(weight: NDArray) -> Packed:
     sizes = (*one, c), weight.shape, (*one, o)
     plan = winograd(*sizes, zero, (1, 1, 1), False, weight.dtype, 1, given=True)
     ((first, end),) = plan.spans
-    panels = lasting(end * plan.panel + plan.room, weight.dtype)
-    pack_panels(plan, weight, first, end, panels)
+    count = end * plan.panel
+    packed = lasting(count + plan.room, weight.dtype)
+    pack_panels(plan, weight, first, end, packed)
+    panels = placed(packed[:count], weight.dtype) if plan.room else packed
     panels.flags.writeable = False
     return Packed((), panels)
 
