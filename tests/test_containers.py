@@ -970,7 +970,7 @@ def test_a_layer_beside_those_of_a_container_is_refused(use, tmp_path):
     model = lm.Residual(lm.Linear(3, 3, rng=0))
     use(model, tmp_path)
     model.shortcut = lm.Linear(3, 3, rng=0)
-    with pytest.raises(TypeError, match="shortcut is a Linear kept as an attribute"):
+    with pytest.raises(TypeError, match="shortcut is a Linear, and a layer kept as an attribute"):
         use(model, tmp_path)
 
 

@@ -423,8 +423,36 @@ def test_a_layer_kept_as_an_attribute_is_refused(use, tmp_path):
         def __init__(self):
             self.inner = lm.Linear(3, 3, rng=0)
 
-    with pytest.raises(TypeError, match=r"Own\(\): inner is a Linear kept as an attribute.*derive"):
+    with pytest.raises(
+        TypeError, match=r"Own\(\): inner is a Linear, and a layer kept as an.*derive"
+    ):
         use(lm.Sequential(Own(), lm.Linear(3, 2, rng=0)), tmp_path)
+
+
+@pytest.mark.parametrize("kind", [list, tuple, lambda layers: dict(enumerate(layers))])
+def test_layers_kept_in_an_attribute_are_refused(kind):
+    layers = [lm.ReLU(), lm.Linear(3, 3, rng=0)]
+
+    class Own(Halve):
+        def __init__(self):
+            self.inner = kind([1, layers[1]])
+
+    class Known(lm.Sequential):
+        def __init__(self):
+            self.inner = kind(layers)
+            super().__init__(*layers)
+
+    class Lost(lm.Sequential):
+        def __init__(self):
+            self.inner = kind([*layers, lm.Linear(3, 3, rng=0)])
+            super().__init__(*layers)
+
+    for lost in (Own, Lost):
+        with pytest.raises(
+            TypeError, match=rf"^{lost.__name__}.*inner holds a Linear, and a layer"
+        ):
+            list(lm.Sequential(lost()).walk())
+    assert len(list(Known().walk())) == 3
 
 
 def test_options_are_set_later_where_they_count():

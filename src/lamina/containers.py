@@ -77,7 +77,7 @@ class Container(Layer):
         Raises
         ------
         TypeError
-            A layer is kept as an attribute that has other arrays than these.
+            A layer is kept as or in an attribute that has other arrays than these.
         """
         self._check_kept(self._has_arrays_of)
         return self._children
@@ -699,8 +699,8 @@ def _fused_at(layers: list[tuple[str, Layer]], i: int) -> bool:
 def _gives_new(layer: Layer) -> bool:
     """Return whether nobody but the caller holds the dx that `backward` of a layer returns."""
     method = getattr(layer.backward, "__func__", None)
-    if method is Sequential.backward:
-        return _gives_new(next(iter(layer.children().values())))
+    if isinstance(layer, Sequential) and method is Sequential.backward:
+        return _gives_new(next(iter(layer._children.values())))
     return method in _NEW
 
 

@@ -442,20 +442,26 @@ class Layer(ABC):
         Raises
         ------
         TypeError
-            A layer is kept as an attribute, where nothing would train or save it.
+            A layer is kept as an attribute, or in a list, tuple or dict that is one, where nothing
+            would train or save it.
         """
         self._check_kept(lambda layer: False)
         return {}
 
     def _check_kept(self, reached: Callable[["Layer"], bool]) -> None:
-        """Refuse a layer kept as an attribute, unless it is `reached` otherwise."""
+        """Refuse a layer kept as or in an attribute, unless it is `reached` otherwise."""
         for name, value in vars(self).items():
-            if isinstance(value, Layer) and not reached(value):
-                raise TypeError(
-                    f"{say(self)}: {name} is a {type(value).__name__} kept as an attribute, which "
-                    "would be neither trained nor saved; a layer made of layers derives from "
-                    "Sequential, Residual or Concat and hands them to super().__init__"
-                )
+            if name in ("_config", "_children"):
+                continue
+            values = value.values() if isinstance(value, dict) else value
+            for kept in values if isinstance(value, (list, tuple, dict)) else (value,):
+                if isinstance(kept, Layer) and not reached(kept):
+                    where = "is" if kept is value else "holds"
+                    raise TypeError(
+                        f"{say(self)}: {name} {where} a {type(kept).__name__}, and a layer kept as "
+                        "an attribute is neither trained nor saved; a layer made of layers derives "
+                        "from Sequential, Residual or Concat and hands them to super().__init__"
+                    )
 
     def walk(self, prefix: str = "") -> Iterator[tuple[str, "Layer"]]:
         """Go through this layer and all inside it: dotted names and layers, repeats included."""
