@@ -325,6 +325,29 @@ class TestSaving:
             lm.save(renamed(3), path)
         assert os.listdir(path.parent) == []
 
+    @pytest.mark.parametrize("kind", [lm.RNN, lm.LSTM, lm.GRU])
+    def test_options_of_dropouts_inside_are_kept_or_refused(self, path, kind):
+        layer = kind(3, 2, layers=3, dropout=0.5, recurrent_dropout=0.5, rng=0)
+        inside = layer.children()
+        for name, child in inside.items():
+            child.rate = 0.25 if name.startswith("recurrent") else 0.125
+        assert "dropout=0.125, recurrent_dropout=0.25" in repr(layer)
+        lm.save(layer, path)
+        again = lm.load(path)
+        assert list(map(repr, again.children().values())) == list(map(repr, inside.values()))
+        before = path.read_bytes()
+        for name, option, value in [
+            ("dropout_1", "rate", 0.75),
+            ("dropout_0", "rate", 0.0),
+            ("recurrent_dropout_2", "rate", 0.75),
+            ("dropout_0", "always", True),
+        ]:
+            other = copy.deepcopy(layer)
+            setattr(other.children()[name], option, value)
+            with pytest.raises(ValueError, match=rf"0\.{name} is Dropout\(.*, and would be"):
+                lm.save(lm.Sequential(other), path)
+        assert path.read_bytes() == before
+
     def test_refuses_what_is_no_layer(self, path):
         with pytest.raises(TypeError, match=r"save: model must be a Layer, .* got 3"):
             lm.save(3, path)

@@ -175,6 +175,17 @@ class Recurrent(Layer):
             found[f"recurrent_dropout{suffix}"] = child
         return found
 
+    def config(self) -> dict[str, Any]:
+        """Return the arguments that build this layer again, with the rates that Dropouts have now.
+
+        One stands for all between layers, and one for all of states.
+        """
+        config = super().config()
+        for name in ("dropout", "recurrent_dropout"):
+            for child in getattr(self, f"{name}s", [])[:1]:  # none yet in an error of the first
+                config[name] = child.rate
+        return config
+
     @property  # type: ignore[misc]
     def buffers(self) -> Arrays:
         """The buffers of the Dropout layers, by dotted name."""

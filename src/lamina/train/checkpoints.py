@@ -18,6 +18,7 @@ from typing import TypeAlias
 import numpy as np
 
 from ..arguments import say
+from ..dropout import Dropout
 from ..layer import Arrays, Layer, check_layer
 from .architecture import DTYPES, ArchitectureError, build, describe
 
@@ -78,6 +79,7 @@ def save(model: Layer, path: str | os.PathLike[str]) -> None:
                 raise ArchitectureError(f"the format has no array {name!r} of {a.dtype}")
         # What cannot be read again is not written.
         again = build(text, classes, sum(a.size for a in arrays.values()))
+        _refuse_lost(model, again)
         _compare(_shapes(_arrays(again)), _shapes(arrays))
     except ArchitectureError as error:
         raise ValueError(f"save: {say(model)} cannot be saved: {error}") from error
@@ -100,6 +102,16 @@ def _refuse_shared(model: Layer) -> None:
                     f"{other} and {name} are one array; the format knows a layer that stands in "
                     "several places, but no array that several layers share"
                 )
+
+
+def _refuse_lost(model: Layer, again: Layer) -> None:
+    """Refuse options set on a Dropout that is built by the layer around it, which has one rate."""
+    known = dict(again.walk())
+    for name, layer in model.walk():
+        if isinstance(layer, Dropout) and repr(layer) != repr(known.get(name)):
+            raise ArchitectureError(
+                f"{name} is {layer!r}, and would be {known.get(name)!r} when it is loaded"
+            )
 
 
 def load(path: str | os.PathLike[str], layers: Mapping[str, type[Layer]] | None = None) -> Layer:
