@@ -278,6 +278,18 @@ def test_run_in_pieces_is_forward_on_the_whole():
         assert_close(grads_1[name] + grads_2[name], whole[name], np.float64, what=name)
 
 
+def test_run_backward_takes_the_cache_of_forward():
+    model = lm.Sequential(lm.Linear(3, 3), lm.ReLU(), lm.Dropout(0.2), lm.LSTM(3, 2), rng=0)
+    y, cache = model.forward(random("x", (2, 4, 3), np.float32), training=True)
+    dx, grads = model.backward(y, cache)
+    found, dstate, found_grads = model.run_backward(y, None, cache)
+    assert_same(found, dx)
+    assert [len(entry) for entry in dstate] == [0, 0, 0, 1]
+    assert grads.keys() == found_grads.keys()
+    for name in grads:
+        assert_same(found_grads[name], grads[name], name)
+
+
 @pytest.mark.parametrize("build", [residual, projected, concat])
 def test_branches_run_in_pieces(build):
     model, x = build(np.float64), random("x", (3, 6, 5))

@@ -395,12 +395,15 @@ class Sequential(Container):
         `dstate` is the gradient of the state after the last step; None stands for zero.
         """
         dstates, caches = self._states(dstate, "dstate"), self._kept(cache)
-        before, grads = [], {}
+        before: list[Any] = []
+        grads: dict[str, Arrays] = {name: {} for name in self._children}
         for (name, layer), d, c in reversed(
             list(zip(self._children.items(), dstates, caches, strict=True))
         ):
-            with within(self, name):
-                dy, d0, grads[name] = layer.run_backward(dy, d, c)
+            d0: Any = ()
+            if c is not Fused:  # as `forward` may leave it
+                with within(self, name):
+                    dy, d0, grads[name] = layer.run_backward(dy, d, c)
             before.append(d0)
         return dy, tuple(reversed(before)), self._gather(grads)
 
