@@ -17,6 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from types import ModuleType
 from typing import Any, ClassVar
 
@@ -423,9 +424,11 @@ class FormulaContract:
     @pytest.mark.peers
     def test_array_api_strict(self, case):
         xp = pytest.importorskip("array_api_strict")
+        other, home = xp.Device("device1"), xp.Device("CPU_DEVICE")
         expected = self.passes(case, np.asarray)
-        for name, a in self.passes(case, xp.asarray).items():
-            assert_close(np.asarray(a), expected[name], np.float64, what=name)
+        for name, a in self.passes(case, partial(xp.asarray, device=other)).items():
+            assert a.device == other, name
+            assert_close(np.asarray(a.to_device(home)), expected[name], np.float64, what=name)
 
     @pytest.mark.peers
     def test_torch_and_its_autograd(self, case):

@@ -157,9 +157,15 @@ def test_version_1_of_the_stream_is_what_it_was():
 @pytest.mark.peers
 def test_the_mask_in_strict_array_api():
     xp = pytest.importorskip("array_api_strict")
+    other, home = xp.Device("device1"), xp.Device("CPU_DEVICE")
     key, ids = np.array([1, 2], np.uint32), np.array([4, 0, 2**33])
-    strict = formula.keep_mask((3, 7), 0.4, xp.asarray(key), 5, (), xp.asarray(ids))
-    assert_same(np.asarray(strict), formula.keep_mask((3, 7), 0.4, key, 5, (), ids))
+    there = xp.asarray(key, device=other)
+    for given in (ids, None):
+        given_there = None if given is None else xp.asarray(given, device=other)
+        strict = formula.keep_mask((3, 7), 0.4, there, 5, (), given_there)
+        assert strict.device == other
+        expected = formula.keep_mask((3, 7), 0.4, key, 5, (), given)
+        assert_same(np.asarray(strict.to_device(home)), expected)
 
 
 def draw(rate=0.3, shape=(200, 500), seed=0, **options):

@@ -28,7 +28,7 @@ def is_step(x: Array, lengths: Array) -> Array:
     """
     xp = namespace(x, lengths)
     T = x.shape[1]
-    real = xp.arange(T, dtype=lengths.dtype)[None, :] < lengths[:, None]
+    real = arange(T, lengths)[None, :] < lengths[:, None]
     return xp.reshape(real, (x.shape[0], T) + (1,) * (x.ndim - 2))
 
 
@@ -39,8 +39,7 @@ def mask_steps(x: Array, lengths: Array | None) -> Array:
     """
     if lengths is None:
         return x
-    xp = namespace(x, lengths)
-    return xp.where(is_step(x, lengths), x, xp.zeros((), dtype=x.dtype))
+    return namespace(x, lengths).where(is_step(x, lengths), x, 0)
 
 
 def reverse_steps(x: Array, lengths: Array | None) -> Array:
@@ -52,7 +51,7 @@ def reverse_steps(x: Array, lengths: Array | None) -> Array:
     xp = namespace(x, lengths)
     if lengths is None:
         return xp.flip(x, axis=1)
-    steps = xp.arange(x.shape[1], dtype=lengths.dtype)[None, :]
+    steps = arange(x.shape[1], lengths)[None, :]
     ends = lengths[:, None]
     index = xp.where(steps < ends, ends - 1 - steps, steps)
     index = xp.reshape(index, x.shape[:2] + (1,) * (x.ndim - 2))
@@ -96,3 +95,13 @@ def stack_steps(steps: list[Array], like: Array) -> Array:
 def zeros(shape: tuple[int, ...], like: Array) -> Array:
     """Return zeros of the library, dtype and device of `like`."""
     return namespace(like).zeros(shape, dtype=like.dtype, device=device(like))
+
+
+def arange(n: int, like: Array) -> Array:
+    """Return 0, 1, ..., n − 1 of the library, dtype and device of `like`."""
+    return namespace(like).arange(n, dtype=like.dtype, device=device(like))
+
+
+def whole_lengths(x: Array) -> Array:
+    """Return the lengths of sequences x, shape (N, T, ...), without padding."""
+    return namespace(x).full((x.shape[0],), x.shape[1], device=device(x))

@@ -57,6 +57,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
+from array_api_compat import device
+
 from ..arrays import Array, mask_steps, namespace
 
 CHUNK: Final = 64
@@ -172,7 +174,7 @@ def count(x: Array, lengths: Array | None = None) -> Array:
     """Return M, the real values of a channel, as an array of shape () and of x's dtype."""
     xp = namespace(x, lengths)
     if lengths is None:
-        return xp.asarray(math.prod(x.shape[:-1]), dtype=x.dtype)
+        return xp.asarray(math.prod(x.shape[:-1]), dtype=x.dtype, device=device(x))
     return xp.astype(xp.sum(lengths), x.dtype) * math.prod(x.shape[2:-1])
 
 
@@ -235,7 +237,7 @@ def forward(
     M = None
     if stats is not None:
         mean, var = stats.mean, stats.var
-        M = xp.asarray(stats.count, dtype=x.dtype)
+        M = xp.asarray(stats.count, dtype=x.dtype, device=device(x))
         centred = mask_steps(x, lengths) - mean - stats.rest
     elif mean is None or var is None:
         mean, var, M, centred = statistics(x, lengths)

@@ -17,7 +17,7 @@ Backward. z reaches the loss through y and through h', and its two parts are h a
 from types import ModuleType
 from typing import Any
 
-from ..arrays import Array, namespace
+from ..arrays import Array, arange, namespace, whole_lengths
 from . import formula
 
 
@@ -48,13 +48,12 @@ def run(
         Whose `forward` and `backward` do (2): those of formula.py or of kernel.py.
     """
     xp = namespace(x, state)
-    N, steps, _ = x.shape
     past = state.shape[1]
     z = xp.concat([state, x], axis=1)  # (1)
     z_lengths = None if lengths is None else lengths + past
     y, cache = how.forward(z, weight, bias, z_lengths, dilation=dilation, groups=groups)  # (2)
-    ends = xp.full((N,), steps) if lengths is None else lengths
-    last = ends[:, None] + xp.arange(past, dtype=ends.dtype)
+    ends = whole_lengths(x) if lengths is None else lengths
+    last = ends[:, None] + arange(past, ends)
     after = xp.take_along_axis(z, _for_each_channel(last, z), axis=1)  # (3)
     return y, after, (how, cache, ends, past)
 
@@ -70,8 +69,8 @@ def run_backward(
     xp = namespace(dy, dstate)
     dz, grads = how.backward(dy, cache)
     # Step t of z is entry j = t - L_n of the state, or none: then it takes the 0 put at its end.
-    j = xp.arange(dz.shape[1], dtype=ends.dtype) - ends[:, None]
-    j = xp.where((j >= 0) & (j < past), j, xp.asarray(past, dtype=j.dtype))
+    j = arange(dz.shape[1], ends) - ends[:, None]
+    j = xp.where((j >= 0) & (j < past), j, past)
     entries = xp.concat([dstate, xp.zeros_like(dz[:, :1, :])], axis=1)
     dz = dz + xp.take_along_axis(entries, _for_each_channel(j, dz), axis=1)  # (4)
     return dz[:, past:, :], dz[:, :past, :], grads  # (5)

@@ -42,7 +42,7 @@ sec. 3.3 and table 2, give Philox.
 import math
 from typing import Final, Literal, NamedTuple, TypeAlias
 
-from ..arrays import Array, mask_steps, namespace
+from ..arrays import Array, arange, mask_steps, namespace
 
 Mode: TypeAlias = Literal["inverted", "classic", "alpha"]
 Words: TypeAlias = tuple[Array, Array, Array, Array]
@@ -142,7 +142,7 @@ def _select(x: Array, keep: Array | None, affine: Affine, lengths: Array | None)
     scale, shift, dropped = affine
     if keep is not None:
         xp = namespace(x, keep)
-        x = xp.where(keep, x, xp.asarray(dropped, dtype=x.dtype))  # (1)
+        x = xp.where(keep, x, dropped)  # (1)
     return mask_steps(x * scale + shift, lengths)  # (1)
 
 
@@ -179,12 +179,11 @@ def keep_mask(
     draw = Draw(shape, rate, key, call, shared_axes)
     shape = draw.mask_shape
     if sample_ids is None or 0 in draw.shared:
-        sample_ids = xp.arange(shape[0])
+        sample_ids = arange(shape[0], key)
     ids = xp.astype(sample_ids, xp.uint64)[:, None]
     units = math.prod(shape[1:])
-    blocks = xp.arange(-(-units // 4), dtype=xp.uint64)[None, :]
-    calls = xp.asarray(call & LOW, dtype=xp.uint64)
-    counter = blocks, ids & LOW, ids >> 32, calls
+    blocks = arange(-(-units // 4), ids)[None, :]
+    counter = blocks, ids & LOW, ids >> 32, call & LOW
     words = philox(counter, (int(key[0]), int(key[1])))
     draws = xp.reshape(xp.stack(words, axis=-1), (shape[0], 4 * blocks.shape[1]))[:, :units]  # (6)
     return xp.reshape(draws >= round(rate * 2**32), shape)  # (7)

@@ -39,15 +39,13 @@ LAMBDA, ALPHA = 1.0507009873554805, 1.6732632423543772  # of (10), to the last d
 
 def relu(x: Array) -> tuple[Array, Array]:
     """Return y and the cache of `relu_backward`."""
-    xp = namespace(x)
     off = x <= 0  # not for NaN, which goes through
-    return xp.where(off, xp.zeros((), dtype=x.dtype), x), off  # (1)
+    return namespace(x).where(off, 0, x), off  # (1)
 
 
 def relu_backward(dy: Array, off: Array) -> Array:
     """Return dx."""
-    xp = namespace(dy)
-    return xp.where(off, xp.zeros((), dtype=dy.dtype), dy)  # (1)
+    return namespace(dy).where(off, 0, dy)  # (1)
 
 
 def leaky_relu(x: Array, slope: float) -> tuple[Array, Any]:

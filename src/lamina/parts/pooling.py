@@ -24,7 +24,7 @@ from functools import reduce
 from typing import Any, Final
 
 from .. import arguments, kernels
-from ..arrays import Array, is_step, mask_steps, namespace
+from ..arrays import Array, arange, is_step, mask_steps, namespace, whole_lengths
 from ..calls import Live, by_steps
 from ..layer import NDArray, Shape
 from ..windowed import Windowed
@@ -44,7 +44,7 @@ def max_pool(
     xp = namespace(x)
     windows, real = _placed(x, lengths, pool_size, stride, padding)
     if lengths is not None:
-        x = xp.where(is_step(x, lengths), x, xp.asarray(-xp.inf, dtype=x.dtype))
+        x = xp.where(is_step(x, lengths), x, -xp.inf)
     padded = fill(x, padding, -xp.inf)
     y = reduce(xp.maximum, (windows.meet(padded, k) for k in windows.taps))  # (1)
     out_lengths = windows.output_lengths(lengths)
@@ -60,13 +60,12 @@ def max_pool_backward(dy: Array, cache: Any) -> Array:
     for i, k in reversed(taps):
         met = windows.meet(padded, k)
         reaches = windows.meet(real, k) & ((met == y) | xp.isnan(met))
-        first = xp.where(reaches, xp.asarray(i, dtype=first.dtype), first)  # (2)
+        first = xp.where(reaches, i, first)  # (2)
 
     first = windows.spread(first, sizes, -1)
     dy = windows.spread(mask_steps(dy, out_lengths), sizes)
-    zero = xp.zeros((), dtype=dy.dtype)
     terms = (
-        xp.where(windows.meet_back(first, k) == i, windows.meet_back(dy, k), zero) for i, k in taps
+        xp.where(windows.meet_back(first, k) == i, windows.meet_back(dy, k), 0) for i, k in taps
     )
     dx = reduce(operator.add, terms)  # (4)
     return mask_steps(crop(dx, windows.pads), lengths)
@@ -117,12 +116,12 @@ def global_max(x: Array, lengths: Array | None = None) -> tuple[Array, Any]:
     if steps.shape[1] == 0:
         steps = fill(steps, ((0, 1),))  # there is no maximum of nothing; is_step leaves this out
     real = is_step(steps, lengths)
-    y = xp.max(xp.where(real, steps, xp.asarray(-xp.inf, dtype=x.dtype)), axis=1, keepdims=True)
+    y = xp.max(xp.where(real, steps, -xp.inf), axis=1, keepdims=True)
     reaches = real & ((steps == y) | xp.isnan(steps))
-    t = xp.reshape(xp.arange(steps.shape[1]), (1, -1, 1))
-    none = xp.asarray(steps.shape[1], dtype=t.dtype)
+    none = steps.shape[1]
+    t = xp.reshape(arange(none, lengths), (1, -1, 1))
     first = xp.min(xp.where(reaches, t, none), axis=1, keepdims=True)
-    y = xp.where(first < none, y, xp.zeros((), dtype=x.dtype))
+    y = xp.where(first < none, y, 0)
     return y[:, 0, :], (first, x.shape)
 
 
@@ -130,8 +129,8 @@ def global_max_backward(dy: Array, cache: Any) -> Array:
     """Return dx."""
     first, shape = cache
     xp = namespace(dy)
-    t = xp.reshape(xp.arange(math.prod(shape[1:-1]), dtype=first.dtype), (1, -1, 1))
-    dx = xp.where(t == first, dy[:, None, :], xp.zeros((), dtype=dy.dtype))
+    t = xp.reshape(arange(math.prod(shape[1:-1]), first), (1, -1, 1))
+    dx = xp.where(t == first, dy[:, None, :], 0)
     return xp.reshape(dx, shape)
 
 
@@ -150,10 +149,8 @@ def global_avg_backward(dy: Array, cache: Any) -> Array:
 def _as_steps(x: Array, lengths: Array | None) -> tuple[Array, Array]:
     r"""Return x, shape (N, \*S, C), as (N, T, C), and how many of its T steps are real."""
     xp = namespace(x)
-    T = math.prod(x.shape[1:-1])
-    if lengths is None:
-        lengths = xp.full((x.shape[0],), T)
-    return xp.reshape(x, (x.shape[0], T, x.shape[-1])), lengths
+    x = xp.reshape(x, (x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1]))
+    return x, whole_lengths(x) if lengths is None else lengths
 
 
 class _Pool(Reduction, Windowed):

@@ -10,7 +10,7 @@ both give 0 for a sequence of length 0.
 from typing import Any, ClassVar
 
 from .. import arguments, kernels
-from ..arrays import Array, is_step, mask_steps, namespace
+from ..arrays import Array, is_step, mask_steps, namespace, whole_lengths
 from ..layer import Arrays, Layer, NDArray, Shape
 
 
@@ -18,27 +18,24 @@ def last_step(x: Array, lengths: Array | None = None) -> tuple[Array, Any]:
     """Return y and the cache of `last_step_backward`."""
     xp = namespace(x, lengths)
     last = is_last(x, lengths)
-    return xp.sum(xp.where(last, x, xp.zeros((), dtype=x.dtype)), axis=1), last  # (1)
+    return xp.sum(xp.where(last, x, 0), axis=1), last  # (1)
 
 
 def is_last(x: Array, lengths: Array | None) -> Array:
     """Return whether a step is the last of its sequence, shape (N, T, 1, ...)."""
-    if lengths is None:
-        lengths = namespace(x).full((x.shape[0],), x.shape[1])
+    lengths = whole_lengths(x) if lengths is None else lengths
     return is_step(x, lengths) & ~is_step(x, lengths - 1)
 
 
 def last_step_backward(dy: Array, last: Array) -> Array:
     """Return dx."""
-    xp = namespace(dy)
-    return xp.where(last, dy[:, None, ...], xp.zeros((), dtype=dy.dtype))  # (1)
+    return namespace(dy).where(last, dy[:, None, ...], 0)  # (1)
 
 
 def mean_steps(x: Array, lengths: Array | None = None) -> tuple[Array, Any]:
     """Return y and the cache of `mean_steps_backward`."""
     xp = namespace(x, lengths)
-    if lengths is None:
-        lengths = xp.full((x.shape[0],), x.shape[1])
+    lengths = whole_lengths(x) if lengths is None else lengths
     count = xp.astype(xp.clip(lengths, min=1), x.dtype)  # a sequence of length 0 sums to 0
     count = xp.reshape(count, (-1,) + (1,) * (x.ndim - 2))
     return xp.sum(mask_steps(x, lengths), axis=1) / count, (is_step(x, lengths), count)  # (2)
@@ -47,8 +44,7 @@ def mean_steps(x: Array, lengths: Array | None = None) -> tuple[Array, Any]:
 def mean_steps_backward(dy: Array, cache: Any) -> Array:
     """Return dx."""
     real, count = cache
-    xp = namespace(dy)
-    return xp.where(real, (dy / count)[:, None, ...], xp.zeros((), dtype=dy.dtype))  # (2)
+    return namespace(dy).where(real, (dy / count)[:, None, ...], 0)  # (2)
 
 
 class Reduction(Layer):
