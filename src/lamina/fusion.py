@@ -250,8 +250,8 @@ def _frozen(model: Layer) -> Layer:
     model = copy.deepcopy(model, floats)
     for _, layer in model.walk():
         for arrays in (layer._params, layer._buffers):
-            for a in arrays.values():
-                a.flags.writeable = isinstance(layer, Dropout)
+            for name, a in arrays.items():
+                a.flags.writeable = isinstance(layer, Dropout) and name == "calls"
     return model
 
 
