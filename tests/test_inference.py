@@ -282,6 +282,13 @@ def test_vectors_go_all_at_once(monkeypatch):
     assert isinstance(flat._plain.program(x.shape, x.dtype, None), Program)
 
 
+@pytest.mark.parametrize("around", [lm.Sequential, lm.Residual, lm.Concat])
+def test_samples_share_the_steps_of_recurrent_layers(monkeypatch, around):
+    monkeypatch.setattr(fusion, "CACHED", 1)
+    fixed = lm.Sequential(lm.Linear(5, 4, rng=0), around(lm.LSTM(4, 4, rng=1))).for_inference()
+    assert isinstance(fixed._plain.program((6, 5, 5), np.dtype(np.float32), None), Program)
+
+
 def test_a_layer_of_ones_own_parts_programs():
     model = lm.Sequential(lm.Linear(6, 6), Scale(6), lm.Residual(lm.Linear(6, 6)), lm.ReLU())
     fixed = model.initialize(0).for_inference()

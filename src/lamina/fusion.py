@@ -454,7 +454,8 @@ def _program(
     from .engine.program import PlanError  # not before it is known that there are kernels
 
     # The samples of a batch share each step of a recurrent layer, and the weights of vectors.
-    together = len(shape) < 3 or any(isinstance(part.layers[0], Recurrent) for part in parts)
+    layers = [layer for part in parts for own in part.layers for _, layer in own.walk()]
+    together = len(shape) < 3 or any(isinstance(layer, Recurrent) for layer in layers)
     try:
         return _whole(parts, shape, dtype) if together else _by_microbatches(parts, shape, dtype)
     except PlanError:
