@@ -392,6 +392,8 @@ class Recurrent(Layer):
                 else:
                     weights = self._weights(suffix)
                     y, end, cell = run(turned, start, *weights, **options, **self.cell)
+                if not keep:
+                    cell = None  # a formula's cache goes before the next one comes
                 ys.append(reverse_steps(y, lengths) if turn else y)
                 after.append(end)
                 cells.append(cell)
