@@ -65,11 +65,6 @@ class Affine(Layer):
     def _forward(self, x: NDArray, lengths: Any, **options: bool) -> tuple[NDArray, Any]:
         """Return y and the cache of `backward`."""
 
-    @property
-    def _is_own(self) -> bool:
-        """Whether this is a class of Lamina's: another may compute something else."""
-        return type(self).__module__.startswith(f"{__package__}.")
-
     @abstractmethod
     def _arrays(self) -> tuple[NDArray, NDArray | None]:
         """Return weight and bias, checked."""

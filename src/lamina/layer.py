@@ -333,6 +333,11 @@ class Layer(ABC):
         """
         raise NotImplementedError
 
+    @property
+    def _is_own(self) -> bool:
+        """Whether this is a class of Lamina's: another may compute something else."""
+        return type(self).__module__.startswith(f"{__package__}.")
+
     def _live(self, *options: bool) -> Live | None:
         """Return how to plan a call with the arrays that the layer has, whose values may change.
 

@@ -525,12 +525,15 @@ class Recurrent(Layer):
 
         return Fixed(call, step, self._plans(plans))
 
-    def _planned_live(self, training: bool = False) -> Live | None:
-        """Return how to plan a call, or a pass of training, with the parameters there are now."""
+    def _live(self, *options: bool) -> Live | None:
+        """Return how to plan a call with the parameters that are there now.
+
+        The option says that it is a pass of training.
+        """
         functions = self._functions()
-        if self.children() or not hasattr(functions, "live"):
+        if not self._is_own or not hasattr(functions, "live") or self.children():
             return None
-        if training:
+        if options:
             if self.layers * self.directions > 1:
                 return None
             weights = self._weights("")

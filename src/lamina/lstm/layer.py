@@ -9,7 +9,6 @@ import numpy.typing as npt
 
 from .. import arguments, cells, initializers
 from ..arguments import say
-from ..calls import Live
 from ..kernels import functions
 from ..layer import Arrays, Parameter
 from ..recurrence import WEIGHTS, Recurrent
@@ -242,10 +241,6 @@ class LSTM(Recurrent):
     def _functions(self) -> ModuleType:
         """Return the module whose `run`, `run_backward`, `step` and `trace` compute the layer."""
         return variants if self.varied else functions(__name__)
-
-    def _live(self, *options: bool) -> Live | None:
-        """Return how to plan a call with the parameters that are there now."""
-        return self._planned_live(*options) if type(self) is LSTM else None
 
     @property
     def state_sizes(self) -> dict[str, int]:

@@ -7,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import arguments, cells, initializers
-from ..calls import Live
 from ..kernels import functions
 from ..layer import Arrays, Parameter
 from ..recurrence import WEIGHTS, Recurrent
@@ -169,10 +168,6 @@ class RNN(Recurrent):
     def _functions(self) -> ModuleType:
         """Return the module whose `run`, `run_backward`, `step` and `trace` compute the layer."""
         return variants if self.varied else functions(__name__)
-
-    def _live(self, *options: bool) -> Live | None:
-        """Return how to plan a call with the parameters that are there now."""
-        return self._planned_live(*options) if type(self) is RNN else None
 
     def _draw(self, inputs: int, rng: np.random.Generator) -> Arrays:
         """Draw the parameters of one layer in one direction, by name."""
