@@ -6,7 +6,7 @@ once a step. h stands twice, for some read the one before while others write the
 a thread first takes what the step after hands on to its units, then goes through its cells.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
@@ -17,7 +17,7 @@ from . import jit, pool
 from .few import few_rows
 from .jit import Code, address, call, held, int64, item
 from .matmul import BEFORE, IN_PLACE, WITHIN, machine_of
-from .memory import aligned, lasting
+from .memory import lasting
 from .mode import flush as flush_code
 from .steps import (
     AHEAD,
@@ -227,25 +227,24 @@ def _backward(part: int, at: int) -> None:
     call(set_mode, (flush, 1, modes + g * 8))
 
 
-def _panels(
-    matrix: NDArray, gates: int, parts: int, width: int, take: Callable[..., NDArray]
-) -> NDArray:
-    """Return the columns of each gate and part in panels, whose memory is of `take`.
+def _panels(matrix: NDArray, gates: int, parts: int, width: int) -> NDArray:
+    """Return the columns of each gate and part in panels, to keep.
 
     Gates take whole vectors; the first column u of a part is at element u · k of its gate.
     """
     machine, (k, columns) = machine_of(matrix.dtype), matrix.shape
     hidden = columns // gates
     vectors = -(-hidden // machine.lane)
-    panels = take(k * gates * vectors * machine.lane, matrix.dtype)
+    panels = lasting(k * gates * vectors * machine.lane, matrix.dtype)
     for g in range(parts):
         u0, u1 = vectors * g // parts * machine.lane, vectors * (g + 1) // parts * machine.lane
         for q in range(gates):
             jit.run(
                 pack, 0, 1, 0, k, k, min(hidden, u1) - u0, width, machine.size, machine.lane,
-                *machine.codes[1:], machine.zeros_at, address(matrix[:, q * hidden + u0 :]),
+                *machine.codes[1:], machine.zeros_at, address(matrix.reshape(-1)[q * hidden + u0 :]),
                 columns, 1, address(panels[(q * vectors * machine.lane + u0) * k :]),
             )  # fmt: skip
+    panels.flags.writeable = False
     return panels
 
 
@@ -261,12 +260,11 @@ def forward(
     )  # fmt: skip
 
     def given(weights: Weights) -> tuple[NDArray, ...]:
-        x, h, bias = weights.x, weights.h, weights.bias
-        if packed:
-            x, h = (
-                _known(weights, name, columns // hidden, parts, wide)
-                for name, wide in (("x", plan.width_x), ("h", plan.width))
-            )
+        x, h, bias, _, known = weights
+        if known is not None:
+            gates = columns // hidden
+            x = _known(known, "x", x, gates, parts, plan.width_x)
+            h = _known(known, "h", h, gates, parts, plan.width)
         return x, h, plan.zeros if bias is None else bias, x
 
     def ready(
@@ -366,14 +364,12 @@ def _plan_back(
     return constants, work
 
 
-def _known(weights: Weights, name: str, gates: int, parts: int, width: int) -> NDArray:
+def _known(
+    known: dict[tuple[Any, ...], NDArray], name: str, matrix: NDArray, gates: int, parts: int,
+    width: int,
+) -> NDArray:  # fmt: skip
     """Return the panels of a matrix, which weights that will not change keep."""
-    key, known = (name, parts, width), weights.panels
-    if known is not None and key in known:
-        return known[key]
-    take = aligned if known is None else lasting
-    panels = _panels(getattr(weights, name), gates, parts, width, take)
-    if known is not None:
-        panels.flags.writeable = False
-        known[key] = panels
-    return panels
+    key = name, parts, width
+    if key not in known:
+        known[key] = _panels(matrix, gates, parts, width)
+    return known[key]
