@@ -330,9 +330,10 @@ class Recurrent(Layer):
 
         With `trace`, ``cache.trace`` has what the pass went through: for each layer and direction,
         in the order of a state, a dict of arrays by step, of shape (N, T, H), 0 in padding, under
-        the names of the formula: the gates and the state. `run_backward` adds ``"da"``, shape
-        (N, T, G H), the gradient of the loss by a, the sum that the nonlinearities take, and
-        ``"norm"``, shape (N, T), its Euclidean norm: what reaches a step from the later ones.
+        the names of the formula: the gates and the state, where an LSTM's c may be rounded once
+        more than that of the state. `run_backward` adds ``"da"``, shape (N, T, G H), the gradient
+        of the loss by a, the sum that the nonlinearities take, and ``"norm"``, shape (N, T), its
+        Euclidean norm: what reaches a step from the later ones.
         """
         return self._through(x, state, lengths, training, sample_ids, trace, keep=True)
 

@@ -74,7 +74,10 @@ def run(
 
 
 def trace(cache: Cache) -> dict[str, NDArray]:
-    """Return what a run went through by step: i, f, g, o, c and h, each 0 in padding."""
+    """Return what a run went through by step: i, f, g, o, c and h, each 0 in padding.
+
+    c is not kept, and found from the gates anew: the cell rounds once less.
+    """
     assert cache.kept.gates is not None
     i, f, g, o = np.split(cache.kept.gates, 4, axis=1)
     found = {"i": i, "f": f, "g": g, "o": o, "c": f * cache.kept.c + i * g}
