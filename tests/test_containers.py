@@ -290,6 +290,19 @@ def test_run_backward_takes_the_cache_of_forward():
         assert_same(found_grads[name], grads[name], name)
 
 
+def test_run_hands_on_sample_ids():
+    layers = lm.Dropout(0.5, rng=0), lm.Conv1d(4, 4, 2, padding="causal", rng=0)
+    deep = lm.GRU(4, 4, layers=2, dropout=0.5, recurrent_dropout=0.5, rng=0)
+    model = lm.Sequential(lm.Residual(lm.Sequential(*layers)), lm.Tanh(), deep)
+    x, ids = random("x", (3, 5, 4), np.float32), np.array([7, 0, 2**40])
+    turned = [
+        copy.deepcopy(model).run(x[order], sample_ids=ids[order], training=True)[0][order]
+        for order in (slice(None), slice(None, None, -1))
+    ]
+    assert_close(*turned, np.float32)
+    assert not np.allclose(model.run(x, training=True)[0], turned[0])
+
+
 @pytest.mark.parametrize("build", [residual, projected, concat])
 def test_branches_run_in_pieces(build):
     model, x = build(np.float64), random("x", (3, 6, 5))

@@ -376,14 +376,21 @@ class Sequential(Container):
         return x
 
     def run(
-        self, x: NDArray, state: Any = None, *, lengths: Any = None, training: bool = False
+        self,
+        x: NDArray,
+        state: Any = None,
+        *,
+        lengths: Any = None,
+        training: bool = False,
+        sample_ids: Any = None,
     ) -> tuple[NDArray, Any, Any]:
         """Return y, the state after the last step, and the cache of `run_backward`."""
         states = self._states(state, "state")
         after, caches = [], _Caches()
         for (name, layer), before in zip(self._children.items(), states, strict=True):
             with within(self, name):
-                x, s, c = layer.run(x, before, lengths=lengths, training=training)
+                options = layer._accepted(lengths, sample_ids)
+                x, s, c = layer.run(x, before, **options, training=training)
                 lengths = lengths_after(layer, lengths)
             after.append(s)
             caches.append(c)
@@ -513,14 +520,21 @@ class _Parallel(Container):
         return self._checked_join(ys, lengths)
 
     def run(
-        self, x: NDArray, state: Any = None, *, lengths: Any = None, training: bool = False
+        self,
+        x: NDArray,
+        state: Any = None,
+        *,
+        lengths: Any = None,
+        training: bool = False,
+        sample_ids: Any = None,
     ) -> tuple[NDArray, Any, Any]:
         """Return y, the state after the last step, and the cache of `run_backward`."""
         states = self._states(state, "state")
         ys, after, caches = [], [], _Caches()
         for (name, layer), before in zip(self._children.items(), states, strict=True):
             with within(self, name):
-                y, s, c = layer.run(x, before, lengths=lengths, training=training)
+                options = layer._accepted(lengths, sample_ids)
+                y, s, c = layer.run(x, before, **options, training=training)
             ys.append(y)
             after.append(s)
             caches.append(c)

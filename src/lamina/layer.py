@@ -369,11 +369,20 @@ class Layer(ABC):
         return ()
 
     def run(
-        self, x: NDArray, state: Any = None, *, lengths: Any = None, training: bool = False
+        self,
+        x: NDArray,
+        state: Any = None,
+        *,
+        lengths: Any = None,
+        training: bool = False,
+        sample_ids: Any = None,
     ) -> tuple[NDArray, Any, Any]:
-        """Return y, the state after the last step, and the cache of `run_backward`."""
+        """Return y, the state after the last step, and the cache of `run_backward`.
+
+        `sample_ids` go to those layers whose output depends on them.
+        """
         self._refuse_steps()
-        y, cache = self.forward(x, **self._accepted(lengths, None), training=training)
+        y, cache = self.forward(x, **self._accepted(lengths, sample_ids), training=training)
         return y, (), cache
 
     def run_backward(self, dy: NDArray, dstate: Any, cache: Any) -> tuple[NDArray, Any, Arrays]:

@@ -191,7 +191,13 @@ class Conv1d(_Conv):
         return self._ring.zeros(arguments.integer(self, "n", n, least=0))
 
     def run(
-        self, x: NDArray, state: Any = None, *, lengths: Any = None, training: bool = False
+        self,
+        x: NDArray,
+        state: Any = None,
+        *,
+        lengths: Any = None,
+        training: bool = False,
+        sample_ids: Any = None,
     ) -> tuple[NDArray, State, Any]:
         """Return y, the state after the last step, and the cache of `run_backward`."""
         self._refuse_steps()
