@@ -931,6 +931,28 @@ def test_bptt_learns_and_is_by_hand():
     assert history.loss[-1] < 0.15 < history.loss[0]
 
 
+def test_bptt_spares_the_dx_of_the_first_layer(monkeypatch):
+    def refuse(dy, cache):
+        raise AssertionError
+
+    x, _ = echo()
+    model = lm.Sequential(lm.Residual(lm.Linear(1, 1, dtype=float)), *echoing())
+    monkeypatch.setattr(model[0].children()["body"], "backward", refuse)
+    train(model, (x, x), loss=lm.MeanSquaredError(), epochs=1, bptt=8)
+
+
+def test_bptt_goes_back_through_layers_with_windows_of_their_own():
+    x, _ = echo(T=8)
+    model = lm.Sequential(lm.Conv1d(1, 2, 3, padding="causal"), lm.RNN(2, 1), rng=0).astype(float)
+    other, loss = copy.deepcopy(model), lm.MeanSquaredError()
+    lm.fit(model, (x, x), loss=loss, optimizer=lm.SGD(0.1), epochs=1, batch_size=12, bptt=4)
+    x, carried, optimizer = x[np.random.default_rng([0, 0]).permutation(12)], None, lm.SGD(0.1)
+    for part in np.split(x, 2, axis=1):
+        y, carried, cache = other.run(part, carried, training=True)
+        optimizer.step(other.params, other.run_backward(loss(y, part)[1], None, cache)[2])
+    assert_same_state(state(model), state(other))
+
+
 def test_bptt_carries_the_state():
     x, y = echo(T=8)
     whole, cut = echoing(), echoing()

@@ -3,14 +3,15 @@
 import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from tqdm import tqdm
 
 from ..arguments import integer, say, spoken
-from ..containers import lengths_after
+from ..containers import Concat, Residual, Sequential, lengths_after
 from ..layer import Arrays, Layer, NDArray, check_layer
+from ..recurrence import Recurrent
 from .batches import Batch, Batches, Data
 from .evaluation import (
     Evaluation,
@@ -31,6 +32,10 @@ from .optimizers import Optimizer
 from .schedules import rate
 from .stopping import EarlyStopping, Watch, put_back
 
+_BACKS: Final = tuple(
+    layer.run_backward for layer in (Layer, Recurrent, Sequential, Residual, Concat)
+)
+"""Those by which `gradients` goes back, too: it spares the dx that nobody asks for."""
 Callback: TypeAlias = Callable[[History, Layer], Any]
 """``callback(history, model)``, called after each epoch; True ends the training."""
 
@@ -325,6 +330,7 @@ class _TruncatedUpdate(_Update):
         super().__init__(*rest)
         self.bptt = bptt
         self.state: Any = None
+        self.spares = all(type(layer).run_backward in _BACKS for _, layer in self.model.walk())
 
     def parts(self, group: list[Batch]) -> Iterator[list[Batch]]:
         """Go through the windows of a batch, from a state of 0."""
@@ -340,6 +346,8 @@ class _TruncatedUpdate(_Update):
         return y, cache
 
     def _backward(self, dy: NDArray, cache: Any) -> Arrays:
+        if self.spares:
+            return super()._backward(dy, cache)
         return self.model.run_backward(dy, None, cache)[2]
 
 
