@@ -574,6 +574,15 @@ def test_recurrent_dropout_is_keyed_by_sample(kind):
     assert not np.allclose(y[0], other[0])
 
 
+@every_kind
+def test_buffers_are_those_of_the_dropouts(kind):
+    layer = kind(layers=2, dropout=0.5)
+    with pytest.raises(TypeError, match=r"buffers are those of the layers inside.*model\.assign"):
+        layer.buffers = layer.buffers
+    layer.assign({"dropout_0.calls": 3})
+    assert layer.children()["dropout_0"].calls == layer.buffers["dropout_0.calls"] == 3
+
+
 @pytest.mark.parametrize("options", [{}, {"bidirectional": True, "merge": "sum"}])
 @pytest.mark.parametrize("kind", [lm.GRU, partial(lm.LSTM, peepholes=True)])
 def test_inference_by_formula_holds_one_cache_at_a_time(kind, options):

@@ -132,12 +132,6 @@ class Container(Layer):
     def buffers(self, arrays: Any) -> NoReturn:
         self._refuse_arrays("buffers")
 
-    def _refuse_arrays(self, name: str) -> NoReturn:
-        raise TypeError(
-            f"{type(self).__name__}: {name} are those of the layers inside; to change their "
-            "values, model.assign(arrays)"
-        )
-
     def _kept(self, cache: Any) -> _Caches:
         """Return the caches of the layers inside, which a way back needs."""
         caches: _Caches = cached(self, cache, len(self._children), _Caches)

@@ -439,6 +439,13 @@ class Layer(ABC):
         _check_named(f"{say(self)}: buffers must be", arrays)
         self._buffers = _named(arrays)
 
+    def _refuse_arrays(self, name: str) -> NoReturn:
+        """Refuse to put arrays in the place of those of the layers inside."""
+        raise TypeError(
+            f"{type(self).__name__}: {name} are those of the layers inside; to change their "
+            "values, model.assign(arrays)"
+        )
+
     @property
     def dtype(self) -> np.dtype[Any] | None:
         """The dtype of the parameters; None for a layer without."""

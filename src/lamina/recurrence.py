@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from functools import partial
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, NoReturn, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -186,7 +186,7 @@ class Recurrent(Layer):
                 config[name] = child.rate
         return config
 
-    @property  # type: ignore[misc]
+    @property
     def buffers(self) -> Arrays:
         """The buffers of the Dropout layers, by dotted name."""
         return ByName(
@@ -194,6 +194,10 @@ class Recurrent(Layer):
             for name, child in self.children().items()
             for key, a in child.buffers.items()
         )
+
+    @buffers.setter
+    def buffers(self, arrays: Any) -> NoReturn:
+        self._refuse_arrays("buffers")
 
     def _suffixes(self, layer: int) -> tuple[str, ...]:
         """Return what the names of a layer's parameters end in, one for each direction."""
