@@ -235,13 +235,13 @@ def _panels(matrix: NDArray, gates: int, parts: int, width: int) -> NDArray:
     machine, (k, columns) = machine_of(matrix.dtype), matrix.shape
     hidden = columns // gates
     vectors = -(-hidden // machine.lane)
-    panels = lasting(k * gates * vectors * machine.lane, matrix.dtype)
+    panels, values = lasting(k * gates * vectors * machine.lane, matrix.dtype), matrix.reshape(-1)
     for g in range(parts):
         u0, u1 = vectors * g // parts * machine.lane, vectors * (g + 1) // parts * machine.lane
         for q in range(gates):
             jit.run(
                 pack, 0, 1, 0, k, k, min(hidden, u1) - u0, width, machine.size, machine.lane,
-                *machine.codes[1:], machine.zeros_at, address(matrix.reshape(-1)[q * hidden + u0 :]),
+                *machine.codes[1:], machine.zeros_at, address(values[q * hidden + u0 :]),
                 columns, 1, address(panels[(q * vectors * machine.lane + u0) * k :]),
             )  # fmt: skip
     panels.flags.writeable = False
