@@ -11,7 +11,6 @@ import pytest
 import lamina as lm
 from lamina.convolution import direct, winograd
 from lamina.engine import columns, matmul, memory, recurrent
-from lamina.engine.steps import Weights
 
 F4 = np.dtype(np.float32)
 
@@ -297,14 +296,13 @@ def test_what_grows_with_a_signal_or_a_batch_is_kept_for_few(layer, axis):
 
 def test_packed_weights_last():
     matrix, taps = np.ones((512, 512), F4), np.ones((1, 3, 3, 64, 128), F4)
-    weights = Weights(matrix, matrix, None, None, {})
     for panels in (
         matmul.pack(matrix, 512, 1, 512, 512).panels,
         direct.pack(taps).panels,
         winograd.pack(taps).panels,
         recurrent._packed([matrix], 2, {}),
         recurrent._fixed_panels([matrix], 2),
-        columns._known(weights, "h", 4, 2, 2),
+        columns._known({}, "h", matrix, 4, 2, 2),
     ):
         assert address(panels) % memory.ALIGNMENT == 0
         assert not panels.flags.writeable
