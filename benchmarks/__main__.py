@@ -9,7 +9,7 @@ import statistics
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -46,9 +46,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, help="for how long in each round")
     parser.add_argument(
         "--compiled",
-        choices=("all", "networks"),
-        default="all",
-        help="what torch.compile is measured beside; to compile takes more time than all the rest",
+        choices=LAYERS,
+        default=[*LAYERS],
+        nargs="+",
+        metavar="LAYER",
+        help="what torch.compile is measured beside, if not all: to compile takes long",
     )
     parser.add_argument(
         "--out",
@@ -76,7 +78,7 @@ def main() -> None:
     rounds = given.rounds or (2 if given.quick else 3)
     seconds = given.seconds or (0.05 if given.quick else 0.15)
     beside = BESIDE if whole else ("accuracy",) if given.accuracy else ()
-    run = measure(chosen, rounds, seconds, beside, given.compiled == "all")
+    run = measure(chosen, rounds, seconds, beside, given.compiled)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.with_suffix(".json").write_text(json.dumps(run) + "\n", encoding="utf-8")
     write(run, out)
@@ -96,11 +98,11 @@ def measure(
     rounds: int,
     seconds: float,
     beside: Iterable[str] = (),
-    compiled: bool = True,
+    compiled: Collection[str] = LAYERS,
 ) -> dict[str, Any]:
     """Return what the JSON of a run holds: limits, what is `BESIDE` the cases, and their times.
 
-    torch.compile is left out but for networks unless all is to be `compiled`.
+    torch.compile is left out but for layers that are to be `compiled`.
 
     Whatever ends it early, Ctrl-C or an accident, leaves the cases that were measured until then.
     """
@@ -126,12 +128,12 @@ def measure(
         with started(threads) as (present, versions, left_out):
             run["versions"], run["left_out"] = versions, left_out
             run["titles"] = {peer.name: peer.title for peer in present}
-            fewer = present if compiled else [peer for peer in present if peer.name != COMPILED]
-            if fewer != present:
-                run["left_out"]["torch.compile"] = "but for networks, to take less time"
+            fewer = [peer for peer in present if peer.name != COMPILED]
+            if fewer != present and (without := [k for k in LAYERS if k not in compiled]):
+                run["left_out"]["torch.compile"] = f"for want of time: {', '.join(without)}"
             for i, case in enumerate(cases, start=1):
                 print(f"[{i}/{len(cases)}] {case.layer} {case.name}", flush=True)
-                here = present if isinstance(case, Network) else fewer
+                here = present if case.layer in compiled else fewer
                 times, failures = turns(case, here, rounds, seconds, found)
                 run["cases"][case.name] = {
                     "layer": case.layer,
