@@ -442,6 +442,28 @@ class TestRun:
         assert said.endswith("cases, by PeerError: its process ended (-9)")
 
 
+def test_compiles_where_it_is_asked_to(monkeypatch):
+    present = [Peer(name, name, ()) for name in ("lamina_layers", main.COMPILED)]
+    met = {}
+
+    @contextlib.contextmanager
+    def started(threads):
+        yield present, {}, {}
+
+    def turns(case, here, *_):
+        met[case.layer] = [peer.name for peer in here]
+        return {}, {}
+
+    for name, part in {"started": started, "turns": turns, "workspace": lambda *_: {}}.items():
+        monkeypatch.setattr(main, name, part)
+    monkeypatch.setattr(limits, "measure", lambda threads: LIMITS)
+    cases = [find("1x16 -> 16"), find("BatchNorm 32x128")]
+    run = main.measure(cases, 1, 0.1, compiled=["batchnorm"])
+    assert met == {"linear": ["lamina_layers"], "batchnorm": ["lamina_layers", main.COMPILED]}
+    assert run["left_out"]["torch.compile"].startswith("for want of time: linear, convolution, d")
+    assert main.measure(cases, 1, 0.1)["left_out"] == {}
+
+
 class TestPage:
     PAGES = Path(__file__).parent.parent / "docs"
 
