@@ -516,6 +516,15 @@ class TestBar:
         for part in ("epoch 3/3", "600/600", "loss=", "metric=", "samples/s"):
             assert part in shown
 
+    def test_says_that_the_first_update_compiles(self, capsys):
+        train(mlp(), moons(), progress=True)
+        before, _, after = capsys.readouterr().err.partition("loss=")
+        assert "compiling" in before
+        assert "compiling" not in after
+        with lm.formulas():
+            train(mlp(), moons(), progress=True)
+        assert "compiling" not in capsys.readouterr().err
+
     @pytest.mark.parametrize("progress", [None, False])
     def test_is_silent_without_a_terminal_or_on_request(self, capsys, progress):
         train(mlp(), moons(), progress=progress)

@@ -8,6 +8,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from tqdm import tqdm
 
+from .. import kernels
 from ..arguments import integer, say, spoken
 from ..containers import Concat, Residual, Sequential, lengths_after
 from ..layer import Arrays, Layer, NDArray, check_layer
@@ -112,7 +113,8 @@ def fit(
         training ends there.
     early_stopping : EarlyStopping, optional
     progress : bool, optional
-        Whether to show a bar; by default where standard error is a terminal.
+        Whether to show a bar; by default where standard error is a terminal. Until the first
+        update is over it says that kernels may be compiled, which takes some seconds once.
 
     Returns
     -------
@@ -195,6 +197,7 @@ def fit(
         tqdm(total=total, unit=" samples", unit_scale=True, disable=disable) as bar,
         np.errstate(over="ignore", invalid="ignore"),  # what comes of it is found and said below
     ):
+        bar.set_postfix_str("compiling kernels that are new here" * kernels.used())
         for epoch in range(first_epoch, epochs):
             start = time.perf_counter()
             bar.set_description(f"epoch {epoch + 1}/{epochs}", refresh=False)
