@@ -62,6 +62,8 @@ def main() -> None:
         "--again", type=Path, metavar="JSON", help="measure nothing: the page of a run that was"
     )
     given = parser.parse_args()
+    if given.out and given.out.suffix != ".md":
+        parser.error(f"--out names the page, a file that ends in .md, not {given.out}")
     if given.again:
         write(json.loads(given.again.read_text(encoding="utf-8")), given.again.with_suffix(".md"))
         return

@@ -2,7 +2,8 @@
 
 MNIST-1D has 4,000 signals to train and 1,000 to test, each of 40 values, in 10 classes. Its authors
 give the accuracy of four networks after 6,000 steps of Adam at a rate of 1e-2 on batches of 100.
-Here are the same networks, but that an LSTM with 16 units a direction stands for their GRU.
+Here are the same networks, except that a larger LSTM, with 16 units a direction, stands for their
+GRU of 6.
 
 S. Greydanus, D. Kobak, *Scaling Down Deep Learning with MNIST-1D* (2024), table 1.
 """

@@ -584,7 +584,9 @@ def test_buffers_are_those_of_the_dropouts(kind):
 
 
 @pytest.mark.parametrize("options", [{}, {"bidirectional": True, "merge": "sum"}])
-@pytest.mark.parametrize("kind", [lm.GRU, partial(lm.LSTM, peepholes=True)])
+@pytest.mark.parametrize(
+    "kind", [partial(lm.GRU, reset="before"), partial(lm.LSTM, peepholes=True)]
+)
 def test_inference_by_formula_holds_one_cache_at_a_time(kind, options):
     x, peaks = np.ones((4, 40, 32), np.float32), {}
     for layers in (2, 6):

@@ -111,8 +111,11 @@ class Windowed(Layer):
         """Return `lengths` as an array, having checked the shape of x."""
         self._channels(x.shape)
         self._served(lengths)
+        sizes = x.shape[1:-1]
         if lengths is None:
-            self._fit(x.shape[1:-1])
+            self._fit(sizes)
+        elif refusal := overflow(self._windows(sizes), sizes):  # sequences may be too short
+            raise ValueError(f"{arguments.say(self)}: {refusal}")
         return arguments.lengths(self, lengths, x)
 
     def output_shape(self, shape: Shape) -> Shape:

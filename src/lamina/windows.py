@@ -95,7 +95,7 @@ class Windows:
         xp = namespace(lengths)
         (span,), (s,), (pair,) = self.spans, self.stride, self.pads
         fits = (lengths + (sum(pair) - span)) // s + 1  # (1)
-        return xp.where((lengths > 0) & (fits > 0), fits, xp.zeros_like(fits))
+        return xp.where((lengths > 0) & (fits > 0), fits, 0)
 
     def inputs(self, outputs: Ints, more: Ints) -> Ints:
         """Return the sizes of axes on which the windows fit `outputs` times; below 1: on none."""
@@ -112,7 +112,7 @@ class Windows:
         xp = namespace(outputs)
         (span,), (s,), (pair,), (extra,) = self.spans, self.stride, self.pads, more
         sizes = (outputs - 1) * s + (span - sum(pair) + extra)  # (2)
-        return xp.where((outputs > 0) & (sizes > 0), sizes, xp.zeros_like(sizes))
+        return xp.where((outputs > 0) & (sizes > 0), sizes, 0)
 
     def longer(self, more: Ints) -> "Windows":
         """Return as many windows on axes so much longer, with less padding behind, below 0 too."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from llvmlite import ir
 
+from .jit import Code
 from .loops import for_range
 from .pointwise import Functions
 
@@ -52,12 +53,16 @@ class Row:
         self.e.prefetch(b, place, write=write)
 
 
-def forward(name: str, emit: Callable[[Row, bool], None], dtype: Any) -> str:
-    """Emit a cell going forward: what `emit` does in a row, which keeps what backward needs or not.
+def forward(name: str, emit: Callable[[Row, bool], None], twin: Callable[..., None]) -> Code:
+    """Return a cell going forward: what `emit` does in a row, keeping what backward needs or not.
 
     There are the sums a, the state h and c, a mask m, what is shown, s, and what is kept, c
     `before` the step and the gates.
     """
+    return Code(name, partial(_forward, name, emit), twin)
+
+
+def _forward(name: str, emit: Callable[[Row, bool], None], dtype: Any) -> str:
     e = Functions(dtype)
     b, arguments = e.function(name, "iiii" + "pi" * 6 + "iiiipp")
     (rows, vectors, last, hidden, a, lda, c, c_row, h, h_row, m, m_row, s, s_row, starts, apart,
@@ -88,11 +93,15 @@ def forward(name: str, emit: Callable[[Row, bool], None], dtype: Any) -> str:
     return str(e.module)
 
 
-def backward(name: str, emit: Callable[[Row], None], dtype: Any) -> str:
-    """Emit a cell going backward: what `emit` does in a row.
+def backward(name: str, emit: Callable[[Row], None], twin: Callable[..., None]) -> Code:
+    """Return a cell going backward: what `emit` does in a row.
 
     There are the gradients dh, dc, dy and those of the sums, da, and what was kept.
     """
+    return Code(name, partial(_backward, name, emit), twin)
+
+
+def _backward(name: str, emit: Callable[[Row], None], dtype: Any) -> str:
     e = Functions(dtype)
     b, arguments = e.function(name, "iiii" + "pi" * 5 + "iiippp")
     (rows, vectors, last, hidden, dh, dh_row, dc, dc_row, _, _, dy, dy_row, starts, apart, way,

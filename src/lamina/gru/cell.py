@@ -13,7 +13,7 @@ from llvmlite import ir
 from ..arrays import sigmoid
 from ..engine import gated
 from ..engine.gated import Row
-from ..engine.jit import Address, Code, item
+from ..engine.jit import Address, item
 from ..engine.tile import lanes
 
 
@@ -121,10 +121,8 @@ def _backward_twin(
             da.row((k * gap * 4 + q) * hidden, units)[...] = da_q
 
 
-forward: Final = Code("gru_forward", partial(gated.forward, "gru_forward", _forward), _forward_twin)
+forward: Final = gated.forward("gru_forward", _forward, _forward_twin)
 """`forward(dtype)`: the cell that `engine.recurrent.forward` calls."""
 
-backward: Final = Code(
-    "gru_backward", partial(gated.backward, "gru_backward", _backward), _backward_twin
-)
+backward: Final = gated.backward("gru_backward", _backward, _backward_twin)
 """`backward(dtype)`: the cell that `engine.recurrent.backward` calls."""

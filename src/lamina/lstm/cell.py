@@ -9,7 +9,7 @@ from llvmlite import ir
 from ..arrays import sigmoid
 from ..engine import gated
 from ..engine.gated import Row
-from ..engine.jit import Address, Code, item
+from ..engine.jit import Address, item
 from ..engine.tile import lanes
 
 
@@ -118,12 +118,8 @@ def _backward_twin(
             da.row((r * gap * 4 + q) * hidden, units)[...] = da_q
 
 
-forward: Final = Code(
-    "lstm_forward", partial(gated.forward, "lstm_forward", _forward), _forward_twin
-)
+forward: Final = gated.forward("lstm_forward", _forward, _forward_twin)
 """`forward(dtype)`: the cell that `engine.recurrent.forward` calls."""
 
-backward: Final = Code(
-    "lstm_backward", partial(gated.backward, "lstm_backward", _backward), _backward_twin
-)
+backward: Final = gated.backward("lstm_backward", _backward, _backward_twin)
 """`backward(dtype)`: the cell that `engine.recurrent.backward` calls."""

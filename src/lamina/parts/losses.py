@@ -403,8 +403,8 @@ class CrossEntropy(_Loss):
         """Return K of a batch: its samples or, with lengths, its real steps; or their weight."""
         target = np.ascontiguousarray(target)  # as in `_mean`
         kept = self._kept(target)
-        if self.weights is None and kept is None:
-            return super().count(target, lengths)
+        if (self.weights is None and kept is None) or (lengths is not None and target.ndim < 2):
+            return super().count(target, lengths)  # a call, which has y, says what is wrong
         lengths = None if lengths is None else np.asarray(lengths)
         each: Any = 1.0 if kept is None else kept.astype(np.float64)
         if self.weights is not None:
@@ -416,7 +416,7 @@ class CrossEntropy(_Loss):
                 else:
                     shape = (*target.shape[:-1], len(weights))
                     each = self._shares(target, shape, lengths) @ weights
-            except (ValueError, TypeError):  # a call, which has y, says what is wrong
+            except (ValueError, TypeError):  # as above
                 return super().count(target, lengths)
         each = mask_steps(each, lengths)
         return float(np.sum(each)) / (math.prod(each.shape[1 if lengths is None else 2 :]) or 1)
@@ -470,13 +470,13 @@ class CrossEntropy(_Loss):
             self._check_range(goal, y.shape[-1])
         y = np.ascontiguousarray(y)
         terms, dy = kernels.beside(__name__).cross_entropy_of_classes(y, goal, total)
-        if self.label_smoothing:  # l − s Σ_c y_c/C + s y_k of the class k
-            own, share = self.label_smoothing, self.label_smoothing / y.shape[-1]
-            at = np.arange(goal.size), goal.ravel()
-            terms += own * y.reshape(-1, y.shape[-1])[at].reshape(goal.shape)
-            terms -= share * np.sum(y, axis=-1)
-            dy.reshape(-1, y.shape[-1])[at] += own / total
+        if self.label_smoothing:  # l + s/C Σ_c (y_k − y_c) of the class k
+            share, at = self.label_smoothing / y.shape[-1], goal[..., None]
+            more = share * np.sum(np.take_along_axis(y, at, axis=-1) - y, axis=-1)
+            terms = np.add(terms, more, out=terms, where=np.isfinite(terms))  # but for ∞ − ∞
             dy -= share / total
+            own = np.take_along_axis(dy, at, axis=-1) + self.label_smoothing / total
+            np.put_along_axis(dy, at, own, axis=-1)
         elif self.weights is not None:
             w = np.asarray(self.weights, y.dtype)[goal]
             terms = np.multiply(w, terms, out=np.zeros_like(terms), where=w > 0)  # but for 0 ∞

@@ -120,6 +120,12 @@ def _right(y: NDArray, target: NDArray) -> NDArray:
     if target.shape == y.shape:
         _check_shares(target)
         target = np.argmax(target, axis=-1)
+    elif not np.all((target >= 0) & (target < y.shape[-1])):
+        raise ValueError(
+            f"accuracy: target holds {np.min(target)} ... {np.max(target)}, expected classes, "
+            f"0 ... {y.shape[-1] - 1}; rows without one: accuracy(y[keep], target[keep]), in fit "
+            "and evaluate loss=CrossEntropy(ignore=...)"
+        )
     classes: NDArray = np.argmax(y, axis=-1) == target
     return classes
 

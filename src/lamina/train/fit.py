@@ -197,7 +197,7 @@ def fit(
         tqdm(total=total, unit=" samples", unit_scale=True, disable=disable) as bar,
         np.errstate(over="ignore", invalid="ignore"),  # what comes of it is found and said below
     ):
-        bar.set_postfix_str("compiling kernels that are new here" * kernels.used())
+        bar.set_postfix_str("compiling kernels that are new here" * (kernels.used() and passes > 0))
         for epoch in range(first_epoch, epochs):
             start = time.perf_counter()
             bar.set_description(f"epoch {epoch + 1}/{epochs}", refresh=False)

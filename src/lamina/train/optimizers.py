@@ -252,10 +252,11 @@ class Optimizer(Constructed, ABC):
             )
 
     def _check_decay(self, params: Arrays) -> None:
-        """Refuse groups whose weight decay none of the parameters gets."""
+        """Refuse groups that set a weight decay alone, which none of the parameters gets."""
         for pattern, settings in self.groups.items():
             names = (name for name in params if matches(pattern, name))
-            if settings.get("weight_decay") and all(matches(self.no_decay, n) for n in names):
+            alone = [*settings] == ["weight_decay"] and settings["weight_decay"]
+            if alone and all(matches(self.no_decay, name) for name in names):
                 raise ValueError(
                     f"{type(self).__name__}: group {pattern!r} sets a weight_decay for parameters "
                     "that no_decay spares; no_decay=() spares none"
@@ -285,7 +286,7 @@ class Optimizer(Constructed, ABC):
             if other != name:
                 raise ValueError(
                     f"{owner}: {other} and {name} are one array; leave one of them out, and add "
-                    "its gradient to the other's"
+                    "its gradient to the other's, or let a model have one layer in both places"
                 )
 
     def _gradients(self, params: Arrays, grads: Arrays) -> list[NDArray]:
