@@ -14,7 +14,8 @@ onmessage = async ({ data: { id, code, base } }) => {
   const add = s => { text += `${s}\n`; };
   let from = performance.now();
   try {
-    const py = await (ready ??= start(base));
+    // What could not be loaded is tried again by the next run.
+    const py = await (ready ??= start(base).catch(error => { ready = undefined; throw error; }));
     py.setStdout({ batched: add });
     py.setStderr({ batched: add });
     from = performance.now();

@@ -3,12 +3,21 @@
   const base = new URL("./", document.currentScript.src).href;
   let worker, serial = 0;
   const waiting = new Map();
+  const end = said => {
+    worker?.terminate();
+    worker = undefined;
+    waiting.forEach(done => done({ ok: false, text: "", said }));
+    waiting.clear();
+  };
   const run = code => new Promise(done => {
-    worker ??= Object.assign(new Worker(`${base}run-worker.js`), {
-      onmessage: ({ data }) => { waiting.get(data.id)?.(data); waiting.delete(data.id); },
-    });
     waiting.set(++serial, done);
-    worker.postMessage({ id: serial, code, base });
+    try {
+      worker ??= Object.assign(new Worker(`${base}run-worker.js`), {
+        onmessage: ({ data }) => { waiting.get(data.id)?.(data); waiting.delete(data.id); },
+        onerror: () => end("Python could not be loaded"),
+      });
+      worker.postMessage({ id: serial, code, base });
+    } catch { end("Python cannot run on a page opened so"); }
   });
   class LaminaRun extends HTMLElement {
     connectedCallback() {
@@ -25,14 +34,18 @@
       note.textContent = "in your browser; the first run loads Python, 9 MB";
       const change = () => { editor.hidden = false; fixed.hidden = true; edit.hidden = true; editor.focus(); };
       edit.addEventListener("click", change);
+      let running = false;
       go.addEventListener("click", async () => {
-        go.disabled = true;
+        if (running) return end("stopped");
+        running = true;
+        go.textContent = "■ Stop";
         note.textContent = "running …";
-        const { ok, text, seconds } = await run(editor.value);
+        const { ok, text, seconds, said } = await run(editor.value);
         out.textContent = text;
         this.dataset.done = ok ? "ok" : "error";
-        note.textContent = ok ? `ran in your browser in ${seconds.toFixed(2)} s` : "stopped with an error";
-        go.disabled = false;
+        note.textContent = ok ? `ran in your browser in ${seconds.toFixed(2)} s` : said ?? "stopped with an error";
+        go.textContent = "▶ Run";
+        running = false;
       });
       out.setAttribute("aria-live", "polite");
       out.setAttribute("aria-label", "Output");

@@ -47,6 +47,7 @@
       const x = batch(D, S, S.step), v = values(D, S), history = running(D, S);
       const seen = D.z.slice(0, S.step + 1).map((_, k) => moments(batch(D, S, k)));
       const top = Math.max(6, ...seen.map(s => s[0]), ...history.map(h => h[0])), low = Math.min(-1, ...seen.map(s => s[0]));
+      const most = Math.max(12, ...seen.map(s => s[1]), ...history.map(h => h[1]));
       const chart = (i, lo, hi, ys, title) => {
         const { X, Y, frame } = axes({ w: 330, h: 150, x: [0, 50], y: [lo, hi], xs: [0, 10, 20, 30, 40, 50], ys: ys.map(y => [y]), xlabel: "batches seen", left: 26 });
         const dots = seen.map((s, k) => tag("circle", { cx: X(k + 1), cy: Y(Math.min(hi, s[i])), r: 2.2, class: "lf-fill-neg" })).join("");
@@ -54,7 +55,7 @@
       };
       return {
         panels: [histogram(x, "neg", "x"), histogram(v.y, "pos", "y"),
-          chart(0, Math.floor(low), Math.ceil(top), [0, 2, 4], "mean"), chart(1, 0, 12, [0, 4, 8, 12], "variance")],
+          chart(0, Math.floor(low), Math.ceil(top), [0, 2, 4], "mean"), chart(1, 0, Math.ceil(most), [0, 4, 8, 12], "variance")],
         say: `<span class="lf-key neg dot">each batch</span> <span class="lf-key pos">running value</span>. Batch ${S.step + 1} has mean ${number(v.mean)} and variance ${number(v.var)}; the running values stand at ${number(v.running[0])} and ${number(v.running[1])}. `
           + (S.mode === "training" ? "In training y has mean β and deviation γ, whatever x was." : "At inference y has them only as far as the running values have arrived."),
       };

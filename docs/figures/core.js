@@ -90,7 +90,10 @@ globalThis.Lamina = (() => {
     const usual = Object.hasOwn(spec.state, key) ? spec.state[key] : undefined;
     if (typeof value !== typeof usual) return false;
     const c = (spec.controls ?? []).find(control => control.key === key);
-    if (c?.kind === "range") return value >= c.min && value <= c.max;
+    if (c?.kind === "range") {
+      const steps = (value - c.min) / c.step;
+      return value >= c.min && value <= c.max && Math.abs(steps - Math.round(steps)) < 1e-6;
+    }
     if (c?.kind === "check") return true;
     if (c?.kind === "choice") return c.options.some(([option]) => option === value);
     if (typeof value === "number") return Number.isInteger(value) && value >= 0 && value <= 1000;
@@ -106,6 +109,10 @@ globalThis.Lamina = (() => {
       this.S = { ...this.spec.state };
       const from = saved(this.name);
       for (const k in from) if (fits(this.spec, k, from[k])) { this.S[k] = from[k]; this.touched = true; }
+      if (this.touched && !this.draws()) {
+        this.S = { ...this.spec.state };
+        this.touched = false;
+      }
       this.pictures = this.querySelector(".lf-picture");
       this.said = this.querySelector(".lf-say");
       this.makeControls();
@@ -117,6 +124,13 @@ globalThis.Lamina = (() => {
       this.dataset.ready = "1";
     }
 
+    // Whether a state taken from an address can be drawn.
+    draws() {
+      try {
+        const { picture: svg, say } = picture(this.spec, this.D, this.S);
+        return !/NaN|undefined|Infinity/.test(svg + say);
+      } catch { return false; }
+    }
     makeControls() {
       const box = document.createElement("div");
       box.className = "lf-controls";
@@ -142,6 +156,7 @@ globalThis.Lamina = (() => {
     make_range(c) {
       const input = document.createElement("input"), out = document.createElement("output");
       Object.assign(input, { type: "range", min: c.min, max: c.max, step: c.step, name: c.key });
+      out.setAttribute("aria-live", "off");
       input.addEventListener("input", () => this.set({ [c.key]: +input.value }));
       const label = this.labelled(c, input);
       label.append(out);
@@ -149,6 +164,7 @@ globalThis.Lamina = (() => {
         if (c.max_of) input.max = c.max_of(this.D, this.S);
         input.value = this.S[c.key];
         out.textContent = (c.show ?? (v => short(v)))(this.S[c.key], this.D);
+        input.setAttribute("aria-valuetext", out.textContent);
         label.hidden = c.when ? !c.when(this.S) : false;
       });
       return label;
@@ -231,9 +247,11 @@ globalThis.Lamina = (() => {
       const at = this.contains(focused) ? focused.dataset.at : undefined;
       const { picture: svg, say } = picture(this.spec, this.D, this.S);
       this.pictures.innerHTML = svg;
-      if (!this.pictures.querySelector("[tabindex='0']")) {
-        const first = this.pictures.querySelector("[data-at]");
-        first?.setAttribute("tabindex", 0);
+      // Tab reaches one cell of each kind; arrow keys go on from there.
+      const cells = [...this.pictures.querySelectorAll("[data-at]")];
+      for (const kind of new Set(cells.map(e => e.dataset.at.split(" ")[0]))) {
+        const own = cells.filter(e => e.dataset.at.startsWith(`${kind} `));
+        if (!own.some(e => e.getAttribute("tabindex") === "0")) own[0]?.setAttribute("tabindex", 0);
       }
       if (this.said.innerHTML !== say) this.said.innerHTML = say;
       for (const update of this.updates) update();

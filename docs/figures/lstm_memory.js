@@ -59,7 +59,7 @@
           { title: "gradient of the last output", w, h, svg: three.frame + curve(v.back.map((u, t) => [three.X(t + 1), three.Y(clip(u))]), { class: "lf-pos" }) + curve(v.rnn.map((u, t) => [three.X(t + 1), three.Y(clip(u))]), { class: "lf-neg" }) },
         ],
         say: `Gates: <span class="lf-key neg">i</span> <span class="lf-key pos">f</span> <span class="lf-key good">o</span>. Cell: <span class="lf-key pos">c</span> <span class="lf-key neg">h</span>. Gradient: <span class="lf-key pos">by the LSTM's cell</span> <span class="lf-key neg">by the RNN's state</span>. `
-          + `Step ${S.t}: i ${number(i)}, f ${number(f)}, g ${number(g)}, o ${number(o)}, c ${number(v.c[S.t])}. Of 1000 new sequences the LSTM tells the first bit of ${(100 * D.lstm.right).toFixed(1)}%, an RNN of one unit trained alike of ${(100 * D.rnn.right).toFixed(1)}%.`,
+          + `Step ${S.t}: i ${number(i)}, f ${number(f)}, g ${number(g)}, o ${number(o)}, c ${number(v.c[S.t])}. Of 1000 new sequences the LSTM${S.clamp === "none" ? "" : ", no gate held,"} tells the first bit of ${(100 * D.lstm.right).toFixed(1)}%, an RNN of one unit trained alike of ${(100 * D.rnn.right).toFixed(1)}%.`,
       };
     },
   });

@@ -2,7 +2,7 @@
 (() => {
   const { text, line, arrow, curve, number } = Lamina;
   const shapes = {
-    "nothing (identity)": [1, 0, 0, 1, 0, 0], "turn": [.7, .7, -.7, .7, 0, 0], "stretch": [1.5, 0, 0, .5, 0, 0],
+    "nothing (identity)": [1, 0, 0, 1, 0, 0], "turn": [.8, .6, -.6, .8, 0, 0], "stretch": [1.5, 0, 0, .5, 0, 0],
     "shear": [1, 0, .8, 1, 0, 0], "mirror": [-1, 0, 0, 1, 0, 0], "flatten to a line": [1, .5, .8, .4, 0, 0], "shift": [1, 0, 0, 1, .8, -.5],
   };
   const names = Object.keys(shapes), keys = ["w11", "w12", "w21", "w22", "b1", "b2"];

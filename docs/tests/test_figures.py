@@ -129,6 +129,8 @@ def test_the_address_holds_the_state(page, base_url):
         "[]",
         '{"stride": "x", "toString": 1}',
         '{"stride": 0, "padding": 99, "kernel": "none", "image": "<b>", "i": -1}',
+        '{"stride": 1.5}',
+        '{"view": "backward", "r": 99}',
     ],
 )
 def test_a_spoiled_address_does_no_harm(page, base_url, state):
@@ -162,7 +164,11 @@ def test_controls_are_reached_by_tab(page, base_url):
 
 def test_enter_changes_a_cell(page, base_url):
     figure = open_figure(page, base_url, "convolution")
-    figure.locator("[data-at='x 0 0']").focus()
+    figure.locator("input, select, button").last.focus()
+    for _ in range(9):  # by Tab, as without a mouse
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.dataset.at") == "x 0 0":
+            break
     page.keyboard.press("Enter")
     assert figure.locator("[data-at='x 0 0'] text").text_content() == "1"
 

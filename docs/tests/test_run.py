@@ -33,6 +33,20 @@ def test_a_program_can_be_changed(page, base_url):
     assert program.get_attribute("data-done") == "error"
 
 
+def test_a_program_can_be_stopped(page, base_url):
+    page.goto(base_url + PROGRAMS[0])
+    program = page.locator("lamina-run").first
+    program.get_by_role("button", name="Edit").click()
+    for text, button in (("while True: pass", "Stop"), ("print(6 * 7)", None)):
+        program.locator("textarea").fill(text)
+        program.evaluate("e => { delete e.dataset.done; }")
+        program.get_by_role("button", name="Run").click()
+        if button:
+            program.get_by_role("button", name=button).click()
+        page.wait_for_function("e => e.dataset.done", arg=program.element_handle())
+    assert program.locator(".lr-out").text_content() == "42\n"
+
+
 def test_nothing_is_loaded_before_it_is_asked_for(page, base_url):
     asked = []
     page.on("request", lambda r: asked.append(r.url))
