@@ -626,6 +626,7 @@ class TestPredictAndEvaluate:
                 r"target .* the sums are 1 \.\.\. 2; .*: accuracy\(y\[\.\.\., None\], target\)",
             ),
             (np.eye(2), [[2, -1], [0, 1]], "target has y's shape, expected shares .* at least 0"),
+            (np.eye(2), [1, 255], r"target holds 1 \.\.\. 255, expected classes, .*\(ignore="),
         ],
     )
     def test_accuracy_refuses_what_it_would_misread(self, y, target, message):
@@ -742,6 +743,14 @@ def test_weights_that_do_not_fit_are_refused_by_the_loss_itself(target, message)
     loss, data = lm.CrossEntropy(weights=[1, 2]), (np.ones((4, 2)), target)
     with pytest.raises(ValueError, match=message):
         train(lm.Linear(2, 3), data, loss=loss)
+
+
+@pytest.mark.parametrize("options", [{}, {"ignore": 255}, {"weights": np.ones(5)}])
+def test_a_class_for_a_sequence_is_refused_by_the_loss_itself(options):
+    model = lm.Sequential(lm.LSTM(3, 4), lm.Linear(4, 5), rng=0)
+    data = (np.zeros((4, 6, 3), np.float32), [6, 2, 3, 1]), np.array([0, 1, 2, 3])
+    with pytest.raises(ValueError, match=r"target has shape \(4,\), expected \(4, 6\)"):
+        train(model, data, loss=lm.CrossEntropy(**options))
 
 
 @pytest.mark.parametrize(

@@ -227,6 +227,19 @@ def test_classes_of_no_weight():
     assert not dy.any()
 
 
+def test_smoothing_does_not_see_where_logits_stand():
+    """What all logits have in common cancels before anything is added up."""
+    y, target = random("y", (64, 1000)), np.arange(64)
+    for shift in (0, 1e4):
+        shifted = (y + shift).astype(np.float32)
+        found, _ = lm.CrossEntropy(0.1)(shifted, target)
+        with lm.formulas():
+            expected, _ = lm.CrossEntropy(0.1)(shifted.astype(float), target)
+        assert found == pytest.approx(expected, rel=1e-5)
+    y[0, 0] = -np.inf  # the class of the first row
+    assert lm.CrossEntropy(0.1)(y, target)[0] == np.inf
+
+
 @pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.2}, {"weights": CLASSES}])
 @pytest.mark.parametrize("mark", [-100, 255, 2])
 def test_rows_to_ignore(mark, options):

@@ -339,6 +339,7 @@ def test_refuses_a_decay_that_spares_all():
         lm.SGD(0.1, groups=groups, no_decay=()),
         lm.SGD(0.1, groups={"0.*": {"weight_decay": 0.5}}),
         lm.SGD(0.1, groups={"*bias": {"weight_decay": 0, "lr": 0.2}}),
+        lm.SGD(0.1, groups={"*bias": {"weight_decay": 0.5, "lr": 0.2}}),  # by layers, say
     ):
         fine.step(params, still)
     assert_same(params["0.bias"], np.full(2, 0.95))

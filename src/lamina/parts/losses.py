@@ -472,8 +472,9 @@ class CrossEntropy(_Loss):
         terms, dy = kernels.beside(__name__).cross_entropy_of_classes(y, goal, total)
         if self.label_smoothing:  # l + s/C Σ_c (y_k − y_c) of the class k
             share, at = self.label_smoothing / y.shape[-1], goal[..., None]
-            more = share * np.sum(np.take_along_axis(y, at, axis=-1) - y, axis=-1)
-            terms = np.add(terms, more, out=terms, where=np.isfinite(terms))  # but for ∞ − ∞
+            with np.errstate(invalid="ignore"):  # ∞ − ∞, which is left out
+                more = share * np.sum(np.take_along_axis(y, at, axis=-1) - y, axis=-1)
+            terms = np.add(terms, more, out=terms, where=np.isfinite(terms))
             dy -= share / total
             own = np.take_along_axis(dy, at, axis=-1) + self.label_smoothing / total
             np.put_along_axis(dy, at, own, axis=-1)
