@@ -222,9 +222,12 @@ def test_a_caller_computes_alone_where_threads_cannot_start(own, monkeypatch):
     assert len(own.workers) == 2
 
 
+FORKS = "ignore:This process:DeprecationWarning"  # Python 3.12 and later do not like forks
+
+
 def run(script):
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)],
+        [sys.executable, "-W", FORKS, "-c", textwrap.dedent(script)],
         cwd=Path(__file__).parent.parent,
         capture_output=True,
         text=True,
