@@ -4,7 +4,7 @@ They are held against their formulas in float64. Weights are so small that a rou
 not grow from step to step.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -154,9 +154,6 @@ class Recurrence:
         for name, a in found.items():
             assert (a.shape, a.dtype) == (expected[name].shape, self.dtype), name
             size = np.max(np.abs(expected[name]), initial=0)
-            if name.startswith("grads of bias"):  # a sum of steps, which may cancel
-                summed = np.abs(expected["trace of da"]).sum(axis=(0, 1))
-                size = np.max(summed, initial=size)
             off = np.max(np.abs(a - expected[name]), initial=0)
             bound = EPS[np.dtype(self.dtype)] * terms * size
             assert off <= bound, f"{name} of {self}: off by {off}, bound {bound}"
@@ -179,7 +176,7 @@ class Recurrence:
 
 def recurrence(rng: Any, most: int = 40) -> Recurrence:
     """A batch of sequences, some of one length, some ragged."""
-    layer = str(rng.choice(["lstm", "rnn", "gru"]))
+    layer = str(rng.choice(["lstm", "rnn"]))
     n, hidden, inputs = problems.ragged(rng, 20), problems.ragged(rng, most), ragged_inputs(rng)
     steps = int(rng.integers(1, 9)) if rng.random() < 0.8 else int(rng.integers(30, 80))
     if rng.random() < 0.05:
@@ -187,7 +184,7 @@ def recurrence(rng: Any, most: int = 40) -> Recurrence:
     lengths = None
     if rng.random() < 0.5:
         lengths = tuple(int(t) for t in rng.integers(0, steps + 1, n))
-    return Recurrence(
+    found = Recurrence(
         layer, n, steps, inputs, hidden, str(rng.choice(["float32", "float64"])), lengths,
         bias=bool(rng.random() < 0.8),
         masked=bool(rng.random() < 0.3),
@@ -195,6 +192,8 @@ def recurrence(rng: Any, most: int = 40) -> Recurrence:
         activation=str(rng.choice(["tanh", "relu", "sigmoid"])),
         reverse=steps % 3 == 1, shared=inputs % 2 == 1,
     )  # fmt: skip
+    is_gru = hidden % 3 == 0 and not found.projection
+    return replace(found, layer="gru") if is_gru else found
 
 
 def ragged_inputs(rng: Any) -> int:

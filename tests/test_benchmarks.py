@@ -467,6 +467,9 @@ def test_compiles_where_it_is_asked_to(monkeypatch):
 class TestPage:
     PAGES = Path(__file__).parent.parent / "docs"
 
+    def test_has_the_data_of_its_run(self):
+        assert (self.PAGES / "benchmarks.json").exists()
+
     @pytest.mark.parametrize("data", sorted(PAGES.glob("benchmarks*.json")), ids=lambda p: p.stem)
     def test_is_of_its_run(self, data, tmp_path, monkeypatch):
         written = tmp_path / data.name
